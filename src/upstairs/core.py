@@ -1,0 +1,133 @@
+"""Tasks and learners: the two nouns everything else is built from."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, NamedTuple, Self, TypeVar, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.func import vmap
+
+from upstairs.errors import UpstairsError
+from upstairs.tree import take
+
+State = TypeVar("State")  # what adaptation produces: any pytree of tensors
+LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
+
+
+class Examples(NamedTuple):
+    """Labelled examples of one task. In a batch of tasks every field has one more axis, in front."""
+
+    x: Float[Tensor, "*batch n *feature"]
+    y: Tensor  # Int[n], a class in [0, way), or Float[n, d], a regression target
+    mask: Bool[Tensor, "*batch n"]  # False marks padding
+
+    def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Mean over the real examples; zero where there are none."""
+        return torch.where(self.mask, values, 0.0).sum() / self.mask.sum().clamp(min=1)
+
+
+class Task(NamedTuple):
+    """Adapt on `support`, be judged on `query`."""
+
+    support: Examples
+    query: Examples
+
+
+def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " n"]:
+    """Nats per example."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def squared_error(mean: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Squared Euclidean distance per example."""
+    return (mean - y).square().sum(-1)
+
+
+class Learner(nn.Module, ABC, Generic[State]):
+    """A learner maps a support set to a state and a state to predictions.
+
+    Its parameters are the meta-parameters. `adapt`, `predict` and `meta_loss` see ONE task,
+    read the meta-parameters, and never write to `self`; `forward` vectorises them over a
+    batch of tasks. `way` is the number of classes that `predict` answers (0 for regression).
+    """
+
+    loss_fn: LossFn
+    way: int = 0
+
+    @abstractmethod
+    def adapt(self, support: Examples, /) -> State:
+        """Inner loop: everything learned from this task's support set."""
+
+    @abstractmethod
+    def predict(self, state: State, x: Float[Tensor, "n *feature"], /) -> Float[Tensor, "n out"]:
+        """Logits, or parameters of a distribution, as `loss_fn` reads them."""
+
+    def meta_loss(self, task: Task) -> tuple[Float[Tensor, ""], Float[Tensor, "n out"]]:
+        """Outer loss of one task, and the query predictions. Its gradient is the meta-gradient."""
+        prediction = self.predict(self.adapt(task.support), task.query.x)
+        return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
+
+    @final
+    def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n out"]]:
+        """`meta_loss` of every task: losses and query predictions. One task alone skips vmap."""
+        refuse_unsafe_modules(self)
+        if len(tasks.query.mask) == 1:
+            loss, prediction = self.meta_loss(take(tasks, 0))
+            return loss[None], prediction[None]
+        return vmap(self.meta_loss, randomness="different")(tasks)
+
+    @final
+    def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
+        """Adapt to every support set and predict its queries: no loss, no labels of the queries used."""
+        refuse_unsafe_modules(self)
+
+        def one(support: Examples, x: Tensor) -> Tensor:
+            return self.predict(self.adapt(support), x)
+
+        if len(tasks.query.mask) == 1:
+            task = take(tasks, 0)
+            return one(task.support, task.query.x)[None]
+        return vmap(one, randomness="different")(tasks.support, tasks.query.x)
+
+    @property
+    def transductive(self) -> bool:
+        """True where the prediction for one query depends on the other queries."""
+        return False
+
+    @property
+    def max_way(self) -> int | None:
+        """The most classes these meta-parameters can tell apart; None where any number will do."""
+        return None
+
+    def for_way(self, way: int) -> Self:
+        """This learner, sharing its meta-parameters, for tasks of `way` classes.
+
+        Raises:
+            UpstairsError: the meta-parameters fix a smaller number of classes.
+        """
+        if self.max_way is not None and way > self.max_way:
+            raise UpstairsError(
+                f"this learner was trained to tell {self.max_way} classes apart and was given {way}: "
+                f"give it {self.max_way} or fewer, or train it with --way {way}"
+            )
+        other = copy.copy(self)
+        other.way = way
+        return other
+
+
+def refuse_unsafe_modules(learner: nn.Module) -> None:
+    """torch's batch norm writes running statistics, and under vmap its second derivative is silently wrong.
+
+    (torch 2.13: the derivative of dL/dgamma with respect to the input is off by 9 to 21%.)
+    """
+    for name, module in learner.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
+            raise UpstairsError(
+                f"'{name}' is a {type(module).__name__} that uses batch statistics: it writes to itself while it "
+                "adapts, and torch differentiates it wrongly twice under vmap. "
+                "Write net = upstairs.nets.convert_batch_norm(net) before making the learner"
+            )

@@ -1,0 +1,103 @@
+"""Episodes: a source and way/shot/query become tasks. A task is a pure function of its seed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from upstairs.core import Examples, Task
+from upstairs.errors import UpstairsError
+from upstairs.tasks.sources import Source
+
+Range = int | tuple[int, int]
+
+
+def bounds(value: Range) -> tuple[int, int]:
+    """A number as a range of one."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def task_seed(stream: int, index: int) -> int:
+    """The seed of task `index` of a stream of tasks: two streams share no seed below 2**31 tasks."""
+    return (stream + 1) * 2**31 + index
+
+
+class Episodes:
+    """Draws few-shot tasks from a source.
+
+    `way` and `shot` may be ranges `(low, high)`: each task then draws its own, and a batch is padded to its
+    largest task, with `mask` False on the padding. Support and query never share an example.
+
+    Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
+    list of seeds, and a task that made trouble is had again by `batch([seed])`.
+
+    Raises:
+        UpstairsError: a way below 2 or above the classes there are, a shot or query below 1, a class too small.
+    """
+
+    def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15) -> None:
+        self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
+        for name, (low, high), least in (("way", self.way, 2), ("shot", self.shot, 1), ("query", (query, query), 1)):
+            if low < least or high < low:
+                raise UpstairsError(f"--{name} is {low if low == high else (low, high)}: it must be at least {least}")
+        if self.way[1] > len(source):
+            raise UpstairsError(
+                f"{source.name} has {len(source)} classes and --way is {self.way[1]}: lower --way or add classes"
+            )
+        need = self.shot[1] + query
+        for label, rows in zip(source.labels, source.rows, strict=True):
+            if len(rows) < need:
+                raise UpstairsError(
+                    f"class '{label}' of {source.name} has {len(rows)} examples and {self.shot[1]} shot + {query} query "
+                    f"need {need}: add examples, lower --shot or --query, or remove the class"
+                )
+        self._rows = [torch.from_numpy(rows) for rows in source.rows]
+        self._turns = torch.tensor(source.turns) if any(source.turns) else None
+
+    def batch(self, seeds: Sequence[int]) -> Task:
+        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n]."""
+        drawn = [self._draw(seed) for seed in seeds]
+        parts = []
+        for part in (0, 1):
+            rows, classes, labels, noise = zip(*(task[part] for task in drawn), strict=True)
+            widest = max(len(r) for r in rows)
+            x = self._read(torch.cat(rows), torch.cat(classes), noise)
+            y, mask = (
+                torch.zeros(len(seeds), widest, dtype=torch.long),
+                torch.zeros(len(seeds), widest, dtype=torch.bool),
+            )
+            for i, label in enumerate(labels):
+                y[i, : len(label)], mask[i, : len(label)] = label, True
+            if mask.all():
+                x = x.unflatten(0, (len(seeds), widest))
+            else:
+                padded = x.new_zeros(len(seeds), widest, *x.shape[1:])
+                padded[mask] = x
+                x = padded
+            parts.append(Examples(x, y, mask))
+        return Task(*parts)
+
+    def labels(self, seed: int) -> list[str]:
+        """The names of the classes 0, 1, ... of the task with this seed."""
+        _, classes, y, _ = self._draw(seed)[0]
+        return [self.source.labels[int(classes[y == k][0])] for k in range(int(y.max()) + 1)]
+
+    def _draw(self, seed: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """For support and query: rows, classes, labels, and the numbers for augmentation."""
+        generator = torch.Generator().manual_seed(seed)
+        way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (self.way, self.shot))
+        classes = torch.randperm(len(self.source), generator=generator)[:way]
+        chosen = [self._rows[c][torch.randperm(len(self._rows[c]), generator=generator)] for c in classes.tolist()]
+        parts = []
+        for start, count in ((0, shot), (shot, self.query)):
+            rows = torch.cat([r[start : start + count] for r in chosen])
+            label = torch.arange(way).repeat_interleave(count)
+            augment = self.source.augment
+            parts.append((rows, classes[label], label, augment.draw(len(rows), generator) if augment else None))
+        return parts
+
+    def _read(self, rows: Tensor, classes: Tensor, noise: tuple[Tensor | None, ...]) -> Tensor:
+        x = self.source.gather(rows, self._turns[classes] if self._turns is not None else None)
+        if self.source.augment is None:
+            return x
+        return self.source.augment.apply(x, torch.cat([n for n in noise if n is not None]))
