@@ -48,8 +48,8 @@ class Episodes:
         for label, rows in zip(source.labels, source.rows, strict=True):
             if len(rows) < need:
                 raise UpstairsError(
-                    f"class '{label}' of {source.name} has {len(rows)} examples and {self.shot[1]} shot + {query} query "
-                    f"need {need}: add examples, lower --shot or --query, or remove the class"
+                    f"class '{label}' of {source.name} has {len(rows)} examples and {self.shot[1]} shot + {query} "
+                    f"query need {need}: add examples, lower --shot or --query, or remove the class"
                 )
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None

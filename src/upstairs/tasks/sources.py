@@ -154,10 +154,8 @@ def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.
     order = [groups[i] for i in torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()]
     first = min(max(1, round(ratio[0] * len(order))), len(order) - 2)
     second = min(max(first + 1, first + round(ratio[1] * len(order))), len(order) - 1)
-    return split_by_list(
-        source,
-        *([i for i, g in enumerate(source.groups) if g in part] for part in (order[:first], order[first:second], order[second:])),
-    )  # fmt: skip
+    parts = (order[:first], order[first:second], order[second:])
+    return split_by_list(source, *([i for i, g in enumerate(source.groups) if g in part] for part in parts))
 
 
 def split_by_list(
