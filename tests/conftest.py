@@ -1,0 +1,31 @@
+"""Fixtures shared by all tests: real data where it is at hand, a private cache directory, one thread."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the real data sets; tests that need it skip where it is absent."""
+    default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+    path = Path(os.environ.get("UPSTAIRS_TEST_DATA", default)).resolve()
+    if not path.is_dir():
+        pytest.skip("real data is not at hand: set UPSTAIRS_TEST_DATA to the folder that holds omniglot/ and cifar100-fewshot/")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tests never read or write the user's own cache."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["UPSTAIRS_CACHE"] = str(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Repeatable sums, and no fight for cores between xdist workers."""
+    torch.set_num_threads(1)
