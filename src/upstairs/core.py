@@ -21,7 +21,7 @@ LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> o
 class Examples(NamedTuple):
     """Labelled examples of one task. In a batch of tasks every field has one more axis, in front."""
 
-    x: Float[Tensor, "*batch n *feature"]
+    x: Float[Tensor, "..."]  # [n, *feature]
     y: Tensor  # Int[n], a class in [0, way), or Float[n, d], a regression target
     mask: Bool[Tensor, "*batch n"]  # False marks padding
 
