@@ -1,0 +1,35 @@
+"""Upstairs: learning to learn. Train on a distribution of tasks, solve a new one from a handful of examples.
+
+run = upstairs.load("RUN"); model = run.adapt("my_classes/"); model.predict(["picture.png"])
+"""
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("upstairs")
+
+if TYPE_CHECKING:
+    from upstairs.core import Examples, Learner, Task
+    from upstairs.errors import UpstairsError
+    from upstairs.run import Model, Run, load, load_adapted
+
+_HOME = {
+    "Examples": "core",
+    "Learner": "core",
+    "Task": "core",
+    "UpstairsError": "errors",
+    "Model": "run",
+    "Run": "run",
+    "load": "run",
+    "load_adapted": "run",
+}
+__all__ = ["Examples", "Learner", "Model", "Run", "Task", "UpstairsError", "load", "load_adapted"]
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when first used, so that `import upstairs` is instant."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'upstairs' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"upstairs.{_HOME[name]}"), name)

@@ -83,15 +83,29 @@ class Learner(nn.Module, ABC, Generic[State]):
     @final
     def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """Adapt to every support set and predict its queries: no loss, no labels of the queries used."""
+        return self._each(lambda support, x: self.predict(self.adapt(support), x), tasks)
+
+    @final
+    def solve_alone(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
+        """`solve` with each query predicted without the others."""
+        return self._each(lambda support, x: self.predict_alone(self.adapt(support), support, x), tasks)
+
+    def _each(self, one: Callable[[Examples, Tensor], Tensor], tasks: Task) -> Tensor:
         refuse_unsafe_modules(self)
-
-        def one(support: Examples, x: Tensor) -> Tensor:
-            return self.predict(self.adapt(support), x)
-
         if len(tasks.query.mask) == 1:
             task = take(tasks, 0)
             return one(task.support, task.query.x)[None]
         return vmap(one, randomness="different")(tasks.support, tasks.query.x)
+
+    @final
+    def predict_alone(self, state: State, support: Examples, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n out"]:
+        """Predict each query on its own, so that no query sees another.
+
+        A transductive learner sees the query together with the support set, whose statistics it is normalised with.
+        """
+        if not self.transductive:
+            return self.predict(state, x)
+        return vmap(lambda one: self.predict(state, torch.cat([support.x, one[None]]))[-1], chunk_size=16)(x)
 
     @property
     def transductive(self) -> bool:

@@ -1,0 +1,130 @@
+"""Every learner by its published name, with defaults that train well with no option given.
+
+Adding one touches three places: its class or function in a file of this room, an entry here, a row in the tests' table.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+import torch
+
+from upstairs.core import Learner
+from upstairs.errors import UpstairsError
+from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scratch
+from upstairs.learners.metric import ProtoNet, nearest_centroid
+from upstairs.learners.rules import SGD, UpdateRule
+from upstairs.nets import conv4, mlp
+from upstairs.settings import Settings
+
+Shape = tuple[int, ...]
+
+
+class Entry(NamedTuple):
+    """One line of the table: how to make it, its default settings, what it is in a sentence."""
+
+    make: Callable[[Settings, Shape, int], Learner]  # (settings, shape of one input, way) -> learner
+    defaults: dict[str, Any]
+    summary: str
+
+
+def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
+    """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
+    if settings.net == "conv4":
+        return conv4(shape, width=settings.width, norm=settings.norm, out=out)
+    return mlp(shape, widths=(settings.width * 4, settings.width), out=out)
+
+
+def _gradient(make: Callable[..., GradientLearner]) -> Callable[[Settings, Shape, int], Learner]:
+    def build(settings: Settings, shape: Shape, way: int) -> Learner:
+        return make(make_net(settings, shape, way), way=way, rate=settings.inner_rate, steps=settings.inner_steps)
+
+    return build
+
+
+def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
+    return ProtoNet(make_net(settings, shape, None), way=way, scale=settings.scale)
+
+
+_INNER_LOOP = {
+    "way": 5,
+    "shot": "1",
+    "query": 5,
+    "tasks": 16,
+    "chunk": 4,
+    "width": 32,
+    "norm": "batch",
+    "inner_steps": 1,
+    "inner_rate": 0.4,
+    "rate": 2e-3,
+}
+
+LEARNERS: dict[str, Entry] = {
+    "maml": Entry(_gradient(maml), _INNER_LOOP, "MAML: an initialisation from which a few gradient steps suffice, exact second order (Finn 2017)"),
+    "fomaml": Entry(_gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients taken for constants (Finn 2017)"),
+    "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML whose inner loop adapts the last layer alone (Raghu 2020)"),
+    "protonet": Entry(
+        _protonet,
+        {"way": 30, "shot": "1-5", "query": 5, "tasks": 1, "chunk": 1, "width": 64, "norm": "population", "rate": 2e-3},
+        "prototypical network: a class is the mean embedding of its examples (Snell 2017)",
+    ),
+}  # fmt: skip
+
+
+def learners() -> dict[str, Entry]:
+    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed."""
+    plugins = {point.name: point.load() for point in entry_points(group="upstairs.learners")}
+    return {**plugins, **LEARNERS}
+
+
+def entry(name: str) -> Entry:
+    """The table's line for a published name; its error lists the names there are."""
+    table = learners()
+    if name not in table:
+        raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(table))}")
+    return table[name]
+
+
+def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
+    """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
+    return entry(settings.learner).make(settings, shape, way)
+
+
+def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:
+    """Fresh meta-parameters that depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return make_learner(settings, shape, way)
+
+
+def baselines_for(settings: Settings, shape: Shape, way: int) -> dict[str, Learner]:
+    """The plain opponents of a run: nearest centroid on raw inputs; its own network trained from scratch on each support set.
+
+    The network has at most 32 channels, and batch norm with the statistics of the batch.
+    """
+    small = replace(
+        settings, learner="maml", width=min(settings.width, 32), norm="none" if settings.net == "mlp" else "batch"
+    )
+    net = seeded_learner(small, shape, way).get_submodule("net")
+    return {"nearest_centroid": nearest_centroid(way=way), "scratch": scratch(net, way=way)}
+
+
+__all__ = [
+    "LEARNERS",
+    "SGD",
+    "Entry",
+    "GradientLearner",
+    "ProtoNet",
+    "UpdateRule",
+    "anil",
+    "baselines_for",
+    "entry",
+    "fomaml",
+    "learners",
+    "make_learner",
+    "maml",
+    "nearest_centroid",
+    "scratch",
+    "seeded_learner",
+]

@@ -1,0 +1,245 @@
+"""The command line: demo, train, evaluate, adapt, predict, report, list."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from upstairs.errors import UpstairsError
+from upstairs.settings import Settings
+
+app = tyro.extras.SubcommandApp()
+OWN = "(default: the learner's own)"
+
+# Every setting as an option that may be left out: what is left out is the learner's own default.
+Options = make_dataclass(
+    "Options",
+    [
+        (f.name, Annotated[f.type | None, arg(help=f.metadata["help"], help_behavior_hint=OWN)], None)  # type: ignore[operator]
+        for f in fields(Settings)
+        if f.name != "learner"
+    ],
+)
+Way = Annotated[int | None, arg(help="Classes in a task.", help_behavior_hint="(default: 5, or what the learner can)")]
+Shot = Annotated[int, arg(help="Support examples of each class.")]
+Query = Annotated[
+    int | None, arg(help="Query examples of each class.", help_behavior_hint="(default: 15, or what the classes have)")
+]
+Quiet = Annotated[bool, arg(help="Say nothing while working.")]
+Json = Annotated[bool, arg(help="Print the result as json.")]
+
+
+@app.command(name="demo")
+def demo(
+    *,
+    out: Annotated[Path, arg(help="Where the runs, results.json and report.html go.")] = Path("runs/demo"),
+    minutes: Annotated[float, arg(help="Minutes of training, all learners together.")] = 3.9,
+    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
+    seed: Annotated[int, arg(help="Of everything that is drawn.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Watch a network learn to learn: it trains on letters of some scripts, then reads scripts it never saw.
+
+    Ends with a table, and a page with pictures to open in a browser. Takes about 6 minutes on 2 cores.
+    """
+    from upstairs.demo import run_demo
+
+    run_demo(out, minutes=minutes, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
+
+
+@app.command(name="train")
+def train(
+    learner: Positional[str | None] = None,
+    /,
+    *,
+    out: Annotated[Path, arg(help="The run's directory: checkpoints, settings, learning curve.")],
+    resume: Annotated[
+        bool, arg(help="Go on with the run that --out holds, to the same bits as if never stopped.")
+    ] = False,
+    quiet: Quiet = False,
+    options: OmitArgPrefixes[Options] = Options(),  # noqa: B008
+) -> None:
+    """Meta-train a learner: upstairs train protonet --data my_pictures/ --minutes 10 --out runs/mine
+
+    The budget is --steps or --minutes (10 minutes where neither is given). A stopped run goes on with --resume.
+    """
+    from upstairs.session import resume_run, start_run
+
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if learner is not None:
+        given["learner"] = learner
+    if resume and (out / "last.safetensors").is_file():
+        resume_run(out, given, quiet=quiet)
+        return
+    if learner is None:
+        raise UpstairsError(
+            "no learner was named: write `upstairs train protonet --out RUN`; `upstairs list` names them all"
+        )
+    start_run(given, out, quiet=quiet)
+
+
+@app.command(name="evaluate")
+def evaluate(
+    run: Positional[Path],
+    /,
+    *,
+    data: Annotated[
+        str | None, arg(help="Other data than the run's own.", help_behavior_hint="(default: the run's test classes)")
+    ] = None,
+    split: Annotated[
+        str | None,
+        arg(help="train, val, test, or all classes.", help_behavior_hint="(default: test; all of a foreign folder)"),
+    ] = None,
+    way: Way = None,
+    shot: Shot = 1,
+    query: Query = None,
+    tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600,
+    seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0,
+    baselines: Annotated[
+        bool, arg(help="Score nearest centroid and training from scratch on the same tasks too.")
+    ] = True,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Accuracy on tasks of classes that were not trained on, with a 95% interval, beside the plain baselines."""
+    from upstairs.session import evaluate_run
+
+    result = evaluate_run(
+        run, data=data, split=split, way=way, shot=shot, query=query, tasks=tasks, seed=seed, baselines=baselines, quiet=quiet or json
+    )  # fmt: skip
+    if json:
+        print_json(result)
+    else:
+        from upstairs.console import print_results
+
+        print_results([result])
+
+
+@app.command(name="adapt")
+def adapt(
+    run: Positional[Path],
+    /,
+    *,
+    support: Annotated[Path, arg(help="A folder with a folder of pictures for each class.")],
+    out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
+    quiet: Quiet = False,
+) -> None:
+    """Adapt a trained run to classes of your own, from a few pictures of each."""
+    from upstairs.run import load
+
+    model = load(run).adapt(support)
+    model.save(out)
+    if not quiet:
+        print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} pictures ({', '.join(model.labels[:8])}{', ...' if len(model.labels) > 8 else ''})")  # fmt: skip
+
+
+@app.command(name="predict")
+def predict(
+    model: Positional[Path],
+    inputs: Positional[list[Path]],
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Name pictures with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
+    from upstairs.run import load_adapted
+
+    if not inputs:
+        raise UpstairsError("no pictures were given: write `upstairs predict MODEL PICTURE...`")
+    adapted = load_adapted(model)
+    rows = [
+        {
+            "input": str(path),
+            "label": adapted.labels[int(p.argmax())],
+            "probability": float(p.max()),
+            "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
+        }
+        for path, p in zip(inputs, adapted.predict_proba(inputs), strict=True)
+    ]
+    if json:
+        print_json(rows)
+    else:
+        for row in rows:
+            print(f"{row['input']}\t{row['label']}\t{100 * row['probability']:.1f}%")
+
+
+@app.command(name="report")
+def report(
+    runs: Positional[list[Path]],
+    /,
+    *,
+    out: Annotated[
+        Path | None, arg(help="The page to write.", help_behavior_hint="(default: report.html in the first run)")
+    ] = None,
+    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
+    seed: Annotated[int, arg(help="Which frozen list of tasks.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """One page with pictures from one or more runs on the same data: learning curves, depth, breadth, the table."""
+    from upstairs.session import report_runs
+
+    page = report_runs(runs, out=out, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
+    if not quiet:
+        print(f"open {page} in a browser")
+
+
+@app.command(name="list")
+def list_names(*, json: Json = False) -> None:
+    """Name every learner, kind of data and recipe."""
+    from upstairs.learners import learners
+    from upstairs.recipes import DATA, RECIPES
+
+    table = {name: e.summary for name, e in sorted(learners().items())}
+    if json:
+        print_json(
+            {
+                "learners": [{"name": n, "summary": s, "defaults": learners()[n].defaults} for n, s in table.items()],
+                "data": [{"name": n, "summary": s} for n, s in DATA.items()],
+                "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in RECIPES.items()],
+            }
+        )
+        return
+    for title, rows in (("learners", table), ("data", DATA), ("recipes", {n: r.summary for n, r in RECIPES.items()})):
+        print(title)
+        for name, summary in rows.items():
+            print(f"  {name:<18} {summary}")
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def command_line() -> str:
+    """The command as the user typed it."""
+    import shlex
+
+    return shlex.join(["upstairs", *sys.argv[1:]])
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: an error that the user can mend is one sentence and status 2, an interruption 130."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app.cli(prog="upstairs", description=__import__("upstairs").__doc__, sort_subcommands=False)
+    except UpstairsError as error:
+        print(f"upstairs: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"\nupstairs: stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `upstairs list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

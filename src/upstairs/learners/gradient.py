@@ -1,0 +1,98 @@
+"""Learners whose inner loop descends a gradient: MAML, FOMAML, ANIL.
+
+    phi_0 = theta,  phi_{k+1} = phi_k - rate * grad L_support(phi_k),  meta-gradient = d L_query(phi_K) / d theta
+
+The exact meta-gradient differentiates through every step (second order); the first-order one takes each inner gradient
+for a constant.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from upstairs.core import Examples, Learner, LossFn, cross_entropy
+from upstairs.errors import UpstairsError
+from upstairs.learners.rules import SGD, Params, UpdateRule
+from upstairs.nets.norm import is_transductive
+from upstairs.tree import detach
+
+
+class GradientLearner(Learner[Params]):
+    """Start from the meta-learned `net`, descend on the support set; the state is the adapted ("fast") weights.
+
+    Args:
+        net: any module; for classification its outputs are logits, as many as the largest way.
+        rule: the inner optimiser.
+        steps: inner steps.
+        first_order: take the inner gradients for constants.
+        fast: which parameters, by name, adapt; the others are shared by all tasks.
+        way: classes that `predict` answers; 0 for regression.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        rule: UpdateRule,
+        *,
+        way: int,
+        steps: int = 5,
+        first_order: bool = False,
+        fast: Callable[[str], bool] = lambda name: True,
+        loss_fn: LossFn = cross_entropy,
+    ) -> None:
+        super().__init__()
+        self.net, self.rule = net, rule
+        self.steps, self.first_order, self.fast, self.loss_fn = steps, first_order, fast, loss_fn
+        self.way, self.outputs = way, way
+        if not any(fast(name) for name, _ in net.named_parameters()):
+            names = ", ".join(name for name, _ in net.named_parameters())
+            raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
+
+    @property
+    def transductive(self) -> bool:
+        return is_transductive(self.net)
+
+    @property
+    def max_way(self) -> int | None:
+        return self.outputs or None
+
+    def adapt(self, support: Examples, /) -> Params:
+        params: Params = {name: p for name, p in self.net.named_parameters() if self.fast(name)}
+        state = self.rule.init(params)
+        for _ in range(self.steps):
+            grads = grad(self.loss)(params, support)
+            updates, state = self.rule.update(detach(grads) if self.first_order else grads, state)
+            params = {name: p + updates[name] for name, p in params.items()}
+        return params
+
+    def predict(self, params: Params, x: Tensor, /) -> Tensor:
+        prediction = functional_call(self.net, params, (x,))
+        return prediction[..., : self.way] if self.way else prediction
+
+    def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
+        """The inner loss: the mean over the real examples."""
+        return examples.mean(self.loss_fn(self.predict(params, examples.x), examples.y))
+
+
+def maml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> GradientLearner:
+    """MAML with exact second-order meta-gradients (Finn, Abbeel and Levine 2017, algorithm 1)."""
+    return GradientLearner(net, SGD(rate), way=way, steps=steps)
+
+
+def fomaml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> GradientLearner:
+    """First-order MAML (Finn, Abbeel and Levine 2017, section 5.2)."""
+    return GradientLearner(net, SGD(rate), way=way, steps=steps, first_order=True)
+
+
+def anil(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5, head: str = "head") -> GradientLearner:
+    """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020)."""
+    return GradientLearner(net, SGD(rate), way=way, steps=steps, fast=lambda name: name.startswith(head))
+
+
+def scratch(net: nn.Module, *, way: int, rate: float = 0.05, steps: int = 20) -> GradientLearner:
+    """The opponent: `net` as it is (random, or pretrained: fine-tuning) trained on each support set, never meta-trained."""
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    return GradientLearner(net, SGD(rate), way=way, steps=steps, first_order=True)

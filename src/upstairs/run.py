@@ -1,0 +1,192 @@
+"""A run from disk: evaluate it, adapt it to classes of your own, predict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from upstairs.checkpoint import load_tensors, save_tensors
+from upstairs.core import Examples, Learner
+from upstairs.engine import evaluating
+from upstairs.errors import UpstairsError
+from upstairs.learners import seeded_learner
+from upstairs.settings import Settings
+from upstairs.tasks.folders import images_by_class
+from upstairs.tasks.images import ImageFormat
+from upstairs.trainer import load_weights, versions
+
+Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How raw inputs become tensors: pictures by the format of the training data, arrays as they are."""
+
+    shape: tuple[int, ...]
+    format: ImageFormat | None
+
+    def read(self, items: Sequence[Any]) -> Float[Tensor, "n *feature"]:
+        """Paths, bytes, pictures or arrays, one for each example.
+
+        Raises:
+            UpstairsError: an input that cannot be read, or of another shape than the learner was trained on.
+        """
+        if self.format is not None:
+            return torch.from_numpy(np.stack([self.format.read(item) for item in items])).float() / 255
+        rows = [np.asarray(item) for item in items]
+        for i, row in enumerate(rows):
+            if row.shape != self.shape:
+                raise UpstairsError(f"input {i} has shape {row.shape} and this learner takes {self.shape}: reshape it")
+        x = np.stack(rows)
+        return torch.from_numpy(x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "format_of_inputs": self.format.to_json() if self.format else None}
+
+    @classmethod
+    def from_json(cls, meta: dict[str, Any]) -> Self:
+        form = meta["format_of_inputs"]
+        return cls(tuple(meta["shape"]), ImageFormat.from_json(form) if form else None)
+
+
+def read_support(support: Support) -> tuple[list[str], list[Any], list[int]]:
+    """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has."""
+    if isinstance(support, str | Path):
+        support = images_by_class(Path(support))
+    if not isinstance(support, Mapping):
+        x, y = support
+        if len(x) != len(y):
+            raise UpstairsError(
+                f"the support set has {len(x)} inputs and {len(y)} labels: give one label for each input"
+            )
+        groups: dict[str, list[Any]] = {}
+        for item, label in zip(x, y, strict=True):
+            groups.setdefault(str(label.item() if hasattr(label, "item") else label), []).append(item)
+        support = groups
+    if len(support) < 2:
+        raise UpstairsError(f"the support set has {len(support)} classes: give 2 or more, each with an example")
+    for label, items in support.items():
+        if len(items) == 0:
+            raise UpstairsError(
+                f"class '{label}' of the support set has no examples: give one or more, or leave it out"
+            )
+    labels = [str(label) for label in support]
+    return (
+        labels,
+        [i for items in support.values() for i in items],
+        [k for k, s in enumerate(support.values()) for _ in s],
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A learner adapted to one task: it names inputs. Everything it needs is in its file."""
+
+    learner: Learner
+    state: Any
+    support: Examples
+    labels: list[str]
+    inputs: Inputs
+    settings: Settings
+
+    def predict_proba(self, items: Sequence[Any]) -> Float[np.ndarray, "n way"]:
+        """Probability of each class (columns as `labels`) for each input; inputs do not affect each other."""
+        if len(items) == 0:
+            return np.zeros((0, len(self.labels)))
+        with evaluating(self.learner):
+            parts = [
+                self.learner.predict_alone(self.state, self.support, self.inputs.read(items[i : i + 64]))
+                for i in range(0, len(items), 64)
+            ]
+        return torch.cat(parts).double().softmax(-1).numpy()
+
+    def predict(self, items: Sequence[Any]) -> list[str]:
+        """The likeliest label of each input."""
+        return [self.labels[k] for k in self.predict_proba(items).argmax(-1)]
+
+    def save(self, path: str | Path) -> Path:
+        """One safetensors file that predicts anywhere, without the run."""
+        path = Path(path)
+        tensors = {f"learner.{k}": v for k, v in self.learner.state_dict().items()}
+        tensors |= {f"state.{i:04d}": leaf for i, leaf in enumerate(tree_flatten(self.state)[0])}
+        tensors |= {"support.x": self.support.x, "support.y": self.support.y}
+        meta = {
+            "settings": self.settings.to_json(),
+            "labels": self.labels,
+            "versions": versions(),
+            **self.inputs.to_json(),
+        }
+        save_tensors(path, tensors, meta, kind="adapted")
+        return path
+
+
+def load_adapted(path: str | Path) -> Model:
+    """A model from the file that `Model.save` wrote.
+
+    Raises:
+        UpstairsError: no such file, a damaged one, or one of another version.
+    """
+    path = Path(path)
+    tensors, meta = load_tensors(path, kind="adapted")
+    settings, inputs = Settings.from_json(meta["settings"]), Inputs.from_json(meta)
+    learner = seeded_learner(settings, inputs.shape, settings.way)
+    load_weights(learner, tensors, path)
+    learner = learner.for_way(len(meta["labels"])).eval()
+    y = tensors["support.y"]
+    support = Examples(tensors["support.x"], y, torch.ones(len(y), dtype=torch.bool))
+    with evaluating(learner):  # adapting again gives the state's structure; its values come from the file
+        structure = tree_flatten(learner.adapt(support))[1]
+    leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
+    return Model(learner, tree_unflatten(leaves, structure), support, meta["labels"], inputs, settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained learner with its settings and history."""
+
+    path: Path
+    learner: Learner
+    settings: Settings
+    inputs: Inputs
+    meta: dict[str, Any]
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The learning curve: one point for each validation."""
+        return self.meta["progress"]["history"]
+
+    def adapt(self, support: Support) -> Model:
+        """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels)."""
+        labels, items, y = read_support(support)
+        learner = self.learner.for_way(len(labels))
+        examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
+        with evaluating(learner):
+            state = learner.adapt(examples)
+        return Model(learner, state, examples, labels, self.inputs, self.settings)
+
+
+def load(path: str | Path) -> Run:
+    """A run from its directory: the weights that were best on the validation tasks.
+
+    Raises:
+        UpstairsError: no such directory, no checkpoint in it, or one that is damaged or of another version.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train --out` wrote")
+    file = next((path / n for n in ("best.safetensors", "last.safetensors") if (path / n).is_file()), None)
+    if file is None:
+        raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train --out` wrote")
+    tensors, meta = load_tensors(file, kind="run")
+    if (path / "last.safetensors").is_file():  # the newest history; the weights are the best ones
+        meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
+    settings, inputs = Settings.from_json(meta["settings"]), Inputs.from_json(meta)
+    learner = seeded_learner(settings, inputs.shape, settings.way)
+    load_weights(learner, tensors, file)
+    return Run(path, learner.eval(), settings, inputs, meta)

@@ -1,0 +1,150 @@
+"""What the commands do, with progress on the terminal; each is one call in Python too."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from upstairs.checkpoint import load_tensors, write_atomically
+from upstairs.console import counting, training
+from upstairs.errors import UpstairsError
+from upstairs.evaluate import evaluate
+from upstairs.learners import baselines_for
+from upstairs.report.measure import measure
+from upstairs.report.page import write_report
+from upstairs.run import Run, load
+from upstairs.settings import Settings
+from upstairs.tasks.datasets import open_data, open_source
+from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.sources import Source, Splits
+from upstairs.trainer import Training, resolve, restore, train
+
+
+def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
+    """The data that settings name, with a bar while pictures are decoded for the first time."""
+    with counting("reading pictures", quiet=quiet) as progress:
+        return open_data(
+            settings.get("data", "glyphs"), split=settings.get("split"), seed=settings.get("split_seed") or 0, progress=progress
+        )  # fmt: skip
+
+
+def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
+    """Train from the beginning.
+
+    Raises:
+        UpstairsError: `out` holds a run already, the data cannot be used, or training met something not finite.
+    """
+    if (out / "last.safetensors").exists():
+        raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
+    splits = splits or open_splits(given, quiet=quiet)
+    trainer = Training(resolve(given, splits.train), splits, out)
+    write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
+    return _train(trainer, quiet=quiet)
+
+
+def resume_run(out: Path, given: dict[str, Any], *, quiet: bool) -> Run:
+    """Go on from the last checkpoint. A new --steps or --minutes replaces the budget; nothing else may differ.
+
+    Raises:
+        UpstairsError: the checkpoint cannot be read, or a setting was given that the run does not have.
+    """
+    _, meta = load_tensors(out / "last.safetensors", kind="run")
+    settings = Settings.from_json(meta["settings"])
+    budget = {name: given.pop(name) for name in ("steps", "minutes") if name in given}
+    for name, value in given.items():
+        if getattr(settings, name) != value:
+            raise UpstairsError(
+                f"--{name.replace('_', '-')} is {value} and the run in {out} has {getattr(settings, name)}: leave it out to go on "
+                "with that run, or choose another --out"
+            )
+    if budget:
+        settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
+    trainer = Training(settings, open_splits(settings.to_json(), quiet=quiet), out)
+    restore(trainer)
+    return _train(trainer, quiet=quiet)
+
+
+def _train(trainer: Training, *, quiet: bool) -> Run:
+    try:
+        with training(f"training {trainer.settings.learner}", quiet=quiet) as tell:
+            train(trainer, tell)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"step {trainer.progress.step} is saved; go on with: upstairs train --out {trainer.out} --resume"
+        ) from None
+    return load(trainer.out)
+
+
+def test_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
+    """The classes to evaluate on, with the data's name and the split's."""
+    own = data is None or str(data) == run.settings.data
+    split = split or ("test" if own else "all")
+    if split not in ("train", "val", "test", "all"):
+        raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
+    if own and split != "all":
+        return getattr(open_splits(run.settings.to_json(), quiet=quiet), split), run.settings.data, split
+    form = run.inputs.format
+    with counting("reading pictures", quiet=quiet) as progress:
+        kind = {} if form is None else {"size": form.size, "channels": form.channels, "ink": form.ink}
+        if split == "all":
+            return open_source(str(data or run.settings.data), progress=progress, **kind), str(data), split
+        return getattr(open_data(str(data), progress=progress, **kind), split), str(data), split
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    way: int | None = None,
+    shot: int = 1,
+    query: int | None = None,
+    tasks: int = 600,
+    seed: int = 0,
+    baselines: bool = True,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """One result: accuracy, interval and baselines on a frozen list of tasks; also added to the run's results.json."""
+    run = load(path)
+    source, name, part = test_source(run, data, split, quiet=quiet)
+    if way is None:
+        way = min(5, run.learner.max_way or 5, max(2, len(source)))
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if query is None:
+        query = max(1, min(15, smallest - shot))
+    episodes = Episodes(source, way=way, shot=shot, query=query)
+    run.learner.for_way(way)
+    opponents = baselines_for(run.settings, source.feature_shape, way) if baselines else {}
+    started = time.monotonic()
+    with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
+        scores = evaluate(run.learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
+    return {
+        "learner": run.settings.learner,
+        "data": name,
+        "split": part,
+        **scores,
+        "seconds": time.monotonic() - started,
+        "steps": run.meta["progress"]["step"],
+        "norm": run.settings.norm,
+        "versions": run.meta["versions"],
+    }
+
+
+def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, quiet: bool, command: str) -> Path:
+    """Measure the runs on their test classes and write the page.
+
+    Raises:
+        UpstairsError: no run was given, one cannot be read, or they were trained on different data.
+    """
+    if not paths:
+        raise UpstairsError("no run was given: write `upstairs report RUN...`")
+    runs = [load(path) for path in paths]
+    if len({run.settings.data for run in runs}) > 1:
+        raise UpstairsError(
+            f"the runs were trained on different data ({', '.join(r.settings.data for r in runs)}): report each alone"
+        )
+    source, _, _ = test_source(runs[0], None, None, quiet=quiet)
+    with counting("measuring", quiet=quiet) as progress:
+        report = measure(runs, source, tasks=tasks, seed=seed, command=command, progress=progress)
+    return write_report(report, out or paths[0] / "report.html")

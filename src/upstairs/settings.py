@@ -1,0 +1,104 @@
+"""Settings: everything that decides a training run, as one frozen value that travels in its checkpoint."""
+
+import re
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, Self
+
+from upstairs.errors import UpstairsError
+from upstairs.nets.norm import Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `train` does. A learner's entry in the table has its own defaults for some of them."""
+
+    learner: str = field(metadata={"help": "Published name, such as maml or protonet: see `upstairs list`."})
+    data: str = field(default="glyphs", metadata={"help": "`glyphs`, or the path of a folder, a zip or a data set."})
+    split: str | None = field(
+        default=None,
+        metadata={
+            "help": "How classes are split into train, val and test: `ratio`, `group`, or a name that the data set has."
+        },
+    )
+    split_seed: int = field(default=0, metadata={"help": "Which random split, where the split is random."})
+    way: int = field(default=5, metadata={"help": "Classes in a training task."})
+    shot: str = field(
+        default="1",
+        metadata={"help": "Support examples of each class: a number, or a range such as 1-5 drawn anew for each task."},
+    )
+    query: int = field(default=5, metadata={"help": "Query examples of each class."})
+    tasks: int = field(default=1, metadata={"help": "Tasks in a meta-step."})
+    chunk: int = field(
+        default=1, metadata={"help": "Tasks held in memory at a time; changes the speed, never the result."}
+    )
+    net: Literal["conv4", "mlp"] = field(default="conv4", metadata={"help": "The network."})
+    width: int = field(default=64, metadata={"help": "Its width, in channels or units."})
+    norm: Norm = field(
+        default="population", metadata={"help": "Normalisation: batch (transductive), population, group or none."}
+    )
+    scale: float = field(default=0.1, metadata={"help": "Metric learners: of the squared distance."})
+    inner_steps: int = field(default=1, metadata={"help": "Gradient learners: steps of the inner loop."})
+    inner_rate: float = field(default=0.4, metadata={"help": "Gradient learners: learning rate of the inner loop."})
+    rate: float = field(
+        default=2e-3,
+        metadata={
+            "help": "Learning rate of the outer loop (Adam), at its highest: it warms up, then falls to zero along a cosine."
+        },
+    )
+    weight_decay: float = field(default=0.0, metadata={"help": "Of the meta-parameters, decoupled (AdamW)."})
+    clip: float = field(
+        default=10.0, metadata={"help": "The longest meta-gradient: a longer one is shortened to this norm."}
+    )
+    steps: int | None = field(default=None, metadata={"help": "The budget in meta-steps."})
+    minutes: float | None = field(
+        default=None, metadata={"help": "The budget in minutes of training, instead of steps."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the initialisation and of the training tasks."})
+    validations: int = field(
+        default=10, metadata={"help": "How many times the run stops to score the validation tasks."}
+    )
+    validation_tasks: int = field(default=100, metadata={"help": "How many validation tasks."})
+
+    def __post_init__(self) -> None:
+        for name in ("width", "tasks", "chunk", "validation_tasks"):
+            if getattr(self, name) < 1:
+                raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        for name in ("rate", "inner_rate", "clip", "scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
+        if self.steps is not None and self.minutes is not None:
+            raise UpstairsError("both --steps and --minutes were given: a run has one budget, so give one of them")
+        if (self.steps is not None and self.steps < 1) or (self.minutes is not None and not self.minutes > 0):
+            raise UpstairsError(f"the budget is {self.steps or self.minutes}: it must be above 0")
+        if self.inner_steps < 0 or self.weight_decay < 0 or self.validations < 1:
+            raise UpstairsError("--inner-steps and --weight-decay must be 0 or more, and --validations at least 1")
+        parse_range(self.shot)
+
+    @property
+    def shots(self) -> tuple[int, int]:
+        return parse_range(self.shot)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Settings that an older version wrote may lack newer fields: those take their defaults."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def with_budget(self, steps: int | None, minutes: float | None) -> Self:
+        """The same run with another budget, where one is given."""
+        return self if steps is None and minutes is None else replace(self, steps=steps, minutes=minutes)
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """'3' or '1-5' as (lowest, highest)."""
+    match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", text.strip())
+    if match is None:
+        raise UpstairsError(f"--shot is '{text}': give a number such as 1, or a range such as 1-5")
+    low = int(match[1])
+    high = int(match[2]) if match[2] else low
+    if low < 1 or high < low:
+        raise UpstairsError(f"--shot is '{text}': the lowest must be at least 1, and the highest no lower")
+    return low, high

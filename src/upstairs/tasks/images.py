@@ -1,0 +1,233 @@
+"""Pictures of any kind, from a path to an array, become uint8 arrays of one size."""
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from upstairs.errors import UpstairsError
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # pillow's own list also holds EPS, which runs programs
+LARGEST = 64_000_000  # pixels; more is refused from the header, before anything is decoded
+FAINTEST = 48  # grey levels between ink and background below which a page is blank, and not stretched to full black
+_QUIET = threading.Lock()  # warning filters belong to the whole process: one thread at a time changes them
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How a picture becomes a row of a source: uint8 [channels, size, size].
+
+    Attributes:
+        size: pixels along each side of the result.
+        channels: 1 (grey) or 3 (red, green, blue).
+        ink: the pictures are line drawings. Their background (the median of the border) becomes 0 and their ink 255,
+            whatever was dark and whatever light, and the picture is padded to a square. Where False, the picture is a
+            photo: its tones are left alone, and the longer side is cropped at both ends.
+
+    Raises:
+        UpstairsError: a size or a number of channels that cannot be.
+    """
+
+    size: int
+    channels: int
+    ink: bool
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise UpstairsError(f"--size is {self.size}: give the side of a picture in pixels, from 1 to 4096")
+        if self.channels not in (1, 3):
+            raise UpstairsError(f"--channels is {self.channels}: give 1 (grey) or 3 (colour)")
+
+    def read(self, item: Any, *, name: str | None = None) -> UInt8[np.ndarray, "channels size size"]:
+        """One picture as a row.
+
+        Args:
+            item: a path, the bytes of a file, a PIL image, or an array or tensor [h, w], [h, w, 3] or [3, h, w], uint8
+                or floating from 0 to 1.
+            name: what errors call it; the path, where it is one.
+
+        Raises:
+            UpstairsError: no such file, no picture, a broken or a gigantic one, an array of another shape.
+        """
+        picture = read_picture(item, name=name, least=2 * self.size)
+        if self.ink:
+            grey = _pad(_ink(picture.convert("L")), self.size)
+            return np.repeat(np.asarray(grey)[None], self.channels, axis=0)
+        picture = _crop(picture.convert("L" if self.channels == 1 else "RGB"), self.size)
+        return np.ascontiguousarray(np.asarray(picture).reshape(self.size, self.size, -1).transpose(2, 0, 1))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "image", **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        if value.get("kind") != "image" or not {"size", "channels", "ink"} <= value.keys():
+            raise UpstairsError(f"{value} is no image format: it needs kind 'image', size, channels and ink")
+        return cls(int(value["size"]), int(value["channels"]), bool(value["ink"]))
+
+
+def read_picture(item: Any, *, name: str | None = None, least: int = 0) -> Image.Image:
+    """The first frame of a picture: decoded, upright, on white where it was transparent, in mode L or RGB.
+
+    Args:
+        item, name: as for `ImageFormat.read`.
+        least: a JPEG may be decoded smaller than it is, but with no side below this; 0 asks for its own size.
+    """
+    name = name or (str(item) if isinstance(item, str | Path) else "the picture")
+    if isinstance(item, str | Path):
+        path = Path(item)
+        _refuse_missing(path, name)
+        try:
+            with path.open("rb") as stream:
+                return _decode(_open(stream, name), name, least)
+        except OSError as error:
+            raise UpstairsError(f"{name} cannot be read ({error.strerror or error}): check its permissions") from error
+    if isinstance(item, bytes):
+        if not item:
+            raise UpstairsError(f"{name} is empty (0 bytes): replace or remove it")
+        return _decode(_open(io.BytesIO(item), name), name, least)
+    if isinstance(item, Tensor):
+        item = item.detach().cpu().numpy()
+    if isinstance(item, np.ndarray):
+        return _decode(Image.fromarray(_as_bytes(item, name)), name, 0)
+    if isinstance(item, Image.Image):
+        return _decode(item, name, 0)
+    raise UpstairsError(f"{name} is a {type(item).__name__}: give a path, bytes, a PIL image or an array")
+
+
+def _refuse_missing(path: Path, name: str) -> None:
+    try:
+        problem = (
+            "does not exist: check the path" if not path.exists()
+            else "is a folder: give a picture file" if path.is_dir()
+            else "is not a regular file: give a picture file" if not path.is_file()
+            else "is empty (0 bytes): replace or remove it" if path.stat().st_size == 0
+            else None
+        )  # fmt: skip
+    except (OSError, ValueError) as error:  # a name with a null character, a folder that may not be entered
+        raise UpstairsError(f"{name!r} cannot be read ({error}): check the path") from error
+    if problem:
+        raise UpstairsError(f"{name} {problem}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of odd metadata and of large pictures; the first is harmless and the second is refused here."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _open(stream: Any, name: str) -> Image.Image:
+    try:
+        with _quiet():
+            return Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large(name) from error
+    except Exception as error:  # a plugin that meets a hostile header raises anything
+        raise UpstairsError(
+            f"{name} is no picture that can be read: give a whole {', '.join(FORMATS)} file, or remove it"
+        ) from error
+
+
+def _too_large(name: str) -> UpstairsError:
+    return UpstairsError(f"{name} has more than {LARGEST // 10**6} million pixels: make it smaller first")
+
+
+def _decode(picture: Image.Image, name: str, least: int) -> Image.Image:
+    width, height = picture.size
+    if width * height > LARGEST:
+        raise _too_large(name)
+    if width * height == 0:
+        raise UpstairsError(f"{name} is {width} x {height} pixels: give a picture that has some")
+    try:
+        if least:
+            picture.draft(None, (least, least))
+        picture.load()
+        with _quiet():
+            return _plain(ImageOps.exif_transpose(picture))
+    except Exception as error:  # each decoder has its own: OSError, SyntaxError, ValueError, struct.error, ...
+        raise UpstairsError(f"{name} is a broken or truncated picture ({error}): replace or remove it") from error
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """Any mode as L or RGB."""
+    if picture.mode.startswith("I"):  # 16 bits, in pillow's several guises
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+    if picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture), nan=0.0)
+        return Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        on_white = _on(picture, "white")
+        if _is_flat(on_white) and not _is_flat(on_black := _on(picture, "black")):
+            return on_black  # white ink on nothing would vanish
+        return on_white
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _on(picture: Image.Image, colour: str) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture).convert("RGB")
+
+
+def _is_flat(picture: Image.Image) -> bool:
+    darkest, lightest = picture.convert("L").getextrema()
+    return darkest == lightest
+
+
+def _as_bytes(x: np.ndarray, name: str) -> np.ndarray:
+    """An array [h, w], [h, w, c] or [c, h, w] as uint8 [h, w] or [h, w, c]."""
+    if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3):
+        x = x.transpose(1, 2, 0)
+    if x.size == 0 or not (x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3, 4))):
+        raise UpstairsError(f"{name} is an array of shape {list(x.shape)}: give [h, w], [h, w, 3] or [3, h, w]")
+    highest = 1 if x.dtype.kind in "fb" else 255
+    if x.dtype.kind not in "fbiu" or not (x.min() >= 0 and x.max() <= highest + 1e-4):
+        raise UpstairsError(
+            f"{name} is an array of {x.dtype} with values outside 0 to {highest}: give uint8, or floats from 0 to 1"
+        )
+    x = (x * 255.0).clip(0, 255).round() if highest == 1 else x
+    return np.ascontiguousarray((x[:, :, 0] if x.shape[2:] == (1,) else x).astype(np.uint8))
+
+
+def background_of(pixels: np.ndarray) -> float:
+    """The median of the border."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return float(np.sort(border)[len(border) // 2])  # np.median takes five times as long, and this runs for every row
+
+
+def _ink(grey: Image.Image) -> Image.Image:
+    """Background 0 and ink 255. The ink is on whichever side of the background the tones reach farther."""
+    pixels = np.asarray(grey)
+    background = background_of(pixels)
+    below, above = background - pixels.min(), pixels.max() - background
+    strength = (background - np.arange(256)) * (1 if below >= above else -1)
+    contrast = max(below, above)
+    scale = 255 / contrast if contrast >= FAINTEST else 1
+    return Image.fromarray((strength * scale).clip(0, 255).round().astype(np.uint8).take(pixels))
+
+
+def _pad(grey: Image.Image, size: int) -> Image.Image:
+    """Fit the whole picture into a square. HAMMING averages the pixels that fall together, so thin strokes survive."""
+    scale = size / max(grey.size)
+    width, height = (max(1, round(side * scale)) for side in grey.size)
+    small = grey.resize((width, height), Image.Resampling.HAMMING if scale < 1 else Image.Resampling.BILINEAR)
+    square = Image.new("L", (size, size), 0)
+    square.paste(small, ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _crop(picture: Image.Image, size: int) -> Image.Image:
+    side = min(picture.size)
+    left, top = ((length - side) / 2 for length in picture.size)
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))

@@ -1,0 +1,239 @@
+"""The outer loop: tasks, meta-steps, validation, checkpoints. It goes on from any checkpoint to the same bits."""
+
+import math
+import platform
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import upstairs
+from upstairs.checkpoint import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
+from upstairs.core import Learner
+from upstairs.engine import meta_step
+from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.evaluate import frozen_seeds, score_tasks, task_accuracy
+from upstairs.learners import entry, seeded_learner
+from upstairs.nets import calibrate
+from upstairs.settings import Settings
+from upstairs.statistics import interval
+from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.sources import Source, Splits
+
+SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in the checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the trainer tells while it works."""
+
+    done: float  # share of the budget, 0 to 1
+    step: int
+    seconds: float
+    loss: float
+    accuracy: float  # on the training tasks of late
+    validation: dict[str, float] | None  # the newest point of the learning curve
+
+
+def versions() -> dict[str, str]:
+    return {
+        "upstairs": upstairs.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def resolve(given: dict[str, Any], source: Source) -> Settings:
+    """Settings from what the user gave, the learner's defaults, and what the training classes allow.
+
+    A default gives way to small data (fewer classes, fewer examples); what was given is never changed.
+    """
+    defaults = dict(entry(given["learner"]).defaults)
+    values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+    settings = Settings(**values)
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if "way" not in given or given["way"] is None:
+        settings = replace(settings, way=max(2, min(settings.way, len(source))))
+    if given.get("query") is None:
+        settings = replace(settings, query=max(1, min(settings.query, smallest - settings.shots[0])))
+    if given.get("shot") is None:
+        low = settings.shots[0]
+        high = max(low, min(settings.shots[1], smallest - settings.query))
+        settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
+    if settings.steps is None and settings.minutes is None:
+        settings = replace(settings, minutes=10.0)
+    if (
+        settings.net == "conv4"
+        and given.get("net") is None
+        and (len(source.feature_shape) != 3 or min(source.feature_shape[1:]) < 16)
+    ):
+        settings = replace(settings, net="mlp", norm="none")
+    return settings
+
+
+class Training:
+    """One run in memory: everything a step needs. Made anew, and restored, it goes on as if never stopped.
+
+    Raises:
+        UpstairsError: the learner has nothing to train, or the classes do not allow the training tasks.
+    """
+
+    def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
+        self.settings, self.source, self.out = settings, splits.train, out
+        self.episodes = Episodes(splits.train, way=settings.way, shot=settings.shots, query=settings.query)
+        self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way)
+        parameters = [p for p in self.learner.parameters() if p.requires_grad]
+        if not parameters:
+            raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
+        self.validation = validation_episodes(splits.val, self.learner.max_way)
+        self.optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.progress = Progress()
+
+    @property
+    def done(self) -> float:
+        """The share of the budget that is spent."""
+        if self.settings.steps is not None:
+            return self.progress.step / self.settings.steps
+        return self.progress.seconds / (60 * (self.settings.minutes or 1))
+
+    @property
+    def stage(self) -> int:
+        """How many of the run's validations are due."""
+        return int(self.done * self.settings.validations + 1e-9)
+
+
+def validation_episodes(source: Source, max_way: int | None) -> Episodes | None:
+    """5-way 1-shot tasks as far as classes and learner allow; None where they do not."""
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if len(source) < 2 or smallest < 2:
+        return None
+    return Episodes(source, way=min(5, len(source), max_way or 5), shot=1, query=min(15, smallest - 1))
+
+
+def restore(run: Training) -> None:
+    """Go on from the run's last checkpoint."""
+    tensors, meta = load_tensors(run.out / "last.safetensors", kind="run")
+    load_weights(run.learner, tensors, run.out)
+    unpack_optimizer(run.optimizer, tensors, meta["optimizer"])
+    run.progress = Progress(**meta["progress"])
+
+
+def save(run: Training, name: str) -> None:
+    """A checkpoint of everything, written whole or not at all; weights that are not finite are never saved."""
+    weights = {f"learner.{k}": v for k, v in run.learner.state_dict().items()}
+    if not all(bool(v.isfinite().all()) for v in weights.values()):
+        raise UpstairsError(
+            f"the weights at step {run.progress.step} are not finite: the last good checkpoint in {run.out} is kept; "
+            "lower --rate and train anew"
+        )
+    optimizer, rest = pack_optimizer(run.optimizer)
+    meta = {
+        "settings": run.settings.to_json(),
+        "progress": asdict(run.progress),
+        "optimizer": rest,
+        "shape": list(run.source.feature_shape),
+        "format_of_inputs": run.source.format.to_json() if run.source.format else None,
+        "versions": versions(),
+    }
+    save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
+
+
+def train(run: Training, tell: Callable[[Status], None] = lambda status: None) -> None:
+    """Train until the budget is spent.
+
+    Raises:
+        UpstairsError: a loss that is not finite (it names the task's seed), or a checkpoint that cannot be written.
+        KeyboardInterrupt: the user's; the run is saved first.
+    """
+    progress = run.progress
+    if progress.step == 0:
+        save(run, "last.safetensors")
+    saved = time.monotonic()
+    started = saved - progress.seconds
+    window: deque[tuple[float, float]] = deque(maxlen=50)
+    try:
+        while run.done < 1:
+            stage = run.stage
+            window.append(take_step(run))
+            progress.seconds = time.monotonic() - started
+            loss, accuracy = (sum(column) / len(window) for column in zip(*window, strict=True))
+            due = run.stage > stage or run.done >= 1
+            if due:
+                validate(run, loss, accuracy)
+            if due or time.monotonic() - saved > SAVE_EVERY:
+                save(run, "last.safetensors")
+                saved = time.monotonic()
+            newest = progress.history[-1] if progress.history else None
+            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, loss, accuracy, newest))
+    except KeyboardInterrupt:
+        save(run, "last.safetensors")
+        raise
+
+
+def take_step(run: Training) -> tuple[float, float]:
+    """One meta-step, a pure function of the checkpoint and the step's number: mean loss and accuracy of its tasks."""
+    s, number = run.settings, run.progress.step
+    seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
+    tasks = run.episodes.batch(seeds)
+    for group in run.optimizer.param_groups:
+        group["lr"] = s.rate * schedule(run.done, number)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(task_seed(s.seed, number))
+            step = meta_step(run.learner, tasks, chunk=s.chunk)
+    except NonFiniteError as error:
+        raise UpstairsError(
+            f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last good "
+            f"checkpoint is kept in {run.out}: lower --rate or --inner-rate and train anew, or look at the task's inputs"
+        ) from error
+    torch.nn.utils.clip_grad_norm_(run.learner.parameters(), s.clip)
+    run.optimizer.step()
+    run.progress.step += 1
+    return float(step.losses.mean()), float(task_accuracy(step.predictions, tasks).mean())
+
+
+def validate(run: Training, loss: float, accuracy: float) -> None:
+    """Measure the population statistics, score the validation tasks, keep the best weights."""
+    progress = run.progress
+    calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
+    calibrate(run.learner, lambda: (run.learner(run.episodes.batch([seed])) for seed in calibration))
+    point = {"step": progress.step, "seconds": progress.seconds, "loss": loss, "train_accuracy": accuracy}
+    if run.validation:
+        seeds = frozen_seeds(2**19, run.settings.validation_tasks)
+        score = interval(score_tasks(run.learner, run.validation, seeds))
+        point |= {"accuracy": score.mean, "ci95": score.ci95}
+    progress.history.append(point)
+    if point.get("accuracy", 0.0) >= progress.best:
+        progress.best = point.get("accuracy", 0.0)
+        save(run, "best.safetensors")
+
+
+def schedule(done: float, step: int) -> float:
+    """The learning rate's factor: a warm-up of 50 steps, then a cosine from 1 to 0 over the budget."""
+    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def load_weights(learner: Learner, tensors: dict[str, Tensor], where: Path) -> None:
+    """Copy a checkpoint's weights into a learner of the same shape."""
+    weights = {k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")}
+    try:
+        learner.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UpstairsError(f"the weights in {where} do not fit their own settings ({error}): train again") from error

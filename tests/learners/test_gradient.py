@@ -1,0 +1,131 @@
+"""Exact meta-gradients: finite differences, and an independent loop that shares no code with the library."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tasks_for_tests import WAY, blobs, double, sinusoids
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from upstairs.core import Task, squared_error
+from upstairs.engine import meta_step
+from upstairs.errors import UpstairsError
+from upstairs.learners import SGD, GradientLearner, ProtoNet, anil, fomaml, maml
+from upstairs.nets import conv4, convert_batch_norm, mlp
+
+
+def loop_gradient(net: nn.Module, tasks: Task, *, rate: float, steps: int, first_order: bool = False, fast: str = "") -> dict[str, Tensor]:
+    """MAML as a reader of the paper would write it: torch.autograd, one task after another, torch's own modules."""
+    theta = dict(net.named_parameters())
+    total = {name: torch.zeros_like(p) for name, p in theta.items()}
+    count = len(tasks.query.y)
+    for i in range(count):
+        phi = dict(theta)
+        for _ in range(steps):
+            loss = F.cross_entropy(functional_call(net, phi, (tasks.support.x[i],)), tasks.support.y[i])
+            names = [n for n in phi if n.startswith(fast)]
+            grads = torch.autograd.grad(loss, [phi[n] for n in names], create_graph=not first_order)
+            phi = {**phi, **{n: phi[n] - rate * g for n, g in zip(names, grads, strict=True)}}
+        loss = F.cross_entropy(functional_call(net, phi, (tasks.query.x[i],)), tasks.query.y[i])
+        for name, grad in zip(theta, torch.autograd.grad(loss, list(theta.values()), allow_unused=True), strict=True):
+            total[name] += 0 if grad is None else grad / count
+    return total
+
+
+def torch_conv4(width: int, out: int) -> nn.Sequential:
+    """Conv4 of torch's own layers, ReLU before pooling, as published."""
+    layers: list[nn.Module] = []
+    for i in range(4):
+        conv = nn.Conv2d(1 if i == 0 else width, width, 3, padding=1, bias=False)
+        layers.append(nn.Sequential(conv, nn.BatchNorm2d(width, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(2)))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, out))
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(maml, {}), (fomaml, {"first_order": True}), (anil, {"fast": "head"})],
+    ids=["maml", "fomaml", "anil"],
+)
+def test_equals_an_independent_loop_on_conv4_with_batch_norm(make, options: dict, chunk: int) -> None:
+    torch.manual_seed(0)
+    tasks = double(blobs(3, shape=(1, 16, 16)))
+    own = conv4((1, 16, 16), width=6, norm="batch", out=WAY).double()
+    other = torch_conv4(6, WAY).double()
+    other.load_state_dict(dict(zip(other.state_dict(), own.state_dict().values(), strict=True)))
+    fast = {"fast": "5."} if options.get("fast") else {k: v for k, v in options.items() if k == "first_order"}
+    expected = loop_gradient(other, tasks, rate=0.2, steps=3, **fast)
+    learner = make(own, way=WAY, rate=0.2, steps=3)
+    meta_step(learner, tasks, chunk=chunk)
+    for p, g in zip(learner.net.parameters(), expected.values(), strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-10)
+
+
+def test_second_order_differs_from_first() -> None:
+    """The test above could pass on a loss without curvature: here there is some."""
+    torch.manual_seed(0)
+    tasks = double(blobs(3, shape=(1, 16, 16)))
+    net = torch_conv4(6, WAY).double()
+    exact, first = (loop_gradient(net, tasks, rate=0.2, steps=3, first_order=f) for f in (False, True))
+    assert max((exact[n] - first[n]).abs().max() for n in exact) > 1e-3
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_gradcheck(steps: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    learner = GradientLearner(net, SGD(0.05), way=0, steps=steps, loss_fn=squared_error)
+    names = [name for name, _ in learner.named_parameters()]
+    tasks = double(sinusoids(2))
+
+    def loss(*values: Tensor) -> Tensor:
+        return functional_call(learner, dict(zip(names, values, strict=True)), (tasks,))[0].mean()
+
+    assert torch.autograd.gradcheck(loss, tuple(learner.parameters()))
+
+
+def test_a_user_network_with_batch_norm_is_refused_then_right() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, WAY)).double()
+    tasks = double(blobs(3))
+    for make in (lambda n: maml(n, way=WAY), lambda n: ProtoNet(n, way=WAY)):
+        with pytest.raises(UpstairsError, match=r"'\w+\.1' is a BatchNorm1d.*convert_batch_norm"):
+            make(net)(tasks)
+    plain = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU(), nn.Linear(6, WAY)).double()
+    plain.load_state_dict(net.state_dict(), strict=False)
+    expected = loop_gradient(plain, tasks, rate=0.3, steps=2)
+    learner = maml(convert_batch_norm(net), way=WAY, rate=0.3, steps=2)
+    meta_step(learner, tasks)
+    for (name, p), g in zip(learner.net.named_parameters(), expected.values(), strict=True):
+        if name != "0.bias":  # before batch norm: its gradient is zero but for rounding
+            torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11)
+
+
+def test_fewer_classes_than_the_head_are_fine_and_more_are_refused() -> None:
+    learner = maml(mlp((8,), out=WAY), way=WAY)
+    three = learner.for_way(3)
+    task = blobs(1).support
+    keep = task.y[0] < 3
+    x, y = task.x[0][keep], task.y[0][keep]
+    state = three.adapt(task._replace(x=x, y=y, mask=task.mask[0][keep]))
+    assert three.predict(state, x).shape == (len(x), 3)
+    assert learner.way == WAY
+    with pytest.raises(UpstairsError, match="trained to tell 5 classes apart and was given 6"):
+        learner.for_way(6)
+
+
+def test_learns_to_learn() -> None:
+    """Ten gradient steps on sinusoids: meta-training helps a lot, so a broken outer loop is seen."""
+    torch.manual_seed(0)
+    learner = GradientLearner(mlp((1,), out=1), SGD(0.01), way=0, steps=1, loss_fn=squared_error)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
+    before = learner(sinusoids(100, 9999))[0].mean().item()
+    for seed in range(300):
+        meta_step(learner, sinusoids(25, seed))
+        optimizer.step()
+    assert learner(sinusoids(100, 9999))[0].mean().item() < 0.6 * before
+
+
+def test_nothing_to_adapt_is_refused() -> None:
+    with pytest.raises(UpstairsError, match="no parameter of the network would adapt"):
+        anil(nn.Sequential(nn.Linear(2, 2)), way=2)

@@ -1,0 +1,75 @@
+"""Every learner in the table keeps the laws, and the suite catches one that does not."""
+
+import pytest
+import torch
+from tasks_for_tests import WAY, blobs, sinusoids
+from torch import Tensor, nn
+
+from upstairs.core import Examples, squared_error
+from upstairs.learners import LEARNERS, SGD, GradientLearner, ProtoNet, make_learner, nearest_centroid, scratch
+from upstairs.nets import conv4, mlp
+from upstairs.settings import Settings
+from upstairs.testing import LAWS, check_learner
+
+HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
+BATCH = {"padding": "counts padding in the statistics of the batch"}
+EXPECTED = {"maml": HEAD, "fomaml": HEAD, "anil": HEAD, "protonet": {}}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_table_on_vectors(name: str) -> None:
+    torch.manual_seed(0)
+    settings = Settings(learner=name, net="mlp", norm="none", width=8, inner_rate=0.1)
+    check_learner(make_learner(settings, (8,), WAY), blobs(), expected_failures=EXPECTED[name])
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none", "population"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_table_on_images(name: str, norm: str) -> None:
+    torch.manual_seed(0)
+    learner = make_learner(Settings(learner=name, norm=norm, width=8, inner_rate=0.1), (1, 16, 16), WAY).eval()
+    expected = EXPECTED[name] | (BATCH if norm == "batch" else {})
+    check_learner(learner, blobs(shape=(1, 16, 16)), expected_failures=expected)
+
+
+def test_baselines_and_regression() -> None:
+    torch.manual_seed(0)
+    check_learner(nearest_centroid(way=WAY), blobs())
+    check_learner(scratch(mlp((8,), out=WAY), way=WAY), blobs(), expected_failures=HEAD)
+    net = mlp((1,), out=1)
+    check_learner(GradientLearner(net, SGD(0.01), way=0, loss_fn=squared_error), sinusoids())
+
+
+class Leaky(ProtoNet):
+    """Breaks most laws: keeps state on itself, lets queries see each other, ignores the mask, minds the order."""
+
+    def adapt(self, support: Examples, /) -> Tensor:
+        self.seen = len(support.x)
+        return self.encoder(support.x)[:WAY] + 0 * self.unused.sum()
+
+    def predict(self, state: Tensor, x: Tensor, /) -> Tensor:
+        z = self.encoder(x)
+        return -(z - z.mean(0))[:, None].sub(state).square().sum(-1)
+
+
+def test_suite_catches_a_bad_learner() -> None:
+    torch.manual_seed(0)
+    bad = Leaky(nn.Linear(8, 4), way=WAY)
+    bad.unused = nn.Parameter(torch.zeros(2))
+    with pytest.raises(AssertionError) as caught:
+        check_learner(bad, blobs())
+    for law in ("pure", "support_order", "queries_apart", "gradients"):
+        assert f"{law}:" in str(caught.value)
+
+
+def test_suite_refuses_a_stale_excuse() -> None:
+    with pytest.raises(AssertionError, match="kept, though expected"):
+        check_learner(nearest_centroid(way=WAY), blobs(), expected_failures={"padding": "never mind"})
+    with pytest.raises(AssertionError, match="no such law"):
+        check_learner(nearest_centroid(way=WAY), blobs(), expected_failures={"typo": "x"})
+    assert len(LAWS) == 10
+
+
+def test_conv4_is_conv4() -> None:
+    """113,088 weights: 4 blocks of 64 (Snell 2017 counts the biases too; batch norm makes them idle)."""
+    assert sum(p.numel() for p in conv4((1, 28, 28)).parameters()) == 9 * 64 + 3 * 9 * 64 * 64 + 4 * 2 * 64
