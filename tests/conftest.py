@@ -13,7 +13,9 @@ def data_dir() -> Path:
     default = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
     path = Path(os.environ.get("UPSTAIRS_TEST_DATA", default)).resolve()
     if not path.is_dir():
-        pytest.skip("real data is not at hand: set UPSTAIRS_TEST_DATA to the folder that holds omniglot/ and cifar100-fewshot/")
+        pytest.skip(
+            "real data is not at hand: set UPSTAIRS_TEST_DATA to the folder that holds omniglot/ and cifar100-fewshot/"
+        )
     return path
 
 

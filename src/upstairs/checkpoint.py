@@ -74,10 +74,14 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
     if meta.get("format") != FORMAT:
         raise UpstairsError(
             f"{path} has format {meta.get('format')} and this version of upstairs reads format {FORMAT}: "
-            f"it was written by upstairs {meta.get('versions', {}).get('upstairs', '(unknown)')}; use that version, or train again"
+            f"it was written by upstairs {meta.get('versions', {}).get('upstairs', '(unknown)')}; "
+            "use that version, or train again"
         )
     if meta.get("kind") != kind:
-        raise UpstairsError(f"{path} holds a {meta.get('kind')}, and a {kind} is needed here")
+        names = {"run": "a run's checkpoint", "adapted": "an adapted model"}
+        raise UpstairsError(
+            f"{path} holds {names.get(meta.get('kind'), 'something else')}: {names[kind]} is needed here"
+        )
     return tensors, meta
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -17,15 +17,18 @@ from upstairs.settings import Settings
 app = tyro.extras.SubcommandApp()
 OWN = "(default: the learner's own)"
 
-# Every setting as an option that may be left out: what is left out is the learner's own default.
-Options = make_dataclass(
-    "Options",
-    [
-        (f.name, Annotated[f.type | None, arg(help=f.metadata["help"], help_behavior_hint=OWN)], None)  # type: ignore[operator]
-        for f in fields(Settings)
-        if f.name != "learner"
-    ],
-)
+if TYPE_CHECKING:
+
+    class Options: ...
+else:  # every setting as an option that may be left out: what is left out is the learner's own default
+    Options = make_dataclass(
+        "Options",
+        [
+            (f.name, Annotated[f.type | None, arg(help=f.metadata["help"], help_behavior_hint=OWN)], None)
+            for f in fields(Settings)
+            if f.name != "learner"
+        ],
+    )
 Way = Annotated[int | None, arg(help="Classes in a task.", help_behavior_hint="(default: 5, or what the learner can)")]
 Shot = Annotated[int, arg(help="Support examples of each class.")]
 Query = Annotated[
@@ -111,8 +114,17 @@ def evaluate(
     from upstairs.session import evaluate_run
 
     result = evaluate_run(
-        run, data=data, split=split, way=way, shot=shot, query=query, tasks=tasks, seed=seed, baselines=baselines, quiet=quiet or json
-    )  # fmt: skip
+        run,
+        data=data,
+        split=split,
+        way=way,
+        shot=shot,
+        query=query,
+        tasks=tasks,
+        seed=seed,
+        baselines=baselines,
+        quiet=quiet or json,
+    )
     if json:
         print_json(result)
     else:
@@ -136,7 +148,8 @@ def adapt(
     model = load(run).adapt(support)
     model.save(out)
     if not quiet:
-        print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} pictures ({', '.join(model.labels[:8])}{', ...' if len(model.labels) > 8 else ''})")  # fmt: skip
+        names = ", ".join(model.labels[:8]) + (", ..." if len(model.labels) > 8 else "")
+        print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} pictures ({names})")
 
 
 @app.command(name="predict")

@@ -52,7 +52,8 @@ def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
             if time.monotonic() - last > LINE_EVERY or status.done >= 1:
                 last = time.monotonic()
                 left = status.seconds * (1 - status.done) / max(status.done, 1e-9)
-                print(f"{what}: step {status.step}, {100 * status.done:.0f}%, {left:.0f} s left, {describe(status)}", file=sys.stderr, flush=True)  # fmt: skip
+                now = f"step {status.step}, {100 * status.done:.0f}%, {left:.0f} s left, {describe(status)}"
+                print(f"{what}: {now}", file=sys.stderr, flush=True)
 
         yield line
     else:

@@ -1,4 +1,4 @@
-"""The meta-step: losses and the meta-gradient of a batch of tasks, a few tasks at a time, refusing what is not finite."""
+"""The meta-step: the meta-gradient of a batch of tasks, a few tasks at a time, refusing what is not finite."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -25,8 +25,11 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
     """The data that settings name, with a bar while pictures are decoded for the first time."""
     with counting("reading pictures", quiet=quiet) as progress:
         return open_data(
-            settings.get("data", "glyphs"), split=settings.get("split"), seed=settings.get("split_seed") or 0, progress=progress
-        )  # fmt: skip
+            settings.get("data", "glyphs"),
+            split=settings.get("split"),
+            seed=settings.get("split_seed") or 0,
+            progress=progress,
+        )
 
 
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
@@ -55,8 +58,8 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool) -> Run:
     for name, value in given.items():
         if getattr(settings, name) != value:
             raise UpstairsError(
-                f"--{name.replace('_', '-')} is {value} and the run in {out} has {getattr(settings, name)}: leave it out to go on "
-                "with that run, or choose another --out"
+                f"--{name.replace('_', '-')} is {value} and the run in {out} has {getattr(settings, name)}: "
+                "leave it out to go on with that run, or choose another --out"
             )
     if budget:
         settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
@@ -86,10 +89,12 @@ def test_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -
         return getattr(open_splits(run.settings.to_json(), quiet=quiet), split), run.settings.data, split
     form = run.inputs.format
     with counting("reading pictures", quiet=quiet) as progress:
-        kind = {} if form is None else {"size": form.size, "channels": form.channels, "ink": form.ink}
+        name = str(data or run.settings.data)
+        size, channels, ink = (form.size, form.channels, form.ink) if form else (None, None, None)
         if split == "all":
-            return open_source(str(data or run.settings.data), progress=progress, **kind), str(data), split
-        return getattr(open_data(str(data), progress=progress, **kind), split), str(data), split
+            return open_source(name, size=size, channels=channels, ink=ink, progress=progress), name, split
+        splits = open_data(name, size=size, channels=channels, ink=ink, progress=progress)
+        return getattr(splits, split), name, split
 
 
 def evaluate_run(

@@ -42,7 +42,7 @@ class Settings:
     rate: float = field(
         default=2e-3,
         metadata={
-            "help": "Learning rate of the outer loop (Adam), at its highest: it warms up, then falls to zero along a cosine."
+            "help": "Learning rate of the outer loop (AdamW) at its highest: after a warm-up it falls to 0 on a cosine."
         },
     )
     weight_decay: float = field(default=0.0, metadata={"help": "Of the meta-parameters, decoupled (AdamW)."})

@@ -200,8 +200,8 @@ def take_step(run: Training) -> tuple[float, float]:
             step = meta_step(run.learner, tasks, chunk=s.chunk)
     except NonFiniteError as error:
         raise UpstairsError(
-            f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last good "
-            f"checkpoint is kept in {run.out}: lower --rate or --inner-rate and train anew, or look at the task's inputs"
+            f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
+            f"good checkpoint is kept in {run.out}: lower --rate or --inner-rate, or look at the task's inputs"
         ) from error
     torch.nn.utils.clip_grad_norm_(run.learner.parameters(), s.clip)
     run.optimizer.step()

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tasks_for_tests import WAY, blobs, double, sinusoids
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tasks_for_tests import WAY, blobs, double, sinusoids
 from upstairs.core import Task, squared_error
 from upstairs.engine import meta_step
 from upstairs.errors import UpstairsError
@@ -14,7 +14,9 @@ from upstairs.learners import SGD, GradientLearner, ProtoNet, anil, fomaml, maml
 from upstairs.nets import conv4, convert_batch_norm, mlp
 
 
-def loop_gradient(net: nn.Module, tasks: Task, *, rate: float, steps: int, first_order: bool = False, fast: str = "") -> dict[str, Tensor]:
+def loop_gradient(
+    net: nn.Module, tasks: Task, *, rate: float, steps: int, first_order: bool = False, fast: str = ""
+) -> dict[str, Tensor]:
     """MAML as a reader of the paper would write it: torch.autograd, one task after another, torch's own modules."""
     theta = dict(net.named_parameters())
     total = {name: torch.zeros_like(p) for name, p in theta.items()}
@@ -91,7 +93,9 @@ def test_a_user_network_with_batch_norm_is_refused_then_right() -> None:
     for make in (lambda n: maml(n, way=WAY), lambda n: ProtoNet(n, way=WAY)):
         with pytest.raises(UpstairsError, match=r"'\w+\.1' is a BatchNorm1d.*convert_batch_norm"):
             make(net)(tasks)
-    plain = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU(), nn.Linear(6, WAY)).double()
+    plain = nn.Sequential(
+        nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU(), nn.Linear(6, WAY)
+    ).double()
     plain.load_state_dict(net.state_dict(), strict=False)
     expected = loop_gradient(plain, tasks, rate=0.3, steps=2)
     learner = maml(convert_batch_norm(net), way=WAY, rate=0.3, steps=2)

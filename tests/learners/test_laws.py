@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tasks_for_tests import WAY, blobs, sinusoids
 from torch import Tensor, nn
 
+from tasks_for_tests import WAY, blobs, sinusoids
 from upstairs.core import Examples, squared_error
 from upstairs.learners import LEARNERS, SGD, GradientLearner, ProtoNet, make_learner, nearest_centroid, scratch
 from upstairs.nets import conv4, mlp

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from upstairs.report.page import render
+
 SCRIPTS = (
     "Armenian", "Bengali", "Cherokee", "Devanagari", "Georgian", "Hangul", "Hebrew", "Khmer", "Tamil", "Thai",
     "Tifinagh", "Canadian Aboriginal Syllabics",
@@ -107,6 +109,18 @@ def report(whole_report: dict[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(whole_report)
 
 
+@pytest.fixture(scope="session")
+def whole_page(whole_report: dict[str, Any]) -> str:
+    """The page of the whole report, to be read by many tests."""
+    return render(whole_report)
+
+
+@pytest.fixture
+def plain_report(report: dict[str, Any]) -> dict[str, Any]:
+    """Results and an episode alone: no figure to draw, so it is quick."""
+    return {key: value for key, value in report.items() if key not in ("runs", "depth_steps", "depth_shots", "breadth")}
+
+
 class Browser:
     """Chromium, spoken to by the DevTools protocol through two pipes: no port, no client library."""
 
@@ -122,12 +136,14 @@ class Browser:
         self._process = subprocess.Popen(
             [sys.executable, "-c", launch, program, *flags.split(), f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(take, give), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(profile)},
         )  # fmt: skip
         os.close(take)
         os.close(give)
         self._buffer, self._count = b"", 0
         self.events: list[dict[str, Any]] = []
         self.session: str | None = None
+        self.width = 0
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """The answer of one command; events on the way are kept."""
@@ -158,8 +174,13 @@ class Browser:
         return json.loads(message)
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.session = None
+        self.call("Browser.close")
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         os.close(self._send)
         os.close(self._receive)
 
@@ -183,7 +204,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Browser]]:
     session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def visit(path: Path, *, width: int = 1280, scheme: str = "light") -> Browser:
-        browser.session = session
+        browser.session, browser.width = session, width
         for domain in ("Page", "Runtime", "Log", "Network"):
             browser.call(f"{domain}.enable")
         browser.call(

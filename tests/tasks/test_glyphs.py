@@ -39,8 +39,8 @@ def test_labels_are_distinct_and_can_be_read_in_any_terminal(splits):
     labels = [label for source in splits for label in source.labels]
     assert len(set(labels)) == len(labels)
     assert all(label.isascii() and len(label) < 50 for label in labels)
-    assert "Armenian small ayb" in splits.test.labels
-    place = splits.test.labels.index("Armenian small ayb")
+    assert "Armenian capital ayb" in splits.test.labels
+    place = splits.test.labels.index("Armenian capital ayb")
     assert splits.test.groups[place] == "Armenian"
 
 
@@ -50,19 +50,20 @@ def test_of_look_alikes_one_is_left(splits):
         ("Latin capital a", "Greek capital alpha", "Cyrillic capital a"),
         ("Latin capital c", "Latin small c", "Cyrillic small es"),
         ("Latin capital o", "Latin small o", "Greek small omicron"),
+        ("Latin capital x", "Latin small x", "Cyrillic small ha"),
     ]
     for first, *others in twins:
         assert first in labels
         assert not labels & set(others)
 
 
-def test_every_letter_has_four_pictures_and_no_two_letters_share_one(splits):
+def test_every_letter_has_three_pictures_and_no_two_letters_share_one(splits):
     owner: dict[bytes, str] = {}
     for source in splits:
         for label, rows in zip(source.labels, source.rows, strict=True):
             assert len(rows) >= 20
             pictures = {source.inputs[row].tobytes() for row in rows}
-            assert len(pictures) == len(set(rows.tolist())) >= 4
+            assert len(pictures) == len(set(rows.tolist())) >= 3
             for picture in pictures:
                 assert owner.setdefault(picture, label) == label
 
@@ -71,13 +72,15 @@ def test_pictures_are_centred_ink_of_one_size(splits):
     x = splits.train.inputs
     assert (x.dtype, x.shape[1:]) == (np.uint8, (1, 28, 28))
     assert (x.reshape(len(x), -1).max(1) >= 128).all()  # none is empty, none so thin that it fades
-    ink = x[:, 0] > 0
+    extents = []
     for axis in (1, 2):
-        lit = ink.any(axis)
+        lit = (x[:, 0] > 0).any(axis)
         first, last = lit.argmax(1), 27 - lit[:, ::-1].argmax(1)
         assert (abs(first - (27 - last)) <= 2).all()  # the margins are equal, but for an odd pixel and a faint edge
-        assert ((last - first + 1) <= 20).all()
-    assert (np.maximum(ink.any(1).sum(1), ink.any(2).sum(1)) >= 19).all()
+        extents.append(last - first + 1)
+    longer = np.maximum(*extents)
+    assert longer.min() >= 19
+    assert longer.max() <= 20
 
 
 def test_tasks_depend_on_their_seed_alone(splits):
@@ -135,6 +138,6 @@ def test_sizes_out_of_range_are_refused(size):
 def test_missing_fonts_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("UPSTAIRS_CACHE", str(tmp_path))
     monkeypatch.setattr("matplotlib.get_data_path", lambda: str(tmp_path))
-    with pytest.raises(UpstairsError, match="DejaVuSans.ttf is missing"):
+    with pytest.raises(UpstairsError, match=r"DejaVuSans\.ttf is missing"):
         glyphs()
     assert not list(tmp_path.iterdir()), "nothing half made is left behind"

@@ -50,6 +50,19 @@ def test_a_turned_picture_shifts_along_the_axes_of_the_result():
     torch.testing.assert_close(warp.apply(pictures(), numbers(turn=1, right=1)), expected, atol=1e-4, rtol=0)
 
 
+def test_a_picture_is_sheared_first_and_turned_second():
+    warp = Warp(**STILL | {"rotation": 90.0, "shear": 0.5})
+    both = warp.apply(pictures(), numbers(turn=1, shear=1))
+    sheared = warp.apply(pictures(), numbers(shear=1))
+    torch.testing.assert_close(both, torch.rot90(sheared, -1, (2, 3)), atol=1e-4, rtol=0)
+
+
+def test_what_comes_in_from_outside_is_background():
+    moved = Warp(**STILL | {"shift": 0.5}).apply(torch.ones(1, 1, 28, 28), numbers(1, right=1))
+    assert not moved[..., :14].any()
+    assert (moved[..., 15:] > 0.999).all()
+
+
 def test_scale_and_shear():
     square = torch.zeros(1, 1, 28, 28)
     square[:, :, 8:20, 8:20] = 1

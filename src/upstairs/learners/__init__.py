@@ -61,9 +61,9 @@ _INNER_LOOP = {
 }
 
 LEARNERS: dict[str, Entry] = {
-    "maml": Entry(_gradient(maml), _INNER_LOOP, "MAML: an initialisation from which a few gradient steps suffice, exact second order (Finn 2017)"),
-    "fomaml": Entry(_gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients taken for constants (Finn 2017)"),
-    "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML whose inner loop adapts the last layer alone (Raghu 2020)"),
+    "maml": Entry(_gradient(maml), _INNER_LOOP, "MAML: a start from which few gradient steps suffice (Finn 2017)"),
+    "fomaml": Entry(_gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients as constants (Finn 2017)"),
+    "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)"),
     "protonet": Entry(
         _protonet,
         {"way": 30, "shot": "1-5", "query": 5, "tasks": 1, "chunk": 1, "width": 64, "norm": "population", "rate": 2e-3},
@@ -99,7 +99,7 @@ def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:
 
 
 def baselines_for(settings: Settings, shape: Shape, way: int) -> dict[str, Learner]:
-    """The plain opponents of a run: nearest centroid on raw inputs; its own network trained from scratch on each support set.
+    """The plain opponents: nearest centroid on raw inputs, and the network trained from scratch on each support set.
 
     The network has at most 32 channels, and batch norm with the statistics of the batch.
     """

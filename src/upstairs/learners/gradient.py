@@ -92,7 +92,10 @@ def anil(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5, head: s
 
 
 def scratch(net: nn.Module, *, way: int, rate: float = 0.05, steps: int = 20) -> GradientLearner:
-    """The opponent: `net` as it is (random, or pretrained: fine-tuning) trained on each support set, never meta-trained."""
+    """The opponent: `net` as it is trained on each support set; never meta-trained.
+
+    A random net is training from scratch, a pretrained one fine-tuning. Its parameters are frozen for the outer loop.
+    """
     for parameter in net.parameters():
         parameter.requires_grad_(False)
     return GradientLearner(net, SGD(rate), way=way, steps=steps, first_order=True)

@@ -39,4 +39,8 @@ def conv4(
     layers["flatten"] = nn.Flatten()
     if out is not None:
         layers["head"] = nn.Linear(width * height * wide, out)
-    return nn.Sequential(layers).to(memory_format=torch.channels_last)
+    net = nn.Sequential(layers)
+    for p in net.parameters():
+        if p.ndim == 4:
+            p.data = p.data.contiguous(memory_format=torch.channels_last)
+    return net

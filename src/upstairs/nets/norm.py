@@ -22,11 +22,10 @@ aten = torch.ops.aten
 def batch_norm(
     x: Float[Tensor, "n c *space"], weight: Float[Tensor, " c"], bias: Float[Tensor, " c"], eps: float
 ) -> Tensor:
-    """Batch norm with the statistics of `x`, exact to the second derivative, under vmap too.
+    """Batch norm with the statistics of `x`, exact to any derivative, under vmap too.
 
     torch's own is silently wrong in vmap(grad(grad(...))). Here the second derivative is written by hand (one native
     call and a few broadcasts, where autograd takes some 25 operations), and vmap folds tasks into channels.
-    A third derivative is refused.
     """
     flat = x.reshape(*x.shape[:2], -1, 1) if x.ndim != 4 else x
     return _Forward.apply(flat, weight, bias, eps)[0].reshape(x.shape)
@@ -69,9 +68,9 @@ class _Forward(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         x, weight, mean, scale = ctx.saved_tensors
-        return *_Backward.apply(grad, x, weight, mean, scale, ctx.eps), None
+        return *_Backward.apply(grad_outputs[0], x, weight, mean, scale, ctx.eps), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
@@ -91,12 +90,16 @@ class _Backward(torch.autograd.Function):
         ctx.save_for_backward(grad, x, weight, mean, scale, output[1], output[2])
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, u: Tensor, u_weight: Tensor, u_bias: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
         # y = w * xhat + b, xhat = s (x - mean). The first backward is g -> (dx, dw, db); this is its transpose in
         # (g, x, w), given the cotangents u of dx, u_weight of dw and u_bias of db. p, q, A are means over the batch.
+        u, u_weight, u_bias = grad_outputs
         g, x, w, mean, s, dw, db = ctx.saved_tensors
         m = x.numel() // x.shape[1]
+        if torch.is_grad_enabled():  # a third derivative: the saved statistics must depend on x and g again
+            variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            s = torch.rsqrt(variance + ctx.eps)
+            dw, db = (g * (x - _row(mean)) * _row(s)).sum((0, 2, 3)), g.sum((0, 2, 3))
         q, mean_g = dw / m, db / m
         du, u_xhat, u_sum = _Backward.apply(u, x, w, mean, s, ctx.eps)
         p, mean_u = u_xhat / m, u_sum / m
@@ -206,15 +209,12 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
     layers = [m for m in net.modules() if isinstance(m, BatchNorm) and m.statistics == "population"]
     if not layers:
         return
-    sums = {layer: [torch.zeros_like(layer.mean), torch.zeros_like(layer.variance), 0] for layer in layers}
+    moments: dict[nn.Module, list[tuple[int, Tensor, Tensor]]] = {layer: [] for layer in layers}
 
-    def record(layer: Any, args: tuple[Tensor, ...]) -> None:
+    def record(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         axes = [a for a in range(args[0].ndim) if a != 1]
-        n = args[0].shape[0]
         variance, mean = torch.var_mean(args[0], axes, correction=0)
-        sums[layer][0] += n * mean
-        sums[layer][1] += n * variance
-        sums[layer][2] += n
+        moments[layer].append((len(args[0]), mean, variance))
 
     modes = {m: m.training for m in net.modules()}
     hooks: list[RemovableHandle] = [layer.register_forward_pre_hook(record) for layer in layers]
@@ -227,6 +227,8 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    for layer, (mean, variance, count) in sums.items():
-        if count:
-            layer.mean.copy_(mean / count), layer.variance.copy_(variance / count)
+    for layer in layers:
+        if seen := moments[layer]:
+            count = sum(n for n, _, _ in seen)
+            layer.mean.copy_(torch.stack([n / count * mean for n, mean, _ in seen]).sum(0))
+            layer.variance.copy_(torch.stack([n / count * variance for n, _, variance in seen]).sum(0))

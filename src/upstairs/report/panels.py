@@ -36,9 +36,9 @@ def make_order(report: Record) -> dict[str, int]:
     baselines = BASELINES.union(name for result in results for name in result.baselines)
     names = headline + [result.learner for result in results]
     for part in ("runs", "depth_steps", "depth_shots", "breadth"):
-        names += [str(entry.get("learner", "")) for entry in report.get(part) or ()]
-    learners = dict.fromkeys(name for name in names if name not in baselines)
-    return {name: place for place, name in enumerate(learners)}
+        learners = (str(entry.get("learner", "")) for entry in report.get(part) or ())
+        names += [learner for learner in learners if learner not in baselines]
+    return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
 def draw_curves(runs: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:

@@ -62,7 +62,7 @@ def say_headline(result: Result, trained_on: str, words: Words) -> str:
 
 
 def say_bars(results: Sequence[Result]) -> str:
-    """How far the best learner of each setting is from its best baseline and from guessing."""
+    """How far the best learner of each setting is from its best baseline, or else from guessing."""
     parts = []
     for result in results:
         found = find_best_baseline(result)
@@ -71,17 +71,18 @@ def say_bars(results: Sequence[Result]) -> str:
         other, score = (write_name(found[0]), found[1]) if found else ("guessing", Score(1 / result.setting.way))
         difference = 100 * (result.score.accuracy - score.accuracy)
         side = "above" if difference >= 0 else "below"
-        parts.append(f"{abs(difference):.1f} points {side} {other} among {result.setting.way} classes")
-    names = write_list(list(dict.fromkeys(result.name for result in results)))
-    return f"{names}: {write_list(parts)}." if parts else ""
+        who = "" if parts and result.name == results[0].name else f"{result.name} is "
+        parts.append(f"{who}{abs(difference):.1f} points {side} {other} among {result.setting.way} classes")
+    return f"{write_list(parts)}." if parts else ""
 
 
 def say_verdicts(results: Sequence[Result]) -> list[str]:
     """Every learner that does not beat a baseline beside it, or that all do; and results that are no number."""
     failures: dict[str, list[str]] = {}
+    several = len({result.setting[:2] for result in results}) > 1
     pairs = 0
     for result in results:
-        where = f"at {result.setting}" + (f" on {result.setting.data}" if result.setting.data else "")
+        where = f"at {result.setting}" + (f" on {result.setting.data} {result.setting.split}" if several else "")
         if result.score is None:
             failures.setdefault(f"{result.name} has no accuracy, its run gave no finite number:", []).append(where)
             continue

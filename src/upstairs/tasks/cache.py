@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -120,6 +120,7 @@ def _build(
         try:
             with os.fdopen(handle, "wb") as stream:
                 _write(stream, Path(name), rows(), shape, progress)
+            Path(name).chmod(0o644)  # temporary files are private, and a cache may be shared
             _rename(Path(name), path, shape)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -162,7 +163,7 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _clear_errors(folder: Path, need: int) -> Iterator[None]:
+def _clear_errors(folder: Path, need: int) -> Generator[None]:
     try:
         yield
     except OSError as error:

@@ -16,8 +16,6 @@ from upstairs.tasks.images import ImageFormat, read_picture
 from upstairs.tasks.sources import Source, Splits, split_by_group, split_by_list, split_by_ratio
 from upstairs.tasks.trees import Tree, arrange, open_tree
 
-Ratio = tuple[float, float, float]
-
 OMNIGLOT = ("images_background.zip", "images_evaluation.zip")
 TURNS = ("rot000", "rot090", "rot180", "rot270")
 CIFAR = ("cifar-fs", "fc100")
@@ -32,7 +30,7 @@ def open_data(
     *,
     split: str | None = None,
     seed: int = 0,
-    ratio: Ratio = (0.64, 0.16, 0.2),
+    ratio: tuple[float, float, float] = (0.64, 0.16, 0.2),
     size: int | None = None,
     channels: int | None = None,
     ink: bool | None = None,
@@ -113,7 +111,6 @@ def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | No
 
     Args:
         path: the folder with images_background.zip, images_evaluation.zip and splits/vinyals/{train,val,test}.txt.
-        size: pixels along a side.
 
     Returns:
         Sources of inputs [32460, 1, size, size], ink 255, with labels such as 'Greek/character01/rot090' and the
@@ -248,6 +245,6 @@ def _text(path: Path) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UpstairsError(f"{path} is no JSON ({error}): replace it") from error
+        return dict(json.loads(_text(path)))
+    except (ValueError, TypeError) as error:
+        raise UpstairsError(f"{path} is no JSON object ({error}): replace it") from error

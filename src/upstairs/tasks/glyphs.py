@@ -46,29 +46,30 @@ FACES = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
 )  # fmt: skip
 
-LEAST_FACES = 4  # the fewest different pictures of a letter
-LEAST_SHARE = 1 / 3  # of a letter's faces; where more of them show an earlier letter, the two are told apart by chance
+LEAST_FACES = 3  # the fewest different pictures of a letter
 LEAST_ROWS = 20  # the fewest rows of a letter: enough for 5 shots and 15 queries
 CODES = 0x11000  # above the highest letter: Old Italic is in Unicode's second plane
 SIDE = 28  # letters are compared at this size, whatever size is wanted, so that the classes are the same at any
 FILLED = 20 / 28  # how much of the picture's side the letter's longer side fills
-SAME = 0.02  # squared distance over the product of the norms, between two faces of a letter
-ALIKE = 0.05  # the same between two letters of a face: a bar across a letter is still enough to tell it
-ALIKE_KIN = 0.25  # the same between capital, small and small capital, drawn at one size with strokes of two widths
+SAME = 0.02  # two faces of a letter are one below this: squared distance over the product of the norms
+ALIKE = 0.04  # the same for two letters of a face: a bar across a letter is still enough to tell it
+ALIKE_KIN = 0.25  # the same for capital, small and small capital: brought to one size, their strokes differ in width
+KIN_SHARE = 0.4  # a letter that looks like its kin in so many of its faces is left out of the others too
 REVISION = 1  # raise it when the same fonts are drawn or chosen differently
 
 
 def glyphs(*, size: int = 28, progress: Callable[[int, int], None] | None = None) -> Splits:
-    """Letters of fourteen scripts, each in 4 to 16 typefaces: DejaVu and STIX, which matplotlib installs.
+    """Letters of fourteen scripts, each in 3 to 16 typefaces: DejaVu and STIX, which matplotlib installs.
 
     Classes are letters, groups are scripts, and no script is in two splits: 5 to train on (Latin, Greek, Canadian
     syllabics and what is left of Coptic and Lisu beside them), Cyrillic to choose a model by, 8 to judge it by.
     Left out: composed and compatibility letters, and letters that look like an earlier one in the same face.
 
     Every example is warped anew each time it is drawn (see `Warp`): the warp is part of the task distribution, in all
-    three splits. A letter lists its 4 to 16 faces again and again until it has 20 rows, so a face may stand in both
+    three splits. A letter lists its 3 to 16 faces again and again until it has 20 rows, so a face may stand in both
     support and query of a task, under two warps. At 1 shot and 15 queries this befalls 2% of the queries of a letter
-    with 16 faces, 4% with 12, 8% with 8 and 21% with 4; it lifts nearest centroid on raw pixels by 1 to 2 points.
+    with 16 faces, 4% with 12, 8% with 8, 21% with 4 and 30% with 3 (few are so). It lifts nearest centroid on raw
+    pixels by 3 points for letters with 4 faces, and by none that can be measured for those with 6 or more.
 
     The first call draws for some seconds; later ones open the cache.
 
@@ -194,32 +195,30 @@ def _any_earlier(alike: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, " n"]:
     return np.array([row[:place].any() for place, row in enumerate(alike)])
 
 
-def _first_of_its_looks(letters: list[str], pictures: UInt8[np.ndarray, "n s s"]) -> Bool[np.ndarray, " n"]:
-    """Which letters, drawn in one face, look like no earlier one."""
-    kin = np.unique([_kin(letter) for letter in letters], return_inverse=True)[1]
-    limit = np.where(kin[:, None] == kin, ALIKE_KIN, ALIKE)
-    return ~_any_earlier(_difference(pictures) < limit)
-
-
 def _choose(report: Callable[[int], None]) -> UInt8[np.ndarray, "faces codes"]:
     """1 for each face and letter whose picture is kept."""
     characters = [_characters(name) for name in FACES]
     often = Counter(letter for own in characters for letter in own)
-    candidates = {letter for letter, count in often.items() if count >= LEAST_FACES and _is_wanted(letter)}
+    candidates = {letter for letter, count in often.items() if count > LEAST_FACES and _is_wanted(letter)}
     kept: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
+    like_kin: Counter[str] = Counter()
     for face, name in enumerate(FACES):
         font = _font(name, SIDE)
-        drawn = {letter: _draw(letter, font, SIDE) for letter in _in_order(candidates & set(characters[face]))}
+        drawn = {letter: _draw(letter, font, SIDE) for letter in _in_order(candidates.intersection(characters[face]))}
         drawn = {letter: picture for letter, picture in drawn.items() if picture.any()}
-        new = _first_of_its_looks(list(drawn), np.stack(list(drawn.values())))
-        for letter, picture, keep in zip(drawn, drawn.values(), new, strict=True):
-            if keep:
+        kin = np.unique([_kin(letter) for letter in drawn], return_inverse=True)[1]
+        difference = _difference(np.stack(list(drawn.values())))
+        twin = _any_earlier((difference < ALIKE_KIN) & (kin[:, None] == kin))
+        old = _any_earlier(difference < ALIKE) | twin
+        for place, (letter, picture) in enumerate(drawn.items()):
+            like_kin[letter] += int(twin[place])
+            if not old[place]:
                 kept[letter][face] = picture
         report(face + 1)
-    return _distinct(kept, often)
+    return _distinct({letter: own for letter, own in kept.items() if like_kin[letter] < KIN_SHARE * often[letter]})
 
 
-def _distinct(kept: dict[str, dict[int, np.ndarray]], often: Counter[str]) -> UInt8[np.ndarray, "faces codes"]:
+def _distinct(kept: dict[str, dict[int, np.ndarray]]) -> UInt8[np.ndarray, "faces codes"]:
     """Without pictures that two faces of a letter, or two letters, have in common, nor letters with few faces left."""
     chosen, seen = np.zeros((len(FACES), CODES), np.uint8), set()
     for letter in _in_order(kept):
@@ -228,7 +227,7 @@ def _distinct(kept: dict[str, dict[int, np.ndarray]], often: Counter[str]) -> UI
             continue
         again = _any_earlier(_difference(np.stack(list(own.values()))) < SAME)
         own = {face: own[face] for face, repeated in zip(list(own), again, strict=True) if not repeated}
-        if len(own) >= max(LEAST_FACES, LEAST_SHARE * often[letter]):
+        if len(own) >= LEAST_FACES:
             chosen[list(own), ord(letter)] = 1
             seen.update(picture.tobytes() for picture in own.values())
     return chosen

@@ -3,7 +3,7 @@
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,9 +60,9 @@ class ImageFormat:
         """
         picture = read_picture(item, name=name, least=2 * self.size)
         if self.ink:
-            grey = _pad(_ink(picture.convert("L")), self.size)
+            grey = _pad(_ink(_in_mode(picture, "L")), self.size)
             return np.repeat(np.asarray(grey)[None], self.channels, axis=0)
-        picture = _crop(picture.convert("L" if self.channels == 1 else "RGB"), self.size)
+        picture = _crop(_in_mode(picture, "L" if self.channels == 1 else "RGB"), self.size)
         return np.ascontiguousarray(np.asarray(picture).reshape(self.size, self.size, -1).transpose(2, 0, 1))
 
     def to_json(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def _refuse_missing(path: Path, name: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Pillow warns of odd metadata and of large pictures; the first is harmless and the second is refused here."""
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -173,7 +173,11 @@ def _plain(picture: Image.Image) -> Image.Image:
         if _is_flat(on_white) and not _is_flat(on_black := _on(picture, "black")):
             return on_black  # white ink on nothing would vanish
         return on_white
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    return _in_mode(picture, "L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _on(picture: Image.Image, colour: str) -> Image.Image:
@@ -222,6 +226,8 @@ def _pad(grey: Image.Image, size: int) -> Image.Image:
     scale = size / max(grey.size)
     width, height = (max(1, round(side * scale)) for side in grey.size)
     small = grey.resize((width, height), Image.Resampling.HAMMING if scale < 1 else Image.Resampling.BILINEAR)
+    if width == height:
+        return small
     square = Image.new("L", (size, size), 0)
     square.paste(small, ((size - width) // 2, (size - height) // 2))
     return square
@@ -229,5 +235,5 @@ def _pad(grey: Image.Image, size: int) -> Image.Image:
 
 def _crop(picture: Image.Image, size: int) -> Image.Image:
     side = min(picture.size)
-    left, top = ((length - side) / 2 for length in picture.size)
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    left, top = ((length - side) // 2 for length in picture.size)
+    return picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
