@@ -18,7 +18,7 @@ from upstairs.settings import Settings
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source, Splits
-from upstairs.trainer import Training, resolve, restore, train
+from upstairs.trainer import Training, draft, resolve, restore, train
 
 
 def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
@@ -40,6 +40,7 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
+    draft(given)
     splits = splits or open_splits(given, quiet=quiet)
     trainer = Training(resolve(given, splits.train), splits, out)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())

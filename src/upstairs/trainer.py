@@ -60,14 +60,18 @@ def versions() -> dict[str, str]:
     }
 
 
+def draft(given: dict[str, Any]) -> Settings:
+    """Settings from what the user gave and the learner's defaults, before the data is read: mistakes show at once."""
+    defaults = entry(given["learner"]).defaults
+    return Settings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
+
+
 def resolve(given: dict[str, Any], source: Source) -> Settings:
     """Settings from what the user gave, the learner's defaults, and what the training classes allow.
 
     A default gives way to small data (fewer classes, fewer examples); what was given is never changed.
     """
-    defaults = dict(entry(given["learner"]).defaults)
-    values = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-    settings = Settings(**values)
+    settings = draft(given)
     smallest = min((len(rows) for rows in source.rows), default=0)
     if "way" not in given or given["way"] is None:
         settings = replace(settings, way=max(2, min(settings.way, len(source))))

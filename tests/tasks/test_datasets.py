@@ -62,6 +62,7 @@ def small_cifar(folder: Path) -> Path:
         k = np.arange(600).reshape(30, 20)
         colours = np.stack([np.full_like(k, c), k // 256, k % 256], axis=-1).astype(np.uint8)
         tiles = np.repeat(np.repeat(colours, 32, axis=0), 32, axis=1)
+        tiles[::32, 31::32, 0] = 255  # a mark in the upper right corner of each
         Image.fromarray(tiles).save(folder / "sheets" / f"{label}.webp", lossless=True)
     (folder / "splits/superclass.json").write_text(json.dumps({label: f"super {label}" for label in labels}))
     for which, order in (("cifar-fs", labels), ("fc100", labels[::-1])):
@@ -92,7 +93,8 @@ def test_cifar_layout(tmp_path: Path) -> None:
     assert splits.val.groups == ("super bear",) and splits.val.name == "cifar-fs"
     for k in (0, 1, 20, 599):
         tile = splits.val.inputs[splits.val.rows[0][k]]
-        assert tile.shape == (3, 32, 32) and (tile == np.array([1, k // 256, k % 256])[:, None, None]).all()
+        assert tile[0, 0, 31] == 255 and tile[0, 0, 0] == tile[0, 31, 31] == 1
+        assert tile.shape == (3, 32, 32) and (tile[1:] == np.array([k // 256, k % 256])[:, None, None]).all()
     other = open_data(tmp_path, split="fc100")
     assert [part.labels for part in other] == [("can",), ("bear",), ("apple",)] and other.train.name == "fc100"
     assert open_source(tmp_path).labels == ("apple", "bear", "can")

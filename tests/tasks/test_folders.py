@@ -16,12 +16,17 @@ from upstairs.tasks.images import ImageFormat
 
 
 def draw(path: Path, seed: int, *, side: int = 40, kind: str = "ink") -> None:
-    """An ink drawing, a grey photo or a colour photo that no other seed gives."""
+    """An ink drawing, a photo, a thing on a plain ground or a texture that no other seed gives."""
     generator = np.random.default_rng(seed)
     pixels = np.full((side, side), 255, np.uint8)
     if kind == "ink":
         for row, column in generator.integers(4, side - 8, (4, 2)):
             pixels[row : row + 4, column : column + 4] = 0
+    elif kind == "thing":
+        middle = slice(side // 6, side - side // 6)
+        pixels[middle, middle] = np.linspace(0, 255, side)[middle] - generator.integers(0, 40)
+    elif kind == "texture":
+        pixels[1:-1, 1:-1] = 255 * (generator.random((side - 2, side - 2)) < 0.3)
     else:
         pixels = generator.integers(0, 256, (4, 4) if kind == "grey" else (4, 4, 3)).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +83,8 @@ def test_large_pictures_are_decoded_in_threads_in_order(tmp_path: Path, monkeypa
         ("ink", 105, ImageFormat(28, 1, ink=True)),
         ("grey", 30, ImageFormat(32, 1, ink=False)),
         ("grey", 100, ImageFormat(84, 1, ink=False)),
+        ("thing", 100, ImageFormat(84, 1, ink=False)),
+        ("texture", 40, ImageFormat(32, 1, ink=False)),
         ("colour", 48, ImageFormat(32, 3, ink=False)),
         ("colour", 49, ImageFormat(84, 3, ink=False)),
     ],
@@ -91,12 +98,14 @@ def test_the_format_given_is_kept(tmp_path: Path) -> None:
     make(tmp_path, ["a", "b"])
     assert folder_source(tmp_path, size=12, channels=3).format == ImageFormat(12, 3, ink=True)
     assert folder_source(tmp_path, ink=False).format == ImageFormat(32, 1, ink=False)
+    ink, photo = (folder_source(tmp_path, size=28, channels=1, ink=ink).inputs for ink in (True, False))
+    assert (ink != photo).any()
     assert folder_source(tmp_path, size=9, channels=3, ink=False).feature_shape == (3, 9, 9)
 
 
 def test_the_first_bad_picture_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "data", ["a", "b", "c"], count=40)
-    for name in ("b/7.png", "c/0.png", "b/12.png"):
+    for name in ("b/7.png", "c/1.png", "b/12.png"):
         (tmp_path / "data" / name).write_text("not a picture")
     for small in (folders.SMALL, 0):
         monkeypatch.setattr(folders, "SMALL", small)

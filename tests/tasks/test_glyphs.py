@@ -9,7 +9,7 @@ import torch
 
 from upstairs.errors import UpstairsError
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.glyphs import glyphs
+from upstairs.tasks.glyphs import _distinct, glyphs
 from upstairs.tasks.sources import Splits
 from upstairs.tasks.warp import Warp
 
@@ -66,6 +66,15 @@ def test_every_letter_has_three_pictures_and_no_two_letters_share_one(splits):
             assert len(pictures) == len(set(rows.tolist())) >= 3
             for picture in pictures:
                 assert owner.setdefault(picture, label) == label
+
+
+def test_a_picture_counts_once_for_its_letter_and_for_the_first_of_two():
+    noise = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    nearly = noise[0] ^ 1
+    chosen = _distinct({"a": {0: noise[0], 1: noise[1], 2: noise[2], 3: nearly}, "b": dict(enumerate(noise[2:6]))})
+    assert chosen[:, ord("a")].nonzero()[0].tolist() == [0, 1, 2]
+    assert chosen[:, ord("b")].nonzero()[0].tolist() == [1, 2, 3]
+    assert not _distinct({"a": {0: noise[0], 1: noise[1], 2: nearly}}).any()
 
 
 def test_pictures_are_centred_ink_of_one_size(splits):

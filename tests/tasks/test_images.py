@@ -1,6 +1,7 @@
 """Pictures of every kind come out alike, and what is no picture is refused by name."""
 
 import io
+import sys
 import threading
 import warnings
 import zlib
@@ -138,6 +139,12 @@ def test_a_photo_keeps_its_tones() -> None:
     assert GREY.read(np.full((3, 4, 4), 0.5)).tolist() == np.full((1, 16, 16), 128).tolist()
 
 
+def test_16_bits_of_a_photo() -> None:
+    tones = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    np.testing.assert_array_equal(GREY.read(encode(Image.fromarray(tones * 257)))[0], tones)
+    np.testing.assert_array_equal(GREY.read(Image.fromarray((tones / 255).astype(np.float32)))[0], tones)
+
+
 def test_shapes_of_every_format() -> None:
     for size in (1, 5, 64):
         for channels in (1, 3):
@@ -165,6 +172,10 @@ def test_a_large_jpeg_is_read_well_when_decoded_small() -> None:
     ramp = Image.linear_gradient("L").resize((1600, 1600))
     row = GREY.read(encode(ramp, "JPEG", quality=95))
     assert np.abs(row[0].mean(1) - (np.arange(16) + 0.5) * 16).max() < 3
+    assert read_picture(encode(ramp, "JPEG"), least=300).size == (400, 400)
+    lines = np.tile(np.repeat(np.array([0, 255], np.uint8), 200), 4)  # two pixels for each in the result
+    striped = GREY.read(encode(Image.fromarray(np.tile(lines, (1600, 1))), "JPEG", quality=95))[0]
+    assert striped.reshape(16, 4, 4)[:, :, 2:].min() > 220 and striped.reshape(16, 4, 4)[:, :, :2].max() < 35
 
 
 def test_json_round_trip() -> None:
@@ -290,11 +301,15 @@ def test_a_given_image_is_not_changed() -> None:
 
 
 def test_warning_filters_survive_threads() -> None:
-    before = list(warnings.filters)
+    before, interval = list(warnings.filters), sys.getswitchinterval()
     content = encode(drawing())
     threads = [threading.Thread(target=lambda: [read_picture(content) for _ in range(50)]) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert warnings.filters == before

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from upstairs.errors import UpstairsError
-from upstairs.tasks.trees import arrange, natural, open_tree
+from upstairs.tasks.trees import DEEPEST, arrange, natural, open_tree
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -40,6 +40,7 @@ def test_classes_in_natural_order(tmp_path: Path) -> None:
 
 def test_natural_order_of_odd_names() -> None:
     names = ["a", "a/1", "a 1", "a2/1", "a10/1", "²", "1" * 300, "٣", ""]
+    assert sorted(["c", "B", "a", "b"], key=natural) == ["a", "B", "b", "c"]
     backwards = list(reversed(names))
     assert sorted(names, key=natural) == sorted(backwards, key=natural)
     assert sorted(["a10/1", "a2/1", "a/1"], key=natural) == ["a/1", "a2/1", "a10/1"]
@@ -124,6 +125,8 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "data" / "b").symlink_to(tmp_path / "elsewhere")
     assert list(classes_of(tmp_path / "data")) == ["a", "b"]
     (tmp_path / "data" / "a" / "up").symlink_to(tmp_path / "data")  # a circle ends, and is named
+    with open_tree(tmp_path / "data") as tree:
+        assert max(folder.count("/") for folder in tree.folders) == DEEPEST
     with pytest.raises(UpstairsError, match="a/up/"):
         classes_of(tmp_path / "data")
 

@@ -59,8 +59,8 @@ def test_a_picture_is_sheared_first_and_turned_second():
 
 def test_what_comes_in_from_outside_is_background():
     moved = Warp(**STILL | {"shift": 0.5}).apply(torch.ones(1, 1, 28, 28), numbers(1, right=1))
-    assert not moved[..., :14].any()
-    assert (moved[..., 15:] > 0.999).all()
+    assert moved[..., :14].max() < 1e-4
+    assert moved[..., 14:].min() > 1 - 1e-4
 
 
 def test_scale_and_shear():

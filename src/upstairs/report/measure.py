@@ -146,7 +146,7 @@ def episode(run: Run, source: Source, way: int, query: int, seed: int) -> dict[s
     with evaluating(learner):
         probabilities = learner.solve(tasks)[0].softmax(-1)
     task, predicted = take(tasks, 0), probabilities.argmax(-1)
-    pictures = [(255 * part.x).round().byte().numpy() for part in task]
+    pictures = [part.x.numpy() for part in task]
     queries = zip(pictures[1], task.query.y.tolist(), predicted.tolist(), probabilities.amax(-1).tolist(), strict=True)
     return {
         "learner": run.settings.learner,

@@ -55,7 +55,7 @@ SAME = 0.02  # two faces of a letter are one below this: squared distance over t
 ALIKE = 0.04  # the same for two letters of a face: a bar across a letter is still enough to tell it
 ALIKE_KIN = 0.25  # the same for capital, small and small capital: brought to one size, their strokes differ in width
 KIN_SHARE = 0.4  # a letter that looks like its kin in so many of its faces is left out of the others too
-REVISION = 1  # raise it when the same fonts are drawn or chosen differently
+REVISION = 2  # raise it when the same fonts are drawn or chosen differently
 
 
 def glyphs(*, size: int = 28, progress: Callable[[int, int], None] | None = None) -> Splits:
