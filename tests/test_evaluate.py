@@ -97,8 +97,10 @@ torch.set_num_threads(1)
 from upstairs.evaluate import score_tasks
 from upstairs.learners import maml
 from upstairs.nets import conv4
+from upstairs.process import keep_freed_memory
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source
+keep_freed_memory()
 x = np.random.default_rng(0).normal(size=(120, 1, 16, 16))
 e = Episodes(Source.from_arrays(x, np.arange(10).repeat(12)), way=5, shot=1, query=5)
 score_tasks(maml(conv4((1, 16, 16), width=8, norm="batch", out=5), way=5, steps=1), e, range(int(sys.argv[1])))

@@ -2,16 +2,16 @@
 
 import json
 import os
-import signal
 import sys
 from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from upstairs.errors import UpstairsError
+from upstairs.process import interrupt_on_terminate, keep_freed_memory
 from upstairs.settings import Settings
 
 app = tyro.extras.SubcommandApp()
@@ -235,13 +235,10 @@ def command_line() -> str:
     return shlex.join(["upstairs", *sys.argv[1:]])
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Entry point: an error that the user can mend is one sentence and status 2, an interruption 130."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_terminate()
+    keep_freed_memory()
     try:
         app.cli(prog="upstairs", description=__import__("upstairs").__doc__, sort_subcommands=False)
     except UpstairsError as error:

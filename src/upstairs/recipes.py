@@ -23,7 +23,7 @@ DATA: dict[str, str] = {
 
 RECIPES: dict[str, Recipe] = {
     "demo_protonet": Recipe(
-        "the demo's metric learner: 30-way training on glyphs", {"learner": "protonet", "data": "glyphs", "way": 30}
+        "the demo's metric learner: 60-way training on glyphs", {"learner": "protonet", "data": "glyphs", "way": 60}
     ),
     "demo_maml": Recipe("the demo's gradient learner on glyphs", {"learner": "maml", "data": "glyphs"}),
     "omniglot_protonet": Recipe(

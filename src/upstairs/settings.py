@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from upstairs.errors import UpstairsError
-from upstairs.nets.norm import Norm
+
+Norm = Literal["batch", "population", "group", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)

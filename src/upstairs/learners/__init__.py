@@ -66,7 +66,7 @@ LEARNERS: dict[str, Entry] = {
     "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)"),
     "protonet": Entry(
         _protonet,
-        {"way": 30, "shot": "1-5", "query": 5, "tasks": 1, "chunk": 1, "width": 64, "norm": "population", "rate": 2e-3},
+        {"way": 60, "shot": "1", "query": 5, "tasks": 1, "chunk": 1, "width": 64, "norm": "population", "rate": 2e-3},
         "prototypical network: a class is the mean embedding of its examples (Snell 2017)",
     ),
 }  # fmt: skip

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-Norm = Literal["batch", "population", "group", "none"]
+from upstairs.settings import Norm
+
 aten = torch.ops.aten
 
 
