@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("upstairs", "beartype.beartype")  # shapes and types are checked at run time, in tests only
 
 
 @pytest.fixture(scope="session")

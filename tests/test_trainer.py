@@ -18,7 +18,7 @@ from upstairs.errors import UpstairsError
 from upstairs.run import load
 from upstairs.settings import Settings
 from upstairs.tasks.sources import Source, Splits, split_by_ratio
-from upstairs.trainer import Training, resolve, restore, save, train
+from upstairs.trainer import Training, resolve, restore, save, train_run
 
 
 def patterns(classes: int = 20, examples: int = 8) -> Splits:
@@ -53,7 +53,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
     splits = patterns()
     s = settings(learner, shot="1")
-    train(Training(s, splits, tmp_path / "whole"))
+    train_run(Training(s, splits, tmp_path / "whole"))
     for stop in (1, 4, 7):  # before, at and after a validation
 
         def interrupt(status, stop=stop) -> None:
@@ -62,12 +62,12 @@ def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
 
         out = tmp_path / f"stopped{stop}"
         with pytest.raises(KeyboardInterrupt):
-            train(Training(s, splits, out), interrupt)
+            train_run(Training(s, splits, out), interrupt)
         torch.rand(stop)  # another process has another global generator
         again = Training(s, splits, out)
         restore(again)
         assert again.progress.step == stop
-        train(again)
+        train_run(again)
         for name in ("last.safetensors", "best.safetensors"):
             whole, resumed = weights(tmp_path / "whole" / name), weights(out / name)
             assert whole.keys() == resumed.keys()
@@ -77,7 +77,7 @@ def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
 def test_training_helps_and_keeps_the_best(tmp_path: Path) -> None:
     splits = patterns(60, 8)
     run = Training(settings(steps=150, tasks=4, validation_tasks=100), splits, tmp_path)
-    train(run)
+    train_run(run)
     first, last = run.progress.history[0], run.progress.history[-1]
     assert last["loss"] < first["loss"] and last["step"] == 150
     loaded = load(tmp_path)
@@ -90,14 +90,14 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    train(Training(settings(steps=2), patterns(), tmp_path))
+    train_run(Training(settings(steps=2), patterns(), tmp_path))
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
     splits = patterns()
     run = Training(settings(steps=8), splits, tmp_path)
-    train(run)
+    train_run(run)
     before = (tmp_path / "last.safetensors").read_bytes()
     poisoned = splits.train.inputs.copy()
     poisoned[splits.train.rows[0]] = np.nan
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
     with pytest.raises(
         UpstairsError, match=r"at step \d+ the loss of task \d .*task with seed (\d+) of bad.*--rate"
     ) as caught:
-        train(again)
+        train_run(again)
     seed = int(str(caught.value).split("seed ")[1].split()[0])
     assert again.episodes.batch([seed]).support.x.isnan().any(), "the task that it names is not the bad one"
     assert (tmp_path / "last.safetensors").read_bytes() == before
@@ -115,7 +115,7 @@ def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     run = Training(settings(steps=2), patterns(), tmp_path)
-    train(run)
+    train_run(run)
     with torch.no_grad():
         next(run.learner.parameters()).fill_(float("nan"))
     with pytest.raises(UpstairsError, match="not finite"):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from upstairs.core import Examples, Learner, Task
     from upstairs.errors import UpstairsError
     from upstairs.run import Model, Run, load, load_adapted
+    from upstairs.session import train
 
 _HOME = {
     "Examples": "core",
@@ -22,8 +23,9 @@ _HOME = {
     "Run": "run",
     "load": "run",
     "load_adapted": "run",
+    "train": "session",
 }
-__all__ = ["Examples", "Learner", "Model", "Run", "Task", "UpstairsError", "load", "load_adapted"]
+__all__ = ["Examples", "Learner", "Model", "Run", "Task", "UpstairsError", "load", "load_adapted", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, NamedTuple, Self, TypeVar, final
+from typing import Generic, NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +117,7 @@ class Learner(nn.Module, ABC, Generic[State]):
         """The most classes these meta-parameters can tell apart; None where any number will do."""
         return None
 
-    def for_way(self, way: int) -> Self:
+    def for_way(self, way: int) -> "Learner":
         """This learner, sharing its meta-parameters, for tasks of `way` classes.
 
         Raises:

@@ -41,7 +41,7 @@ def run_demo(out: Path, *, minutes: float, tasks: int, seed: int, quiet: bool, c
             resume_run(folder, given, quiet=quiet)
         runs.append(load(folder))
     with counting("measuring on unseen scripts", quiet=quiet) as progress:
-        report = measure(runs, splits.test, tasks=tasks, seed=seed, command=command, progress=progress)
+        report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
     report["title"] = "A network that learned to learn"
     write_atomically(out / "results.json", json.dumps(report["results"], indent=1).encode())
     page = write_report(report, out / "report.html")

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from upstairs.core import Learner, Task
+from upstairs.core import Examples, Learner, Task
 from upstairs.errors import NonFiniteError
 from upstairs.tree import take
 
@@ -46,9 +46,19 @@ def meta_step(learner: Learner, tasks: Task, *, chunk: int | None = None) -> Ste
 
 
 def chunks(tasks: Task, size: int) -> Iterator[tuple[int, Task]]:
-    """Consecutive tasks, at most `size` at a time, with the place of the first."""
+    """Consecutive tasks, at most `size` at a time, with the place of the first.
+
+    Columns that are padding in all of them are cut off: a single task has none, so its batch statistics are its own.
+    """
     for start in range(0, len(tasks.query.mask), size):
-        yield start, take(tasks, slice(start, start + size))
+        part = take(tasks, slice(start, start + size))
+        yield start, Task(*(Examples(*(leaf[:, : _widest(e.mask)] for leaf in e)) for e in part))
+
+
+def _widest(mask: Bool[Tensor, "task n"]) -> int:
+    """One more than the last column that is not padding."""
+    used = mask.any(0).nonzero()
+    return int(used[-1]) + 1 if len(used) else 0
 
 
 def refuse_non_finite(losses: Float[Tensor, " task"], start: int = 0) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Inputs:
         return {"shape": list(self.shape), "format_of_inputs": self.format.to_json() if self.format else None}
 
     @classmethod
-    def from_json(cls, meta: dict[str, Any]) -> Self:
+    def from_json(cls, meta: dict[str, Any]) -> "Inputs":
         form = meta["format_of_inputs"]
         return cls(tuple(meta["shape"]), ImageFormat.from_json(form) if form else None)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from upstairs.settings import Settings
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source, Splits
-from upstairs.trainer import Training, draft, resolve, restore, train
+from upstairs.trainer import Training, draft, resolve, restore, train_run
 
 
 def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
@@ -47,7 +47,31 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     return _train(trainer, quiet=quiet)
 
 
-def resume_run(out: Path, given: dict[str, Any], *, quiet: bool) -> Run:
+def train(
+    learner: str, *, out: str | Path, data: str | Path | Splits = "glyphs", quiet: bool = False, **settings: Any
+) -> Run:
+    """Meta-train from Python: `upstairs.train("protonet", data="my_pictures/", out="runs/mine", minutes=10)`.
+
+    Args:
+        learner: its published name.
+        out: the run's directory; a run that it holds already is gone on with.
+        data: what `upstairs train --data` takes, or `Splits` of your own: `split_by_ratio(Source.from_arrays(x, y))`.
+        settings: any field of `Settings`, such as `minutes`, `steps`, `way`, `shot`, `seed`.
+
+    Raises:
+        UpstairsError: a setting, a path or data that cannot be used.
+    """
+    out = Path(out)
+    if unknown := set(settings) - {f.name for f in fields(Settings)}:
+        raise UpstairsError(f"there is no setting '{min(unknown)}': `upstairs train --help` names them all")
+    splits = data if isinstance(data, Splits) else None
+    given = {**settings, "learner": learner, "data": splits.train.name if splits else str(data)}
+    if (out / "last.safetensors").exists():
+        return resume_run(out, given, quiet=quiet, splits=splits)
+    return start_run(given, out, quiet=quiet, splits=splits)
+
+
+def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits | None = None) -> Run:
     """Go on from the last checkpoint. A new --steps or --minutes replaces the budget; nothing else may differ.
 
     Raises:
@@ -64,7 +88,7 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool) -> Run:
             )
     if budget:
         settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
-    trainer = Training(settings, open_splits(settings.to_json(), quiet=quiet), out)
+    trainer = Training(settings, splits or open_splits(settings.to_json(), quiet=quiet), out)
     restore(trainer)
     return _train(trainer, quiet=quiet)
 
@@ -72,7 +96,7 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool) -> Run:
 def _train(trainer: Training, *, quiet: bool) -> Run:
     try:
         with training(f"training {trainer.settings.learner}", quiet=quiet) as tell:
-            train(trainer, tell)
+            train_run(trainer, tell)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"step {trainer.progress.step} is saved; go on with: upstairs train --out {trainer.out} --resume"
@@ -150,7 +174,7 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
         raise UpstairsError(
             f"the runs were trained on different data ({', '.join(r.settings.data for r in runs)}): report each alone"
         )
-    source, _, _ = test_source(runs[0], None, None, quiet=quiet)
+    splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
     with counting("measuring", quiet=quiet) as progress:
-        report = measure(runs, source, tasks=tasks, seed=seed, command=command, progress=progress)
+        report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
     return write_report(report, out or paths[0] / "report.html")

@@ -1,8 +1,8 @@
 """Settings: everything that decides a training run, as one frozen value that travels in its checkpoint."""
 
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from upstairs.errors import UpstairsError
 
@@ -83,14 +83,10 @@ class Settings:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
+    def from_json(cls, values: dict[str, Any]) -> "Settings":
         """Settings that an older version wrote may lack newer fields: those take their defaults."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
-
-    def with_budget(self, steps: int | None, minutes: float | None) -> Self:
-        """The same run with another budget, where one is given."""
-        return self if steps is None and minutes is None else replace(self, steps=steps, minutes=minutes)
 
 
 def parse_range(text: str) -> tuple[int, int]:

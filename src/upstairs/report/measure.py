@@ -5,42 +5,53 @@ import platform
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
 
 from upstairs.core import Learner
 from upstairs.engine import evaluating
+from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, frozen_seeds, score_tasks
 from upstairs.learners import GradientLearner, baselines_for, nearest_centroid
+from upstairs.report.sentences import choose_words
 from upstairs.run import Run
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.sources import Source
+from upstairs.tasks.sources import Source, Splits
 from upstairs.tree import take
 
 STEPS = (0, 1, 2, 3, 5, 10)
 SHOTS = (1, 2, 3, 5, 10)
 SETTINGS = ((5, 1), (5, 5), (20, 1))
 
-Job = Callable[[], None]
+Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
 
 
 def measure(
     runs: list[Run],
-    source: Source,
+    splits: Splits,
     *,
     tasks: int = 600,
     seed: int = 0,
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """The report's dict for runs on the same data, every learner on the same frozen tasks.
+    """The report's dict for runs on the same data, every learner on the same frozen tasks of the test classes.
 
     Settings that the classes or the learner do not allow are left out.
+
+    Raises:
+        UpstairsError: there are too few test classes, or too few examples, for any task.
     """
     started = time.monotonic()
-    smallest = min(len(rows) for rows in source.rows)
+    source = splits.test
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if len(source) < 2 or smallest < 2:
+        raise UpstairsError(
+            f"{source.name} has {len(source)} test classes: a report needs 2 or more, of 2 examples or more"
+        )
     queries = max(1, min(5, smallest - 1))
     seeds = frozen_seeds(seed, tasks)
     report: dict[str, Any] = {
@@ -51,6 +62,7 @@ def measure(
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "data": runs[0].settings.data,
         "split": "test",
+        "trained_on": name_training(splits.train, runs[0].settings.data),
         "results": [],
         "runs": [describe(run) for run in runs],
         "depth_steps": [],
@@ -58,44 +70,22 @@ def measure(
         "breadth": [],
     }
 
-    def able(learner: Learner, classes: int, way: int, shot: int) -> bool:
-        return way <= min(classes, learner.max_way or way) and shot + queries <= smallest
-
-    def score(learner: Learner, part: Source, way: int, shot: int) -> dict[str, float]:
-        mean, ci95 = interval(score_tasks(learner, Episodes(part, way=way, shot=shot, query=queries), seeds))
-        return {"accuracy": mean, "ci95": ci95}
-
-    jobs: list[Job] = []
     way = min([5, len(source), *(run.learner.max_way or 5 for run in runs)])
+    jobs: list[tuple[list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # where to, and what
     for run in runs:
         for w, s in dict.fromkeys([*SETTINGS, (way, 1)]):
-            if able(run.learner, len(source), w, s):
-                jobs.append(
-                    lambda run=run, w=w, s=s: report["results"].append(result(run, source, w, s, queries, tasks, seed))
-                )
-    contestants = [(run.settings.learner, run.learner) for run in runs] + [
-        ("nearest_centroid", nearest_centroid(way=way))
-    ]
-
-    def curve(
-        key: str, name: str, extra: dict[str, Any], points: list[tuple[dict[str, Any], Learner, Source, int]]
-    ) -> None:
-        row: dict[str, Any] = {"learner": name, "way": way, **extra, "points": []}
-        report[key].append(row)
-        for label, learner, part, shot in points:
-            jobs.append(lambda a=label, b=learner, c=part, d=shot: row["points"].append({**a, **score(b, c, way, d)}))
-
-    for name, learner in contestants:
-        if isinstance(learner, GradientLearner):
-            curve("depth_steps", name, {"shot": 1}, [({"steps": k}, with_steps(learner, k), source, 1) for k in STEPS])
-        shots = [s for s in SHOTS if able(learner, len(source), way, s)]
-        curve("depth_shots", name, {}, [({"shot": s}, learner, source, s) for s in shots])
-        groups = {g: part for g, part in source.by_group().items() if able(learner, len(part), way, 1)}
-        if len(groups) > 1:
-            points = [({"group": g, "tasks": tasks}, learner, part, 1) for g, part in groups.items()]
-            curve("breadth", name, {"shot": 1}, points)
-    for done, job in enumerate(jobs):
-        job()
+            if able(run.learner, source, w, s + queries):
+                jobs.append((report["results"], partial(result, run, source, w, s, queries, tasks, seed)))
+    contestants = [(run.settings.learner, run.learner) for run in runs]
+    for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(way=way))]:
+        for key, points in curves(learner, source, way, queries).items():
+            row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
+            report[key].append(row)
+            for label, contestant, part, shot in points:
+                episodes = Episodes(part, way=way, shot=shot, query=queries)
+                jobs.append((row["points"], partial(score, label, contestant, episodes, seeds)))
+    for done, (destination, job) in enumerate(jobs):
+        destination.append(job())
         if progress:
             progress(done + 1, len(jobs))
     best = max(
@@ -105,6 +95,37 @@ def measure(
     report["episode"] = episode(best, source, way, queries, seed)
     report["seconds"] = time.monotonic() - started
     return report
+
+
+def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
+    """Can the learner tell so many classes apart, and has the source them, with so many examples each?"""
+    smallest = min(len(rows) for rows in source.rows)
+    return way <= min(len(source), learner.max_way or way) and examples <= smallest
+
+
+def curves(learner: Learner, source: Source, way: int, query: int) -> dict[str, list[Point]]:
+    """The points of a learner's figures: depth in steps (gradient learners) and in shots, and breadth over groups."""
+    found: dict[str, list[Point]] = {}
+    if isinstance(learner, GradientLearner):
+        found["depth_steps"] = [({"steps": k}, with_steps(learner, k), source, 1) for k in STEPS]
+    shots = [shot for shot in SHOTS if able(learner, source, way, shot + query)]
+    found["depth_shots"] = [({"shot": shot}, learner, source, shot) for shot in shots]
+    groups = {group: part for group, part in source.by_group().items() if able(learner, part, way, 1 + query)}
+    if len(groups) > 1:
+        found["breadth"] = [({"group": group}, learner, part, 1) for group, part in groups.items()]
+    return found
+
+
+def score(label: dict[str, Any], learner: Learner, episodes: Episodes, seeds: list[int]) -> dict[str, Any]:
+    """One point of a figure."""
+    mean, ci95 = interval(score_tasks(learner, episodes, seeds))
+    return {**label, "accuracy": mean, "ci95": ci95, "tasks": len(seeds)}
+
+
+def name_training(source: Source, data: str) -> str:
+    """What was trained on, in words: its groups where it has them, else its classes."""
+    groups = len(set(source.groups))
+    return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
 
 
 def result(run: Run, source: Source, way: int, shot: int, query: int, tasks: int, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -69,7 +69,7 @@ class ImageFormat:
         return {"kind": "image", **asdict(self)}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Self:
+    def from_json(cls, value: dict[str, Any]) -> "ImageFormat":
         """The inverse of `to_json`."""
         if value.get("kind") != "image" or not {"size", "channels", "ink"} <= value.keys():
             raise UpstairsError(f"{value} is no image format: it needs kind 'image', size, channels and ink")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Source:
     @classmethod
     def from_arrays(
         cls, x: np.ndarray | Tensor, y: Sequence[Any] | np.ndarray | Tensor, *, name: str = "arrays"
-    ) -> Self:
+    ) -> "Source":
         """Examples in memory.
 
         Args:
@@ -97,7 +97,7 @@ class Source:
     def feature_shape(self) -> tuple[int, ...]:
         return tuple(self.inputs.shape[1:])
 
-    def subset(self, classes: Iterable[int], *, name: str | None = None) -> Self:
+    def subset(self, classes: Iterable[int], *, name: str | None = None) -> "Source":
         """The same examples, only these classes (by place)."""
         keep = list(classes)
         pick = lambda values: tuple(values[i] for i in keep) if values else ()  # noqa: E731
@@ -106,7 +106,7 @@ class Source:
             groups=pick(self.groups), turns=pick(self.turns),
         )  # fmt: skip
 
-    def by_group(self) -> dict[str, Self]:
+    def by_group(self) -> "dict[str, Source]":
         """One source for each group of classes."""
         return {
             group: self.subset(i for i, g in enumerate(self._group) if g == group) for group in sorted(set(self._group))
