@@ -104,6 +104,9 @@ def evaluate(
     query: Query = None,
     tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600,
     seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0,
+    inner_steps: Annotated[
+        int | None, arg(help="Gradient learners: steps of the inner loop.", help_behavior_hint="(default: as trained)")
+    ] = None,
     baselines: Annotated[
         bool, arg(help="Score nearest centroid and training from scratch on the same tasks too.")
     ] = True,
@@ -122,6 +125,7 @@ def evaluate(
         query=query,
         tasks=tasks,
         seed=seed,
+        inner_steps=inner_steps,
         baselines=baselines,
         quiet=quiet or json,
     )
@@ -161,20 +165,9 @@ def predict(
     json: Json = False,
 ) -> None:
     """Name pictures with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
-    from upstairs.run import load_adapted
+    from upstairs.session import predict_file
 
-    if not inputs:
-        raise UpstairsError("no pictures were given: write `upstairs predict MODEL PICTURE...`")
-    adapted = load_adapted(model)
-    rows = [
-        {
-            "input": str(path),
-            "label": adapted.labels[int(p.argmax())],
-            "probability": float(p.max()),
-            "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
-        }
-        for path, p in zip(inputs, adapted.predict_proba(inputs), strict=True)
-    ]
+    rows = predict_file(model, inputs)
     if json:
         print_json(rows)
     else:

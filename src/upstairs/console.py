@@ -62,6 +62,11 @@ def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
             yield lambda status: bars.update(task, completed=status.done, now=describe(status))
 
 
+def tell_user(text: str) -> None:
+    """A line beside the result, so on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def describe(status: Status) -> str:
     """The accuracies of this moment in a few words."""
     text = f"loss {status.loss:.3f}, training tasks {100 * status.accuracy:.1f}%"
@@ -79,24 +84,27 @@ def _bars(column: Any) -> Bars:
 
 def print_results(results: list[dict[str, Any]]) -> None:
     """The table of learners and baselines, one row for each result."""
+    seen = any(s.get("transductive") for r in results for s in (r, *r["baselines"].values()))
+    caption = "† transductive: it sees all queries of a task at once" if seen else None
     names = list(dict.fromkeys(name for r in results for name in r["baselines"]))
     table = Table(
-        title=f"{results[0]['data']}, {results[0]['split']} classes, {results[0]['tasks']} tasks, 95% intervals"
+        title=f"{results[0]['data']}, {results[0]['split']} classes, {results[0]['tasks']} tasks, 95% intervals",
+        caption=caption,
     )
     for column in ("learner", "task", "accuracy", *(n.replace("_", " ") for n in names), "note"):
         table.add_column(column, justify="left" if column in ("learner", "task", "note") else "right")
     for r in results:
         cells = [percent(r["baselines"].get(name)) for name in names]
-        note = "transductive" if r["transductive"] else ""
-        if "inductive" in r:
-            note += f" (each query alone: {percent(r['inductive'])})"
+        note = f"each query alone: {percent(r['inductive'])}" if "inductive" in r else ""
         beaten = [n for n, b in r["baselines"].items() if b["accuracy"] >= r["accuracy"]]
         if beaten:
-            note += f" does NOT beat {', '.join(beaten)}"
-        table.add_row(r["learner"], f"{r['way']}-way {r['shot']}-shot", percent(r), *cells, note.strip())
+            note += f"; does NOT beat {', '.join(beaten)}"
+        table.add_row(r["learner"], f"{r['way']}-way {r['shot']}-shot", percent(r), *cells, note.strip("; "))
     console = Console()
     console.print(table) if console.is_terminal else Console(width=140).print(table)
 
 
 def percent(score: dict[str, float] | None) -> str:
-    return "" if score is None else f"{100 * score['accuracy']:.1f}% ± {100 * score['ci95']:.1f}"
+    if score is None:
+        return ""
+    return f"{100 * score['accuracy']:.1f}% ± {100 * score['ci95']:.1f}{'†' if score.get('transductive') else ''}"

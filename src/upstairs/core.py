@@ -2,7 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar, final
 
 import torch
@@ -145,3 +146,16 @@ def refuse_unsafe_modules(learner: nn.Module) -> None:
                 "adapts, and torch differentiates it wrongly twice under vmap. "
                 "Write net = upstairs.nets.convert_batch_norm(net) before making the learner"
             )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no graph; every submodule gets its own mode back afterwards."""
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode

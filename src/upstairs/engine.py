@@ -1,7 +1,6 @@
 """The meta-step: the meta-gradient of a batch of tasks, a few tasks at a time, refusing what is not finite."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -82,16 +81,3 @@ def _first_bad_gradient(learner: Learner, tasks: Task) -> int:
         if not _gradients_finite(learner):
             return index
     return 0
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no graph; every submodule gets its own mode back afterwards."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.checkpoint import load_tensors, save_tensors
-from upstairs.core import Examples, Learner
-from upstairs.engine import evaluating
+from upstairs.core import Examples, Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners import seeded_learner
 from upstairs.settings import Settings

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from upstairs.checkpoint import load_tensors, write_atomically
-from upstairs.console import counting, training
+from upstairs.console import counting, tell_user, training
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate
-from upstairs.learners import baselines_for
+from upstairs.learners import GradientLearner, baselines_for, with_steps
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
-from upstairs.run import Run, load
+from upstairs.run import Run, load, load_adapted
 from upstairs.settings import Settings
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
@@ -32,6 +32,11 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
         )
 
 
+def absolute(data: str | Path) -> str:
+    """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
+    return str(data) if data == "glyphs" or not Path(data).exists() else str(Path(data).absolute())
+
+
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
     """Train from the beginning.
 
@@ -40,6 +45,7 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
+    given = {**given, "data": absolute(given.get("data", "glyphs"))}
     draft(given)
     splits = splits or open_splits(given, quiet=quiet)
     trainer = Training(resolve(given, splits.train), splits, out)
@@ -79,6 +85,8 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
     """
     _, meta = load_tensors(out / "last.safetensors", kind="run")
     settings = Settings.from_json(meta["settings"])
+    if "data" in given:
+        given["data"] = absolute(given["data"])
     budget = {name: given.pop(name) for name in ("steps", "minutes") if name in given}
     for name, value in given.items():
         if getattr(settings, name) != value:
@@ -101,12 +109,16 @@ def _train(trainer: Training, *, quiet: bool) -> Run:
         raise KeyboardInterrupt(
             f"step {trainer.progress.step} is saved; go on with: upstairs train --out {trainer.out} --resume"
         ) from None
-    return load(trainer.out)
+    run = load(trainer.out)
+    if not quiet:
+        best = f"best on validation tasks {100 * trainer.progress.best:.1f}%" if trainer.validation else "no validation"
+        tell_user(f"{trainer.out}: {trainer.progress.step} steps, {best}; next: upstairs evaluate {trainer.out}")
+    return run
 
 
 def test_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """The classes to evaluate on, with the data's name and the split's."""
-    own = data is None or str(data) == run.settings.data
+    own = data is None or absolute(data) == run.settings.data
     split = split or ("test" if own else "all")
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
@@ -132,6 +144,7 @@ def evaluate_run(
     query: int | None = None,
     tasks: int = 600,
     seed: int = 0,
+    inner_steps: int | None = None,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -145,10 +158,17 @@ def evaluate_run(
         query = max(1, min(15, smallest - shot))
     episodes = Episodes(source, way=way, shot=shot, query=query)
     run.learner.for_way(way)
+    learner = run.learner
+    if inner_steps is not None:
+        if not isinstance(learner, GradientLearner) or inner_steps < 0:
+            raise UpstairsError(
+                f"--inner-steps is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
+            )
+        learner = with_steps(learner, inner_steps)
     opponents = baselines_for(run.settings, source.feature_shape, way) if baselines else {}
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
-        scores = evaluate(run.learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
+        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
     return {
         "learner": run.settings.learner,
         "data": name,
@@ -157,8 +177,29 @@ def evaluate_run(
         "seconds": time.monotonic() - started,
         "steps": run.meta["progress"]["step"],
         "norm": run.settings.norm,
+        **({"inner_steps": learner.steps} if isinstance(learner, GradientLearner) else {}),
         "versions": run.meta["versions"],
     }
+
+
+def predict_file(model: Path, inputs: list[Path]) -> list[dict[str, Any]]:
+    """For each input its label and the probabilities, by an adapted model's file.
+
+    Raises:
+        UpstairsError: no inputs, or a file that cannot be read.
+    """
+    if not inputs:
+        raise UpstairsError("no pictures were given: write `upstairs predict MODEL PICTURE...`")
+    adapted = load_adapted(model)
+    return [
+        {
+            "input": str(path),
+            "label": adapted.labels[int(p.argmax())],
+            "probability": float(p.max()),
+            "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
+        }
+        for path, p in zip(inputs, adapted.predict_proba(inputs), strict=True)
+    ]
 
 
 def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, quiet: bool, command: str) -> Path:

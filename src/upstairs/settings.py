@@ -37,7 +37,10 @@ class Settings:
     norm: Norm = field(
         default="population", metadata={"help": "Normalisation: batch (transductive), population, group or none."}
     )
-    scale: float = field(default=0.1, metadata={"help": "Metric learners: of the squared distance."})
+    scale: float = field(
+        default=0.8,
+        metadata={"help": "Metric learners: of the squared distance, over the square root of its dimension."},
+    )
     inner_steps: int = field(default=1, metadata={"help": "Gradient learners: steps of the inner loop."})
     inner_rate: float = field(default=0.4, metadata={"help": "Gradient learners: learning rate of the inner loop."})
     rate: float = field(

@@ -11,8 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from upstairs.core import Examples, Learner, Task
-from upstairs.engine import evaluating
+from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.tree import take
 
 Law = Callable[[Learner, Task], None]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from upstairs.core import Learner
+from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scratch
+from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scratch, with_steps
 from upstairs.learners.metric import ProtoNet, nearest_centroid
 from upstairs.learners.rules import SGD, UpdateRule
 from upstairs.nets import conv4, mlp
@@ -44,7 +44,10 @@ def _gradient(make: Callable[..., GradientLearner]) -> Callable[[Settings, Shape
 
 
 def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
-    return ProtoNet(make_net(settings, shape, None), way=way, scale=settings.scale)
+    encoder = make_net(settings, shape, None)
+    with evaluating(encoder):
+        dimension = encoder(torch.zeros(1, *shape)).shape[-1]
+    return ProtoNet(encoder, way=way, scale=settings.scale / dimension**0.5)
 
 
 _INNER_LOOP = {
@@ -127,4 +130,5 @@ __all__ = [
     "nearest_centroid",
     "scratch",
     "seeded_learner",
+    "with_steps",
 ]

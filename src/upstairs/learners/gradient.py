@@ -6,6 +6,7 @@ The exact meta-gradient differentiates through every step (second order); the fi
 for a constant.
 """
 
+import copy
 from collections.abc import Callable
 
 from jaxtyping import Float
@@ -89,6 +90,13 @@ def fomaml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> Gr
 def anil(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5, head: str = "head") -> GradientLearner:
     """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020)."""
     return GradientLearner(net, SGD(rate), way=way, steps=steps, fast=lambda name: name.startswith(head))
+
+
+def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
+    """The same meta-parameters with another number of inner steps."""
+    other = copy.copy(learner)
+    other.steps = steps
+    return other
 
 
 def scratch(net: nn.Module, *, way: int, rate: float = 0.05, steps: int = 20) -> GradientLearner:

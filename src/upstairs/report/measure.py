@@ -1,6 +1,5 @@
 """What a report shows, measured: results, an episode, depth (steps, shots) and breadth (groups of classes)."""
 
-import copy
 import platform
 import time
 from collections.abc import Callable
@@ -10,11 +9,10 @@ from typing import Any
 
 import torch
 
-from upstairs.core import Learner
-from upstairs.engine import evaluating
+from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, frozen_seeds, score_tasks
-from upstairs.learners import GradientLearner, baselines_for, nearest_centroid
+from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, with_steps
 from upstairs.report.sentences import choose_words
 from upstairs.run import Run
 from upstairs.statistics import interval
@@ -149,13 +147,6 @@ def describe(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in run.learner.parameters()),
         "settings": run.settings.to_json(),
     }
-
-
-def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
-    """The same meta-parameters with another number of inner steps."""
-    other = copy.copy(learner)
-    other.steps = steps
-    return other
 
 
 def episode(run: Run, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:

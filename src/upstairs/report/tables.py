@@ -57,9 +57,11 @@ def make_comparison(results: Sequence[Result]) -> Comparison:
         cells = [Cell(write_score(own[s].score), own[s] is best[s]) if s in own else Cell("–", False) for s in settings]
         rows.append(Row(learner, False, any(result.transductive for result in own.values()), cells))
     for name in dict.fromkeys(name for result in results for name in result.baselines):
+        beside_all = [(result.record.get("baselines") or {}).get(name) or {} for result in results]
+        transductive = any(score.get("transductive") for score in beside_all)
         for beside, scores in merge_baselines(name, results):
             text = write_name(name) + (f" (beside {beside})" if beside else "")
-            rows.append(Row(text, True, False, [Cell(write_score(scores.get(s)), False) for s in settings]))
+            rows.append(Row(text, True, transductive, [Cell(write_score(scores.get(s)), False) for s in settings]))
     return Comparison(columns, rows)
 
 
