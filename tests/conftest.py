@@ -7,7 +7,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("upstairs", "beartype.beartype")  # shapes and types are checked at run time, in tests only
+install_import_hook("upstairs", "typecheck_for_tests.check")  # shapes and types are checked at run time, in tests only
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The panels of the page: a figure, the sentence under it, and the table of its numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -52,7 +53,7 @@ def draw_curves(runs: Sequence[Record], order: Mapping[str, int]) -> list[Panel]
         if unit == "seconds":
             longest = max(x for one in series for x in one.scores)
             word, size = ("hours", 3600) if longest > 3 * 3600 else ("minutes", 60) if longest > 180 else (unit, 1)
-            drawn = [one._replace(scores={x / size: score for x, score in one.scores.items()}) for one in series]
+            drawn = [replace(one, scores={x / size: score for x, score in one.scores.items()}) for one in series]
             axis = f"{word} of meta-training"
         alt = f"Line chart: validation accuracy against {axis}, with 95% intervals."
         svg = draw_lines(
@@ -116,7 +117,7 @@ def arrange(series: Sequence[Series[Place]], order: Mapping[str, int]) -> list[S
         if one.scores:
             name = one.name if one.learner in order else write_name(one.name)
             same = sum(other.learner == one.learner for other in full)
-            full.append(one._replace(name=f"{name} ({same + 1})" if same else name))
+            full.append(replace(one, name=f"{name} ({same + 1})" if same else name))
 
     def rank(one: Series[Place]) -> tuple[bool, bool, float]:
         mean = sum(score.accuracy for score in one.scores.values()) / len(one.scores)

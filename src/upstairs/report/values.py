@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from upstairs.errors import UpstairsError
@@ -52,7 +53,8 @@ class Result(NamedTuple):
         return f"{self.learner}, one query at a time" if self.alone else self.learner
 
 
-class Series(NamedTuple, Generic[Place]):
+@dataclass(frozen=True)
+class Series(Generic[Place]):
     """A learner's scores at several places. `learner` fixes its looks; `name` is what it is called."""
 
     learner: str

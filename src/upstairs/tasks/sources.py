@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from upstairs.errors import UpstairsError
 
 
+@runtime_checkable
 class Augment(Protocol):
     """A random change of inputs, in two parts so that a task stays a pure function of its seed."""
 
@@ -22,6 +23,7 @@ class Augment(Protocol):
     def apply(self, x: Float[Tensor, "n *feature"], drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n *feature"]: ...
 
 
+@runtime_checkable
 class InputFormat(Protocol):
     """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`."""
 

@@ -54,8 +54,8 @@ class Warp:
         """The random numbers for `count` pictures: [count, 5 + 2 grid**2], uniform from -1 to 1."""
         return torch.rand(count, AFFINE + 2 * self.grid**2, generator=generator) * 2 - 1
 
-    def apply(self, x: Float[Tensor, "n c s s"], drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
-        """The pictures `x` changed as `drawn` says.
+    def apply(self, x: Tensor, drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
+        """The pictures `x`, [n, c, s, s], changed as `drawn` says.
 
         Raises:
             UpstairsError: `x` is no batch of square pictures.
