@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,7 +104,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
     console.print(table) if console.is_terminal else Console(width=140).print(table)
 
 
-def percent(score: dict[str, float] | None) -> str:
+def percent(score: Mapping[str, Any] | None) -> str:
     if score is None:
         return ""
     return f"{100 * score['accuracy']:.1f}% ± {100 * score['ci95']:.1f}{'†' if score.get('transductive') else ''}"
