@@ -1,6 +1,6 @@
 # `make demo` and `make test` work on a fresh machine with Python 3.11 or newer and pip: each makes .venv first.
 PYTHON ?= python3
-MINUTES ?= 3.7
+MINUTES ?= 2.5
 BIN := .venv/bin
 
 .PHONY: setup demo test lint clean

@@ -42,7 +42,7 @@ Json = Annotated[bool, arg(help="Print the result as json.")]
 def demo(
     *,
     out: Annotated[Path, arg(help="Where the runs, results.json and report.html go.")] = Path("runs/demo"),
-    minutes: Annotated[float, arg(help="Minutes of training, all learners together.")] = 3.9,
+    minutes: Annotated[float, arg(help="Minutes of training, all learners together.")] = 2.5,
     tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
     seed: Annotated[int, arg(help="Of everything that is drawn.")] = 0,
     quiet: Quiet = False,

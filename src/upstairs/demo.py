@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from upstairs.checkpoint import write_atomically
 from upstairs.console import counting, print_results
@@ -11,7 +12,12 @@ from upstairs.report.page import write_report
 from upstairs.run import Run, load
 from upstairs.session import open_splits, resume_run, start_run
 
-SHARES = {"protonet": 0.75, "maml": 0.25}  # of the minutes of training
+# The share of the minutes of training, and what differs from the learner's defaults: thin networks, for the time.
+LEARNERS: dict[str, tuple[float, dict[str, Any]]] = {
+    "protonet": (0.76, {"width": 48}),
+    "maml": (0.24, {"width": 16, "rate": 4e-3}),
+}
+SETTINGS = ((5, 1), (20, 1))
 
 
 def run_demo(out: Path, *, minutes: float, tasks: int, seed: int, quiet: bool, command: str) -> Path:
@@ -26,22 +32,17 @@ def run_demo(out: Path, *, minutes: float, tasks: int, seed: int, quiet: bool, c
         raise UpstairsError(f"--minutes is {minutes}: it must be above 0")
     splits = open_splits({"data": "glyphs"}, quiet=quiet)
     runs: list[Run] = []
-    for learner, share in SHARES.items():
+    for learner, (share, settings) in LEARNERS.items():
         folder = out / learner
-        given = {
-            "learner": learner,
-            "minutes": round(share * minutes, 3),
-            "seed": seed,
-            "validations": 5,
-            "validation_tasks": 60,
-        }
+        budget = {"minutes": round(share * minutes, 3), "validations": 5, "validation_tasks": 60}
+        given = {"learner": learner, "seed": seed, **budget, **settings}
         if not (folder / "last.safetensors").exists():
             start_run(given, folder, quiet=quiet, splits=splits)
         else:
             resume_run(folder, given, quiet=quiet)
         runs.append(load(folder))
     with counting("measuring on unseen scripts", quiet=quiet) as progress:
-        report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
+        report = measure(runs, splits, settings=SETTINGS, tasks=tasks, seed=seed, command=command, progress=progress)
     report["title"] = "A network that learned to learn"
     write_atomically(out / "results.json", json.dumps(report["results"], indent=1).encode())
     page = write_report(report, out / "report.html")

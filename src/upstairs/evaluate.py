@@ -36,7 +36,7 @@ def score_tasks(
 
     Args:
         alone: predict each query without the others, which a transductive learner otherwise sees.
-        chunk: tasks in memory at a time; None is up to 8, fewer where they are large.
+        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
     """
     seeds = list(seeds)
     learner = learner.for_way(episodes.way[1])
@@ -52,9 +52,9 @@ def score_tasks(
 
 
 def chunk_size(episodes: Episodes) -> int:
-    """As many tasks as hold 250,000 values (320 images of 28x28) in all: more takes memory and wins no time."""
+    """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
     values = episodes.way[1] * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
-    return min(8, max(1, 250_000 // values))
+    return min(32, max(1, 500_000 // values))
 
 
 def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Float[Tensor, " task"]:

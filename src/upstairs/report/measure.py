@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,9 +20,10 @@ from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tree import take
 
-STEPS = (0, 1, 2, 3, 5, 10)
-SHOTS = (1, 2, 3, 5, 10)
-SETTINGS = ((5, 1), (5, 5), (20, 1))
+STEPS = (0, 1, 2, 3, 5)
+SHOTS = (1, 2, 5, 10)
+SETTINGS = ((5, 1), (5, 5), (20, 1))  # way and shot
+QUERY, FIGURE_QUERY = 5, 2  # in the table and in figures, where more tasks tell more than more queries of one
 
 Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
 
@@ -31,6 +32,7 @@ def measure(
     runs: list[Run],
     splits: Splits,
     *,
+    settings: Sequence[tuple[int, int]] = SETTINGS,
     tasks: int = 600,
     seed: int = 0,
     command: str = "",
@@ -50,7 +52,8 @@ def measure(
         raise UpstairsError(
             f"{source.name} has {len(source)} test classes: a report needs 2 or more, of 2 examples or more"
         )
-    queries = max(1, min(5, smallest - 1))
+    query, figure_query = (max(1, min(most, smallest - 1)) for most in (QUERY, FIGURE_QUERY))
+    baselines: dict[Any, dict[str, Any]] = {}  # measured once for runs that share them
     seeds = frozen_seeds(seed, tasks)
     report: dict[str, Any] = {
         "title": f"Learning to learn: {runs[0].settings.data}",
@@ -71,16 +74,17 @@ def measure(
     way = min([5, len(source), *(run.learner.max_way or 5 for run in runs)])
     jobs: list[tuple[list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # where to, and what
     for run in runs:
-        for w, s in dict.fromkeys([*SETTINGS, (way, 1)]):
-            if able(run.learner, source, w, s + queries):
-                jobs.append((report["results"], partial(result, run, source, w, s, queries, tasks, seed)))
+        for w, s in dict.fromkeys([*settings, (way, 1)]):
+            if able(run.learner, source, w, s + query):
+                episodes = Episodes(source, way=w, shot=s, query=query)
+                jobs.append((report["results"], partial(result, run, episodes, tasks, seed, baselines)))
     contestants = [(run.settings.learner, run.learner) for run in runs]
     for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(way=way))]:
-        for key, points in curves(learner, source, way, queries).items():
+        for key, points in curves(learner, source, way, figure_query).items():
             row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
             report[key].append(row)
             for label, contestant, part, shot in points:
-                episodes = Episodes(part, way=way, shot=shot, query=queries)
+                episodes = Episodes(part, way=way, shot=shot, query=figure_query)
                 jobs.append((row["points"], partial(score, label, contestant, episodes, seeds)))
     for done, (destination, job) in enumerate(jobs):
         destination.append(job())
@@ -90,7 +94,7 @@ def measure(
         runs,
         key=lambda run: next((r["accuracy"] for r in report["results"] if r["learner"] == run.settings.learner), 0.0),
     )
-    report["episode"] = episode(best, source, way, queries, seed)
+    report["episode"] = episode(best, source, way, query, seed)
     report["seconds"] = time.monotonic() - started
     return report
 
@@ -126,12 +130,18 @@ def name_training(source: Source, data: str) -> str:
     return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
 
 
-def result(run: Run, source: Source, way: int, shot: int, query: int, tasks: int, seed: int) -> dict[str, Any]:
-    """One row of the table of results: the learner and its baselines on the same tasks."""
+def result(run: Run, episodes: Episodes, tasks: int, seed: int, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table of results: the learner and its baselines on the same tasks.
+
+    Args:
+        known: baselines that were measured for another run already; new ones are added.
+    """
     started = time.monotonic()
-    episodes = Episodes(source, way=way, shot=shot, query=query)
-    opponents = baselines_for(run.settings, source.feature_shape, way)
+    way, shot = episodes.way[1], episodes.shot[1]
+    key = (run.settings.net, way, shot)
+    opponents = {} if key in known else baselines_for(run.settings, episodes.source.feature_shape, way)
     scores = evaluate(run.learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+    scores["baselines"] = known.setdefault(key, scores["baselines"])
     head = {"learner": run.settings.learner, "data": run.settings.data, "split": "test"}
     return {**head, **scores, "seconds": time.monotonic() - started}
 
