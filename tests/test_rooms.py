@@ -10,6 +10,7 @@ HOME = Path(upstairs.__file__).parent
 ROOMS = [
     ["errors"],
     ["settings", "process"],
+    ["options"],
     ["tree"],
     ["core"],
     ["tasks"],

@@ -3,39 +3,17 @@
 import json
 import os
 import sys
-from dataclasses import fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from upstairs.errors import UpstairsError
+from upstairs.options import Json, Options, Query, Quiet, Shot, Way
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
-from upstairs.settings import Settings
 
 app = tyro.extras.SubcommandApp()
-OWN = "(default: the learner's own)"
-
-if TYPE_CHECKING:
-
-    class Options: ...
-else:  # every setting as an option that may be left out: what is left out is the learner's own default
-    Options = make_dataclass(
-        "Options",
-        [
-            (f.name, Annotated[f.type | None, arg(help=f.metadata["help"], help_behavior_hint=OWN)], None)
-            for f in fields(Settings)
-            if f.name != "learner"
-        ],
-    )
-Way = Annotated[int | None, arg(help="Classes in a task.", help_behavior_hint="(default: 5, or what the learner can)")]
-Shot = Annotated[int, arg(help="Support examples of each class.")]
-Query = Annotated[
-    int | None, arg(help="Query examples of each class.", help_behavior_hint="(default: 15, or what the classes have)")
-]
-Quiet = Annotated[bool, arg(help="Say nothing while working.")]
-Json = Annotated[bool, arg(help="Print the result as json.")]
 
 
 @app.command(name="demo")
@@ -58,7 +36,9 @@ def demo(
 
 @app.command(name="train")
 def train(
-    learner: Positional[str | None] = None,
+    learner: Annotated[
+        Positional[str | None], arg(metavar="NAME", help="A learner or a recipe: `upstairs list` names them.")
+    ] = None,
     /,
     *,
     out: Annotated[Path, arg(help="The run's directory: checkpoints, settings, learning curve.")],
@@ -66,17 +46,16 @@ def train(
         bool, arg(help="Go on with the run that --out holds, to the same bits as if never stopped.")
     ] = False,
     quiet: Quiet = False,
-    options: OmitArgPrefixes[Options] = Options(),  # noqa: B008
+    settings: OmitArgPrefixes[Options] = Options(),  # noqa: B008
 ) -> None:
     """Meta-train a learner: upstairs train protonet --data my_pictures/ --minutes 10 --out runs/mine
 
     The budget is --steps or --minutes (10 minutes where neither is given). A stopped run goes on with --resume.
     """
+    from upstairs.recipes import name_settings
     from upstairs.session import resume_run, start_run
 
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    if learner is not None:
-        given["learner"] = learner
+    given = name_settings(learner, {name: value for name, value in vars(settings).items() if value is not None})
     if resume and (out / "last.safetensors").is_file():
         resume_run(out, given, quiet=quiet)
         return
@@ -89,15 +68,24 @@ def train(
 
 @app.command(name="evaluate")
 def evaluate(
-    run: Positional[Path],
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
     data: Annotated[
-        str | None, arg(help="Other data than the run's own.", help_behavior_hint="(default: the run's test classes)")
+        str | None,
+        arg(
+            metavar="PATH",
+            help="Other data than the run's own.",
+            help_behavior_hint="(default: the run's test classes)",
+        ),
     ] = None,
     split: Annotated[
         str | None,
-        arg(help="train, val, test, or all classes.", help_behavior_hint="(default: test; all of a foreign folder)"),
+        arg(
+            metavar="NAME",
+            help="train, val, test, or all classes.",
+            help_behavior_hint="(default: test; all of a foreign folder)",
+        ),
     ] = None,
     way: Way = None,
     shot: Shot = 1,
@@ -105,7 +93,12 @@ def evaluate(
     tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600,
     seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0,
     inner_steps: Annotated[
-        int | None, arg(help="Gradient learners: steps of the inner loop.", help_behavior_hint="(default: as trained)")
+        int | None,
+        arg(
+            metavar="INT",
+            help="Gradient learners: steps of the inner loop.",
+            help_behavior_hint="(default: as trained)",
+        ),
     ] = None,
     baselines: Annotated[
         bool, arg(help="Score nearest centroid and training from scratch on the same tasks too.")
@@ -139,7 +132,7 @@ def evaluate(
 
 @app.command(name="adapt")
 def adapt(
-    run: Positional[Path],
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
     support: Annotated[Path, arg(help="A folder with a folder of pictures for each class.")],
@@ -158,8 +151,8 @@ def adapt(
 
 @app.command(name="predict")
 def predict(
-    model: Positional[Path],
-    inputs: Positional[list[Path]],
+    model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
+    inputs: Annotated[Positional[list[Path]], arg(metavar="PICTURE...", help="Pictures to name.")],
     /,
     *,
     json: Json = False,
@@ -177,11 +170,12 @@ def predict(
 
 @app.command(name="report")
 def report(
-    runs: Positional[list[Path]],
+    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
     /,
     *,
     out: Annotated[
-        Path | None, arg(help="The page to write.", help_behavior_hint="(default: report.html in the first run)")
+        Path | None,
+        arg(metavar="PATH", help="The page to write.", help_behavior_hint="(default: report.html in the first run)"),
     ] = None,
     tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
     seed: Annotated[int, arg(help="Which frozen list of tasks.")] = 0,

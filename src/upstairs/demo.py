@@ -2,21 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from upstairs.checkpoint import write_atomically
 from upstairs.console import counting, print_results
 from upstairs.errors import UpstairsError
+from upstairs.recipes import RECIPES
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
 from upstairs.run import Run, load
 from upstairs.session import open_splits, resume_run, start_run
 
-# The share of the minutes of training, and what differs from the learner's defaults: thin networks, for the time.
-LEARNERS: dict[str, tuple[float, dict[str, Any]]] = {
-    "protonet": (0.76, {"width": 48}),
-    "maml": (0.24, {"width": 16, "rate": 4e-3}),
-}
+NAMES = ("demo_protonet", "demo_maml")
 SETTINGS = ((5, 1), (20, 1))
 
 
@@ -32,10 +28,11 @@ def run_demo(out: Path, *, minutes: float, tasks: int, seed: int, quiet: bool, c
         raise UpstairsError(f"--minutes is {minutes}: it must be above 0")
     splits = open_splits({"data": "glyphs"}, quiet=quiet)
     runs: list[Run] = []
-    for learner, (share, settings) in LEARNERS.items():
-        folder = out / learner
-        budget = {"minutes": round(share * minutes, 3), "validations": 5, "validation_tasks": 60}
-        given = {"learner": learner, "seed": seed, **budget, **settings}
+    whole = sum(RECIPES[name].settings["minutes"] for name in NAMES)
+    for settings in (RECIPES[name].settings for name in NAMES):
+        folder = out / settings["learner"]
+        budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
+        given = {**settings, **budget, "seed": seed}
         if not (folder / "last.safetensors").exists():
             start_run(given, folder, quiet=quiet, splits=splits)
         else:

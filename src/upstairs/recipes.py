@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings worth a name; `upstairs train` takes each of them as an option."""
+    """Settings worth a name: `upstairs train NAME` takes them, and options beside it change some."""
 
     summary: str
     settings: dict[str, Any]
@@ -23,14 +23,29 @@ DATA: dict[str, str] = {
 
 RECIPES: dict[str, Recipe] = {
     "demo_protonet": Recipe(
-        "the demo's metric learner: 60-way training on glyphs", {"learner": "protonet", "data": "glyphs", "way": 60}
+        "the demo's metric learner: 60-way training on glyphs, 48 channels",
+        {"learner": "protonet", "data": "glyphs", "way": 60, "width": 48, "minutes": 1.9},
     ),
-    "demo_maml": Recipe("the demo's gradient learner on glyphs", {"learner": "maml", "data": "glyphs"}),
+    "demo_maml": Recipe(
+        "the demo's gradient learner on glyphs, 16 channels",
+        {"learner": "maml", "data": "glyphs", "width": 16, "rate": 4e-3, "minutes": 0.6},
+    ),
     "omniglot_protonet": Recipe(
-        "60-way training on Omniglot's Vinyals split (Snell 2017), 15 minutes",
-        {"learner": "protonet", "way": 60, "minutes": 15.0},
+        "60-way training (Snell 2017) in 15 minutes; add --data with the folder of Omniglot",
+        {"learner": "protonet", "way": 60, "minutes": 14.3},
     ),
     "omniglot_maml": Recipe(
-        "5-way training on Omniglot, one inner step (Finn 2017)", {"learner": "maml", "minutes": 20.0}
+        "5-way training, one inner step (Finn 2017), in 20 minutes; add --data with the folder of Omniglot",
+        {"learner": "maml", "minutes": 19.3},
     ),
 }
+
+
+def name_settings(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, with what is given in their place; any other name is taken for a learner's."""
+    if name not in RECIPES:
+        return given if name is None else {**given, "learner": name}
+    recipe = dict(RECIPES[name].settings)
+    if {"steps", "minutes"} & set(given):
+        recipe.pop("minutes", None)  # one budget, the user's
+    return {**recipe, **given}

@@ -1,0 +1,38 @@
+"""Options that several commands share, and every setting of a run as one."""
+
+from dataclasses import Field, fields, make_dataclass
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from tyro.conf import arg
+
+from upstairs.settings import Settings
+
+OWN = "(default: the learner's own)"
+
+
+def _describe(setting: Field[Any]) -> Any:
+    """The option of a setting: its help, and a short word for its value."""
+    kinds = get_args(setting.type) or (setting.type,)
+    word = "|".join(kind if isinstance(kind, str) else kind.__name__ for kind in kinds if kind is not NoneType)
+    return arg(help=setting.metadata["help"], help_behavior_hint=OWN, metavar=word.upper() if "|" not in word else word)
+
+
+if TYPE_CHECKING:
+
+    class Options: ...
+else:  # every setting as an option that may be left out: what is left out is the learner's own default
+    Options = make_dataclass(
+        "Options",
+        [(f.name, Annotated[f.type | None, _describe(f)], None) for f in fields(Settings) if f.name != "learner"],
+    )
+Way = Annotated[
+    int | None,
+    arg(metavar="INT", help="Classes in a task.", help_behavior_hint="(default: 5, or what the learner can)"),
+]
+Shot = Annotated[int, arg(help="Support examples of each class.")]
+Query = Annotated[
+    int | None, arg(help="Query examples of each class.", help_behavior_hint="(default: 15, or what the classes have)")
+]
+Quiet = Annotated[bool, arg(help="Say nothing while working.")]
+Json = Annotated[bool, arg(help="Print the result as json.")]
