@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import upstairs
 from runs_for_tests import SMALL, draw_folder
 from upstairs import checkpoint
 from upstairs.cli import main
+from upstairs.tasks.sources import Source, split_by_ratio
 
 
 @pytest.fixture
@@ -139,6 +141,16 @@ def test_evaluate_on_a_foreign_folder(call, trained: Path, tmp_path: Path) -> No
     assert result["split"] == "all" and result["way"] == 5 and result["data"] == str(other)
 
 
+def test_report_of_two_runs_of_one_learner(call, trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    status, out, _ = call("report", trained, other, "--tasks", 20, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert status == 0 and "page.html" in out
+    for text in ("protonet other", f"protonet {trained.name}", "nearest centroid", "upstairs report", "<svg"):
+        assert text in page, text
+
+
 def test_list_names_everything(call) -> None:
     status, out, _ = call("list", "--json")
     table = json.loads(out)
@@ -158,6 +170,30 @@ def test_resume_and_its_refusals(call, pictures: Path, tmp_path: Path) -> None:
     assert status == 2 and "--width is 64 and the run" in err
     assert call("train", "--out", tmp_path / "run", "--resume", "--steps", 6, "--quiet")[0] == 0
     assert upstairs.load(tmp_path / "run").meta["progress"]["step"] == 6
+
+
+def test_python_trains_on_arrays_and_goes_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 1, 6)) + 0.3 * rng.normal(size=(20, 6, 6))
+    splits = split_by_ratio(Source.from_arrays(x.reshape(-1, 6), np.arange(20).repeat(6)), (0.5, 0.25, 0.25))
+    budget = {"steps": 6, "validation_tasks": 4, "quiet": True}
+    run = upstairs.train("protonet", data=splits, out=tmp_path / "run", **budget)
+    assert run.settings.net == "mlp" and run.meta["progress"]["step"] == 6
+    again = upstairs.train("protonet", data=splits, out=tmp_path / "run", **{**budget, "steps": 9})
+    assert again.meta["progress"]["step"] == 9
+    model = run.adapt((x[:3, :2].reshape(-1, 6), ["a", "a", "b", "b", "c", "c"]))
+    assert model.predict([x[1, 3], x[2, 4]]) == ["b", "c"]
+    with pytest.raises(upstairs.UpstairsError, match="input 0 has shape"):
+        model.predict([np.zeros(7)])
+    with pytest.raises(upstairs.UpstairsError, match="no setting 'step'"):
+        upstairs.train("protonet", data=splits, out=tmp_path / "other", step=3)
+
+
+def test_a_recipe_trains_by_name_and_options_change_it(call, pictures: Path, tmp_path: Path) -> None:
+    words = ["--data", pictures, "--quiet", *SMALL, "--steps", 2, "--out", tmp_path / "run"]
+    assert call("train", "omniglot_protonet", *words)[0] == 0
+    settings = upstairs.load(tmp_path / "run").settings
+    assert settings.learner == "protonet" and settings.way == 3 and settings.steps == 2 and settings.minutes is None
 
 
 def lonely(path: Path) -> Path:

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from upstairs.errors import UpstairsError
-from upstairs.options import Json, Options, Query, Quiet, Shot, Way
+from upstairs.options import InnerSteps, Json, Options, OtherData, Page, Part, Query, Quiet, Shot, Way
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
 
 app = tyro.extras.SubcommandApp()
@@ -71,35 +71,14 @@ def evaluate(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
-    data: Annotated[
-        str | None,
-        arg(
-            metavar="PATH",
-            help="Other data than the run's own.",
-            help_behavior_hint="(default: the run's test classes)",
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        arg(
-            metavar="NAME",
-            help="train, val, test, or all classes.",
-            help_behavior_hint="(default: test; all of a foreign folder)",
-        ),
-    ] = None,
+    data: OtherData = None,
+    split: Part = None,
     way: Way = None,
     shot: Shot = 1,
     query: Query = None,
     tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600,
     seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0,
-    inner_steps: Annotated[
-        int | None,
-        arg(
-            metavar="INT",
-            help="Gradient learners: steps of the inner loop.",
-            help_behavior_hint="(default: as trained)",
-        ),
-    ] = None,
+    inner_steps: InnerSteps = None,
     baselines: Annotated[
         bool, arg(help="Score nearest centroid and training from scratch on the same tasks too.")
     ] = True,
@@ -173,10 +152,7 @@ def report(
     runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
     /,
     *,
-    out: Annotated[
-        Path | None,
-        arg(metavar="PATH", help="The page to write.", help_behavior_hint="(default: report.html in the first run)"),
-    ] = None,
+    out: Page = None,
     tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
     seed: Annotated[int, arg(help="Which frozen list of tasks.")] = 0,
     quiet: Quiet = False,

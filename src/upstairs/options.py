@@ -1,6 +1,7 @@
 """Options that several commands share, and every setting of a run as one."""
 
 from dataclasses import Field, fields, make_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -26,13 +27,21 @@ else:  # every setting as an option that may be left out: what is left out is th
         "Options",
         [(f.name, Annotated[f.type | None, _describe(f)], None) for f in fields(Settings) if f.name != "learner"],
     )
-Way = Annotated[
-    int | None,
-    arg(metavar="INT", help="Classes in a task.", help_behavior_hint="(default: 5, or what the learner can)"),
-]
+
+
+def _optional(help: str, default: str, *, metavar: str) -> Any:
+    """An option that may be left out, with what happens then in words."""
+    return arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
+
+
+Way = Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")]
 Shot = Annotated[int, arg(help="Support examples of each class.")]
-Query = Annotated[
-    int | None, arg(help="Query examples of each class.", help_behavior_hint="(default: 15, or what the classes have)")
+Query = Annotated[int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")]
+InnerSteps = Annotated[int | None, _optional("Gradient learners: inner steps.", "as trained", metavar="INT")]
+OtherData = Annotated[str | None, _optional("Other data than the run's own.", "the run's test classes", metavar="PATH")]
+Part = Annotated[
+    str | None, _optional("train, val, test, or all classes.", "test; all of a foreign folder", metavar="NAME")
 ]
+Page = Annotated[Path | None, _optional("The page to write.", "report.html in the first run", metavar="PATH")]
 Quiet = Annotated[bool, arg(help="Say nothing while working.")]
 Json = Annotated[bool, arg(help="Print the result as json.")]

@@ -116,7 +116,7 @@ def _train(trainer: Training, *, quiet: bool) -> Run:
     return run
 
 
-def test_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
+def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """The classes to evaluate on, with the data's name and the split's."""
     own = data is None or absolute(data) == run.settings.data
     split = split or ("test" if own else "all")
@@ -148,17 +148,17 @@ def evaluate_run(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """One result: accuracy, interval and baselines on a frozen list of tasks; also added to the run's results.json."""
+    """One result: accuracy, interval and baselines on a frozen list of tasks."""
     run = load(path)
-    source, name, part = test_source(run, data, split, quiet=quiet)
+    source, name, part = choose_source(run, data, split, quiet=quiet)
     if way is None:
         way = min(5, run.learner.max_way or 5, max(2, len(source)))
     smallest = min((len(rows) for rows in source.rows), default=0)
     if query is None:
         query = max(1, min(15, smallest - shot))
     episodes = Episodes(source, way=way, shot=shot, query=query)
-    run.learner.for_way(way)
     learner = run.learner
+    learner.for_way(way)  # refused before any baseline is scored
     if inner_steps is not None:
         if not isinstance(learner, GradientLearner) or inner_steps < 0:
             raise UpstairsError(

@@ -65,7 +65,7 @@ def measure(
         "split": "test",
         "trained_on": name_training(splits.train, runs[0].settings.data),
         "results": [],
-        "runs": [describe(run) for run in runs],
+        "runs": [describe(run, name) for run, name in zip(runs, name_runs(runs), strict=True)],
         "depth_steps": [],
         "depth_shots": [],
         "breadth": [],
@@ -73,12 +73,13 @@ def measure(
 
     way = min([5, len(source), *(run.learner.max_way or 5 for run in runs)])
     jobs: list[tuple[list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # where to, and what
-    for run in runs:
+    names = name_runs(runs)
+    for run, name in zip(runs, names, strict=True):
         for w, s in dict.fromkeys([*settings, (way, 1)]):
             if able(run.learner, source, w, s + query):
                 episodes = Episodes(source, way=w, shot=s, query=query)
-                jobs.append((report["results"], partial(result, run, episodes, tasks, seed, baselines)))
-    contestants = [(run.settings.learner, run.learner) for run in runs]
+                jobs.append((report["results"], partial(result, run, name, episodes, tasks, seed, baselines)))
+    contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
     for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(way=way))]:
         for key, points in curves(learner, source, way, figure_query).items():
             row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
@@ -90,13 +91,19 @@ def measure(
         destination.append(job())
         if progress:
             progress(done + 1, len(jobs))
-    best = max(
-        runs,
-        key=lambda run: next((r["accuracy"] for r in report["results"] if r["learner"] == run.settings.learner), 0.0),
-    )
-    report["episode"] = episode(best, source, way, query, seed)
+    best = max(report["results"], key=lambda r: (r["way"] == way and r["shot"] == 1, r["accuracy"]))["learner"]
+    report["episode"] = episode(runs[names.index(best)], best, source, way, query, seed)
     report["seconds"] = time.monotonic() - started
     return report
+
+
+def name_runs(runs: Sequence[Run]) -> list[str]:
+    """What each run is called: its learner, and its directory too where two runs have one learner."""
+    learners = [run.settings.learner for run in runs]
+    return [
+        name if learners.count(name) == 1 else f"{name} {run.path.name}"
+        for run, name in zip(runs, learners, strict=True)
+    ]
 
 
 def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
@@ -130,7 +137,9 @@ def name_training(source: Source, data: str) -> str:
     return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
 
 
-def result(run: Run, episodes: Episodes, tasks: int, seed: int, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def result(
+    run: Run, name: str, episodes: Episodes, tasks: int, seed: int, known: dict[Any, dict[str, Any]]
+) -> dict[str, Any]:
     """One row of the table of results: the learner and its baselines on the same tasks.
 
     Args:
@@ -142,15 +151,15 @@ def result(run: Run, episodes: Episodes, tasks: int, seed: int, known: dict[Any,
     opponents = {} if key in known else baselines_for(run.settings, episodes.source.feature_shape, way)
     scores = evaluate(run.learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
     scores["baselines"] = known.setdefault(key, scores["baselines"])
-    head = {"learner": run.settings.learner, "data": run.settings.data, "split": "test"}
+    head = {"learner": name, "data": run.settings.data, "split": "test"}
     return {**head, **scores, "seconds": time.monotonic() - started}
 
 
-def describe(run: Run) -> dict[str, Any]:
+def describe(run: Run, name: str) -> dict[str, Any]:
     """A run's learning curve and size."""
     progress = run.meta["progress"]
     return {
-        "learner": run.settings.learner,
+        "learner": name,
         "history": run.history,
         "steps": progress["step"],
         "seconds": progress["seconds"],
@@ -159,7 +168,7 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def episode(run: Run, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
+def episode(run: Run, name: str, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
     """One task to look at: its pictures, and what the learner takes each query for."""
     episodes = Episodes(source, way=way, shot=1, query=query)
     first = frozen_seeds(seed, 1)
@@ -171,7 +180,7 @@ def episode(run: Run, source: Source, way: int, query: int, seed: int) -> dict[s
     pictures = [part.x.numpy() for part in task]
     queries = zip(pictures[1], task.query.y.tolist(), predicted.tolist(), probabilities.amax(-1).tolist(), strict=True)
     return {
-        "learner": run.settings.learner,
+        "learner": name,
         "way": way,
         "shot": 1,
         "classes": episodes.labels(first[0]),
