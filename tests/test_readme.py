@@ -9,8 +9,13 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from runs_for_tests import draw_folder
+from tasks_for_tests import WAY, blobs
+from upstairs.learners import ProtoNet
+from upstairs.testing import check_learner
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORTER = {"--minutes 10": "--steps 4 --width 4 --validation-tasks 4", "--shot 1": "--shot 1 --tasks 20"}
