@@ -168,6 +168,7 @@ def test_resume_and_its_refusals(call, pictures: Path, tmp_path: Path) -> None:
     assert status == 2 and "--learner is maml" in err
     status, _, err = call("train", "--out", tmp_path / "run", "--resume", "--width", 64)
     assert status == 2 and "--width is 64 and the run" in err
+    assert call("train", "--resume", tmp_path / "run", "--steps", 5, "--quiet")[0] == 0
     assert call("train", "--out", tmp_path / "run", "--resume", "--steps", 6, "--quiet")[0] == 0
     assert upstairs.load(tmp_path / "run").meta["progress"]["step"] == 6
 

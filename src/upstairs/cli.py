@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from upstairs.errors import UpstairsError
-from upstairs.options import InnerSteps, Json, Options, OtherData, Page, Part, Query, Quiet, Shot, Way
+from upstairs.options import InnerSteps, Json, Options, OtherData, Page, Part, Query, Quiet, RunDirectory, Shot, Way
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
 
 app = tyro.extras.SubcommandApp()
@@ -41,9 +41,9 @@ def train(
     ] = None,
     /,
     *,
-    out: Annotated[Path, arg(help="The run's directory: checkpoints, settings, learning curve.")],
+    out: RunDirectory = None,
     resume: Annotated[
-        bool, arg(help="Go on with the run that --out holds, to the same bits as if never stopped.")
+        bool, arg(help="Go on with the run in --out (or named instead of NAME), to the same bits as if never stopped.")
     ] = False,
     quiet: Quiet = False,
     settings: OmitArgPrefixes[Options] = Options(),  # noqa: B008
@@ -55,15 +55,16 @@ def train(
     from upstairs.recipes import name_settings
     from upstairs.session import resume_run, start_run
 
+    if resume and out is None and learner and (Path(learner) / "last.safetensors").is_file():
+        learner, out = None, Path(learner)
     given = name_settings(learner, {name: value for name, value in vars(settings).items() if value is not None})
+    out = out or Path("runs") / (learner or "")
     if resume and (out / "last.safetensors").is_file():
         resume_run(out, given, quiet=quiet)
-        return
-    if learner is None:
-        raise UpstairsError(
-            "no learner was named: write `upstairs train protonet --out RUN`; `upstairs list` names them all"
-        )
-    start_run(given, out, quiet=quiet)
+    elif learner is None:
+        raise UpstairsError("no learner was named: write `upstairs train protonet`; `upstairs list` names them all")
+    else:
+        start_run(given, out, quiet=quiet)
 
 
 @app.command(name="evaluate")

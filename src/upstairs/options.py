@@ -42,6 +42,9 @@ OtherData = Annotated[str | None, _optional("Other data than the run's own.", "t
 Part = Annotated[
     str | None, _optional("train, val, test, or all classes.", "test; all of a foreign folder", metavar="NAME")
 ]
+RunDirectory = Annotated[
+    Path | None, _optional("The run's directory: checkpoints, settings, learning curve.", "runs/NAME", metavar="PATH")
+]
 Page = Annotated[Path | None, _optional("The page to write.", "report.html in the first run", metavar="PATH")]
 Quiet = Annotated[bool, arg(help="Say nothing while working.")]
 Json = Annotated[bool, arg(help="Print the result as json.")]
