@@ -34,7 +34,7 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
 
 def absolute(data: str | Path) -> str:
     """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
-    return str(data) if data == "glyphs" or not Path(data).exists() else str(Path(data).absolute())
+    return str(data) if data == "glyphs" or not Path(data).exists() else str(Path(data).resolve())
 
 
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:

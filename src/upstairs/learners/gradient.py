@@ -99,7 +99,7 @@ def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
     return other
 
 
-def scratch(net: nn.Module, *, way: int, rate: float = 0.1, steps: int = 5) -> GradientLearner:
+def scratch(net: nn.Module, *, way: int, rate: float = 0.2, steps: int = 8) -> GradientLearner:
     """The opponent: `net` as it is trained on each support set; never meta-trained.
 
     A random net is training from scratch, a pretrained one fine-tuning. Its parameters are frozen for the outer loop.
