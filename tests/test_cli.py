@@ -147,7 +147,7 @@ def test_report_of_two_runs_of_one_learner(call, trained: Path, tmp_path: Path) 
     status, out, _ = call("report", trained, other, "--tasks", 20, "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert status == 0 and "page.html" in out
-    for text in ("protonet other", f"protonet {trained.name}", "nearest centroid", "upstairs report", "<svg"):
+    for text in ("protonet other", f"protonet {trained.name}", "nearest centroid", "<span>report</span>", "<svg"):
         assert text in page, text
 
 
