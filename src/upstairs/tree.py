@@ -3,8 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 
 def take(tree: Any, index: int | slice) -> Any:
@@ -12,14 +11,6 @@ def take(tree: Any, index: int | slice) -> Any:
     return tree_map(lambda leaf: leaf[index], tree)
 
 
-def stack(trees: list[Any]) -> Any:
-    """Equal trees of equal shapes into one tree with a new first axis."""
-    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
-
-
 def detach(tree: Any) -> Any:
+    """The same values without their history."""
     return tree_map(torch.detach, tree)
-
-
-def leaves(tree: Any) -> list[Tensor]:
-    return tree_leaves(tree)

@@ -245,5 +245,5 @@ def test_a_failed_write_leaves_the_old_page(
 
 
 def test_a_folder_is_no_file(plain_report: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UpstairsError, match="give a file name"):
+    with pytest.raises(UpstairsError, match="choose another place"):
         write_report(plain_report, tmp_path)

@@ -1,7 +1,5 @@
 """The report: a dict becomes one standalone HTML page, with no script and no request to anywhere."""
 
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from upstairs.checkpoint import write_atomically
 from upstairs.errors import UpstairsError
 from upstairs.report.panels import draw_breadth, draw_curves, draw_shots, draw_steps, make_order
 from upstairs.report.pictures import encode_picture, is_picture
@@ -64,20 +63,8 @@ def write_report(report: Mapping[str, Any], path: Path) -> Path:
     Raises:
         UpstairsError: `render` refuses the report, or the file cannot be written.
     """
-    path = Path(path)
-    page = render(report)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, path)  # noqa: PTH105 - the word of the trade: readers see the old page or the new one
-    except OSError as error:
-        raise UpstairsError(
-            f"the report cannot be written to {path} ({error.strerror}): give a file name in a folder you can write to"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    write_atomically(Path(path), render(report).encode())
+    return Path(path)
 
 
 def render(report: Mapping[str, Any]) -> str:
