@@ -52,8 +52,8 @@ def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
             if time.monotonic() - last > LINE_EVERY or status.done >= 1:
                 last = time.monotonic()
                 left = status.seconds * (1 - status.done) / max(status.done, 1e-9)
-                now = f"step {status.step}, {100 * status.done:.0f}%, {left:.0f} s left, {describe(status)}"
-                print(f"{what}: {now}", file=sys.stderr, flush=True)
+                now = f"step {status.step}, {100 * status.done:.0f}%, {left:.0f} s left, loss {status.loss:.3f}"
+                print(f"{what}: {now}, {describe(status)}", file=sys.stderr, flush=True)
 
         yield line
     else:
@@ -69,7 +69,7 @@ def tell_user(text: str) -> None:
 
 def describe(status: Status) -> str:
     """The accuracies of this moment in a few words."""
-    text = f"loss {status.loss:.3f}, training tasks {100 * status.accuracy:.1f}%"
+    text = f"training tasks {100 * status.accuracy:.1f}%"
     if status.validation and "accuracy" in status.validation:
         text += f", validation {100 * status.validation['accuracy']:.1f}%"
     return text
