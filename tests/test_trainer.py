@@ -156,7 +156,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     out, kills = tmp_path / "killed", 0
     for _ in range(int(os.environ.get("UPSTAIRS_TEST_KILLS", "4"))):
         process = subprocess.Popen([*command, "--out", str(out), "--resume"], env=env)
-        time.sleep(rng.uniform(0.3, 1.0) * length)
+        time.sleep(rng.uniform(0.2, 0.7) * length)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         if (out / "last.safetensors").exists():

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.func import vmap
 
 from upstairs.errors import UpstairsError
-from upstairs.tree import take
+from upstairs.stacked import over_tasks
 
 State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
@@ -74,29 +73,24 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     @final
     def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n out"]]:
-        """`meta_loss` of every task: losses and query predictions. One task alone skips vmap."""
-        refuse_unsafe_modules(self)
-        if len(tasks.query.mask) == 1:
-            loss, prediction = self.meta_loss(take(tasks, 0))
-            return loss[None], prediction[None]
-        return vmap(self.meta_loss, randomness="different")(tasks)
+        """`meta_loss` of every task: losses and query predictions."""
+        return over_tasks(self.meta_loss, (tasks,), owner=self, name="meta_loss")
 
     @final
     def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """Adapt to every support set and predict its queries: no loss, no labels of the queries used."""
-        return self._each(lambda support, x: self.predict(self.adapt(support), x), tasks)
+        return over_tasks(
+            lambda support, x: self.predict(self.adapt(support), x),
+            (tasks.support, tasks.query.x), owner=self, name="solve",
+        )  # fmt: skip
 
     @final
     def solve_alone(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """`solve` with each query predicted without the others."""
-        return self._each(lambda support, x: self.predict_alone(self.adapt(support), support, x), tasks)
-
-    def _each(self, one: Callable[[Examples, Tensor], Tensor], tasks: Task) -> Tensor:
-        refuse_unsafe_modules(self)
-        if len(tasks.query.mask) == 1:
-            task = take(tasks, 0)
-            return one(task.support, task.query.x)[None]
-        return vmap(one, randomness="different")(tasks.support, tasks.query.x)
+        return over_tasks(
+            lambda support, x: self.predict_alone(self.adapt(support), support, x),
+            (tasks.support, tasks.query.x), owner=self, name="solve_alone",
+        )  # fmt: skip
 
     @final
     def predict_alone(self, state: State, support: Examples, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n out"]:
@@ -106,11 +100,16 @@ class Learner(nn.Module, ABC, Generic[State]):
         """
         if not self.transductive:
             return self.predict(state, x)
-        return vmap(lambda one: self.predict(state, torch.cat([support.x, one[None]]))[-1], chunk_size=16)(x)
+        return torch.cat([self.predict(state, torch.cat([support.x, x[i : i + 1]]))[-1:] for i in range(len(x))])
 
     @property
     def transductive(self) -> bool:
         """True where the prediction for one query depends on the other queries."""
+        return False
+
+    @property
+    def second_order(self) -> bool:
+        """True where the meta-gradient takes second derivatives, which half precision ruins."""
         return False
 
     @property
@@ -132,20 +131,6 @@ class Learner(nn.Module, ABC, Generic[State]):
         other = copy.copy(self)
         other.way = way
         return other
-
-
-def refuse_unsafe_modules(learner: nn.Module) -> None:
-    """torch's batch norm writes running statistics, and under vmap its second derivative is silently wrong.
-
-    (torch 2.13: the derivative of dL/dgamma with respect to the input is off by 9 to 21%.)
-    """
-    for name, module in learner.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            raise UpstairsError(
-                f"'{name}' is a {type(module).__name__} that uses batch statistics: it writes to itself while it "
-                "adapts, and torch differentiates it wrongly twice under vmap. "
-                "Write net = upstairs.nets.convert_batch_norm(net) before making the learner"
-            )
 
 
 @contextmanager

@@ -1,15 +1,27 @@
-"""The meta-step: the meta-gradient of a batch of tasks, a few tasks at a time, refusing what is not finite."""
+"""The meta-step: the meta-gradient of a batch of tasks, as many at once as memory allows."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from upstairs.compiled import Compiled, compiled_step
 from upstairs.core import Examples, Learner, Task
-from upstairs.errors import NonFiniteError
+from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.explain import explain, twice
+from upstairs.inner import Differentiation, executing
+from upstairs.nets.norm import BatchNorm
+from upstairs.plan import MIB, Plan, estimate, plan, signature
+from upstairs.stacked.moments import Moments, running_statistics
+from upstairs.stacked.over_tasks import out_of_memory
 from upstairs.tree import take
+
+Precision = Literal["full", "tf32", "bf16", "bf16-unsafe"]
+Compile = Literal["off", "on", "auto"]
 
 
 class Step(NamedTuple):
@@ -19,52 +31,189 @@ class Step(NamedTuple):
     predictions: Float[Tensor, "task n out"]
 
 
-def meta_step(learner: Learner, tasks: Task, *, chunk: int | None = None) -> Step:
+def meta_step(
+    learner: Learner,
+    tasks: Task,
+    *,
+    chunk: int | None = None,
+    memory: int | str | None = None,
+    recompute: bool | None = None,
+    differentiate: Differentiation | None = None,
+    compile: Compile = "off",
+    precision: Precision = "full",
+) -> Step:
     """Write the meta-gradient, the mean over `tasks`, into the `.grad` of the learner's parameters.
 
     Args:
         tasks: a batch, every leaf with a leading task axis.
-        chunk: how many tasks at a time (all where None); the result is the same, the memory is that of a chunk.
+        chunk: how many tasks at a time; the result is the same. None: as many as fit (see `plan`).
+        memory: the budget that `plan` keeps to, in bytes or as "2 GiB"; half of what is free where None.
+        recompute: keep only the parameters of each inner step and compute the rest again on the way back. None: where
+            the budget asks for it.
+        differentiate: `Exact()`, `FirstOrder()` or `Implicit()` in place of the learner's own way.
+        compile: `on` traces the whole step and compiles it (seconds to minutes, once for each shape); `auto` does where
+            that pays: small tensors, after 20 steps of one shape.
+        precision: `tf32` for CUDA's matrix products; `bf16` for learners without second derivatives, which it ruins
+            (50 to 70% error): `bf16-unsafe` does it all the same.
 
     Raises:
         NonFiniteError: a task's loss, or its gradient, is NaN or infinite; the parameters' `.grad` is cleared.
+        UpstairsError: memory ran out, an operation has no second derivative, or a precision that is refused.
     """
     learner.zero_grad(set_to_none=True)
+    key = signature(learner, tasks)
+    ready = _PREPARED.setdefault(learner, {})
+    asked = (key, chunk, memory, recompute, str(differentiate))
+    if asked not in ready:
+        with executing(differentiate=differentiate):
+            ready[asked] = _prepare(learner, tasks, chunk, memory, recompute)
+    decided, chunk, recompute, whole, tracked = ready[asked]
     count = len(tasks.query.mask)
-    steps = []
-    for start, part in chunks(tasks, chunk or count):
+    steps: list[tuple[list[int], Step]] = []
+    with ExitStack() as contexts:
+        contexts.enter_context(executing(recompute=recompute, differentiate=differentiate))
+        contexts.enter_context(numbers(learner, precision, tasks.query.x.device))
+        moments = contexts.enter_context(running_statistics())
+        contexts.enter_context(_advised(learner, tasks, decided))
+        for places, part in chunks(tasks, chunk, whole=whole):
+            fast = compiled_step(learner, part, compile, recompute) if compile != "off" else None
+            losses, predictions = _accumulate(learner, part, count, fast)
+            refuse_non_finite(losses, places)
+            steps.append((places, Step(losses, predictions)))
+        if not _gradients_finite(learner):
+            index = _first_bad_gradient(learner, tasks)
+            learner.zero_grad(set_to_none=True)
+            raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
+    if tracked:
+        _write_running_statistics(learner, moments)
+    return _in_order(steps)
+
+
+class Prepared(NamedTuple):
+    """What is decided once for each shape of tasks."""
+
+    plan: Plan | None
+    chunk: int
+    recompute: bool
+    whole: bool
+    tracked: bool
+
+
+_PREPARED: WeakKeyDictionary[Learner, dict[Any, Prepared]] = WeakKeyDictionary()
+
+
+def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, recompute: bool | None) -> Prepared:
+    decided = None
+    if chunk is None or recompute is None:
+        decided = plan(learner, tasks, memory=memory, chunk=chunk, recompute=recompute)
+        chunk, recompute = decided.chunk, decided.recompute
+    tracked = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.modules())
+    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked)
+
+
+def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Tensor, Tensor]:
+    if fast is None:
         losses, predictions = learner(part)
-        refuse_non_finite(losses, start)
         (losses.sum() / count).backward()
-        steps.append(Step(losses.detach(), predictions.detach()))
-    if not _gradients_finite(learner):
-        index = _first_bad_gradient(learner, tasks)
-        learner.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
-    return Step(*(torch.cat(parts) for parts in zip(*steps, strict=True)))
+        return losses.detach(), predictions.detach()
+    losses, predictions, grads = fast(part)
+    for p, g in zip(fast.parameters, grads, strict=True):
+        g = g * (len(losses) / count)
+        p.grad = g if p.grad is None else p.grad + g
+    return losses, predictions
 
 
-def chunks(tasks: Task, size: int) -> Iterator[tuple[int, Task]]:
-    """Consecutive tasks, at most `size` at a time, with the place of the first.
+def _in_order(steps: list[tuple[list[int], Step]]) -> Step:
+    """The parts as one batch, each task at its own place."""
+    if len(steps) == 1:
+        return steps[0][1]
+    order = torch.tensor([place for places, _ in steps for place in places]).argsort()
+    widest = max(step.predictions.shape[1] for _, step in steps)
+    padded = [nn.functional.pad(s.predictions, (0, 0, 0, widest - s.predictions.shape[1])) for _, s in steps]
+    return Step(torch.cat([s.losses for _, s in steps])[order], torch.cat(padded)[order])
 
-    Columns that are padding in all of them are cut off: a single task has none, so its batch statistics are its own.
+
+def depends_on_the_batch(learner: nn.Module) -> bool:
+    """Does the learner normalise by statistics of the batch, where padding would count?"""
+    return any(
+        (m.training and isinstance(m, BatchNorm | nn.modules.batchnorm._BatchNorm))
+        or (isinstance(m, BatchNorm) and m.statistics == "batch")
+        or (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None)
+        for m in learner.modules()
+    )  # fmt: skip
+
+
+def chunks(tasks: Task, size: int, *, whole: bool = False) -> Iterator[tuple[list[int], Task]]:
+    """Tasks of a batch, at most `size` at a time, with their places in it; columns that all of them pad are cut off.
+
+    Args:
+        whole: only tasks of equal size together, so that none of them is padded.
     """
-    for start in range(0, len(tasks.query.mask), size):
-        part = take(tasks, slice(start, start + size))
-        yield start, Task(*(Examples(*(leaf[:, : _widest(e.mask)] for leaf in e)) for e in part))
+    count, full = len(tasks.query.mask), bool(tasks.support.mask.all() & tasks.query.mask.all())
+    if full and size >= count:
+        yield list(range(count)), tasks
+        return
+    groups: dict[Any, list[int]] = {}
+    for i in range(count):
+        key = tuple(int(e.mask[i].sum()) for e in tasks) if whole and not full else None
+        groups.setdefault(key, []).append(i)
+    for places in groups.values():
+        for start in range(0, len(places), size):
+            here = places[start : start + size]
+            run = here[-1] - here[0] + 1 == len(here)
+            part = take(tasks, slice(here[0], here[-1] + 1) if run else torch.tensor(here))
+            yield here, part if full else Task(*(_trimmed(e) for e in part))
 
 
-def _widest(mask: Bool[Tensor, "task n"]) -> int:
-    """One more than the last column that is not padding."""
-    used = mask.any(0).nonzero()
-    return int(used[-1]) + 1 if len(used) else 0
+def _trimmed(examples: Examples) -> Examples:
+    used = examples.mask.any(0).nonzero()
+    widest = int(used[-1]) + 1 if len(used) else 0
+    return Examples(*(leaf[:, :widest] for leaf in examples))
 
 
-def refuse_non_finite(losses: Float[Tensor, " task"], start: int = 0) -> None:
+@contextmanager
+def numbers(learner: Learner, precision: Precision, device: torch.device) -> Iterator[None]:
+    """The kind of numbers that matrix products use inside."""
+    if precision == "bf16" and learner.second_order:
+        raise UpstairsError(
+            f"precision is bf16 and {type(learner).__name__} takes second derivatives, which bf16 ruins (50 to 70% "
+            'error): use "full", differentiate=FirstOrder(), or "bf16-unsafe" to do it all the same'
+        )
+    before = torch.get_float32_matmul_precision()
+    try:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def _advised(learner: Learner, tasks: Task, decided: Plan | None) -> Iterator[None]:
+    """Running out of memory, and operations without a second derivative, as errors that say what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        learner.zero_grad(set_to_none=True)
+        if out_of_memory(error):
+            least = estimate(learner, tasks, recompute=True).peak
+            tried = f"{decided.chunk} tasks at a time" if decided else "this chunk"
+            raise UpstairsError(
+                f"memory ran out with {tried}: chunk=1, recompute=True takes about {least / MIB:,.0f} MiB beside the "
+                f'parameters; give what is free as the budget, such as memory="{max(1, 2 * least // MIB)} MiB"'
+            ) from error
+        if isinstance(error, RuntimeError) and (advice := twice(str(error))):
+            raise UpstairsError(advice) from error
+        raise
+
+
+def refuse_non_finite(losses: Float[Tensor, " task"], places: list[int] | None = None) -> None:
     """Raise NonFiniteError for the first task whose loss is NaN or infinite."""
     if not (finite := losses.detach().isfinite()).all():
-        index = start + int((~finite).nonzero()[0])
-        raise NonFiniteError(f"the loss of task {index} of the batch is {losses[index - start].item()}", index=index)
+        first = int((~finite).nonzero()[0])
+        index = places[first] if places else first
+        raise NonFiniteError(f"the loss of task {index} of the batch is {losses[first].item()}", index=index)
 
 
 def _gradients_finite(learner: nn.Module) -> bool:
@@ -81,3 +230,21 @@ def _first_bad_gradient(learner: Learner, tasks: Task) -> int:
         if not _gradients_finite(learner):
             return index
     return 0
+
+
+@torch.no_grad()
+def _write_running_statistics(learner: nn.Module, moments: Moments) -> None:
+    """What torch's batch norms would have written, once: the mean over this step's tasks and passes."""
+    for m in learner.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and (seen := moments.get(id(m.running_mean))):
+            if m.running_mean is None or m.running_var is None:
+                continue
+            if m.num_batches_tracked is not None:
+                m.num_batches_tracked.add_(1)
+            number = 1.0 if m.num_batches_tracked is None else float(m.num_batches_tracked)
+            rate = 1 / number if m.momentum is None else m.momentum
+            m.running_mean.lerp_(torch.stack([mean for mean, _, _ in seen]).mean(0), rate)
+            m.running_var.lerp_(torch.stack([variance for _, variance, _ in seen]).mean(0), rate)
+
+
+__all__ = ["Plan", "Step", "chunks", "explain", "meta_step", "plan"]

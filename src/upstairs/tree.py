@@ -3,11 +3,12 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 
-def take(tree: Any, index: int | slice) -> Any:
-    """Index every leaf's first axis: one task (int) or fewer tasks (slice) of a batch."""
+def take(tree: Any, index: int | slice | Tensor) -> Any:
+    """Index every leaf's first axis: one task (int) or some tasks (slice, or their places) of a batch."""
     return tree_map(lambda leaf: leaf[index], tree)
 
 

@@ -1,5 +1,7 @@
 """Exact meta-gradients: finite differences, and an independent loop that shares no code with the library."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from tasks_for_tests import WAY, blobs, double, sinusoids
 from upstairs.core import Task, squared_error
 from upstairs.engine import meta_step
 from upstairs.errors import UpstairsError
-from upstairs.learners import SGD, GradientLearner, ProtoNet, anil, fomaml, maml
+from upstairs.learners import SGD, GradientLearner, anil, fomaml, maml
 from upstairs.nets import conv4, convert_batch_norm, mlp
 
 
@@ -86,23 +88,35 @@ def test_gradcheck(steps: int) -> None:
     assert torch.autograd.gradcheck(loss, tuple(learner.parameters()))
 
 
-def test_a_user_network_with_batch_norm_is_refused_then_right() -> None:
+def test_a_user_network_with_batch_norm_is_right_and_writes_its_statistics_once() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, WAY)).double()
     tasks = double(blobs(3))
-    for make in (lambda n: maml(n, way=WAY), lambda n: ProtoNet(n, way=WAY)):
-        with pytest.raises(UpstairsError, match=r"'\w+\.1' is a BatchNorm1d.*convert_batch_norm"):
-            make(net)(tasks)
     plain = nn.Sequential(
         nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU(), nn.Linear(6, WAY)
     ).double()
     plain.load_state_dict(net.state_dict(), strict=False)
     expected = loop_gradient(plain, tasks, rate=0.3, steps=2)
-    learner = maml(convert_batch_norm(net), way=WAY, rate=0.3, steps=2)
-    meta_step(learner, tasks)
-    for (name, p), g in zip(learner.net.named_parameters(), expected.values(), strict=True):
-        if name != "0.bias":  # before batch norm: its gradient is zero but for rounding
-            torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11)
+    for other in (net, convert_batch_norm(net)):
+        meta_step(maml(other, way=WAY, rate=0.3, steps=2), tasks)
+        for (name, p), g in zip(other.named_parameters(), expected.values(), strict=True):
+            if name != "0.bias":  # before batch norm: its gradient is zero
+                torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11)
+    assert net[1].num_batches_tracked == 1
+    assert net[1].running_mean.abs().sum() > 0
+
+
+def test_running_statistics_are_the_mean_of_what_torch_would_write() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6)).double()
+    tasks = double(blobs(3))
+    expected = []
+    for x in tasks.query.x:
+        alone = copy.deepcopy(net)
+        alone(x)
+        expected.append(alone[1].running_mean)
+    meta_step(GradientLearner(net, SGD(0.1), way=0, steps=0, loss_fn=lambda p, y: p.sum(-1)), tasks)
+    torch.testing.assert_close(net[1].running_mean, torch.stack(expected).mean(0))
 
 
 def test_fewer_classes_than_the_head_are_fine_and_more_are_refused() -> None:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad
 
 from upstairs.core import Examples, Learner, LossFn, cross_entropy
 from upstairs.errors import UpstairsError
+from upstairs.inner import EXACT, Differentiation, FirstOrder, call_with
 from upstairs.learners.rules import SGD, Params, UpdateRule
+from upstairs.minimise import minimise
 from upstairs.nets.norm import is_transductive
-from upstairs.tree import detach
 
 
 class GradientLearner(Learner[Params]):
@@ -27,7 +27,7 @@ class GradientLearner(Learner[Params]):
         net: any module; for classification its outputs are logits, as many as the largest way.
         rule: the inner optimiser.
         steps: inner steps.
-        first_order: take the inner gradients for constants.
+        differentiate: `Exact()`, `FirstOrder()` or `Implicit()`: how the meta-gradient passes the inner loop.
         fast: which parameters, by name, adapt; the others are shared by all tasks.
         way: classes that `predict` answers; 0 for regression.
     """
@@ -39,13 +39,13 @@ class GradientLearner(Learner[Params]):
         *,
         way: int,
         steps: int = 5,
-        first_order: bool = False,
+        differentiate: Differentiation = EXACT,
         fast: Callable[[str], bool] = lambda name: True,
         loss_fn: LossFn = cross_entropy,
     ) -> None:
         super().__init__()
         self.net, self.rule = net, rule
-        self.steps, self.first_order, self.fast, self.loss_fn = steps, first_order, fast, loss_fn
+        self.steps, self.differentiate, self.fast, self.loss_fn = steps, differentiate, fast, loss_fn
         self.way, self.outputs = way, way
         if not any(fast(name) for name, _ in net.named_parameters()):
             names = ", ".join(name for name, _ in net.named_parameters())
@@ -56,20 +56,24 @@ class GradientLearner(Learner[Params]):
         return is_transductive(self.net)
 
     @property
+    def second_order(self) -> bool:
+        return self.steps > 0 and not isinstance(self.differentiate, FirstOrder)
+
+    @property
     def max_way(self) -> int | None:
         return self.outputs or None
 
     def adapt(self, support: Examples, /) -> Params:
         params: Params = {name: p for name, p in self.net.named_parameters() if self.fast(name)}
-        state = self.rule.init(params)
-        for _ in range(self.steps):
-            grads = grad(self.loss)(params, support)
-            updates, state = self.rule.update(detach(grads) if self.first_order else grads, state)
-            params = {name: p + updates[name] for name, p in params.items()}
-        return params
+        return minimise(self.loss, params, support, rule=self.rule, steps=self.steps, differentiate=self.differentiate)
 
     def predict(self, params: Params, x: Tensor, /) -> Tensor:
-        prediction = functional_call(self.net, params, (x,))
+        prediction = call_with(self.net, params, x)
+        if not isinstance(prediction, Tensor):
+            raise UpstairsError(
+                f"{type(self.net).__name__} returned a {type(prediction).__name__} and a learner needs one tensor: "
+                "wrap it in a module whose forward returns the one to predict with"
+            )
         return prediction[..., : self.way] if self.way else prediction
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
@@ -84,7 +88,7 @@ def maml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> Grad
 
 def fomaml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> GradientLearner:
     """First-order MAML (Finn, Abbeel and Levine 2017, section 5.2)."""
-    return GradientLearner(net, SGD(rate), way=way, steps=steps, first_order=True)
+    return GradientLearner(net, SGD(rate), way=way, steps=steps, differentiate=FirstOrder())
 
 
 def anil(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5, head: str = "head") -> GradientLearner:
@@ -106,4 +110,4 @@ def scratch(net: nn.Module, *, way: int, rate: float = 0.2, steps: int = 8) -> G
     """
     for parameter in net.parameters():
         parameter.requires_grad_(False)
-    return GradientLearner(net, SGD(rate), way=way, steps=steps, first_order=True)
+    return GradientLearner(net, SGD(rate), way=way, steps=steps, differentiate=FirstOrder())

@@ -1,0 +1,115 @@
+"""A meta-step as one compiled program: traced through all inner steps, forward and backward, then given to inductor."""
+
+import logging
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from upstairs.core import Learner, Task
+from upstairs.plan import estimate, signature
+
+MOST = 8  # shapes of one learner that are compiled; more would be a storm, so they run eagerly
+PATIENCE = 20  # steps of one shape before `auto` compiles
+SMALL = 256 * 1024  # bytes of the largest tensor of a task, below which calling operations costs more than they do
+TOLERANCE = 1e-3  # relative, of losses and gradients, against the eager step
+
+log = logging.getLogger("upstairs.compile")
+
+
+class Compiled:
+    """The step of one shape. Called with tasks it gives losses, predictions and the gradients of the mean loss."""
+
+    def __init__(self, learner: Learner, tasks: Task) -> None:
+        named = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+        self.names, self.parameters = list(named), list(named.values())
+        leaves, structure = tree_flatten(tasks)
+
+        def step(*values: Tensor) -> tuple[Tensor, ...]:
+            weights = [v.detach().requires_grad_() for v in values[: len(self.names)]]
+            batch = tree_unflatten(list(values[len(self.names) :]), structure)
+            losses, predictions = functional_call(learner, dict(zip(self.names, weights, strict=True)), (batch,))
+            grads = torch.autograd.grad(losses.mean(), weights, allow_unused=True, materialize_grads=True)
+            return losses.detach(), predictions.detach(), *grads
+
+        graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*self.parameters, *leaves)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        options: dict[str, Any] = {"fallback_random": True}
+        options |= {"triton.cudagraphs": True} if leaves[0].is_cuda else {"cpp_wrapper": True}
+        self.run = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+        self.check(step, leaves)
+
+    def __call__(self, tasks: Task) -> tuple[Tensor, Tensor, list[Tensor]]:
+        with torch.no_grad():
+            losses, predictions, *grads = self.run(*self.parameters, *tree_flatten(tasks)[0])
+        return losses, predictions, grads
+
+    def check(self, step: Any, leaves: list[Tensor]) -> None:
+        """Compare with the eager step.
+
+        Raises:
+            ValueError: they differ.
+        """
+        inputs = [*self.parameters, *leaves]
+        with torch.random.fork_rng(devices=[]):
+            expected = step(*inputs)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            found = self.run(*inputs)
+        for what, a, b in (("losses", found[:1], expected[:1]), ("gradients", found[2:], expected[2:])):
+            error = _relative(a, b)
+            if not error <= TOLERANCE:
+                raise ValueError(f"its {what} differ from the eager step's by {error:.1e}")
+
+
+def _relative(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    difference = sum(float((a - b).double().square().sum()) for a, b in zip(found, expected, strict=True))
+    size = sum(float(b.double().square().sum()) for b in expected)
+    return (difference / max(size, 1e-30)) ** 0.5
+
+
+class _Shape:
+    """What is known of one shape: how often it was met, its program, or why there is none."""
+
+    def __init__(self) -> None:
+        self.met = 0
+        self.program: Compiled | None = None
+        self.refused = ""
+
+
+_SHAPES: WeakKeyDictionary[Learner, dict[Any, _Shape]] = WeakKeyDictionary()
+
+
+def compiled_step(learner: Learner, tasks: Task, mode: str, recompute: bool = False) -> Compiled | None:
+    """The program for tasks of this shape; None where the step shall run eagerly (`compile_report` says why)."""
+    shapes = _SHAPES.setdefault(learner, {})
+    shape = shapes.setdefault((mode, recompute, signature(learner, tasks)), _Shape())
+    shape.met += 1
+    if shape.program or shape.refused:
+        return shape.program
+    if mode == "auto" and shape.met <= PATIENCE:
+        return None
+    if mode == "auto" and (size := estimate(learner, tasks).largest) > SMALL:
+        shape.refused = f"its tensors are large ({size / 2**20:.1f} MiB): a compiled step would gain little"
+    elif sum(s.program is not None for s in shapes.values()) >= MOST:
+        shape.refused = f"{MOST} shapes are compiled already: give tasks of equal way, shot and query"
+    else:
+        try:
+            shape.program = Compiled(learner, tasks)
+        except Exception as error:
+            shape.refused = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+            log.warning("the meta-step runs eagerly, since it was not compiled: %s", shape.refused)
+    return shape.program
+
+
+def compile_report(learner: Learner) -> list[str]:
+    """One line for each shape of tasks that was met."""
+    lines = []
+    for shape in _SHAPES.get(learner, {}).values():
+        state = "compiled" if shape.program else f"eager: {shape.refused}" if shape.refused else "eager so far"
+        lines.append(f"{state} ({shape.met} steps)")
+    return lines

@@ -1,0 +1,85 @@
+"""How a learner will run, and which operation stands in the way of its gradient."""
+
+import re
+from typing import NamedTuple
+
+import torch
+
+from upstairs.core import Learner, Task
+from upstairs.errors import UpstairsError
+from upstairs.stacked.fallback import recording
+from upstairs.stacked.over_tasks import chosen, forget
+from upstairs.tree import take
+
+
+class Report(NamedTuple):
+    """What `explain` found; printed, it is a table."""
+
+    how: str  # stacked, vmap, loop, or plain for one simple task
+    why: str  # what kept it from the ways before
+    functions: dict[tuple[str, str, str], str]  # (function, how, module) -> why
+
+    def __str__(self) -> str:
+        lines = [f"{self.how}" + (f" ({self.why})" if self.why else "")]
+        if self.how == "stacked":
+            width = max((len(f) for f, _, _ in self.functions), default=0)
+            for (function, how, module), why in sorted(self.functions.items(), key=lambda item: item[0][1]):
+                lines.append(f"  {function:{width}}  {how:8} {module}" + (f": {why}" if why else ""))
+        return "\n".join(lines)
+
+
+def explain(learner: Learner, tasks: Task) -> Report:
+    """Run the meta-loss of up to 2 tasks and tell how: all tasks stacked, under vmap, or one after another, and why.
+
+    Within a stacked run each function of torch is told: by its own rule (stacked), by vmap, or by a loop over tasks.
+    """
+    forget(learner)
+    with recording() as functions, torch.random.fork_rng(devices=[]):
+        learner(take(tasks, slice(0, 2)))
+    way = chosen(learner, "meta_loss")
+    return Report(way.how, way.why, functions) if way else Report("plain", "", functions)
+
+
+def preflight(learner: Learner, tasks: Task) -> None:
+    """Take the meta-gradient of one task; nothing is kept.
+
+    Raises:
+        UpstairsError: an operation cannot be differentiated as often as the learner needs: it is named, with what to
+            use in its place.
+    """
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    try:
+        losses, _ = learner(take(tasks, slice(0, 1)))
+        torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+    except RuntimeError as error:
+        if advice := twice(str(error)):
+            raise UpstairsError(advice) from error
+        raise
+
+
+REMEDIES = {
+    "scaled_dot_product|_flash_|_efficient_attention": "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around it",
+    "rnn|lstm|gru": "nn.LSTM, nn.GRU or nn.RNN called on a plain tensor, which the engine computes by their cells",
+    "native_batch_norm|cudnn_batch_norm": "upstairs.nets.convert_batch_norm(net)",
+    "ctc_loss": "a loss written with log_softmax and logsumexp",
+    "grid_sampler|upsample|interpolate": "a strided convolution or avg_pool2d",
+    "cdist": "the squared distance by a matrix product",
+}
+
+
+def twice(message: str) -> str | None:
+    """The advice for an error about a missing second derivative; None for any other error."""
+    if "once_differentiable" in message:
+        return (
+            "a custom autograd function is marked once_differentiable, and this learner differentiates twice: write "
+            "its backward with differentiable operations, or take differentiate=FirstOrder()"
+        )
+    found = re.search(r"derivative for '?(?:aten::)?(\w+)'? is not implemented", message)
+    if found is None:
+        return None
+    name = found[1].removesuffix("_backward")
+    remedy = next((text for pattern, text in REMEDIES.items() if re.search(pattern, name)), "another operation")
+    return (
+        f"'{name}' cannot be differentiated twice, and this learner needs it: use {remedy}, or take "
+        "differentiate=FirstOrder()"
+    )

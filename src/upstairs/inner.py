@@ -1,0 +1,190 @@
+"""The inner loop: what it minimises, by which rule, and how it is differentiated.
+
+    phi_0 = theta,   phi_{k+1} = phi_k + update(grad L(phi_k)),   d phi_K / d theta by one of
+
+    Exact        through every step (second order; Finn 2017)
+    FirstOrder   inner gradients as constants: d phi_K / d theta = I (Finn 2017, section 5.2)
+    Implicit     at the minimum of L(phi) + strength / 2 |phi - theta|^2, by conjugate gradients (Rajeswaran 2019)
+
+The pieces are here, the loop itself is `minimise`: written for one task, it runs for all where its tensors are stacked.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from upstairs.errors import UpstairsError
+from upstairs.stacked.tensor import Stacked, front, wrap
+
+Params = dict[str, Tensor]
+Loss = Callable[..., Tensor]  # (params, *args) -> scalar
+
+
+@runtime_checkable
+class UpdateRule(Protocol):
+    """An inner optimiser, as two pure functions: `params + updates` is the next iterate."""
+
+    def init(self, params: Params) -> Any:
+        """The rule's own state before the first step: a pytree of tensors."""
+        ...
+
+    def update(self, grads: Params, state: Any) -> tuple[Params, Any]:
+        """Updates to add to the parameters, and the rule's next state."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Through every inner step."""
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """Inner gradients as constants."""
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Implicit MAML (Rajeswaran et al. 2019): the inner loss gets `strength` / 2 |phi - theta|^2, and the meta-gradient
+    is strength (H + strength I)^-1 grad L_query, by `iterations` of conjugate gradients; its memory is that of a step.
+    """
+
+    strength: float = 1.0
+    iterations: int = 5
+
+
+Differentiation = Exact | FirstOrder | Implicit
+EXACT = Exact()
+
+
+@dataclass
+class Execution:
+    """What the engine decides about inner loops while it runs them."""
+
+    recompute: bool = False
+    differentiate: Differentiation | None = None
+    step: int = 0
+
+
+NOW = Execution()
+
+
+@contextmanager
+def executing(*, recompute: bool = False, differentiate: Differentiation | None = None) -> Iterator[None]:
+    """Inner loops inside keep only each step's parameters, or are differentiated in another way than they ask for."""
+    before = NOW.recompute, NOW.differentiate
+    NOW.recompute, NOW.differentiate = recompute, differentiate
+    try:
+        yield
+    finally:
+        NOW.recompute, NOW.differentiate = before
+
+
+def inner_step() -> int:
+    """Which inner step is running, from 0; the number of steps where the queries are predicted."""
+    return NOW.step
+
+
+def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Params:
+    """The gradient of `loss(params, *args)` in `params`, that of each task where they are stacked.
+
+    A parameter that the loss does not use has gradient zero.
+    """
+    if transformed():
+        grads = torch.func.grad(loss)(params, *args)
+        return grads if create_graph else tree_map(torch.detach, grads)
+    with torch.enable_grad():
+        raws = [p.raw if isinstance(p, Stacked) else p for p in params.values()]
+        raws = [r if create_graph and r.requires_grad else r.detach().requires_grad_() for r in raws]
+        leaves = {n: wrap(r) if isinstance(p, Stacked) else r for (n, p), r in zip(params.items(), raws, strict=True)}
+        value = loss(leaves, *args)
+        total = value.raw.sum() if isinstance(value, Stacked) else value
+        if not isinstance(total, Tensor) or total.ndim:
+            raise UpstairsError(f"an inner loss must be one number for a task, and this one is {total!r}")
+        if not total.requires_grad:
+            return {n: torch.zeros_like(p) for n, p in params.items()}
+        grads = torch.autograd.grad(total, raws, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return {n: wrap(g) if isinstance(p, Stacked) else g for (n, p), g in zip(params.items(), grads, strict=True)}
+
+
+def transformed() -> bool:
+    """Inside torch.func's vmap or grad?"""
+    return torch._C._are_functorch_transforms_active()
+
+
+def per_task(params: Params, args: Any) -> Params:
+    """The same start for every task, where `args` are those of all tasks."""
+    count = next((leaf.count for leaf in tree_leaves(args) if isinstance(leaf, Stacked)), None)
+    if count is None:
+        return dict(params)
+    return {n: p if isinstance(p, Stacked) else wrap(p.expand(count, *p.shape)) for n, p in params.items()}
+
+
+def detached(params: Params) -> Params:
+    return {n: p.detach() for n, p in params.items()}
+
+
+def _foreach(function: Callable[..., Any], params: Params, *args: Any) -> Params | None:
+    """All of a dict by one call, where it is stacked."""
+    if not all(type(p) is Stacked and not p.folded for p in params.values()):
+        return None
+    return dict(
+        zip(params, map(wrap, function([p.raw for p in params.values() if isinstance(p, Stacked)], *args)), strict=True)
+    )
+
+
+def add(params: Params, updates: Params) -> Params:
+    """params + updates"""
+    if all(type(u) is Stacked and not u.folded for u in updates.values()):
+        done = _foreach(torch._foreach_add, params, [raw_of(updates[n]) for n in params])
+        if done is not None:
+            return done
+    return {n: p + updates[n] for n, p in params.items()}
+
+
+def scale(params: Params, factor: float) -> Params:
+    """factor * params"""
+    done = _foreach(torch._foreach_mul, params, factor)
+    return {n: p * factor for n, p in params.items()} if done is None else done
+
+
+_TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
+
+
+def call_with(net: nn.Module, params: Params, *args: Any) -> Any:
+    """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
+    if net not in _TIED:
+        groups: dict[int, list[str]] = {}
+        for name, p in net.named_parameters(remove_duplicate=False):
+            groups.setdefault(id(p), []).append(name)
+        _TIED[net] = [names for names in groups.values() if len(names) > 1]
+    if tied := _TIED[net]:
+        params = {**params, **{n: params[names[0]] for names in tied if names[0] in params for n in names}}
+    before, flat = [], []
+    try:
+        for name, value in params.items():
+            path, _, attribute = name.rpartition(".")
+            module = net.get_submodule(path) if path else net
+            before.append((module, attribute, module._parameters[attribute]))
+            module._parameters[attribute] = value  # type: ignore[assignment]
+            if isinstance(module, nn.RNNBase) and not any(module is m for m, _ in flat):
+                flat.append((module, module._flat_weights))
+        for module, _ in flat:
+            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
+        return net(*args)
+    finally:
+        for module, attribute, value in before:
+            module._parameters[attribute] = value
+        for module, weights in flat:
+            module._flat_weights = weights
+
+
+def raw_of(tensor: Tensor) -> Tensor:
+    """The tensor of all tasks, or the tensor itself."""
+    return front(tensor) if isinstance(tensor, Stacked) else tensor

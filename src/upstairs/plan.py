@@ -1,0 +1,176 @@
+"""How a meta-step will run, and in how much memory: estimated on tensors without storage, before anything runs."""
+
+import os
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, finalize
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from upstairs.core import Learner, Task
+from upstairs.errors import UpstairsError
+from upstairs.inner import executing
+from upstairs.tree import take
+
+# glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
+LARGEST_BLOCK = 32 * 2**20
+MIB = 2**20
+
+
+class Estimate(NamedTuple):
+    """Of the meta-step of one task, in bytes."""
+
+    peak: int
+    largest: int  # single tensor
+
+
+class Plan(NamedTuple):
+    """What a meta-step does. Printed, it is a sentence for each decision."""
+
+    tasks: int
+    chunk: int
+    recompute: bool
+    bytes: int  # estimated peak, beside the parameters and the tasks themselves
+    budget: int
+    one: Estimate
+    note: str = ""
+
+    def __str__(self) -> str:
+        inner = "inner steps computed again one by one" if self.recompute else "inner steps unrolled"
+        text = (
+            f"{self.tasks} tasks, {self.chunk} at a time, {inner}: about {self.bytes / MIB:,.0f} MiB of a budget of "
+            f"{self.budget / MIB:,.0f} MiB (one task: {self.one.peak / MIB:,.1f} MiB, its largest tensor "
+            f"{self.one.largest / MIB:,.1f} MiB)"
+        )
+        return text + (f"; {self.note}" if self.note else "")
+
+
+def plan(
+    learner: Learner, tasks: Task, *, memory: int | str | None = None, chunk: int | None = None,
+    recompute: bool | None = None,
+) -> Plan:  # fmt: skip
+    """Decide how many tasks at a time, and whether inner steps are unrolled or computed again; nothing is run.
+
+    Args:
+        memory: the budget in bytes, or as "2 GiB"; half of what is free where None.
+        chunk: tasks at a time, where you decide.
+        recompute: compute inner steps again, where you decide.
+
+    Raises:
+        UpstairsError: `memory` cannot be read as an amount.
+    """
+    budget = parse_bytes(memory) if memory is not None else free_memory(tasks.query.x.device) // 2
+    count = len(tasks.query.mask)
+    again = bool(recompute)
+    one = estimate(learner, tasks, recompute=again)
+    if recompute is None and one.peak > budget:
+        other = estimate(learner, tasks, recompute=True)
+        if other.peak < one.peak:
+            again, one = True, other
+    if chunk is None:
+        on_cpu = tasks.query.x.device.type == "cpu"
+        cliff = LARGEST_BLOCK // max(one.largest, 1) if on_cpu else count
+        chunk = max(1, min(count, budget // max(one.peak, 1), cliff))
+        chunk = -(-count // -(-count // chunk))  # of even size
+    note = "" if one.peak * chunk <= budget else "that is more than the budget: one task alone needs it"
+    return Plan(count, min(chunk, count), again, one.peak * min(chunk, count), budget, one, note)
+
+
+_SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
+
+
+def signature(learner: Learner, tasks: Task) -> tuple[Any, ...]:
+    """What an estimate, or a compiled step, depends on: shapes, kinds, modes and the inner loop's length."""
+    leaves = tuple((t.shape, t.dtype, t.device) for examples in tasks for t in examples)
+    plain = tuple((k, v) for k, v in vars(learner).items() if isinstance(v, bool | int | float | str))
+    how = str(vars(learner).get("differentiate"))
+    return leaves, plain, how, tuple(m.training for m in learner.modules()), torch.is_grad_enabled()
+
+
+def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
+    """Peak and largest tensor of one task's meta-step, from running it on tensors without storage."""
+    key = (signature(learner, take(tasks, slice(0, 1))), recompute)
+    seen = _SEEN.setdefault(learner, {})
+    if key not in seen:
+        seen[key] = _measure(learner, tasks, recompute)
+    return seen[key]
+
+
+def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+
+    def run(mode: Any) -> Estimate:
+        with mode, torch.random.fork_rng(devices=[]):
+            one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
+            with _Tracker() as tracker, executing(recompute=recompute):
+                losses, _ = learner(one)
+                if losses.requires_grad:
+                    torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        return Estimate(tracker.peak, tracker.largest)
+
+    try:
+        return run(FakeTensorMode(allow_non_fake_inputs=True))
+    except Exception:  # a network that reads values: measured on one real task
+        return run(nullcontext())
+
+
+class _Tracker(TorchDispatchMode):
+    """Bytes of the tensors alive at once that were made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = self.largest = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.live += size
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
+        finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(text: int | str) -> int:
+    """1500000, "1.5 MB" or "2 GiB" as bytes."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(text))
+    unit = match and match[2].lower()
+    try:
+        size = int(float(match[1]) * _UNITS[str(unit)]) if match else 0
+    except (ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise UpstairsError(f'memory is {text!r}: give a number of bytes, or text such as "800 MiB" or "2 GiB"')
+    return size
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had now."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with Path("/proc/meminfo").open() as lines:
+            return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
