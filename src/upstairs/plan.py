@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from upstairs.core import Learner, Task
 from upstairs.errors import UpstairsError
 from upstairs.inner import executing
+from upstairs.stacked.over_tasks import chosen, forget
 from upstairs.tree import take
 
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
@@ -114,10 +115,14 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
         return Estimate(tracker.peak, tracker.largest)
 
+    before = chosen(learner, "meta_loss")
     try:
         return run(FakeTensorMode(allow_non_fake_inputs=True))
     except Exception:  # a network that reads values: measured on one real task
         return run(nullcontext())
+    finally:
+        if before is None:  # how it runs on these tensors says nothing of real ones
+            forget(learner)
 
 
 class _Tracker(TorchDispatchMode):

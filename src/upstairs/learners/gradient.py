@@ -28,7 +28,8 @@ class GradientLearner(Learner[Params]):
         rule: the inner optimiser.
         steps: inner steps.
         differentiate: `Exact()`, `FirstOrder()` or `Implicit()`: how the meta-gradient passes the inner loop.
-        fast: which parameters, by name, adapt; the others are shared by all tasks.
+        fast: which parameters, by name, adapt; the others are shared by all tasks. None: those that are not frozen
+            (all, where all are).
         way: classes that `predict` answers; 0 for regression.
     """
 
@@ -40,16 +41,23 @@ class GradientLearner(Learner[Params]):
         way: int,
         steps: int = 5,
         differentiate: Differentiation = EXACT,
-        fast: Callable[[str], bool] = lambda name: True,
+        fast: Callable[[str], bool] | None = None,
         loss_fn: LossFn = cross_entropy,
     ) -> None:
         super().__init__()
         self.net, self.rule = net, rule
         self.steps, self.differentiate, self.fast, self.loss_fn = steps, differentiate, fast, loss_fn
         self.way, self.outputs = way, way
-        if not any(fast(name) for name, _ in net.named_parameters()):
+        if not self.adapting():
             names = ", ".join(name for name, _ in net.named_parameters())
             raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
+
+    def adapting(self) -> Params:
+        """The parameters that adapt, by name."""
+        params = {name: p for name, p in self.net.named_parameters() if p.is_floating_point()}
+        if self.fast is not None:
+            return {name: p for name, p in params.items() if self.fast(name)}
+        return {name: p for name, p in params.items() if p.requires_grad} or params
 
     @property
     def transductive(self) -> bool:
@@ -64,8 +72,7 @@ class GradientLearner(Learner[Params]):
         return self.outputs or None
 
     def adapt(self, support: Examples, /) -> Params:
-        params: Params = {name: p for name, p in self.net.named_parameters() if self.fast(name)}
-        return minimise(self.loss, params, support, rule=self.rule, steps=self.steps, differentiate=self.differentiate)
+        return minimise(self.loss, self.adapting(), support, rule=self.rule, steps=self.steps, differentiate=self.differentiate)
 
     def predict(self, params: Params, x: Tensor, /) -> Tensor:
         prediction = call_with(self.net, params, x)

@@ -78,7 +78,7 @@ def fall_back(func: Any, args: Any, kwargs: Any) -> Any:
         flag = getattr(next(a for a in args if isinstance(a, Stacked))._raw, name[7:])
         if not isinstance(flag, Tensor):
             return flag
-    if (name.endswith("_") or name == "__setitem__") and not name.endswith("__get__") and not name.endswith("a__"):
+    if name in ("__setitem__", "__delitem__") or (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i":
         raise NotStackable(f"{_module_running() or 'the code'} changes a tensor in place with {name}")
     leaves, structure = tree_flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Stacked)]

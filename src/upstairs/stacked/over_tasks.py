@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -83,12 +84,12 @@ def _stacked(function: Callable[..., Any], tasks: Any, count: int) -> Any:
 
 
 def _vmap(function: Callable[..., Any], tasks: Any, count: int) -> Any:
-    with _ExactBatchNorm():
+    with _ExactBatchNorm(), sdpa_kernel(SDPBackend.MATH):
         return torch.vmap(function, randomness="different")(*tasks)
 
 
 def _loop(function: Callable[..., Any], tasks: Any, count: int) -> Any:
-    with _ExactBatchNorm():
+    with _ExactBatchNorm(), sdpa_kernel(SDPBackend.MATH):
         each = [function(*take(tasks, i)) for i in range(count)]
     return tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:])
 

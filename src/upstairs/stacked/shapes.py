@@ -186,7 +186,9 @@ def getitem(x: Any, index: Any) -> Any:
     if not isinstance(x, Stacked):
         return NotImplemented
     index = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(i, Tensor | list) for i in index):
+    lists = [i for i in index if isinstance(i, Tensor | list)]
+    beside = [i for i in index if not isinstance(i, slice) and i is not None and i is not ...]
+    if any(isinstance(i, Stacked) for i in lists) or (lists and len(beside) > 1):  # several: torch moves their axes
         return NotImplemented
     return wrap(front(x)[(slice(None), *index)])
 
