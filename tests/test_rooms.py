@@ -18,6 +18,7 @@ ROOMS = [
     ["tasks"],
     ["nets"],
     ["learners"],
+    ["derivatives"],
     ["plan"],
     ["compiled", "explain"],
     ["engine", "statistics"],

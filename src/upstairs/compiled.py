@@ -1,6 +1,7 @@
 """A meta-step as one compiled program: traced through all inner steps, forward and backward, then given to inductor."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -66,7 +67,7 @@ class Compiled:
                 raise ValueError(f"its {what} differ from the eager step's by {error:.1e}")
 
 
-def _relative(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+def _relative(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     difference = sum(float((a - b).double().square().sum()) for a, b in zip(found, expected, strict=True))
     size = sum(float(b.double().square().sum()) for b in expected)
     return (difference / max(size, 1e-30)) ** 0.5

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from upstairs.compiled import Compiled, compiled_step
 from upstairs.core import Examples, Learner, Task
+from upstairs.derivatives import twice
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.explain import explain, twice
+from upstairs.explain import explain
 from upstairs.inner import Differentiation, executing
 from upstairs.nets.norm import BatchNorm
 from upstairs.plan import MIB, Plan, estimate, plan, signature
@@ -47,7 +48,7 @@ def meta_step(
     Args:
         tasks: a batch, every leaf with a leading task axis.
         chunk: how many tasks at a time; the result is the same. None: as many as fit (see `plan`).
-        memory: the budget that `plan` keeps to, in bytes or as "2 GiB"; half of what is free where None.
+        memory: the budget that `plan` keeps to, in bytes or as "2 GiB"; half of the machine's where None.
         recompute: keep only the parameters of each inner step and compute the rest again on the way back. None: where
             the budget asks for it.
         differentiate: `Exact()`, `FirstOrder()` or `Implicit()` in place of the learner's own way.
@@ -197,6 +198,7 @@ def _advised(learner: Learner, tasks: Task, decided: Plan | None) -> Iterator[No
     except (RuntimeError, MemoryError) as error:
         learner.zero_grad(set_to_none=True)
         if out_of_memory(error):
+            error.__traceback__ = None  # it holds the tensors of the step
             least = estimate(learner, tasks, recompute=True).peak
             tried = f"{decided.chunk} tasks at a time" if decided else "this chunk"
             raise UpstairsError(

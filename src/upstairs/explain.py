@@ -1,11 +1,11 @@
 """How a learner will run, and which operation stands in the way of its gradient."""
 
-import re
 from typing import NamedTuple
 
 import torch
 
 from upstairs.core import Learner, Task
+from upstairs.derivatives import refuse_once, twice
 from upstairs.errors import UpstairsError
 from upstairs.stacked.fallback import recording
 from upstairs.stacked.over_tasks import chosen, forget
@@ -50,36 +50,9 @@ def preflight(learner: Learner, tasks: Task) -> None:
     parameters = [p for p in learner.parameters() if p.requires_grad]
     try:
         losses, _ = learner(take(tasks, slice(0, 1)))
+        refuse_once(losses)
         torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
     except RuntimeError as error:
         if advice := twice(str(error)):
             raise UpstairsError(advice) from error
         raise
-
-
-REMEDIES = {
-    "scaled_dot_product|_flash_|_efficient_attention": "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around it",
-    "rnn|lstm|gru": "nn.LSTM, nn.GRU or nn.RNN called on a plain tensor, which the engine computes by their cells",
-    "native_batch_norm|cudnn_batch_norm": "upstairs.nets.convert_batch_norm(net)",
-    "ctc_loss": "a loss written with log_softmax and logsumexp",
-    "grid_sampler|upsample|interpolate": "a strided convolution or avg_pool2d",
-    "cdist": "the squared distance by a matrix product",
-}
-
-
-def twice(message: str) -> str | None:
-    """The advice for an error about a missing second derivative; None for any other error."""
-    if "once_differentiable" in message:
-        return (
-            "a custom autograd function is marked once_differentiable, and this learner differentiates twice: write "
-            "its backward with differentiable operations, or take differentiate=FirstOrder()"
-        )
-    found = re.search(r"derivative for '?(?:aten::)?(\w+)'? is not implemented", message)
-    if found is None:
-        return None
-    name = found[1].removesuffix("_backward")
-    remedy = next((text for pattern, text in REMEDIES.items() if re.search(pattern, name)), "another operation")
-    return (
-        f"'{name}' cannot be differentiated twice, and this learner needs it: use {remedy}, or take "
-        "differentiate=FirstOrder()"
-    )

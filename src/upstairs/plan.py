@@ -1,9 +1,9 @@
 """How a meta-step will run, and in how much memory: estimated on tensors without storage, before anything runs."""
 
+import logging
 import os
 import re
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from upstairs.core import Learner, Task
+from upstairs.derivatives import refuse_once
 from upstairs.errors import UpstairsError
 from upstairs.inner import executing
 from upstairs.stacked.over_tasks import chosen, forget
@@ -59,14 +60,14 @@ def plan(
     """Decide how many tasks at a time, and whether inner steps are unrolled or computed again; nothing is run.
 
     Args:
-        memory: the budget in bytes, or as "2 GiB"; half of what is free where None.
+        memory: the budget in bytes, or as "2 GiB"; half of the machine's where None.
         chunk: tasks at a time, where you decide.
         recompute: compute inner steps again, where you decide.
 
     Raises:
         UpstairsError: `memory` cannot be read as an amount.
     """
-    budget = parse_bytes(memory) if memory is not None else free_memory(tasks.query.x.device) // 2
+    budget = parse_bytes(memory) if memory is not None else memory_of(tasks.query.x.device) // 2
     count = len(tasks.query.mask)
     again = bool(recompute)
     one = estimate(learner, tasks, recompute=again)
@@ -111,16 +112,23 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
             with _Tracker() as tracker, executing(recompute=recompute):
                 losses, _ = learner(one)
+                refuse_once(losses)
                 if losses.requires_grad:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
         return Estimate(tracker.peak, tracker.largest)
 
     before = chosen(learner, "meta_loss")
+    noise = logging.getLogger("torch._subclasses.fake_tensor")
+    level = noise.level
+    noise.setLevel(logging.CRITICAL)  # a network's own mistake is told when it runs
     try:
         return run(FakeTensorMode(allow_non_fake_inputs=True))
+    except UpstairsError:
+        raise
     except Exception:  # a network that reads values: measured on one real task
         return run(nullcontext())
     finally:
+        noise.setLevel(level)
         if before is None:  # how it runs on these tensors says nothing of real ones
             forget(learner)
 
@@ -170,12 +178,8 @@ def parse_bytes(text: int | str) -> int:
     return size
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be had now."""
+def memory_of(device: torch.device) -> int:
+    """Bytes in all: what is free at the moment would make plans, and sums in another order, a matter of chance."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with Path("/proc/meminfo").open() as lines:
-            return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

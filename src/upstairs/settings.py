@@ -29,8 +29,15 @@ class Settings:
     )
     query: int = field(default=5, metadata={"help": "Query examples of each class."})
     tasks: int = field(default=1, metadata={"help": "Tasks in a meta-step."})
-    chunk: int = field(
-        default=1, metadata={"help": "Tasks held in memory at a time; changes the speed, never the result."}
+    chunk: int | None = field(
+        default=None,
+        metadata={"help": "Tasks at a time; changes the speed, never the result. Left out: as many as fit."},
+    )
+    memory: str | None = field(
+        default=None, metadata={"help": "Memory for a meta-step, such as 2GiB. Left out: half of the machine's."}
+    )
+    compile: Literal["off", "on", "auto"] = field(
+        default="off", metadata={"help": "Compile the meta-step: on, or auto where it pays (small networks)."}
     )
     net: Literal["conv4", "mlp"] = field(default="conv4", metadata={"help": "The network."})
     width: int = field(default=64, metadata={"help": "Its width, in channels or units."})
@@ -64,9 +71,11 @@ class Settings:
     validation_tasks: int = field(default=100, metadata={"help": "How many validation tasks."})
 
     def __post_init__(self) -> None:
-        for name in ("width", "tasks", "chunk", "validation_tasks"):
+        for name in ("width", "tasks", "validation_tasks"):
             if getattr(self, name) < 1:
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        if self.chunk is not None and self.chunk < 1:
+            raise UpstairsError(f"--chunk is {self.chunk}: it must be at least 1")
         for name in ("rate", "inner_rate", "clip", "scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")

@@ -20,7 +20,7 @@ from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.evaluate import frozen_seeds, score_tasks, task_accuracy
 from upstairs.learners import entry, seeded_learner
-from upstairs.nets import BatchNorm, calibrate
+from upstairs.nets import calibrate
 from upstairs.settings import Settings
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes, task_seed
@@ -106,9 +106,6 @@ class Training:
         parameters = [p for p in self.learner.parameters() if p.requires_grad]
         if not parameters:
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
-        # padding would count in the statistics of a batch: tasks of unequal size go one by one through batch norm
-        normed = any(isinstance(m, BatchNorm) for m in self.learner.modules())
-        self.chunk = 1 if normed and settings.shots[0] < settings.shots[1] else settings.chunk
         self.validation = validation_episodes(splits.val, self.learner.max_way)
         self.optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
         self.progress = Progress()
@@ -204,7 +201,7 @@ def take_step(run: Training) -> tuple[float, float]:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task_seed(s.seed, number))
-            step = meta_step(run.learner, tasks, chunk=run.chunk)
+            step = meta_step(run.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
     except NonFiniteError as error:
         raise UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "

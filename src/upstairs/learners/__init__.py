@@ -54,7 +54,6 @@ _INNER_LOOP = {
     "shot": "1",
     "query": 5,
     "tasks": 4,
-    "chunk": 4,
     "width": 32,
     "norm": "batch",
     "inner_steps": 1,
@@ -68,7 +67,7 @@ LEARNERS: dict[str, Entry] = {
     "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)"),
     "protonet": Entry(
         _protonet,
-        {"way": 60, "shot": "1", "query": 5, "tasks": 1, "chunk": 1, "width": 64, "norm": "population", "rate": 2e-3},
+        {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3},
         "prototypical network: a class is the mean embedding of its examples (Snell 2017)",
     ),
 }  # fmt: skip

@@ -54,10 +54,11 @@ class GradientLearner(Learner[Params]):
 
     def adapting(self) -> Params:
         """The parameters that adapt, by name."""
-        params = {name: p for name, p in self.net.named_parameters() if p.is_floating_point()}
+        params: Params = {name: p for name, p in self.net.named_parameters() if p.is_floating_point()}
         if self.fast is not None:
             return {name: p for name, p in params.items() if self.fast(name)}
-        return {name: p for name, p in params.items() if p.requires_grad} or params
+        trained: Params = {name: p for name, p in params.items() if p.requires_grad}
+        return trained or params
 
     @property
     def transductive(self) -> bool:
@@ -72,7 +73,9 @@ class GradientLearner(Learner[Params]):
         return self.outputs or None
 
     def adapt(self, support: Examples, /) -> Params:
-        return minimise(self.loss, self.adapting(), support, rule=self.rule, steps=self.steps, differentiate=self.differentiate)
+        return minimise(
+            self.loss, self.adapting(), support, rule=self.rule, steps=self.steps, differentiate=self.differentiate
+        )
 
     def predict(self, params: Params, x: Tensor, /) -> Tensor:
         prediction = call_with(self.net, params, x)

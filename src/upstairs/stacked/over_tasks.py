@@ -41,7 +41,7 @@ def over_tasks(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, na
     """
     count = len(tree_leaves(tasks)[0])
     with untracked(owner):
-        if count == 1 and all(isinstance(m, _SIMPLE) for m in owner.modules() if m is not owner):
+        if count == 1 and all(type(m) in _SIMPLE for m in owner.modules() if m is not owner):
             return tree_map(lambda t: t[None], function(*take(tasks, 0)))
         chosen = _CHOSEN.setdefault(owner, {})
         if name in chosen:
