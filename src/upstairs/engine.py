@@ -16,7 +16,7 @@ from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import explain
 from upstairs.inner import Differentiation, executing
 from upstairs.nets.norm import BatchNorm
-from upstairs.plan import MIB, Plan, estimate, plan, signature
+from upstairs.plan import LARGEST_BLOCK, MIB, Plan, estimate, plan, signature, steady_heap
 from upstairs.stacked.moments import Moments, running_statistics
 from upstairs.stacked.over_tasks import out_of_memory
 from upstairs.tree import take
@@ -68,7 +68,7 @@ def meta_step(
     if asked not in ready:
         with executing(differentiate=differentiate):
             ready[asked] = _prepare(learner, tasks, chunk, memory, recompute)
-    decided, chunk, recompute, whole, tracked = ready[asked]
+    decided, chunk, recompute, whole, tracked, _ = ready[asked]
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
     with ExitStack() as contexts:
@@ -98,6 +98,7 @@ class Prepared(NamedTuple):
     recompute: bool
     whole: bool
     tracked: bool
+    heap: Tensor | None
 
 
 _PREPARED: WeakKeyDictionary[Learner, dict[Any, Prepared]] = WeakKeyDictionary()
@@ -109,7 +110,9 @@ def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, reco
         decided = plan(learner, tasks, memory=memory, chunk=chunk, recompute=recompute)
         chunk, recompute = decided.chunk, decided.recompute
     tracked = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.modules())
-    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked)
+    on_cpu = decided is not None and tasks.query.x.device.type == "cpu"
+    heap = steady_heap(2 * decided.bytes) if decided and on_cpu and decided.bytes > LARGEST_BLOCK else None
+    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, heap)
 
 
 def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Tensor, Tensor]:

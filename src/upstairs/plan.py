@@ -183,3 +183,23 @@ def memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def steady_heap(size: float) -> Tensor | None:
+    """A small block above `size` bytes of heap: while it lives, glibc does not give what is freed below it back.
+
+    Without it the heap's top is returned to the system after each step, and its pages fault in again in the next. The
+    bytes are only reserved: no page is touched. None where the system cannot give so much.
+    """
+    block = LARGEST_BLOCK - 2**20
+    try:
+        torch.empty(block, dtype=torch.uint8)  # freed at once, it lifts the size from which blocks are mapped
+        blocks = [torch.empty(block, dtype=torch.uint8) for _ in range(int(size // block) + 1)]
+        top = max(b.data_ptr() for b in blocks)
+        for power in range(16, 25):  # a larger one where a smaller would lie in a gap below
+            keep = torch.empty(2**power, dtype=torch.uint8)
+            if keep.data_ptr() > top:
+                return keep
+    except RuntimeError:
+        pass
+    return None

@@ -118,7 +118,7 @@ def fold(x: Stacked) -> Tensor:
         return raw
     if x.folding is None:
         task, n, channels, *space = raw.shape
-        last = raw.movedim(2, -1).movedim(0, -2).reshape(n, *space, task * channels)
+        last = raw.movedim(2, -1).movedim(0, -2).reshape(n, *space, task * channels).contiguous()
         folding = last.movedim(-1, 1)
         if len(space) != 2:
             folding = folding.contiguous()
