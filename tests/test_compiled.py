@@ -11,6 +11,7 @@ from upstairs import compiled
 from upstairs.compiled import compile_report
 from upstairs.core import squared_error
 from upstairs.engine import meta_step
+from upstairs.inner import FirstOrder
 from upstairs.learners import SGD, GradientLearner, maml
 from upstairs.nets import conv4, mlp
 
@@ -87,3 +88,37 @@ def test_auto_waits_and_leaves_large_tensors_alone(monkeypatch: pytest.MonkeyPat
     large = maml(conv4((1, 28, 28), width=32, norm="batch", out=WAY), way=WAY, steps=1)
     meta_step(large, blobs(1, shape=(1, 28, 28)), compile="auto")
     assert "would gain little" in compile_report(large)[0]
+
+
+def test_a_program_is_not_used_for_another_rate_or_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    learner, tasks = regression(), sinusoids(3)
+    for change in (lambda: None, lambda: setattr(learner.rule, "rate", 0.03), lambda: setattr(learner, "steps", 1)):
+        change()
+        for how in (None, FirstOrder()):
+            meta_step(learner, tasks, differentiate=how)
+            expected = [p.grad.clone() for p in learner.parameters()]
+            meta_step(learner, tasks, differentiate=how, compile="on")
+            for p, g in zip(learner.parameters(), expected, strict=True):
+                torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
+    assert all(line.startswith("compiled") for line in compile_report(learner))
+
+
+def test_buffers_and_frozen_weights_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, WAY))
+    net[0].requires_grad_(False)
+    learner = maml(net, way=WAY, rate=0.1, steps=2)
+    meta_step(learner, blobs(2), compile="on")
+    net[0].weight.data.mul_(3)
+    expected = meta_step(learner, blobs(2)).losses
+    torch.testing.assert_close(meta_step(learner, blobs(2), compile="on").losses, expected)
+    assert compile_report(learner) == ["compiled (2 steps)"]
+
+
+def test_running_statistics_are_not_lost_by_compiling() -> None:
+    learner = maml(nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, WAY)), way=WAY, steps=1)
+    meta_step(learner, blobs(2), compile="on")
+    assert "running statistics" in compile_report(learner)[0]
+    assert learner.net[1].running_mean.abs().sum() > 0

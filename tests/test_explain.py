@@ -10,6 +10,7 @@ from upstairs.derivatives import twice
 from upstairs.engine import explain, meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import preflight
+from upstairs.inner import FirstOrder
 from upstairs.learners import ProtoNet, fomaml, maml
 from upstairs.nets import conv4, mlp
 
@@ -80,6 +81,7 @@ def test_half_precision_is_refused_for_second_derivatives() -> None:
     with pytest.raises(UpstairsError, match="second derivatives, which bf16 ruins"):
         meta_step(exact, tasks, precision="bf16")
     meta_step(exact, tasks, precision="bf16-unsafe")
+    meta_step(exact, tasks, precision="bf16", differentiate=FirstOrder())
     metric = ProtoNet(mlp((8,)), way=WAY)
     full, half = meta_step(metric, tasks).losses, meta_step(metric, tasks, precision="bf16").losses
     torch.testing.assert_close(half.float(), full, rtol=0.1, atol=0.1)

@@ -83,8 +83,7 @@ def test_recomputation_draws_the_same_dropout() -> None:
         torch.manual_seed(1)
         meta_step(learner, tasks, chunk=2, recompute=recompute)
         grads.append(net[0].weight.grad.clone())
-    # the path that is walked back drew other numbers before (the graph's shared tensors are looked for first)
-    assert grads[1].isfinite().all() and grads[1].abs().sum() > 0
+    assert grads[1].abs().sum() > 0
     torch.testing.assert_close(*grads)
 
 

@@ -12,7 +12,8 @@ from upstairs.engine import meta_step, plan
 from upstairs.errors import UpstairsError
 from upstairs.learners import SGD, GradientLearner, ProtoNet, maml
 from upstairs.nets import conv4, mlp
-from upstairs.plan import LARGEST_BLOCK, parse_bytes
+from upstairs.plan import LARGEST_BLOCK
+from upstairs.settings import parse_bytes
 
 
 def learner(steps: int = 5, size: int = 28) -> GradientLearner:

@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -27,41 +27,46 @@ class Compiled:
 
     def __init__(self, learner: Learner, tasks: Task) -> None:
         named = {n: p for n, p in learner.named_parameters() if p.requires_grad}
-        self.names, self.parameters = list(named), list(named.values())
+        rest = {n: p for n, p in learner.named_parameters() if not p.requires_grad} | dict(learner.named_buffers())
+        self.parameters, self.constants = list(named.values()), list(rest.values())
+        names = [*named, *rest]
         leaves, structure = tree_flatten(tasks)
 
         def step(*values: Tensor) -> tuple[Tensor, ...]:
-            weights = [v.detach().requires_grad_() for v in values[: len(self.names)]]
-            batch = tree_unflatten(list(values[len(self.names) :]), structure)
-            losses, predictions = functional_call(learner, dict(zip(self.names, weights, strict=True)), (batch,))
+            weights = [v.detach().requires_grad_() for v in values[: len(named)]]
+            state = dict(zip(names, [*weights, *values[len(named) : len(names)]], strict=True))
+            batch = tree_unflatten(list(values[len(names) :]), structure)
+            losses, predictions = functional_call(learner, state, (batch,))
             grads = torch.autograd.grad(losses.mean(), weights, allow_unused=True, materialize_grads=True)
             return losses.detach(), predictions.detach(), *grads
 
-        graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(*self.parameters, *leaves)
+        graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(
+            *self.parameters, *self.constants, *leaves
+        )
         graph.graph.eliminate_dead_code()
         graph.recompile()
         options: dict[str, Any] = {"fallback_random": True}
         options |= {"triton.cudagraphs": True} if leaves[0].is_cuda else {"cpp_wrapper": True}
         self.run = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-        self.check(step, leaves)
+        self.check(learner, tasks)
 
     def __call__(self, tasks: Task) -> tuple[Tensor, Tensor, list[Tensor]]:
         with torch.no_grad():
-            losses, predictions, *grads = self.run(*self.parameters, *tree_flatten(tasks)[0])
+            losses, predictions, *grads = self.run(*self.parameters, *self.constants, *tree_flatten(tasks)[0])
         return losses, predictions, grads
 
-    def check(self, step: Any, leaves: list[Tensor]) -> None:
-        """Compare with the eager step.
+    def check(self, learner: Learner, tasks: Task) -> None:
+        """Compare with the step as the learner itself takes it.
 
         Raises:
             ValueError: they differ.
         """
-        inputs = [*self.parameters, *leaves]
         with torch.random.fork_rng(devices=[]):
-            expected = step(*inputs)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            found = self.run(*inputs)
-        for what, a, b in (("losses", found[:1], expected[:1]), ("gradients", found[2:], expected[2:])):
+            losses, _ = learner(tasks)
+            grads = torch.autograd.grad(losses.mean(), self.parameters, allow_unused=True, materialize_grads=True)
+        with torch.random.fork_rng(devices=[]):
+            found_losses, _, found = self(tasks)
+        for what, a, b in (("losses", [found_losses], [losses.detach()]), ("gradients", found, grads)):
             error = _relative(a, b)
             if not error <= TOLERANCE:
                 raise ValueError(f"its {what} differ from the eager step's by {error:.1e}")
@@ -96,6 +101,8 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, recompute: bool = Fa
         return None
     if mode == "auto" and (size := estimate(learner, tasks).largest) > SMALL:
         shape.refused = f"its tensors are large ({size / 2**20:.1f} MiB): a compiled step would gain little"
+    elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in learner.modules()):
+        shape.refused = "batch norm with running statistics: its program could not gather them"
     elif sum(s.program is not None for s in shapes.values()) >= MOST:
         shape.refused = f"{MOST} shapes are compiled already: give tasks of equal way, shot and query"
     else:

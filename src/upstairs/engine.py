@@ -14,10 +14,10 @@ from upstairs.core import Examples, Learner, Task
 from upstairs.derivatives import twice
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import explain
-from upstairs.inner import Differentiation, executing
+from upstairs.inner import Differentiation, FirstOrder, executing
 from upstairs.nets.norm import BatchNorm
 from upstairs.plan import LARGEST_BLOCK, MIB, Plan, estimate, plan, signature, steady_heap
-from upstairs.stacked.moments import Moments, running_statistics
+from upstairs.stacked.moments import running_statistics, write_running_statistics
 from upstairs.stacked.over_tasks import out_of_memory
 from upstairs.tree import take
 
@@ -73,7 +73,7 @@ def meta_step(
     steps: list[tuple[list[int], Step]] = []
     with ExitStack() as contexts:
         contexts.enter_context(executing(recompute=recompute, differentiate=differentiate))
-        contexts.enter_context(numbers(learner, precision, tasks.query.x.device))
+        contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
         moments = contexts.enter_context(running_statistics())
         contexts.enter_context(_advised(learner, tasks, decided))
         for places, part in chunks(tasks, chunk, whole=whole):
@@ -86,7 +86,7 @@ def meta_step(
             learner.zero_grad(set_to_none=True)
             raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
     if tracked:
-        _write_running_statistics(learner, moments)
+        write_running_statistics(learner, moments)
     return _in_order(steps)
 
 
@@ -176,9 +176,11 @@ def _trimmed(examples: Examples) -> Examples:
 
 
 @contextmanager
-def numbers(learner: Learner, precision: Precision, device: torch.device) -> Iterator[None]:
+def numbers(
+    learner: Learner, precision: Precision, differentiate: Differentiation | None, device: torch.device
+) -> Iterator[None]:
     """The kind of numbers that matrix products use inside."""
-    if precision == "bf16" and learner.second_order:
+    if precision == "bf16" and learner.second_order and not isinstance(differentiate, FirstOrder):
         raise UpstairsError(
             f"precision is bf16 and {type(learner).__name__} takes second derivatives, which bf16 ruins (50 to 70% "
             'error): use "full", differentiate=FirstOrder(), or "bf16-unsafe" to do it all the same'
@@ -235,21 +237,6 @@ def _first_bad_gradient(learner: Learner, tasks: Task) -> int:
         if not _gradients_finite(learner):
             return index
     return 0
-
-
-@torch.no_grad()
-def _write_running_statistics(learner: nn.Module, moments: Moments) -> None:
-    """What torch's batch norms would have written, once: the mean over this step's tasks and passes."""
-    for m in learner.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and (seen := moments.get(id(m.running_mean))):
-            if m.running_mean is None or m.running_var is None:
-                continue
-            if m.num_batches_tracked is not None:
-                m.num_batches_tracked.add_(1)
-            number = 1.0 if m.num_batches_tracked is None else float(m.num_batches_tracked)
-            rate = 1 / number if m.momentum is None else m.momentum
-            m.running_mean.lerp_(torch.stack([mean for mean, _, _ in seen]).mean(0), rate)
-            m.running_var.lerp_(torch.stack([variance for _, variance, _ in seen]).mean(0), rate)
 
 
 __all__ = ["Plan", "Step", "chunks", "explain", "meta_step", "plan"]

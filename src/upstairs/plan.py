@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, finalize
@@ -16,7 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from upstairs.core import Learner, Task
 from upstairs.derivatives import refuse_once
 from upstairs.errors import UpstairsError
-from upstairs.inner import executing
+from upstairs.inner import NOW, Exact, FirstOrder, Implicit, executing
+from upstairs.settings import parse_bytes
 from upstairs.stacked.over_tasks import chosen, forget
 from upstairs.tree import take
 
@@ -90,9 +90,18 @@ _SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
 def signature(learner: Learner, tasks: Task) -> tuple[Any, ...]:
     """What an estimate, or a compiled step, depends on: shapes, kinds, modes and the inner loop's length."""
     leaves = tuple((t.shape, t.dtype, t.device) for examples in tasks for t in examples)
-    plain = tuple((k, v) for k, v in vars(learner).items() if isinstance(v, bool | int | float | str))
-    how = str(vars(learner).get("differentiate"))
-    return leaves, plain, how, tuple(m.training for m in learner.modules()), torch.is_grad_enabled()
+    own = vars(learner).values()
+    plain = tuple(_plain(v) for v in (*own, *(w for v in own if hasattr(v, "__dict__") for w in vars(v).values())))
+    how = (NOW.differentiate, torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+    numbers = torch.get_float32_matmul_precision()
+    return leaves, plain, how, numbers, tuple(m.training for m in learner.modules()), torch.is_grad_enabled()
+
+
+def _plain(value: Any) -> Any:
+    """A number or word by its value, a function by its identity; the rest is in the modules."""
+    if isinstance(value, bool | int | float | str | Exact | FirstOrder | Implicit):
+        return value
+    return id(value) if callable(value) else None
 
 
 def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
@@ -160,22 +169,6 @@ class _Tracker(TorchDispatchMode):
     def _release(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.live -= size
-
-
-_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_bytes(text: int | str) -> int:
-    """1500000, "1.5 MB" or "2 GiB" as bytes."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(text))
-    unit = match and match[2].lower()
-    try:
-        size = int(float(match[1]) * _UNITS[str(unit)]) if match else 0
-    except (ValueError, KeyError):
-        size = 0
-    if size <= 0:
-        raise UpstairsError(f'memory is {text!r}: give a number of bytes, or text such as "800 MiB" or "2 GiB"')
-    return size
 
 
 def memory_of(device: torch.device) -> int:

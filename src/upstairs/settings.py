@@ -74,6 +74,8 @@ class Settings:
         for name in ("width", "tasks", "validation_tasks"):
             if getattr(self, name) < 1:
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        if self.memory is not None:
+            parse_bytes(self.memory)
         if self.chunk is not None and self.chunk < 1:
             raise UpstairsError(f"--chunk is {self.chunk}: it must be at least 1")
         for name in ("rate", "inner_rate", "clip", "scale"):
@@ -111,3 +113,19 @@ def parse_range(text: str) -> tuple[int, int]:
     if low < 1 or high < low:
         raise UpstairsError(f"--shot is '{text}': the lowest must be at least 1, and the highest no lower")
     return low, high
+
+
+_UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_bytes(text: int | str) -> int:
+    """1500000, "1.5 MB" or "2 GiB" as bytes."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(text))
+    unit = match and match[2].lower()
+    try:
+        size = int(float(match[1]) * _UNITS[str(unit)]) if match else 0
+    except (ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise UpstairsError(f'memory is {text!r}: give a number of bytes, or text such as "800 MiB" or "2 GiB"')
+    return size

@@ -147,3 +147,24 @@ def test_learns_to_learn() -> None:
 def test_nothing_to_adapt_is_refused() -> None:
     with pytest.raises(UpstairsError, match="no parameter of the network would adapt"):
         anil(nn.Sequential(nn.Linear(2, 2)), way=2)
+
+
+def test_a_bias_that_batch_norm_cancels_is_still_there_for_others() -> None:
+    """A convolution read by batch norm and by a shortcut: only the first may leave its bias out."""
+
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=False)
+            self.head = nn.Linear(3, WAY)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.conv(x)
+            return self.head((self.norm(z) + z.tanh()).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, tasks = Fork().double(), double(blobs(3, shape=(1, 8, 8)))
+    expected = loop_gradient(net, tasks, rate=0.2, steps=2)
+    meta_step(maml(net, way=WAY, rate=0.2, steps=2), tasks)
+    for (name, p), g in zip(net.named_parameters(), expected.values(), strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")

@@ -34,11 +34,11 @@ def torch_batch_norm(
         x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, Stacked)), *x.shape))
     if training:
         if running_mean is not None and GATHERING:
-            raw, shift = fold(x), 0.0
+            raw = fold(x)
             axes = [a for a in range(raw.ndim) if a != 1]
             variance, mean = torch.var_mean(raw.detach(), axes, correction=0)
             n = raw.numel() // raw.shape[1]
-            mean, variance = (m.view(x.count, -1).mean(0) + shift for m in (mean, variance))
+            mean, variance = (m.view(x.count, -1).mean(0) for m in (mean, variance))
             gather(running_mean, mean, variance, n, momentum)
         return own_batch_norm(x, weight, bias, eps)
     scale = torch.rsqrt(running_var + eps) if weight is None else weight * torch.rsqrt(running_var + eps)
@@ -50,8 +50,8 @@ def torch_batch_norm(
 def own_batch_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     if not isinstance(x, Stacked):
         x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, Stacked)), *x.shape))
-    if x.shift is not None:
-        x.shift = None if not x.late_relu else x.shift  # a constant added to a channel leaves with its mean
+    if x.shift is not None and not x.late_relu:  # a constant added to a channel leaves with its mean
+        x = wrap(x._raw, x.count, folded=True)  # x itself keeps it for whoever else reads it
     w, b = _vector(weight, x, 1.0), _vector(bias, x, 0.0)
     return _unfold(kernels.batch_norm(fold(x), w, b, eps), x)
 

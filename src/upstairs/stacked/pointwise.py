@@ -10,6 +10,7 @@ from upstairs.stacked.tensor import NotStackable, Stacked, front, named, rule, w
 
 
 def _words(text: str) -> list[str]:
+    """A list that stays readable: one string on many lines."""
     return text.split()
 
 

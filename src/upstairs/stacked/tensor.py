@@ -34,6 +34,8 @@ class Stacked(Tensor):
     folding: Tensor | None  # the folded copy of an input, made once
     copied: bool  # does not share memory where torch's own tensor would
 
+    # Below, methods of Tensor become properties of one task: type checkers call that an override of another kind.
+
     @property
     def raw(self) -> Tensor:
         if self.shift is not None:
