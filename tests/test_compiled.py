@@ -59,7 +59,9 @@ def test_what_cannot_be_traced_runs_eagerly_with_the_reason(caplog: pytest.LogCa
 
 
 def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: lambda *inputs: [2 * t for t in graph(*inputs)])
+    monkeypatch.setattr(
+        torch._inductor, "compile", lambda graph, *_, **__: lambda *inputs: [2 * t for t in graph(*inputs)]
+    )
     learner = regression()
     expected = meta_step(learner, sinusoids(3)).losses
     torch.testing.assert_close(meta_step(learner, sinusoids(3), compile="on").losses, expected)
@@ -67,7 +69,7 @@ def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_many_shapes_do_not_make_a_storm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     learner = regression()
     for n in range(4, 4 + compiled.MOST + 3):
         meta_step(learner, sinusoids(2, n=n), compile="on")
@@ -77,7 +79,7 @@ def test_many_shapes_do_not_make_a_storm(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_auto_waits_and_leaves_large_tensors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     small = regression()
     for _ in range(compiled.PATIENCE):
         meta_step(small, sinusoids(2), compile="auto")
@@ -91,7 +93,7 @@ def test_auto_waits_and_leaves_large_tensors_alone(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_program_is_not_used_for_another_rate_or_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     learner, tasks = regression(), sinusoids(3)
     for change in (lambda: None, lambda: setattr(learner.rule, "rate", 0.03), lambda: setattr(learner, "steps", 1)):
         change()
@@ -105,7 +107,7 @@ def test_a_program_is_not_used_for_another_rate_or_derivative(monkeypatch: pytes
 
 
 def test_buffers_and_frozen_weights_are_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, WAY))
     net[0].requires_grad_(False)

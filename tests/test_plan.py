@@ -69,7 +69,7 @@ def test_other_learners_have_a_plan_too() -> None:
 
 
 SCRIPT = """
-import resource, sys, torch
+import re, resource, sys, torch
 sys.path.insert(0, "tests")
 from tasks_for_tests import WAY, blobs
 from upstairs.engine import meta_step
@@ -85,7 +85,8 @@ try:
     meta_step(learner, tasks, chunk=8, recompute=False)
 except UpstairsError as error:
     print(error)
-meta_step(learner, tasks, memory="150 MiB")
+    advised = re.search('memory="(.+)"', str(error))[1]
+meta_step(learner, tasks, memory=advised)
 print("fits")
 """
 

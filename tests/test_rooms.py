@@ -19,7 +19,7 @@ ROOMS = [
     ["nets"],
     ["learners"],
     ["derivatives"],
-    ["plan"],
+    ["plan", "rewrite", "chunks"],
     ["compiled", "explain"],
     ["engine", "statistics"],
     ["evaluate", "checkpoint", "testing"],

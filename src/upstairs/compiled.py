@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,7 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.core import Learner, Task
-from upstairs.plan import estimate, signature
+from upstairs.plan import estimate
+from upstairs.rewrite import rewrite_products
 
 MOST = 8  # shapes of one learner that are compiled; more would be a storm, so they run eagerly
 PATIENCE = 20  # steps of one shape before `auto` compiles
@@ -22,8 +23,17 @@ TOLERANCE = 1e-3  # relative, of losses and gradients, against the eager step
 log = logging.getLogger("upstairs.compile")
 
 
+class Result(NamedTuple):
+    """What a compiled step gives."""
+
+    size: Tensor  # the sum of all absolute values of losses and gradients: finite where all of them are
+    losses: Tensor
+    predictions: Tensor
+    gradients: Sequence[Tensor]  # of the mean loss
+
+
 class Compiled:
-    """The step of one shape. Called with tasks it gives losses, predictions and the gradients of the mean loss."""
+    """The step of one shape."""
 
     def __init__(self, learner: Learner, tasks: Task) -> None:
         named = {n: p for n, p in learner.named_parameters() if p.requires_grad}
@@ -38,22 +48,29 @@ class Compiled:
             batch = tree_unflatten(list(values[len(names) :]), structure)
             losses, predictions = functional_call(learner, state, (batch,))
             grads = torch.autograd.grad(losses.mean(), weights, allow_unused=True, materialize_grads=True)
-            return losses.detach(), predictions.detach(), *grads
+            # one non-finite number makes the sum of absolute values non-finite
+            size = torch.stack([t.abs().sum() for t in (losses, *grads)]).sum()
+            return size.detach(), losses.detach(), predictions.detach(), *grads
 
         graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(
             *self.parameters, *self.constants, *leaves
         )
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+        rewrite_products(graph)
+        self.cuda = leaves[0].is_cuda
         options: dict[str, Any] = {"fallback_random": True}
-        options |= {"triton.cudagraphs": True} if leaves[0].is_cuda else {"cpp_wrapper": True}
-        self.run = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
+        options |= {"triton.cudagraphs": True} if self.cuda else {"cpp_wrapper": True}
+        # not torch.compile: there is no Python code left to guard, and guards took a tenth of a small network's step
+        with torch.no_grad():
+            self.run = torch._inductor.compile(graph, [*self.parameters, *self.constants, *leaves], options=options)
         self.check(learner, tasks)
 
-    def __call__(self, tasks: Task) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def __call__(self, tasks: Task) -> Result:
         with torch.no_grad():
-            losses, predictions, *grads = self.run(*self.parameters, *self.constants, *tree_flatten(tasks)[0])
-        return losses, predictions, grads
+            out = self.run(*self.parameters, *self.constants, *tasks.support, *tasks.query)
+        if self.cuda:  # a replayed graph writes to the same memory each time
+            out = [t.clone() for t in out]
+        size, losses, predictions, *grads = out
+        return Result(size, losses, predictions, grads)
 
     def check(self, learner: Learner, tasks: Task) -> None:
         """Compare with the step as the learner itself takes it.
@@ -65,8 +82,8 @@ class Compiled:
             losses, _ = learner(tasks)
             grads = torch.autograd.grad(losses.mean(), self.parameters, allow_unused=True, materialize_grads=True)
         with torch.random.fork_rng(devices=[]):
-            found_losses, _, found = self(tasks)
-        for what, a, b in (("losses", [found_losses], [losses.detach()]), ("gradients", found, grads)):
+            found = self(tasks)
+        for what, a, b in (("losses", [found.losses], [losses.detach()]), ("gradients", found.gradients, grads)):
             error = _relative(a, b)
             if not error <= TOLERANCE:
                 raise ValueError(f"its {what} differ from the eager step's by {error:.1e}")
@@ -90,10 +107,15 @@ class _Shape:
 _SHAPES: WeakKeyDictionary[Learner, dict[Any, _Shape]] = WeakKeyDictionary()
 
 
-def compiled_step(learner: Learner, tasks: Task, mode: str, recompute: bool = False) -> Compiled | None:
-    """The program for tasks of this shape; None where the step shall run eagerly (`compile_report` says why)."""
+def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compiled | None:
+    """The program for tasks of this shape; None where the step shall run eagerly (`compile_report` says why).
+
+    Args:
+        key: what the program depends on beside the mode: the signature of learner and tasks, and whether inner steps
+            are computed again.
+    """
     shapes = _SHAPES.setdefault(learner, {})
-    shape = shapes.setdefault((mode, recompute, signature(learner, tasks)), _Shape())
+    shape = shapes.setdefault((mode, key), _Shape())
     shape.met += 1
     if shape.program or shape.refused:
         return shape.program

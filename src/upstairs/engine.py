@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import isfinite
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -9,17 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from upstairs.chunks import chunks, depends_on_the_batch
 from upstairs.compiled import Compiled, compiled_step
-from upstairs.core import Examples, Learner, Task
+from upstairs.core import Learner, Task
 from upstairs.derivatives import twice
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import explain
 from upstairs.inner import Differentiation, FirstOrder, executing
-from upstairs.nets.norm import BatchNorm
-from upstairs.plan import LARGEST_BLOCK, MIB, Plan, estimate, plan, signature, steady_heap
+from upstairs.plan import MIB, Plan, estimate, plan, signature, steady_heap
 from upstairs.stacked.moments import running_statistics, write_running_statistics
 from upstairs.stacked.over_tasks import out_of_memory
-from upstairs.tree import take
+from upstairs.tree import modules_of, parameters_of, take
 
 Precision = Literal["full", "tf32", "bf16", "bf16-unsafe"]
 Compile = Literal["off", "on", "auto"]
@@ -61,29 +62,37 @@ def meta_step(
         NonFiniteError: a task's loss, or its gradient, is NaN or infinite; the parameters' `.grad` is cleared.
         UpstairsError: memory ran out, an operation has no second derivative, or a precision that is refused.
     """
-    learner.zero_grad(set_to_none=True)
+    parameters = parameters_of(modules_of(learner))
+    _clear(parameters)
     key = signature(learner, tasks)
     ready = _PREPARED.setdefault(learner, {})
-    asked = (key, chunk, memory, recompute, str(differentiate))
+    asked = (key, chunk, memory, recompute, differentiate)
     if asked not in ready:
         with executing(differentiate=differentiate):
             ready[asked] = _prepare(learner, tasks, chunk, memory, recompute)
     decided, chunk, recompute, whole, tracked, _ = ready[asked]
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
+    checked = True  # are losses and gradients known to be finite?
     with ExitStack() as contexts:
         contexts.enter_context(executing(recompute=recompute, differentiate=differentiate))
-        contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
+        if precision != "full":
+            contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
         moments = contexts.enter_context(running_statistics())
         contexts.enter_context(_advised(learner, tasks, decided))
         for places, part in chunks(tasks, chunk, whole=whole):
-            fast = compiled_step(learner, part, compile, recompute) if compile != "off" else None
-            losses, predictions = _accumulate(learner, part, count, fast)
-            refuse_non_finite(losses, places)
-            steps.append((places, Step(losses, predictions)))
-        if not _gradients_finite(learner):
-            index = _first_bad_gradient(learner, tasks)
-            learner.zero_grad(set_to_none=True)
+            fast = None
+            if compile != "off":
+                own = key if part is tasks else signature(learner, part)
+                fast = compiled_step(learner, part, compile, (recompute, differentiate, own))
+            step, sound = _accumulate(learner, part, count, fast)
+            if not sound:
+                refuse_non_finite(step.losses, places)
+            checked = checked and sound and fast is not None
+            steps.append((places, step))
+        if not checked and not _finite(parameters):
+            index = _first_bad_gradient(learner, tasks, parameters)
+            _clear(parameters)
             raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
     if tracked:
         write_running_statistics(learner, moments)
@@ -111,20 +120,23 @@ def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, reco
         chunk, recompute = decided.chunk, decided.recompute
     tracked = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.modules())
     on_cpu = decided is not None and tasks.query.x.device.type == "cpu"
-    heap = steady_heap(2 * decided.bytes) if decided and on_cpu and decided.bytes > LARGEST_BLOCK else None
+    heap = steady_heap(2 * decided.bytes) if decided and on_cpu else None
     return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, heap)
 
 
-def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Tensor, Tensor]:
+def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Step, bool]:
+    """Add the gradient of some tasks; their losses and predictions, and whether the losses are finite."""
     if fast is None:
         losses, predictions = learner(part)
-        (losses.sum() / count).backward()
-        return losses.detach(), predictions.detach()
-    losses, predictions, grads = fast(part)
+        total = losses.sum()
+        (total / count).backward()
+        return Step(losses.detach(), predictions.detach()), isfinite(total.item())
+    size, losses, predictions, grads = fast(part)
+    share = len(losses) / count
     for p, g in zip(fast.parameters, grads, strict=True):
-        g = g * (len(losses) / count)
+        g = g if share == 1 else g * share
         p.grad = g if p.grad is None else p.grad + g
-    return losses, predictions
+    return Step(losses, predictions), isfinite(size.item())
 
 
 def _in_order(steps: list[tuple[list[int], Step]]) -> Step:
@@ -135,44 +147,6 @@ def _in_order(steps: list[tuple[list[int], Step]]) -> Step:
     widest = max(step.predictions.shape[1] for _, step in steps)
     padded = [nn.functional.pad(s.predictions, (0, 0, 0, widest - s.predictions.shape[1])) for _, s in steps]
     return Step(torch.cat([s.losses for _, s in steps])[order], torch.cat(padded)[order])
-
-
-def depends_on_the_batch(learner: nn.Module) -> bool:
-    """Does the learner normalise by statistics of the batch, where padding would count?"""
-    return any(
-        (m.training and isinstance(m, BatchNorm | nn.modules.batchnorm._BatchNorm))
-        or (isinstance(m, BatchNorm) and m.statistics == "batch")
-        or (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None)
-        for m in learner.modules()
-    )  # fmt: skip
-
-
-def chunks(tasks: Task, size: int, *, whole: bool = False) -> Iterator[tuple[list[int], Task]]:
-    """Tasks of a batch, at most `size` at a time, with their places in it; columns that all of them pad are cut off.
-
-    Args:
-        whole: only tasks of equal size together, so that none of them is padded.
-    """
-    count, full = len(tasks.query.mask), bool(tasks.support.mask.all() & tasks.query.mask.all())
-    if full and size >= count:
-        yield list(range(count)), tasks
-        return
-    groups: dict[Any, list[int]] = {}
-    for i in range(count):
-        key = tuple(int(e.mask[i].sum()) for e in tasks) if whole and not full else None
-        groups.setdefault(key, []).append(i)
-    for places in groups.values():
-        for start in range(0, len(places), size):
-            here = places[start : start + size]
-            run = here[-1] - here[0] + 1 == len(here)
-            part = take(tasks, slice(here[0], here[-1] + 1) if run else torch.tensor(here))
-            yield here, part if full else Task(*(_trimmed(e) for e in part))
-
-
-def _trimmed(examples: Examples) -> Examples:
-    used = examples.mask.any(0).nonzero()
-    widest = int(used[-1]) + 1 if len(used) else 0
-    return Examples(*(leaf[:, :widest] for leaf in examples))
 
 
 @contextmanager
@@ -201,7 +175,7 @@ def _advised(learner: Learner, tasks: Task, decided: Plan | None) -> Iterator[No
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        learner.zero_grad(set_to_none=True)
+        _clear(parameters_of(modules_of(learner)))
         if out_of_memory(error):
             error.__traceback__ = None  # it holds the tensors of the step
             least = estimate(learner, tasks, recompute=True).peak
@@ -223,20 +197,25 @@ def refuse_non_finite(losses: Float[Tensor, " task"], places: list[int] | None =
         raise NonFiniteError(f"the loss of task {index} of the batch is {losses[first].item()}", index=index)
 
 
-def _gradients_finite(learner: nn.Module) -> bool:
-    grads = [p.grad for p in learner.parameters() if p.grad is not None]
+def _clear(parameters: list[nn.Parameter]) -> None:
+    for p in parameters:
+        p.grad = None
+
+
+def _finite(parameters: list[nn.Parameter]) -> bool:
+    grads = [p.grad for p in parameters if p.grad is not None]
     # one non-finite number makes the sum of absolute values non-finite
-    return not grads or bool(torch.stack(torch._foreach_norm(grads, 1)).sum().isfinite())
+    return not grads or isfinite(torch.stack(torch._foreach_norm(grads, 1)).sum().item())
 
 
-def _first_bad_gradient(learner: Learner, tasks: Task) -> int:
+def _first_bad_gradient(learner: Learner, tasks: Task, parameters: list[nn.Parameter]) -> int:
     """Which single task's gradient is not finite; the first where only the sum overflows."""
     for index in range(len(tasks.query.mask)):
-        learner.zero_grad(set_to_none=True)
+        _clear(parameters)
         learner(take(tasks, slice(index, index + 1)))[0].sum().backward()
-        if not _gradients_finite(learner):
+        if not _finite(parameters):
             return index
     return 0
 
 
-__all__ = ["Plan", "Step", "chunks", "explain", "meta_step", "plan"]
+__all__ = ["Plan", "Step", "explain", "meta_step", "plan"]

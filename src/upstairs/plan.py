@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import nullcontext
+from types import NoneType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
@@ -18,7 +19,7 @@ from upstairs.errors import UpstairsError
 from upstairs.inner import NOW, Exact, FirstOrder, Implicit, executing
 from upstairs.settings import parse_bytes
 from upstairs.stacked.over_tasks import chosen, forget
-from upstairs.tree import take
+from upstairs.tree import modules_of, parameters_of, take
 
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
 LARGEST_BLOCK = 32 * 2**20
@@ -88,18 +89,25 @@ _SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
 
 
 def signature(learner: Learner, tasks: Task) -> tuple[Any, ...]:
-    """What an estimate, or a compiled step, depends on: shapes, kinds, modes and the inner loop's length."""
-    leaves = tuple((t.shape, t.dtype, t.device) for examples in tasks for t in examples)
-    own = vars(learner).values()
-    plain = tuple(_plain(v) for v in (*own, *(w for v in own if hasattr(v, "__dict__") for w in vars(v).values())))
+    """What an estimate, or a compiled step, depends on: shapes, kinds, parameters, modes, the inner loop's length."""
+    modules = modules_of(learner)
+    leaves = tuple([(t.shape, t.dtype, t.device) for examples in tasks for t in examples])
+    learned = tuple([(id(p), p.requires_grad) for p in parameters_of(modules)])
+    own = [v for v in vars(learner).values() if type(v) not in _CONTAINERS]
+    plain = tuple([_plain(v) for v in (*own, *(w for v in own if hasattr(v, "__dict__") for w in vars(v).values()))])
     how = (NOW.differentiate, torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
     numbers = torch.get_float32_matmul_precision()
-    return leaves, plain, how, numbers, tuple(m.training for m in learner.modules()), torch.is_grad_enabled()
+    modes = tuple([m.training for m in modules])
+    return leaves, learned, plain, how, numbers, modes, torch.is_grad_enabled()
+
+
+_CONTAINERS = {type(v) for v in vars(torch.nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
+_VALUES = {bool, int, float, str, Exact, FirstOrder, Implicit}
 
 
 def _plain(value: Any) -> Any:
     """A number or word by its value, a function by its identity; the rest is in the modules."""
-    if isinstance(value, bool | int | float | str | Exact | FirstOrder | Implicit):
+    if type(value) in _VALUES:
         return value
     return id(value) if callable(value) else None
 

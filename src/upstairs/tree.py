@@ -1,9 +1,9 @@
-"""The few operations on pytrees of tensors in use."""
+"""The few operations on pytrees of tensors, and on trees of modules, in use."""
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 
@@ -15,3 +15,20 @@ def take(tree: Any, index: int | slice | Tensor) -> Any:
 def detach(tree: Any) -> Any:
     """The same values without their history."""
     return tree_map(torch.detach, tree)
+
+
+def modules_of(root: nn.Module) -> list[nn.Module]:
+    """Every module below `root`, itself first; one that is shared comes as often as it is met.
+
+    `nn.Module.modules` without names and sets: every meta-step asks, and for a small network that took as long as its
+    matrix products.
+    """
+    found = [root]
+    for module in found:  # grows while it is walked
+        found.extend(child for child in module._modules.values() if child is not None)
+    return found
+
+
+def parameters_of(modules: list[nn.Module]) -> list[nn.Parameter]:
+    """The parameters that these modules hold themselves."""
+    return [p for m in modules for p in m._parameters.values() if p is not None]

@@ -1,6 +1,6 @@
 """Update rules: the inner optimiser, as two pure functions. A rule with meta-parameters is an nn.Module."""
 
-from upstairs.inner import Params, UpdateRule, scale
+from upstairs.inner import Params, Scaled, UpdateRule
 
 
 class SGD:
@@ -12,8 +12,8 @@ class SGD:
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()]) -> tuple[Params, tuple[()]]:
-        return scale(grads, -self.rate), state
+    def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
+        return Scaled(grads, -self.rate), state
 
 
 __all__ = ["SGD", "Params", "UpdateRule"]

@@ -104,6 +104,23 @@ def relu(x: Stacked, inplace: bool = False) -> Any:
     return out
 
 
+_where = _lift(torch.where)
+
+
+@rule("where")
+def where(condition: Any, *args: Any, **kwargs: Any) -> Any:
+    """Nothing is chosen where a mask is known to hide nothing: half of the cost of a small network's loss."""
+    x = args[0] if args else None
+    if not (isinstance(condition, Stacked) and isinstance(x, Stacked)):
+        return _where(condition, *args, **kwargs)
+    scalar = len(args) > 1 and not isinstance(args[1], Tensor)
+    if condition.true and scalar and x.shape == condition.shape and x.dtype.is_floating_point:
+        out = wrap(x.raw, x.count, folded=x.folded)
+        out.copied = x.copied = True
+        return out
+    return _where(condition, *args, **kwargs)
+
+
 @rule("contiguous", torch.Tensor.cpu)
 def same(x: Stacked, **_: Any) -> Stacked:
     return x

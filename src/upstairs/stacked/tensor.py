@@ -29,10 +29,13 @@ class Stacked(Tensor):
     _raw: Tensor
     folded: bool
     count: int  # tasks
-    late_relu: bool  # ReLU is still to be applied: pooling comes first, the same values for a quarter of the work
-    shift: Tensor | None  # a bias [task * channels] still to be added: batch statistics cancel it
-    folding: Tensor | None  # the folded copy of an input, made once
-    copied: bool  # does not share memory where torch's own tensor would
+    late_relu: bool = (
+        False  # ReLU is still to be applied: pooling comes first, the same values for a quarter of the work
+    )
+    shift: Tensor | None = None  # a bias [task * channels] still to be added: batch statistics cancel it
+    folding: Tensor | None = None  # the folded copy of an input, made once
+    true: bool = False  # known to be True everywhere: a mask without padding
+    copied: bool = False  # does not share memory where torch's own tensor would
 
     # Below, methods of Tensor become properties of one task: type checkers call that an override of another kind.
 
@@ -103,7 +106,6 @@ def wrap(raw: Tensor, count: int = 0, *, folded: bool = False) -> Stacked:
     """A raw tensor as the tensor of one task; `count` is needed where it is folded."""
     stacked = torch.Tensor._make_subclass(Stacked, HOLLOW)
     stacked._raw, stacked.folded, stacked.count = raw, folded, count or raw.shape[0]
-    stacked.late_relu, stacked.shift, stacked.folding, stacked.copied = False, None, None, False
     return stacked
 
 
@@ -132,7 +134,16 @@ def fold(x: Stacked) -> Tensor:
 
 def stack(tree: Any) -> Any:
     """Every tensor of a tree, with a leading task axis, as the tensor of one task."""
-    return tree_map(lambda leaf: wrap(leaf) if isinstance(leaf, Tensor) else leaf, tree)
+    return map_tensors(_stack, tree)
+
+
+def _stack(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    stacked = wrap(leaf)
+    if leaf.dtype == torch.bool and type(leaf) is Tensor and leaf.device.type == "cpu":
+        stacked.true = not torch._C._are_functorch_transforms_active() and bool(leaf.all())
+    return stacked
 
 
 def unstack(tree: Any, count: int) -> Any:
@@ -143,7 +154,21 @@ def unstack(tree: Any, count: int) -> Any:
             return front(leaf)
         return leaf.expand(count, *leaf.shape) if isinstance(leaf, Tensor) else leaf
 
-    return tree_map(one, tree)
+    return map_tensors(one, tree)
+
+
+def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
+    """`tree_map`, without its cost for the tuples and dicts that tasks, states and predictions nearly always are."""
+    kind = type(tree)
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if kind is dict:
+        return {name: map_tensors(function, value) for name, value in tree.items()}
+    if kind is tuple or kind is list:
+        return kind(map_tensors(function, value) for value in tree)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return kind(*(map_tensors(function, value) for value in tree))
+    return tree_map(function, tree)
 
 
 def rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
