@@ -13,7 +13,7 @@ ROOMS = [
     ["options"],
     ["tree"],
     ["stacked"],
-    ["inner", "core"],
+    ["inner", "core", "calling"],
     ["minimise"],
     ["tasks"],
     ["nets"],

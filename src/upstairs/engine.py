@@ -17,7 +17,8 @@ from upstairs.derivatives import twice
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import explain
 from upstairs.inner import Differentiation, FirstOrder, executing
-from upstairs.plan import MIB, Plan, estimate, plan, signature, steady_heap
+from upstairs.plan import LARGEST_BLOCK, MIB, Plan, estimate, plan, signature
+from upstairs.process import large_blocks_reused, release_freed_memory, steady_heap
 from upstairs.stacked.moments import running_statistics, write_running_statistics
 from upstairs.stacked.over_tasks import out_of_memory
 from upstairs.tree import modules_of, parameters_of, take
@@ -70,7 +71,7 @@ def meta_step(
     if asked not in ready:
         with executing(differentiate=differentiate):
             ready[asked] = _prepare(learner, tasks, chunk, memory, recompute)
-    decided, chunk, recompute, whole, tracked, _ = ready[asked]
+    decided, chunk, recompute, whole, tracked, large = ready[asked]
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
     checked = True  # are losses and gradients known to be finite?
@@ -79,6 +80,7 @@ def meta_step(
         if precision != "full":
             contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
         moments = contexts.enter_context(running_statistics())
+        contexts.enter_context(large_blocks_reused(large))
         contexts.enter_context(_advised(learner, tasks, decided))
         for places, part in chunks(tasks, chunk, whole=whole):
             fast = None
@@ -107,7 +109,7 @@ class Prepared(NamedTuple):
     recompute: bool
     whole: bool
     tracked: bool
-    heap: Tensor | None
+    large: bool  # is a single tensor above the size that glibc maps anew each time?
 
 
 _PREPARED: WeakKeyDictionary[Learner, dict[Any, Prepared]] = WeakKeyDictionary()
@@ -120,8 +122,10 @@ def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, reco
         chunk, recompute = decided.chunk, decided.recompute
     tracked = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.modules())
     on_cpu = decided is not None and tasks.query.x.device.type == "cpu"
-    heap = steady_heap(2 * decided.bytes) if decided and on_cpu else None
-    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, heap)
+    if on_cpu:
+        steady_heap()
+    large = decided is not None and on_cpu and decided.one.largest > LARGEST_BLOCK
+    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, large)
 
 
 def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Step, bool]:
@@ -178,6 +182,7 @@ def _advised(learner: Learner, tasks: Task, decided: Plan | None) -> Iterator[No
         _clear(parameters_of(modules_of(learner)))
         if out_of_memory(error):
             error.__traceback__ = None  # it holds the tensors of the step
+            release_freed_memory()
             least = estimate(learner, tasks, recompute=True).peak
             tried = f"{decided.chunk} tasks at a time" if decided else "this chunk"
             raise UpstairsError(

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from upstairs.errors import UpstairsError
@@ -146,39 +145,6 @@ def add(params: Params, updates: Params | Scaled) -> Params:
     together = [isinstance(p, Stacked) or isinstance(u, Stacked) for p, u in zip(before, change, strict=True)]
     after = torch._foreach_add([raw_of(p) for p in before], [raw_of(u) for u in change], alpha=factor)
     return {n: wrap(t) if s else t for n, t, s in zip(params, after, together, strict=True)}
-
-
-_TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
-
-
-def call_with(net: nn.Module, params: Params, *args: Any) -> Any:
-    """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
-    if net not in _TIED:
-        groups: dict[int, list[str]] = {}
-        for name, p in net.named_parameters(remove_duplicate=False):
-            groups.setdefault(id(p), []).append(name)
-        _TIED[net] = [names for names in groups.values() if len(names) > 1]
-    if tied := _TIED[net]:
-        params = {**params, **{n: params[names[0]] for names in tied if names[0] in params for n in names}}
-    before, flat = [], []
-    try:
-        for name, value in params.items():
-            *path, attribute = name.split(".")
-            module: Any = net
-            for child in path:  # `get_submodule` takes three times as long
-                module = module._modules[child]
-            before.append((module, attribute, module._parameters[attribute]))
-            module._parameters[attribute] = value  # type: ignore[assignment]
-            if isinstance(module, nn.RNNBase) and not any(module is m for m, _ in flat):
-                flat.append((module, module._flat_weights))
-        for module, _ in flat:
-            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
-        return net(*args)
-    finally:
-        for module, attribute, value in before:
-            module._parameters[attribute] = value
-        for module, weights in flat:
-            module._flat_weights = weights
 
 
 def raw_of(tensor: Tensor) -> Tensor:

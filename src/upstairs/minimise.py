@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from upstairs.calling import remembering
 from upstairs.errors import UpstairsError
 from upstairs.inner import (
     EXACT,
@@ -54,13 +55,15 @@ def minimise(
     carry = (params, rule.init(params))
     try:
         if grad_on and not transformed() and (isinstance(how, Implicit) or (exact and NOW.recompute and steps > 1)):
-            if isinstance(how, Implicit):
-                return implicitly(step, carry, steps, loss=loss, args=args, how=how)
-            return recomputed(step, carry, steps)
+            with remembering(graph=True, off=True):  # steps are run alone here, each with a graph of its own
+                if isinstance(how, Implicit):
+                    return implicitly(step, carry, steps, loss=loss, args=args, how=how)
+                return recomputed(step, carry, steps)
         if isinstance(how, Implicit) and grad_on:
             raise UpstairsError("implicit differentiation does not run under a torch.func transform: use autograd")
-        for number in range(steps):
-            carry = step(number, carry, create_graph=exact)
+        with remembering(graph=exact, off=transformed()):
+            for number in range(steps):
+                carry = step(number, carry, create_graph=exact)
         return carry[0]
     finally:
         NOW.step = steps

@@ -18,11 +18,13 @@ from upstairs.derivatives import refuse_once
 from upstairs.errors import UpstairsError
 from upstairs.inner import NOW, Exact, FirstOrder, Implicit, executing
 from upstairs.settings import parse_bytes
+from upstairs.stacked.fallback import recording
 from upstairs.stacked.over_tasks import chosen, forget
 from upstairs.tree import modules_of, parameters_of, take
 
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
 LARGEST_BLOCK = 32 * 2**20
+LARGE = 2**20  # bytes of a tensor, above which moving it costs more than calling operations
 MIB = 2**20
 
 
@@ -31,6 +33,7 @@ class Estimate(NamedTuple):
 
     peak: int
     largest: int  # single tensor
+    folds: bool = False  # convolutions with weights that tasks share: several tasks at once are folded and unfolded
 
 
 class Plan(NamedTuple):
@@ -79,6 +82,8 @@ def plan(
     if chunk is None:
         on_cpu = tasks.query.x.device.type == "cpu"
         cliff = LARGEST_BLOCK // max(one.largest, 1) if on_cpu else count
+        if on_cpu and one.folds and one.largest > LARGE:
+            cliff = 1
         chunk = max(1, min(count, budget // max(one.peak, 1), cliff))
         chunk = -(-count // -(-count // chunk))  # of even size
     note = "" if one.peak * chunk <= budget else "that is more than the budget: one task alone needs it"
@@ -127,12 +132,12 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     def run(mode: Any) -> Estimate:
         with mode, torch.random.fork_rng(devices=[]):
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
-            with _Tracker() as tracker, executing(recompute=recompute):
+            with _Tracker() as tracker, executing(recompute=recompute), recording() as functions:
                 losses, _ = learner(one)
                 refuse_once(losses)
                 if losses.requires_grad:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
-        return Estimate(tracker.peak, tracker.largest)
+        return Estimate(tracker.peak, tracker.largest, any(how == "shared weights" for _, how, _ in functions))
 
     before = chosen(learner, "meta_loss")
     noise = logging.getLogger("torch._subclasses.fake_tensor")
@@ -184,23 +189,3 @@ def memory_of(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def steady_heap(size: float) -> Tensor | None:
-    """A small block above `size` bytes of heap: while it lives, glibc does not give what is freed below it back.
-
-    Without it the heap's top is returned to the system after each step, and its pages fault in again in the next. The
-    bytes are only reserved: no page is touched. None where the system cannot give so much.
-    """
-    block = LARGEST_BLOCK - 2**20
-    try:
-        torch.empty(block, dtype=torch.uint8)  # freed at once, it lifts the size from which blocks are mapped
-        blocks = [torch.empty(block, dtype=torch.uint8) for _ in range(int(size // block) + 1)]
-        top = max(b.data_ptr() for b in blocks)
-        for power in range(16, 25):  # a larger one where a smaller would lie in a gap below
-            keep = torch.empty(2**power, dtype=torch.uint8)
-            if keep.data_ptr() > top:
-                return keep
-    except RuntimeError:
-        pass
-    return None

@@ -1,5 +1,6 @@
 """The few operations on pytrees of tensors, and on trees of modules, in use."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,14 +8,28 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 
+def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
+    """`tree_map`, without its cost for the tuples and dicts that tasks, states and predictions nearly always are."""
+    kind = type(tree)
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if kind is dict:
+        return {name: map_tensors(function, value) for name, value in tree.items()}
+    if kind is tuple or kind is list:
+        return kind(map_tensors(function, value) for value in tree)
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return kind(*(map_tensors(function, value) for value in tree))
+    return tree_map(function, tree)
+
+
 def take(tree: Any, index: int | slice | Tensor) -> Any:
     """Index every leaf's first axis: one task (int) or some tasks (slice, or their places) of a batch."""
-    return tree_map(lambda leaf: leaf[index], tree)
+    return map_tensors(lambda leaf: leaf[index], tree)
 
 
 def detach(tree: Any) -> Any:
     """The same values without their history."""
-    return tree_map(torch.detach, tree)
+    return map_tensors(torch.detach, tree)
 
 
 def modules_of(root: nn.Module) -> list[nn.Module]:

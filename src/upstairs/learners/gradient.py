@@ -12,9 +12,10 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from upstairs.calling import call_with
 from upstairs.core import Examples, Learner, LossFn, cross_entropy
 from upstairs.errors import UpstairsError
-from upstairs.inner import EXACT, Differentiation, FirstOrder, call_with
+from upstairs.inner import EXACT, Differentiation, FirstOrder
 from upstairs.learners.rules import SGD, Params, UpdateRule
 from upstairs.minimise import minimise
 from upstairs.nets.norm import is_transductive

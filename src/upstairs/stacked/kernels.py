@@ -63,6 +63,55 @@ def _vmapped(
     return out, tuple(0 if o.ndim == 2 else 1 for o in out)
 
 
+def moments(x: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and variance of each channel, exact to any derivative."""
+    return _Moments.apply(x)
+
+
+class _Moments(torch.autograd.Function):
+    """d mean = sum dx / m,  d variance = 2 sum (x - mean) dx / m"""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = _moments(x) if x.dtype == torch.float32 else _plain_moments(x)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        on_mean, on_variance = grad_outputs
+        x, mean = ctx.saved_tensors  # an output: it depends on x in a further derivative
+        m = x.numel() // x.shape[1]
+        slope = on_variance * (2 / m)
+        return torch.addcmul(_row(on_mean / m - mean * slope), x, _row(slope))
+
+
+def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    return mean, variance
+
+
+ROWS = 8192
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, in parts of some rows.
+
+    Channels-last, torch adds up all rows in one float32 number: for 400 images of 28x28 the statistics are off by
+    2e-5, 100 times as far as in its other layout, and so many activations cross the kink of a ReLU that the gradient is
+    off by 1e-3.
+    """
+    per_image = x.shape[2] * x.shape[3]
+    parts = x.split(max(1, ROWS // max(per_image, 1)))
+    found = [aten.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
+    if len(found) == 1:
+        return found[0]
+    share = x.new_tensor([len(part) / len(x) for part in parts])[:, None]
+    means, variances = (torch.stack(column) for column in zip(*found, strict=True))
+    mean = (means * share).sum(0)
+    return mean, ((variances + (means - mean).square()) * share).sum(0)
+
+
 def _row(vector: Tensor) -> Tensor:
     return vector.reshape(1, -1, 1, 1)
 
@@ -70,6 +119,10 @@ def _row(vector: Tensor) -> Tensor:
 class _Forward(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        if x.is_cpu and x.dtype == torch.float32 and not x.is_contiguous() and type(x) is Tensor:
+            mean, variance = _moments(x)
+            out = torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, eps)[0]
+            return out, mean, torch.rsqrt(variance + eps)
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
 
     @staticmethod

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstairs.stacked.tensor import NotStackable, Stacked, fold, front, rule, wrap
+from upstairs.stacked.normalise import pooled
+from upstairs.stacked.tensor import RECORDS, NotStackable, Stacked, channels_last, fold, front, rule, wrap
 
 
 @rule("linear")
@@ -36,11 +37,14 @@ def _convolve(function: Any, spatial: int) -> None:
         if not isinstance(weight, Stacked):
             if isinstance(bias, Stacked):
                 return NotImplemented
-            raw = front(x)
-            if spatial == 2 and raw.shape[2] * raw.shape[0]:
-                flat = raw.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            else:
-                flat = raw.flatten(0, 1)
+            flat = front(x).flatten(0, 1)
+            flat = channels_last(flat) if spatial == 2 and len(flat) else flat
+            for record in RECORDS:
+                record[(function.__name__, "shared weights", "")] = "one task at a time needs no folding"
+            if x.count == 1:  # both layouts are one
+                out = wrap(function(flat, weight, None, stride, padding, dilation, groups), 1, folded=True)
+                out.shift = bias
+                return out
             out = function(flat, weight, bias, stride, padding, dilation, groups)
             return wrap(out.unflatten(0, (x.count, -1)))
         count = weight.count
@@ -67,7 +71,9 @@ def _pool(function: Any, *names: Any, spatial: int, relu_after: bool) -> None:
             return NotImplemented
         if x.folded:
             late, x.late_relu = x.late_relu and relu_after, x.late_relu and not relu_after
-            out = wrap(function(x.raw, *args, **kwargs), x.count, folded=True)
+            out = pooled(x, lambda raw: function(raw, *args, **kwargs)) if relu_after else None
+            if out is None:
+                out = wrap(function(x.raw, *args, **kwargs), x.count, folded=True)
             x.late_relu = x.late_relu or late
             out.late_relu = late
             return out

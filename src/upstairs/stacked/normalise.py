@@ -8,7 +8,7 @@ from torch import Tensor
 
 from upstairs.stacked import kernels
 from upstairs.stacked.moments import GATHERING, gather
-from upstairs.stacked.tensor import Stacked, fold, front, rule, wrap
+from upstairs.stacked.tensor import HOOKS, Stacked, fold, front, rule, wrap
 
 
 def _vector(v: Any, x: Stacked, default: float) -> Tensor:
@@ -53,7 +53,29 @@ def own_batch_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     if x.shift is not None and not x.late_relu:  # a constant added to a channel leaves with its mean
         x = wrap(x._raw, x.count, folded=True)  # x itself keeps it for whoever else reads it
     w, b = _vector(weight, x, 1.0), _vector(bias, x, 0.0)
+    if x.folded and x.ndim == 4 and type(x._raw) is Tensor and x._raw.is_cpu:
+        out = wrap(x.raw, x.count, folded=True)
+        out.late_norm, x.copied = (w, b, eps), True  # x must keep its values until then
+        return out
     return _unfold(kernels.batch_norm(fold(x), w, b, eps), x)
+
+
+def pooled(x: Stacked, pool: Any) -> Stacked | None:
+    """`pool` of a batch norm still to come, which then normalises what is left: a quarter of the values.
+
+    Normalising is increasing where the weight is positive, so that the largest value stays the largest.
+    """
+    if x.late_norm is None or x.late_relu or x.shift is not None:
+        return None
+    weight, bias, eps = x.late_norm
+    if not bool((weight > 0).all()):
+        return None
+    mean, variance = kernels.moments(x._raw)
+    scale = weight * torch.rsqrt(variance + eps)
+    return wrap(kernels.affine(pool(x._raw), scale, bias - mean * scale), x.count, folded=True)
+
+
+HOOKS["normalise"] = kernels.batch_norm
 
 
 @rule(kernels.affine)

@@ -95,11 +95,15 @@ for _names, _how in ((ONE, _lift_one), (MANY, _lift), (IN_PLACE, _lift_in_place)
 @rule("relu")
 def relu(x: Stacked, inplace: bool = False) -> Any:
     """Left to be applied after pooling where activations are folded: both are monotone, so the values are the same."""
+    if inplace and x.folded and not x.copied and x.folding is None:
+        x.late_relu = True
+        return x
     if inplace:
         return _lift_in_place(torch.relu_)(x)
     if not x.folded:
         return wrap(torch.relu(x.raw))
-    out = wrap(x.raw, x.count, folded=True)
+    out = wrap(x.raw if x.late_norm is None else x._raw, x.count, folded=True)
+    out.late_norm = x.late_norm
     out.late_relu = x.copied = True  # x must keep its values until then
     return out
 

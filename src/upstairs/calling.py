@@ -1,0 +1,147 @@
+"""Calling a module with some of its parameters replaced, and calling once what an inner loop calls again and again.
+
+Where few parameters adapt (ANIL: the last layer), the modules before them give the same in every inner step. Inside
+`remembering()` such a module runs once for each input, and every later step gets what it gave.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from upstairs.stacked.tensor import Stacked
+
+Params = dict[str, Tensor]
+_TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
+_FIXED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], list[nn.Module]]] = WeakKeyDictionary()
+_MEMORIES: list["_Memory | None"] = []
+
+
+def call_with(net: nn.Module, params: Params, *args: Any) -> Any:
+    """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
+    if net not in _TIED:
+        groups: dict[int, list[str]] = {}
+        for name, p in net.named_parameters(remove_duplicate=False):
+            groups.setdefault(id(p), []).append(name)
+        _TIED[net] = [names for names in groups.values() if len(names) > 1]
+    if tied := _TIED[net]:
+        params = {**params, **{n: params[names[0]] for names in tied if names[0] in params for n in names}}
+    memory = _MEMORIES[-1] if _MEMORIES else None
+    if memory is not None and (fixed := _fixed(net, tuple(params))):
+        with memory.of(fixed, args):
+            return _call(net, params, args)
+    return _call(net, params, args)
+
+
+def _call(net: nn.Module, params: Params, args: tuple[Any, ...]) -> Any:
+    before, flat = [], []
+    try:
+        for name, value in params.items():
+            *path, attribute = name.split(".")
+            module: Any = net
+            for child in path:  # `get_submodule` takes three times as long
+                module = module._modules[child]
+            before.append((module, attribute, module._parameters[attribute]))
+            module._parameters[attribute] = value
+            if isinstance(module, nn.RNNBase) and not any(module is m for m, _ in flat):
+                flat.append((module, module._flat_weights))
+        for module, _ in flat:
+            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
+        return net(*args)
+    finally:
+        for module, attribute, value in before:
+            module._parameters[attribute] = value
+        for module, weights in flat:
+            module._flat_weights = weights
+
+
+@contextmanager
+def remembering(*, graph: bool, off: bool = False) -> Iterator[None]:
+    """Modules whose parameters do not adapt run once for each input inside.
+
+    Args:
+        graph: keep their graph, for a derivative of the whole loop.
+        off: they run each time all the same, also where an outer loop remembers.
+    """
+    _MEMORIES.append(None if off else _Memory(graph))
+    try:
+        yield
+    finally:
+        _MEMORIES.pop()
+
+
+def _fixed(net: nn.Module, adapting: tuple[str, ...]) -> list[nn.Module]:
+    """The largest modules of `net` without a parameter that adapts; none where none of them has parameters."""
+    known = _FIXED.setdefault(net, {})
+    if adapting not in known:
+        found: list[nn.Module] = []
+        _collect(net, "", adapting, found)
+        worth = any(next(module.parameters(), None) is not None for module in found)
+        known[adapting] = found if worth else []
+    return known[adapting]
+
+
+def _collect(module: nn.Module, prefix: str, adapting: tuple[str, ...], found: list[nn.Module]) -> None:
+    for name, child in module.named_children():
+        path = f"{prefix}{name}."
+        if isinstance(child, nn.ModuleList | nn.ModuleDict) or any(n.startswith(path) for n in adapting):
+            _collect(child, path, adapting, found)
+        else:
+            found.append(child)
+
+
+class _Memory:
+    """What modules gave for inputs that stay the same: those of the loop, and what such modules made of them."""
+
+    def __init__(self, graph: bool) -> None:
+        self.graph = graph
+        self.same: dict[int, Any] = {}  # id -> the tensor, which lives as long
+        self.given: dict[tuple[int, ...], tuple[Tensor, Tensor, int]] = {}  # module and inputs -> output, raw, version
+
+    @contextmanager
+    def of(self, modules: list[nn.Module], args: tuple[Any, ...]) -> Iterator[None]:
+        self.same.update({id(a): a for a in args if isinstance(a, Tensor)})
+        able = [m for m in modules if "forward" not in m.__dict__ and not _counts(m)]
+        for module in able:
+            module.__dict__["forward"] = self._once(module, module.forward)
+        try:
+            yield
+        finally:
+            for module in able:
+                del module.__dict__["forward"]
+
+    def _once(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if kwargs or not all(id(a) in self.same for a in args):
+                return forward(*args, **kwargs)
+            key = (id(module), *map(id, args))
+            if key in self.given:
+                out, raw, version = self.given[key]
+                if _raw(out) is raw and raw._version == version:  # nobody has changed it in place
+                    return out
+            chance = torch.get_rng_state()
+            with torch.set_grad_enabled(self.graph):
+                out = forward(*args)
+            if isinstance(out, Tensor) and torch.equal(chance, torch.get_rng_state()):  # random ones run each time
+                raw = out.raw if isinstance(out, Stacked) else out
+                self.given[key] = (out, raw, raw._version)
+                self.same[id(out)] = out
+            return out
+
+        return run
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    return tensor._raw if isinstance(tensor, Stacked) else tensor
+
+
+def _counts(module: nn.Module) -> bool:
+    """Does a pass through the module count, since it gathers running statistics or draws on a GPU?"""
+    return module.training and any(
+        (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats)
+        or isinstance(m, nn.modules.dropout._DropoutNd)
+        for m in module.modules()
+    )
