@@ -78,7 +78,7 @@ from upstairs.learners import maml
 from upstairs.nets import conv4
 learner = maml(conv4((1, 28, 28), width=32, norm="batch", out=WAY), way=WAY, steps=60)
 tasks = blobs(8, shot=1, query=5, shape=(1, 28, 28))
-meta_step(learner, tasks, chunk=1, recompute=True)  # loads the code that it needs
+meta_step(learner, tasks, memory="20 MiB")  # loads the code that it needs
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 250 * 2**20, -1))
 try:

@@ -75,27 +75,35 @@ def meta_step(
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
     checked = True  # are losses and gradients known to be finite?
-    with ExitStack() as contexts:
-        contexts.enter_context(executing(recompute=recompute, differentiate=differentiate))
-        if precision != "full":
-            contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
-        moments = contexts.enter_context(running_statistics())
-        contexts.enter_context(large_blocks_reused(large))
-        contexts.enter_context(_advised(learner, tasks, decided))
-        for places, part in chunks(tasks, chunk, whole=whole):
-            fast = None
-            if compile != "off":
-                own = key if part is tasks else signature(learner, part)
-                fast = compiled_step(learner, part, compile, (recompute, differentiate, own))
-            step, sound = _accumulate(learner, part, count, fast)
-            if not sound:
-                refuse_non_finite(step.losses, places)
-            checked = checked and sound and fast is not None
-            steps.append((places, step))
-        if not checked and not _finite(parameters):
-            index = _first_bad_gradient(learner, tasks, parameters)
-            _clear(parameters)
-            raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
+    try:
+        with ExitStack() as contexts:
+            contexts.enter_context(executing(recompute=recompute, differentiate=differentiate))
+            if precision != "full":
+                contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
+            moments = contexts.enter_context(running_statistics())
+            contexts.enter_context(large_blocks_reused(large))
+            for places, part in chunks(tasks, chunk, whole=whole):
+                fast = None
+                if compile != "off":
+                    own = key if part is tasks else signature(learner, part)
+                    fast = compiled_step(learner, part, compile, (recompute, differentiate, own))
+                step, sound = _accumulate(learner, part, count, fast)
+                if not sound:
+                    refuse_non_finite(step.losses, places)
+                checked = checked and sound and fast is not None
+                steps.append((places, step))
+            if not checked and not _finite(parameters):
+                index = _first_bad_gradient(learner, tasks, parameters)
+                _clear(parameters)
+                raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
+    except (RuntimeError, MemoryError) as error:
+        _clear(parameters)
+        if out_of_memory(error):
+            error.__traceback__ = None  # it holds the tensors of the step
+            release_freed_memory()
+        if (advice := _advice(error, learner, tasks, decided)) is None:
+            raise
+        raise UpstairsError(advice) from error
     if tracked:
         write_running_statistics(learner, moments)
     return _in_order(steps)
@@ -173,25 +181,16 @@ def numbers(
         torch.set_float32_matmul_precision(before)
 
 
-@contextmanager
-def _advised(learner: Learner, tasks: Task, decided: Plan | None) -> Iterator[None]:
-    """Running out of memory, and operations without a second derivative, as errors that say what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        _clear(parameters_of(modules_of(learner)))
-        if out_of_memory(error):
-            error.__traceback__ = None  # it holds the tensors of the step
-            release_freed_memory()
-            least = estimate(learner, tasks, recompute=True).peak
-            tried = f"{decided.chunk} tasks at a time" if decided else "this chunk"
-            raise UpstairsError(
-                f"memory ran out with {tried}: chunk=1, recompute=True takes about {least / MIB:,.0f} MiB beside the "
-                f'parameters; give what is free as the budget, such as memory="{max(1, 2 * least // MIB)} MiB"'
-            ) from error
-        if isinstance(error, RuntimeError) and (advice := twice(str(error))):
-            raise UpstairsError(advice) from error
-        raise
+def _advice(error: Exception, learner: Learner, tasks: Task, decided: Plan | None) -> str | None:
+    """What to do when memory has run out, or an operation has no second derivative; None for any other error."""
+    if not out_of_memory(error):
+        return twice(str(error))
+    least = estimate(learner, tasks, recompute=True).peak
+    tried = f"{decided.chunk} tasks at a time" if decided else "this chunk"
+    return (
+        f"memory ran out with {tried}: chunk=1, recompute=True takes about {least / MIB:,.0f} MiB beside the "
+        f'parameters; give what is free as the budget, such as memory="{max(1, 2 * least // MIB)} MiB"'
+    )
 
 
 def refuse_non_finite(losses: Float[Tensor, " task"], places: list[int] | None = None) -> None:
