@@ -122,10 +122,12 @@ class _Memory:
                 out, raw, version = self.given[key]
                 if _raw(out) is raw and raw._version == version:  # nobody has changed it in place
                     return out
-            chance = torch.get_rng_state()
+            device = args[0].device if args else torch.device("cpu")
+            chance = random_states(device)
             with torch.set_grad_enabled(self.graph):
                 out = forward(*args)
-            if isinstance(out, Tensor) and torch.equal(chance, torch.get_rng_state()):  # random ones run each time
+            alike = all(map(torch.equal, chance, random_states(device)))  # random ones run each time
+            if isinstance(out, Tensor) and alike:
                 raw = out.raw if isinstance(out, Stacked) else out
                 self.given[key] = (out, raw, raw._version)
                 self.same[id(out)] = out
@@ -139,9 +141,22 @@ def _raw(tensor: Tensor) -> Tensor:
 
 
 def _counts(module: nn.Module) -> bool:
-    """Does a pass through the module count, since it gathers running statistics or draws on a GPU?"""
+    """Does every pass through the module count, since it gathers running statistics?"""
     return module.training and any(
-        (isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats)
-        or isinstance(m, nn.modules.dropout._DropoutNd)
-        for m in module.modules()
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in module.modules()
     )
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """The state of the CPU's generator, and of the device's."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+@contextmanager
+def same_chance(states: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as after `random_states`; afterwards the generators are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.set_rng_state(states[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], device)
+        yield

@@ -19,8 +19,9 @@ from upstairs.explain import explain
 from upstairs.inner import Differentiation, FirstOrder, executing
 from upstairs.plan import LARGEST_BLOCK, MIB, Plan, estimate, plan, signature
 from upstairs.process import large_blocks_reused, release_freed_memory, steady_heap
+from upstairs.purity import refuse_writes, snapshot
 from upstairs.stacked.moments import running_statistics, write_running_statistics
-from upstairs.stacked.over_tasks import out_of_memory
+from upstairs.stacked.over_tasks import out_of_memory, untracked
 from upstairs.tree import modules_of, parameters_of, take
 
 Precision = Literal["full", "tf32", "bf16", "bf16-unsafe"]
@@ -68,9 +69,13 @@ def meta_step(
     key = signature(learner, tasks)
     ready = _PREPARED.setdefault(learner, {})
     asked = (key, chunk, memory, recompute, differentiate)
+    before = None
     if asked not in ready:
+        before = snapshot(learner)
         with executing(differentiate=differentiate):
-            ready[asked] = _prepare(learner, tasks, chunk, memory, recompute)
+            prepared = _prepare(learner, tasks, chunk, memory, recompute)
+        refuse_writes(before)
+        ready[asked] = prepared
     decided, chunk, recompute, whole, tracked, large = ready[asked]
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
@@ -82,6 +87,7 @@ def meta_step(
                 contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
             moments = contexts.enter_context(running_statistics())
             contexts.enter_context(large_blocks_reused(large))
+            contexts.enter_context(untracked(learner))  # inner steps are computed again in the backward pass
             for places, part in chunks(tasks, chunk, whole=whole):
                 fast = None
                 if compile != "off":
@@ -104,6 +110,8 @@ def meta_step(
         if (advice := _advice(error, learner, tasks, decided)) is None:
             raise
         raise UpstairsError(advice) from error
+    if before is not None:
+        refuse_writes(before)
     if tracked:
         write_running_statistics(learner, moments)
     return _in_order(steps)

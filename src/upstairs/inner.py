@@ -97,6 +97,16 @@ def inner_step() -> int:
     return NOW.step
 
 
+@contextmanager
+def at_step(number: int) -> Iterator[None]:
+    """Inside, `inner_step()` is this."""
+    before, NOW.step = NOW.step, number
+    try:
+        yield
+    finally:
+        NOW.step = before
+
+
 def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Params:
     """The gradient of `loss(params, *args)` in `params`, that of each task where they are stacked.
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upstairs.calling import remembering
+from upstairs.calling import random_states, remembering, same_chance
 from upstairs.errors import UpstairsError
 from upstairs.inner import (
     EXACT,
@@ -19,6 +19,7 @@ from upstairs.inner import (
     Params,
     UpdateRule,
     add,
+    at_step,
     detached,
     gradient,
     per_task,
@@ -47,26 +48,23 @@ def minimise(
 
     def step(number: int, carry: Any, *, create_graph: bool) -> Any:
         params, state = carry
-        NOW.step = number
-        grads = gradient(loss, params, *args, create_graph=create_graph)
+        with at_step(number):
+            grads = gradient(loss, params, *args, create_graph=create_graph)
         updates, state = rule.update(grads, state)
         return add(params, updates), state
 
     carry = (params, rule.init(params))
-    try:
-        if grad_on and not transformed() and (isinstance(how, Implicit) or (exact and NOW.recompute and steps > 1)):
-            with remembering(graph=True, off=True):  # steps are run alone here, each with a graph of its own
-                if isinstance(how, Implicit):
-                    return implicitly(step, carry, steps, loss=loss, args=args, how=how)
-                return recomputed(step, carry, steps)
-        if isinstance(how, Implicit) and grad_on:
-            raise UpstairsError("implicit differentiation does not run under a torch.func transform: use autograd")
-        with remembering(graph=exact, off=transformed()):
-            for number in range(steps):
-                carry = step(number, carry, create_graph=exact)
-        return carry[0]
-    finally:
-        NOW.step = steps
+    if grad_on and not transformed() and (isinstance(how, Implicit) or (exact and NOW.recompute and steps > 1)):
+        with remembering(graph=True, off=True):  # steps are run alone here, each with a graph of its own
+            if isinstance(how, Implicit):
+                return implicitly(step, carry, steps, loss=loss, args=args, how=how)
+            return recomputed(step, carry, steps)
+    if isinstance(how, Implicit) and grad_on:
+        raise UpstairsError("implicit differentiation does not run under a torch.func transform: use autograd")
+    with remembering(graph=exact, off=transformed()):
+        for number in range(steps):
+            carry = step(number, carry, create_graph=exact)
+    return carry[0]
 
 
 def _proximal(loss: Loss, start: Params, strength: float) -> Loss:
@@ -108,18 +106,17 @@ def recomputed(step: Step, carry: Any, steps: int) -> Params:
         after = step(number, tree_unflatten(parts, structure), create_graph=create_graph)
         return [raw_of(leaf) for leaf in tree_flatten(after)[0]]
 
-    path, dice = [[r.detach() for r in inputs]], []
+    path, dice, device = [[r.detach() for r in inputs]], [], inputs[0].device
     with torch.no_grad():
         for number in range(steps):
-            dice.append(torch.get_rng_state())
+            dice.append(random_states(device))
             path.append([r.detach() for r in run(number, path[-1], create_graph=False)])
 
     def pull(cotangents: tuple[Tensor, ...]) -> list[Tensor]:
         lams, totals = list(cotangents), [torch.zeros_like(p) for p in shared]
         for number in reversed(range(steps)):
             before = [r.detach().requires_grad_(r.is_floating_point()) for r in path[number]]
-            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-                torch.set_rng_state(dice[number])
+            with torch.enable_grad(), same_chance(dice[number], device):
                 after = run(number, before, create_graph=True)
             live = [(a, lam) for a, lam in zip(after, lams, strict=True) if a.requires_grad]
             wanted = [b for b in before if b.requires_grad] + shared

@@ -18,8 +18,8 @@ from upstairs.derivatives import refuse_once
 from upstairs.errors import UpstairsError
 from upstairs.inner import NOW, Exact, FirstOrder, Implicit, executing
 from upstairs.settings import parse_bytes
-from upstairs.stacked.fallback import recording
 from upstairs.stacked.over_tasks import chosen, forget
+from upstairs.stacked.tensor import FOLDS
 from upstairs.tree import modules_of, parameters_of, take
 
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
@@ -132,12 +132,13 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     def run(mode: Any) -> Estimate:
         with mode, torch.random.fork_rng(devices=[]):
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
-            with _Tracker() as tracker, executing(recompute=recompute), recording() as functions:
+            FOLDS.append([])
+            with _Tracker() as tracker, executing(recompute=recompute):
                 losses, _ = learner(one)
                 refuse_once(losses)
                 if losses.requires_grad:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
-        return Estimate(tracker.peak, tracker.largest, any(how == "shared weights" for _, how, _ in functions))
+        return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]))
 
     before = chosen(learner, "meta_loss")
     noise = logging.getLogger("torch._subclasses.fake_tensor")
@@ -150,6 +151,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     except Exception:  # a network that reads values: measured on one real task
         return run(nullcontext())
     finally:
+        FOLDS.clear()
         noise.setLevel(level)
         if before is None:  # how it runs on these tensors says nothing of real ones
             forget(learner)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from upstairs.errors import UpstairsError
 
-Norm = Literal["batch", "population", "group", "none"]
+Norm = Literal["batch", "population", "per_step", "group", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,8 @@ class Settings:
     net: Literal["conv4", "mlp"] = field(default="conv4", metadata={"help": "The network."})
     width: int = field(default=64, metadata={"help": "Its width, in channels or units."})
     norm: Norm = field(
-        default="population", metadata={"help": "Normalisation: batch (transductive), population, group or none."}
+        default="population",
+        metadata={"help": "Normalisation: batch (transductive), population, per_step, group or none."},
     )
     scale: float = field(
         default=0.8,

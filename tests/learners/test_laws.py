@@ -23,7 +23,7 @@ def test_table_on_vectors(name: str) -> None:
     check_learner(make_learner(settings, (8,), WAY), blobs(), expected_failures=EXPECTED[name])
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "none", "population"])
+@pytest.mark.parametrize("norm", ["batch", "group", "none", "per_step", "population"])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_table_on_images(name: str, norm: str) -> None:
     torch.manual_seed(0)

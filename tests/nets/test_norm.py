@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from tasks_for_tests import WAY, blobs
+from upstairs.learners import maml
 from upstairs.nets import BatchNorm, batch_norm, calibrate, convert_batch_norm
 from upstairs.nets.norm import GroupNorm
 
@@ -102,3 +104,37 @@ def test_conversion_keeps_values_and_leaves_the_original(tracked: bool) -> None:
     net.eval(), own.eval()
     converted = convert_batch_norm(net)
     torch.testing.assert_close(converted(x), net(x))
+
+
+def test_each_inner_step_has_statistics_of_its_own() -> None:
+    """Measured in training mode, they are those of a plain loop's activations in each step, and of the queries."""
+    torch.manual_seed(0)
+    norm = BatchNorm(6, statistics="per_step", steps=2)
+    net = nn.Sequential(nn.Linear(8, 6), norm, nn.Tanh(), nn.Linear(6, WAY))
+    learner, tasks = maml(net, way=WAY, rate=0.5, steps=2), blobs(1, shot=4)
+    assert not learner.transductive
+    calibrate(learner, lambda: iter([learner(tasks)]))
+    params = dict(net.named_parameters())
+    for step, part in enumerate((tasks.support, tasks.support, tasks.query)):
+        z = part.x[0] @ params["0.weight"].T + params["0.bias"]
+        torch.testing.assert_close(norm.mean[step], z.mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.variance[step], z.var(0, correction=0), rtol=1e-4, atol=1e-5)
+        normal = F.batch_norm(z, None, None, params["1.weight"], params["1.bias"], True)
+        loss = F.cross_entropy(torch.tanh(normal) @ params["3.weight"].T + params["3.bias"], part.y[0])
+        grads = torch.autograd.grad(loss, list(params.values()))
+        params = {n: p - 0.5 * g for (n, p), g in zip(params.items(), grads, strict=True)}
+    assert not torch.allclose(norm.mean[0], norm.mean[1])
+
+
+def test_statistics_of_the_step_are_used_and_queries_do_not_see_each_other() -> None:
+    torch.manual_seed(0)
+    norm = BatchNorm(6, statistics="per_step", steps=2)
+    norm.mean.copy_(torch.randn(3, 6)), norm.variance.uniform_(0.5, 2.0)
+    learner = maml(nn.Sequential(nn.Linear(8, 6), norm, nn.Linear(6, WAY)), way=WAY, rate=0.5, steps=2).eval()
+    tasks = blobs(2)
+    alone = learner.solve_alone(tasks)
+    torch.testing.assert_close(learner.solve(tasks), alone)
+    before = norm.mean.clone()
+    for row in range(3):  # every row takes part: the first two in adapting, the last in predicting
+        norm.mean.copy_(before)[row].add_(1)
+        assert not torch.allclose(learner.solve(tasks), alone)

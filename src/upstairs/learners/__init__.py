@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
     if settings.net == "conv4":
-        return conv4(shape, width=settings.width, norm=settings.norm, out=out)
+        return conv4(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
     return mlp(shape, widths=(settings.width * 4, settings.width), out=out)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from upstairs.calling import call_with
 from upstairs.core import Examples, Learner, LossFn, cross_entropy
 from upstairs.errors import UpstairsError
-from upstairs.inner import EXACT, Differentiation, FirstOrder
+from upstairs.inner import EXACT, Differentiation, FirstOrder, at_step
 from upstairs.learners.rules import SGD, Params, UpdateRule
 from upstairs.minimise import minimise
 from upstairs.nets.norm import is_transductive
@@ -79,6 +79,11 @@ class GradientLearner(Learner[Params]):
         )
 
     def predict(self, params: Params, x: Tensor, /) -> Tensor:
+        with at_step(self.steps):
+            return self.answer(params, x)
+
+    def answer(self, params: Params, x: Tensor) -> Tensor:
+        """The network's output with these parameters, at whichever inner step."""
         prediction = call_with(self.net, params, x)
         if not isinstance(prediction, Tensor):
             raise UpstairsError(
@@ -89,7 +94,7 @@ class GradientLearner(Learner[Params]):
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
         """The inner loss: the mean over the real examples."""
-        return examples.mean(self.loss_fn(self.predict(params, examples.x), examples.y))
+        return examples.mean(self.loss_fn(self.answer(params, examples.x), examples.y))
 
 
 def maml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> GradientLearner:

@@ -10,7 +10,7 @@ from upstairs.nets.norm import Norm, make_norm
 
 
 def conv4(
-    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", out: int | None = None
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None
 ) -> nn.Sequential:
     """Four blocks of 3x3 convolution, normalisation, 2x2 max-pool, ReLU (Vinyals et al. 2016, appendix A.1).
 
@@ -20,6 +20,7 @@ def conv4(
     Args:
         shape: of one input, (channels, height, width) in pixels; 16 pixels or more.
         width: channels of each block.
+        steps: of the inner loop, where `norm` is `per_step`.
         out: outputs of a last linear layer named `head`; None leaves the flattened features.
     """
     if len(shape) != 3 or min(shape[1:]) < 16:
@@ -31,7 +32,7 @@ def conv4(
     for i in range(4):
         layers[f"block{i}"] = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=norm == "none"),
-            make_norm(norm, width),
+            make_norm(norm, width, steps=steps),
             nn.MaxPool2d(2),
             nn.ReLU(),
         )

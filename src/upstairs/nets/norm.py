@@ -2,6 +2,8 @@
 
 `batch`       statistics of the batch at hand, always: the published MAML; predictions are transductive.
 `population`  statistics of the batch while training, and of the training tasks afterwards (see `calibrate`): inductive.
+`per_step`    the same, with statistics of its own for each inner step and for the queries: weights that adapt see other
+              activations in each step (Antoniou, Edwards and Storkey 2019, section 4, BNRS).
 `group`       statistics of each example alone: inductive, and the same in training and use.
 `none`        no normalisation.
 """
@@ -15,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from upstairs.inner import inner_step
 from upstairs.settings import Norm
 from upstairs.stacked.kernels import affine, batch_norm, group_norm
 from upstairs.stacked.tensor import Stacked, front
@@ -24,24 +27,38 @@ class BatchNorm(nn.Module):
     """Batch norm of [n, c], [n, c, l] or [n, c, h, w] that never writes to itself.
 
     With `statistics="population"` it uses the batch in training mode and, in evaluation mode, the mean and variance
-    that `calibrate` measured.
+    that `calibrate` measured; with `per_step` those of the inner step that runs, of `steps`.
     """
 
     def __init__(
-        self, features: int, *, statistics: Literal["batch", "population"] = "batch", eps: float = 1e-5
+        self,
+        features: int,
+        *,
+        statistics: Literal["batch", "population", "per_step"] = "batch",
+        steps: int = 1,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.statistics, self.eps = statistics, eps
         self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
-        if statistics == "population":
-            self.register_buffer("mean", torch.zeros(features))
-            self.register_buffer("variance", torch.ones(features))
+        if statistics != "batch":
+            shape = (features,) if statistics == "population" else (steps + 1, features)
+            self.register_buffer("mean", torch.zeros(shape))
+            self.register_buffer("variance", torch.ones(shape))
 
     def forward(self, x: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         if self.training or self.statistics == "batch":
             return batch_norm(x, self.weight, self.bias, self.eps)
-        scale = self.weight * torch.rsqrt(self.variance + self.eps)
-        return affine(x, scale, self.bias - self.mean * scale)
+        mean, variance = self.mean, self.variance
+        if self.statistics == "per_step":
+            mean, variance = mean[self.row], variance[self.row]
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return affine(x, scale, self.bias - mean * scale)
+
+    @property
+    def row(self) -> int:
+        """Which statistics the inner step at hand has: the last row is that of the queries, and of all later steps."""
+        return min(inner_step(), len(self.mean) - 1) if self.statistics == "per_step" else 0
 
 
 class GroupNorm(nn.Module):
@@ -56,13 +73,13 @@ class GroupNorm(nn.Module):
         return group_norm(x, self.groups, self.weight, self.bias, self.eps)
 
 
-def make_norm(norm: Norm, features: int) -> nn.Module:
-    """The layer that a setting names."""
+def make_norm(norm: Norm, features: int, *, steps: int = 1) -> nn.Module:
+    """The layer that a setting names; `steps` of the inner loop matter to `per_step` alone."""
     if norm == "none":
         return nn.Identity()
     if norm == "group":
         return GroupNorm(max(1, features // 8), features)
-    return BatchNorm(features, statistics=norm)
+    return BatchNorm(features, statistics=norm, steps=steps)
 
 
 def is_transductive(net: nn.Module) -> bool:
@@ -106,17 +123,18 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
     `run` yields after each pass of data through `net`, which is in training mode meanwhile. This is precise batch norm
     (Wu and Johnson 2021, section 3): no running average, so the result depends on the weights and the data alone.
     """
-    layers = [m for m in net.modules() if isinstance(m, BatchNorm) and m.statistics == "population"]
+    layers = [m for m in net.modules() if isinstance(m, BatchNorm) and m.statistics != "batch"]
     if not layers:
         return
-    moments: dict[nn.Module, list[tuple[int, Tensor, Tensor]]] = {layer: [] for layer in layers}
+    moments: dict[tuple[nn.Module, int], list[tuple[int, Tensor, Tensor]]] = {}
 
     def record(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
         if isinstance(x, Stacked):
             x = front(x).flatten(0, 1)
         variance, mean = torch.var_mean(x, [a for a in range(x.ndim) if a != 1], correction=0)
-        moments[layer].append((len(x), mean, variance))
+        row = layer.row if isinstance(layer, BatchNorm) else 0
+        moments.setdefault((layer, row), []).append((len(x), mean, variance))
 
     modes = {m: m.training for m in net.modules()}
     hooks: list[RemovableHandle] = [layer.register_forward_pre_hook(record) for layer in layers]
@@ -129,8 +147,8 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    for layer in layers:
-        if seen := moments[layer]:
-            count = sum(n for n, _, _ in seen)
-            layer.mean.copy_(torch.stack([n / count * mean for n, mean, _ in seen]).sum(0))
-            layer.variance.copy_(torch.stack([n / count * variance for n, _, variance in seen]).sum(0))
+    for (layer, row), seen in moments.items():
+        sizes, means, variances = zip(*seen, strict=True)
+        for name, column in (("mean", means), ("variance", variances)):
+            whole = torch.stack([n / sum(sizes) * values for n, values in zip(sizes, column, strict=True)]).sum(0)
+            layer.get_buffer(name).view(-1, len(whole))[row].copy_(whole)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upstairs.stacked.normalise import pooled
-from upstairs.stacked.tensor import RECORDS, NotStackable, Stacked, channels_last, fold, front, rule, wrap
+from upstairs.stacked.tensor import FOLDS, NotStackable, Stacked, channels_last, fold, front, rule, wrap
 
 
 @rule("linear")
@@ -39,8 +39,8 @@ def _convolve(function: Any, spatial: int) -> None:
                 return NotImplemented
             flat = front(x).flatten(0, 1)
             flat = channels_last(flat) if spatial == 2 and len(flat) else flat
-            for record in RECORDS:
-                record[(function.__name__, "shared weights", "")] = "one task at a time needs no folding"
+            for noted in FOLDS:
+                noted.append(function.__name__)
             if x.count == 1:  # both layouts are one
                 out = wrap(function(flat, weight, None, stride, padding, dilation, groups), 1, folded=True)
                 out.shift = bias

@@ -16,6 +16,7 @@ from upstairs.tree import map_tensors
 RULES: dict[Any, Callable[..., Any]] = {}
 HOOKS: dict[str, Callable[..., Any]] = {}  # what fallback.py does with functions without a rule
 RECORDS: list[dict[tuple[str, str, str], str]] = []  # (function, how it ran, module) -> why, while `explain` listens
+FOLDS: list[list[str]] = []  # convolutions with weights that tasks share, noted while `plan` listens
 HOLLOW = torch.empty(0, device="meta")  # what code that looks past __torch_function__ finds: it cannot be computed with
 _SPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special)
 

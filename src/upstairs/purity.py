@@ -1,0 +1,52 @@
+"""Networks that write to themselves: found in the first step, put back as they were, and named."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from upstairs.errors import UpstairsError
+
+
+class Written(NamedTuple):
+    """A tensor of a module, as it was."""
+
+    module: nn.Module
+    name: str  # of the module
+    attribute: str
+    tensor: Tensor
+    version: int  # torch counts changes in place
+    copy: Tensor
+
+
+def snapshot(root: nn.Module) -> list[Written]:
+    """Every buffer of `root`, and every tensor that a module keeps as a plain attribute."""
+    kept = []
+    for name, module in root.named_modules():
+        plain = {a: v for a, v in vars(module).items() if isinstance(v, Tensor)}
+        for attribute, tensor in {**module._buffers, **plain}.items():
+            if tensor is not None:
+                kept.append(Written(module, name, attribute, tensor, tensor._version, tensor.detach().clone()))
+    return kept
+
+
+def refuse_writes(before: list[Written]) -> None:
+    """Compare with a snapshot, and put back what was written.
+
+    Raises:
+        UpstairsError: a module wrote to its own tensor: tasks would see each other.
+    """
+    found = ""
+    for was in before:
+        now = getattr(was.module, was.attribute, None)
+        if now is was.tensor and now._version == was.version:
+            continue
+        home = was.module._buffers if was.attribute in was.module._buffers else vars(was.module)
+        home[was.attribute] = was.tensor
+        if was.tensor._version != was.version:
+            was.tensor.data.copy_(was.copy)
+        found = found or f"'{was.attribute}' of {type(was.module).__name__} ({was.name or 'the learner'})"
+    if found:
+        raise UpstairsError(
+            f"{found} is written to while tasks adapt, so that tasks would see each other: let `forward` return what "
+            "it computes and keep nothing, or use a layer of torch.nn"
+        )

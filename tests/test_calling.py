@@ -1,0 +1,99 @@
+"""Modules that do not adapt run once in an inner loop, and nothing else changes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tasks_for_tests import WAY, blobs, double
+from upstairs.core import Task
+from upstairs.engine import meta_step
+from upstairs.inner import Exact, FirstOrder
+from upstairs.learners import SGD, GradientLearner
+
+
+class Body(nn.Module):
+    def __init__(self, noise: float = 0.0) -> None:
+        super().__init__()
+        self.linear, self.noise, self.calls = nn.Linear(8, 6), noise, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        z = 2 * torch.tanh(self.linear(x))
+        return z + self.noise * torch.randn(6) if self.noise else z
+
+
+class Net(nn.Module):
+    """Its forward adds to what the body gave, in place where asked: then it may not be used again."""
+
+    def __init__(self, *, noise: float = 0.0, in_place: bool = False) -> None:
+        super().__init__()
+        self.body, self.head, self.in_place = Body(noise), nn.Linear(6, WAY), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.body(x)
+        z = z.add_(1) if self.in_place else z + 1
+        return self.head(z)
+
+
+def anil_net(net: nn.Module, how: Exact | FirstOrder = Exact()) -> GradientLearner:  # noqa: B008
+    adapts = lambda name: name.startswith("head")  # noqa: E731
+    return GradientLearner(net, SGD(0.3), way=WAY, steps=4, fast=adapts, differentiate=how)
+
+
+def loop(net: Net, tasks: Task, *, first_order: bool) -> list[Tensor]:
+    """The gradient by hand: the body is called anew in every step."""
+    parameters = list(net.parameters())
+    total = [torch.zeros_like(p) for p in parameters]
+    for i in range(len(tasks.query.mask)):
+        w, b = net.head.weight, net.head.bias
+        for _ in range(4):
+            z = 2 * torch.tanh(net.body.linear(tasks.support.x[i])) + 1
+            loss = nn.functional.cross_entropy(z @ w.T + b, tasks.support.y[i])
+            gw, gb = torch.autograd.grad(loss, (w, b), create_graph=not first_order)
+            w, b = w - 0.3 * gw, b - 0.3 * gb
+        z = 2 * torch.tanh(net.body.linear(tasks.query.x[i])) + 1
+        loss = nn.functional.cross_entropy(z @ w.T + b, tasks.query.y[i])
+        for t, g in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+            t += g / len(tasks.query.mask)
+    return total
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_same_gradients_as_calling_each_time(count: int, first_order: bool, in_place: bool) -> None:
+    torch.manual_seed(0)
+    net, tasks = Net(in_place=in_place).double(), double(blobs(count))
+    how = FirstOrder() if first_order else Exact()
+    meta_step(anil_net(net, how), tasks, chunk=count, recompute=False)
+    for p, g in zip(net.parameters(), loop(net, tasks, first_order=first_order), strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-12)
+
+
+def test_the_body_runs_once_for_the_support_set_and_once_for_the_queries() -> None:
+    net = Net()
+    learner = anil_net(net)
+    tasks = blobs(3)
+    meta_step(learner, tasks, chunk=3, recompute=False)
+    net.body.calls = 0
+    meta_step(learner, tasks, chunk=3, recompute=False)
+    assert net.body.calls == 2
+
+
+def test_a_random_body_runs_each_time() -> None:
+    net = Net(noise=0.1)
+    learner = anil_net(net)
+    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    net.body.calls = 0
+    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    assert net.body.calls == 5
+
+
+def test_nothing_is_remembered_where_all_adapts() -> None:
+    net = Net()
+    learner = GradientLearner(net, SGD(0.3), way=WAY, steps=4)
+    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    net.body.calls = 0
+    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    assert net.body.calls == 5
+    assert "forward" not in vars(net.body)
