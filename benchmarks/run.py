@@ -36,6 +36,7 @@ from record import RESULTS, milliseconds, ratios, spread, surroundings, write
 from workloads import WORKLOADS, Data, Gradients, Workload, loop_gradients, protonet_gradients, relative_error
 
 WRONG = 1e-5  # relative error in float64; the right ones are below 1e-6 (a learning rate kept as float32)
+SETTLE = 0.3  # seconds after a turn of JAX, whose process would slow the next row down
 TURN = 0.1  # seconds of a row in a round, where a step is shorter
 # A float32 error is shown and not judged: rounding can carry an input across the kink of a ReLU or the tie of a
 # max-pool, and then the plain loop itself is off by up to 3e-4 (W1, 12 seeds) or 2e-2 (W3, 8 seeds; two tasks).
@@ -164,7 +165,9 @@ def interleave(steps: dict[str, Step], rounds: int, report: Callable[[str], None
 def time_of(step: Step, repeats: int) -> float:
     """Seconds a step."""
     if isinstance(step, JaxStep):
-        return step.time(repeats)
+        seconds = step.time(repeats)
+        time.sleep(SETTLE)
+        return seconds
     start = time.perf_counter()
     for _ in range(repeats):
         step()
