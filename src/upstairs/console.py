@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,19 +87,28 @@ def print_results(results: list[dict[str, Any]]) -> None:
     seen = any(s.get("transductive") for r in results for s in (r, *r["baselines"].values()))
     caption = "† transductive: it sees all queries of a task at once" if seen else None
     names = list(dict.fromkeys(name for r in results for name in r["baselines"]))
-    table = Table(
-        title=f"{results[0]['data']}, {results[0]['split']} classes, {results[0]['tasks']} tasks, 95% intervals",
-        caption=caption,
-    )
-    for column in ("learner", "task", "accuracy", *(n.replace("_", " ") for n in names), "note"):
-        table.add_column(column, justify="left" if column in ("learner", "task", "note") else "right")
+    rows = []
     for r in results:
         cells = [percent(r["baselines"].get(name)) for name in names]
         note = f"each query alone: {percent(r['inductive'])}" if "inductive" in r else ""
         beaten = [n for n, b in r["baselines"].items() if b["accuracy"] >= r["accuracy"]]
         if beaten:
             note += f"; does NOT beat {', '.join(beaten)}"
-        table.add_row(r["learner"], f"{r['way']}-way {r['shot']}-shot", percent(r), *cells, note.strip("; "))
+        rows.append((r["learner"], f"{r['way']}-way {r['shot']}-shot", percent(r), *cells, note.strip("; ")))
+    show_table(
+        f"{results[0]['data']}, {results[0]['split']} classes, {results[0]['tasks']} tasks, 95% intervals",
+        ("learner", "task", "accuracy", *(n.replace("_", " ") for n in names), "note"), rows, caption,
+    )  # fmt: skip
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None) -> None:
+    """Text to the left, numbers (cells that hold a ±) to the right."""
+    table, rows = Table(title=title, caption=caption), list(rows)
+    for place, column in enumerate(columns):
+        numbers = any("±" in row[place] and not row[place][0].isalpha() for row in rows)
+        table.add_column(column, justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*row)
     console = Console()
     console.print(table) if console.is_terminal else Console(width=140).print(table)
 

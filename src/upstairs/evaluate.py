@@ -1,8 +1,8 @@
 """Scores on frozen lists of tasks: one accuracy per task, beside the plain baselines on the same tasks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,6 +63,43 @@ def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Floa
     return right.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
+class Scores(NamedTuple):
+    """The score of each task: the learner's, with each query alone where that differs, and the baselines'."""
+
+    own: Float[np.ndarray, " task"]
+    alone: Float[np.ndarray, " task"] | None
+    baselines: dict[str, Float[np.ndarray, " task"]]
+
+    def named(self, name: str) -> dict[str, Float[np.ndarray, " task"]]:
+        """The learner's scores by what they are called beside those of others."""
+        return {name: self.own} | ({} if self.alone is None else {f"{name}, one query at a time": self.alone})
+
+
+def score_beside(
+    learner: Learner,
+    episodes: Episodes,
+    seeds: Sequence[int],
+    *,
+    baselines: Mapping[str, Learner],
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """A learner and its baselines on the same tasks."""
+    total = len(seeds) * (1 + learner.transductive + len(baselines))
+    done = 0
+
+    def scored(contestant: Learner, alone: bool = False) -> Float[np.ndarray, " task"]:
+        nonlocal done
+        before = done
+        tell = progress and (lambda here, _: progress(before + here, total))
+        done += len(seeds)
+        return score_tasks(contestant, episodes, seeds, alone=alone, chunk=chunk, progress=tell)
+
+    own = scored(learner)
+    others = {name: scored(opponent) for name, opponent in baselines.items()}
+    return Scores(own, scored(learner, alone=True) if learner.transductive else None, others)
+
+
 def evaluate(
     learner: Learner,
     episodes: Episodes,
@@ -80,38 +117,40 @@ def evaluate(
     Raises:
         UpstairsError: fewer than 2 tasks, or a way that the learner cannot answer.
     """
+    opponents = baselines or {}
+    seeds = enough_seeds(seed, tasks)
+    scores = score_beside(learner, episodes, seeds, baselines=opponents, chunk=chunk, progress=progress)
+    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+
+
+def enough_seeds(seed: int, tasks: int) -> list[int]:
+    """The frozen list of tasks, refused where it is too short for an interval."""
     if tasks < 2:
         raise UpstairsError(f"--tasks is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
-    seeds = frozen_seeds(seed, tasks)
-    opponents = baselines or {}
-    total = tasks * (1 + len(opponents) + learner.transductive)
+    return frozen_seeds(seed, tasks)
 
-    def part(place: int) -> Progress | None:
-        return progress and (lambda done, _: progress(place * tasks + done, total))
 
-    own = interval(score_tasks(learner, episodes, seeds, chunk=chunk, progress=part(0)))
-    others = {
-        name: interval(score_tasks(opponent, episodes, seeds, chunk=chunk, progress=part(i + 1)))
-        for i, (name, opponent) in enumerate(opponents.items())
-    }
-    both = {}
-    if learner.transductive:
-        single = interval(
-            score_tasks(learner, episodes, seeds, alone=True, chunk=chunk, progress=part(len(others) + 1))
-        )
-        both = {"inductive": {"accuracy": single.mean, "ci95": single.ci95}}
+def describe_scores(
+    scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
+) -> dict[str, Any]:
+    """What `evaluate` returns."""
     return {
         "way": episodes.way[1],
         "shot": episodes.shot[1],
         "query": episodes.query,
         "tasks": tasks,
         "seed": seed,
-        "accuracy": own.mean,
-        "ci95": own.ci95,
+        **describe_score(scores.own),
         "transductive": learner.transductive,
-        **both,
+        **({} if scores.alone is None else {"inductive": describe_score(scores.alone)}),
         "baselines": {
-            name: {"accuracy": score.mean, "ci95": score.ci95, "transductive": opponents[name].transductive}
-            for name, score in others.items()
+            name: {**describe_score(own), "transductive": baselines[name].transductive}
+            for name, own in scores.baselines.items()
         },
     }
+
+
+def describe_score(values: Float[np.ndarray, " task"]) -> dict[str, Any]:
+    """The mean over tasks and its interval."""
+    mean, ci95 = interval(values)
+    return {"accuracy": mean, "ci95": ci95}

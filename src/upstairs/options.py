@@ -1,6 +1,6 @@
 """Options that several commands share, and every setting of a run as one."""
 
-from dataclasses import Field, fields, make_dataclass
+from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -48,3 +48,19 @@ RunDirectory = Annotated[
 Page = Annotated[Path | None, _optional("The page to write.", "report.html in the first run", metavar="PATH")]
 Quiet = Annotated[bool, arg(help="Say nothing while working.")]
 Json = Annotated[bool, arg(help="Print the result as json.")]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The tasks that runs are put to."""
+
+    data: OtherData = None
+    split: Part = None
+    way: Way = None
+    shot: Shot = 1
+    query: Query = None
+    tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600
+    seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0
+    baselines: Annotated[bool, arg(help="Score nearest centroid and training from scratch on the same tasks too.")] = (
+        True
+    )

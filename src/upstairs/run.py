@@ -189,3 +189,30 @@ def load(path: str | Path) -> Run:
     learner = seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
+
+
+def refuse_unlike(runs: Sequence[Run], *, foreign: bool = False) -> None:
+    """Runs that cannot meet the same tasks, or would meet classes that one of them was trained on.
+
+    Args:
+        foreign: they are to meet data that none of them was trained on.
+
+    Raises:
+        UpstairsError: naming the two runs and what differs.
+    """
+    first = runs[0]
+    for place, run in enumerate(runs[1:], 1):
+        if run.path.resolve() in {other.path.resolve() for other in runs[:place]}:
+            raise UpstairsError(f"{run.path} was given twice: name each run once")
+        for what in () if foreign else ("data", "split", "split_seed"):
+            own, other = (getattr(one.settings, what) for one in (first, run))
+            if own != other:
+                raise UpstairsError(
+                    f"{first.path} was trained with --{what.replace('_', '-')} {own} and {run.path} with {other}: "
+                    "the test classes of one may be training classes of the other, so take runs on the same data"
+                )
+        if run.inputs != first.inputs:
+            raise UpstairsError(
+                f"{first.path} takes inputs of shape {first.inputs.shape} and {run.path} of {run.inputs.shape}, "
+                "or they read pictures in different ways: take runs that were trained on the same data"
+            )

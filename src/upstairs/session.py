@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from upstairs.evaluate import evaluate
 from upstairs.learners import GradientLearner, baselines_for, with_steps
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
-from upstairs.run import Run, load, load_adapted
+from upstairs.run import Run, load, load_adapted, refuse_unlike
 from upstairs.settings import Settings
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
@@ -134,6 +135,29 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
         return getattr(splits, split), name, split
 
 
+def choose_episodes(
+    runs: Sequence[Run],
+    *,
+    data: str | None,
+    split: str | None,
+    way: int | None,
+    shot: int,
+    query: int | None,
+    quiet: bool,
+) -> tuple[Episodes, str, str]:
+    """The tasks to evaluate on, with the data's name and the split's; what is left out is what all runs can do."""
+    source, name, part = choose_source(runs[0], data, split, quiet=quiet)
+    if way is None:
+        way = min([5, max(2, len(source)), *(run.learner.max_way or 5 for run in runs)])
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if query is None:
+        query = max(1, min(15, smallest - shot))
+    episodes = Episodes(source, way=way, shot=shot, query=query)
+    for run in runs:
+        run.learner.for_way(way)  # refused before anything is scored
+    return episodes, name, part
+
+
 def evaluate_run(
     path: Path,
     *,
@@ -150,22 +174,15 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """One result: accuracy, interval and baselines on a frozen list of tasks."""
     run = load(path)
-    source, name, part = choose_source(run, data, split, quiet=quiet)
-    if way is None:
-        way = min(5, run.learner.max_way or 5, max(2, len(source)))
-    smallest = min((len(rows) for rows in source.rows), default=0)
-    if query is None:
-        query = max(1, min(15, smallest - shot))
-    episodes = Episodes(source, way=way, shot=shot, query=query)
+    episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     learner = run.learner
-    learner.for_way(way)  # refused before any baseline is scored
     if inner_steps is not None:
         if not isinstance(learner, GradientLearner) or inner_steps < 0:
             raise UpstairsError(
                 f"--inner-steps is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
-    opponents = baselines_for(run.settings, source.feature_shape, way) if baselines else {}
+    opponents = baselines_for(run.settings, episodes.source.feature_shape, episodes.way[1]) if baselines else {}
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
         scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
@@ -206,15 +223,12 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
     """Measure the runs on their test classes and write the page.
 
     Raises:
-        UpstairsError: no run was given, one cannot be read, or they were trained on different data.
+        UpstairsError: no run was given, one cannot be read, or they cannot be compared.
     """
     if not paths:
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
-    if len({run.settings.data for run in runs}) > 1:
-        raise UpstairsError(
-            f"the runs were trained on different data ({', '.join(r.settings.data for r in runs)}): report each alone"
-        )
+    refuse_unlike(runs)
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
     with counting("measuring", quiet=quiet) as progress:
         report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
