@@ -4,7 +4,8 @@ Adding one touches three places: its class or function in a file of this room, a
 """
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from contextlib import suppress
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 import torch
@@ -74,17 +75,42 @@ LEARNERS: dict[str, Entry] = {
 
 
 def learners() -> dict[str, Entry]:
-    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed."""
-    plugins = {point.name: point.load() for point in entry_points(group="upstairs.learners")}
-    return {**plugins, **LEARNERS}
+    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed and can be loaded."""
+    found = {}
+    for point in entry_points(group="upstairs.learners"):
+        with suppress(UpstairsError):  # one that is broken is named when it is asked for, and harms no other
+            found[point.name] = load_plugin(point)
+    return {**found, **LEARNERS}
+
+
+def load_plugin(point: EntryPoint) -> Entry:
+    """A plug-in's line of the table.
+
+    Raises:
+        UpstairsError: it cannot be imported, or is no `Entry`.
+    """
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise UpstairsError(
+            f"the plug-in '{point.name}' ({point.value}) cannot be loaded ({type(error).__name__}: {error}): "
+            "mend or remove its package"
+        ) from error
+    if not isinstance(loaded, Entry):
+        raise UpstairsError(
+            f"the plug-in '{point.name}' ({point.value}) is a {type(loaded).__name__}: it must be an "
+            "upstairs.learners.Entry"
+        )
+    return loaded
 
 
 def entry(name: str) -> Entry:
     """The table's line for a published name; its error lists the names there are."""
-    table = learners()
-    if name not in table:
-        raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(table))}")
-    return table[name]
+    if name in LEARNERS:
+        return LEARNERS[name]
+    for point in entry_points(group="upstairs.learners", name=name):
+        return load_plugin(point)
+    raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
 
 
 def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
@@ -124,6 +150,7 @@ __all__ = [
     "fomaml",
     "learners",
     "make_learner",
+    "make_net",
     "maml",
     "nearest_centroid",
     "scratch",
