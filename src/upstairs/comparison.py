@@ -1,4 +1,4 @@
-"""Several runs on the same tasks: each one's accuracy, and the paired differences with their intervals."""
+"""Several runs on the same tasks: each one's score, and the paired differences with their intervals."""
 
 import json
 from collections.abc import Sequence
@@ -6,9 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from upstairs.checkpoint import write_atomically
-from upstairs.console import counting, percent, show_table
+from upstairs.console import (
+    counting,
+    score_name,
+    show_table,
+    title_of,
+    write_difference,
+    write_score,
+    write_task,
+)
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import describe_score, enough_seeds, score_beside
+from upstairs.evaluate import describe_score, enough_seeds, score_beside, score_kind
 from upstairs.learners import baselines_for
 from upstairs.report.measure import name_runs
 from upstairs.report.values import write_name
@@ -23,7 +31,7 @@ def compare(
     data: str | None = None,
     split: str | None = None,
     way: int | None = None,
-    shot: int = 1,
+    shot: int | None = None,
     query: int | None = None,
     tasks: int = 600,
     seed: int = 0,
@@ -40,7 +48,7 @@ def compare(
         baselines: the plain opponents of the first run are contestants too.
 
     Returns:
-        `scores`: for each contestant its name, accuracy, interval and whether it is transductive, the best first.
+        `scores`: for each contestant its name, score, interval and whether it is transductive, the best first.
         `differences`: what `upstairs.statistics.paired_differences` gives.
 
     Raises:
@@ -55,7 +63,8 @@ def compare(
     refuse_unlike(loaded, foreign=foreign)
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
-    opponents = baselines_for(loaded[0].settings, episodes.source.feature_shape, episodes.way[1]) if baselines else {}
+    kind = score_kind(episodes)
+    opponents = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
     total = len(seeds) * (len(opponents) + sum(1 + run.learner.transductive for run in loaded))
     scores, transductive = {}, {name for name, learner in opponents.items() if learner.transductive}
     with counting("comparing", quiet=quiet) as progress:
@@ -67,7 +76,7 @@ def compare(
             scores |= found.named(label) | found.baselines
             transductive |= {label} if run.learner.transductive else set()
     table = [
-        {"name": who, **describe_score(own), "transductive": who in transductive, "baseline": who in opponents}
+        {"name": who, **describe_score(own, kind), "transductive": who in transductive, "baseline": who in opponents}
         for who, own in scores.items()
     ]
     return {
@@ -79,8 +88,8 @@ def compare(
         "tasks": tasks,
         "seed": seed,
         "runs": [str(run.path) for run in loaded],
-        "scores": sorted(table, key=lambda row: -row["accuracy"]),
-        "differences": paired_differences(scores, baselines=opponents),
+        "scores": sorted(table, key=lambda row: row[kind.name] * (1 if kind.less_is_better else -1)),
+        "differences": paired_differences(scores, baselines=opponents, less_is_better=kind.less_is_better),
     }
 
 
@@ -91,22 +100,22 @@ def write_comparison(result: dict[str, Any], path: Path) -> Path:
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Two tables: each contestant's accuracy, and the paired differences."""
-    task = f"{result['way']}-way {result['shot']}-shot"
-    title = f"{result['data']}, {result['split']} classes, {task}, {result['tasks']} tasks, 95% intervals"
+    """Two tables: each contestant's score, and the paired differences."""
+    name = score_name(result["scores"][0])
     transductive = {row["name"] for row in result["scores"] if row["transductive"]}
     words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in result["scores"]}
     show_table(
-        title, ("contestant", "accuracy", ""),
-        [(words[r["name"]], percent(r), "baseline" if r["baseline"] else "") for r in result["scores"]],
+        f"{title_of(result)}, {write_task(result)}", ("contestant", name, ""),
+        [(words[r["name"]], write_score(r), "baseline" if r["baseline"] else "") for r in result["scores"]],
         "† transductive: it sees all queries of a task at once" if transductive else None,
     )  # fmt: skip
     pairs = result["differences"]
     show_table(
-        "paired differences: first minus second, on the same tasks", ("first", "second", "points", ""),
+        "paired differences: first minus second, on the same tasks",
+        ("first", "second", "points" if name == "accuracy" else name, ""),
         [
             (*(words[pair[k]] + (" †" if pair[k] in transductive else "") for k in ("first", "second")),
-             f"{100 * pair['difference']:+.1f} ± {100 * pair['ci95']:.1f}", "" if pair["clear"] else "not clear")
+             write_difference(name, pair), "" if pair["clear"] else "not clear")
             for pair in pairs
         ],
         f"not clear: the interval holds zero; of {len(pairs)} intervals {0.05 * len(pairs):.2g} would miss by chance",

@@ -1,4 +1,4 @@
-"""Scores on frozen lists of tasks: one accuracy per task, beside the plain baselines on the same tasks."""
+"""Scores on frozen lists of tasks: one number per task, beside the plain baselines on the same tasks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
@@ -32,7 +32,7 @@ def score_tasks(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, " task"]:
-    """Accuracy (0 to 1) on the queries of each task. Nothing but these numbers is kept, and no graph is built.
+    """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
 
     Args:
         alone: predict each query without the others, which a transductive learner otherwise sees.
@@ -42,10 +42,11 @@ def score_tasks(
     learner = learner.for_way(episodes.way[1])
     chunk = chunk or chunk_size(episodes)
     scores: list[Tensor] = []
+    kind = score_kind(episodes)
     with evaluating(learner):
         for start in range(0, len(seeds), chunk):
             tasks = episodes.batch(seeds[start : start + chunk])
-            scores.append(task_accuracy(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
+            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
             if progress:
                 progress(min(start + chunk, len(seeds)), len(seeds))
     return torch.cat(scores).double().numpy()
@@ -53,7 +54,7 @@ def score_tasks(
 
 def chunk_size(episodes: Episodes) -> int:
     """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
-    values = episodes.way[1] * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
+    values = max(1, episodes.way[1]) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
     return min(32, max(1, 500_000 // values))
 
 
@@ -61,6 +62,32 @@ def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Floa
     """The share of each task's real queries whose largest logit is that of the true class."""
     right = (predictions.argmax(-1) == tasks.query.y) & tasks.query.mask
     return right.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
+def task_squared_error(predictions: Float[Tensor, "task n d"], tasks: Task) -> Float[Tensor, " task"]:
+    """The mean squared error of each task's real queries."""
+    errors = torch.where(tasks.query.mask, (predictions - tasks.query.y).square().sum(-1), 0.0)
+    return errors.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
+class ScoreKind(NamedTuple):
+    """How tasks are judged."""
+
+    name: str  # its key in results
+    of: Callable[[Tensor, Task], Tensor]  # (predictions, tasks) -> one score per task
+    less_is_better: bool
+
+    def better(self, score: float, other: float) -> bool:
+        return score < other if self.less_is_better else score > other
+
+
+ACCURACY = ScoreKind("accuracy", task_accuracy, False)
+SQUARED_ERROR = ScoreKind("mse", task_squared_error, True)
+
+
+def score_kind(episodes: Episodes) -> ScoreKind:
+    """Accuracy (0 to 1) for classes, mean squared error for functions."""
+    return SQUARED_ERROR if episodes.source.functions else ACCURACY
 
 
 class Scores(NamedTuple):
@@ -110,9 +137,9 @@ def evaluate(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Mean accuracy with its 95% interval over tasks, and that of each baseline on the same tasks.
+    """The mean score (accuracy, or "mse") with its 95% interval over tasks, and each baseline's on the same tasks.
 
-    A transductive learner's entry also has "inductive": its accuracy when each query is predicted without the others.
+    A transductive learner's entry also has "inductive": its score when each query is predicted without the others.
 
     Raises:
         UpstairsError: fewer than 2 tasks, or a way that the learner cannot answer.
@@ -134,23 +161,24 @@ def describe_scores(
     scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
 ) -> dict[str, Any]:
     """What `evaluate` returns."""
+    kind = score_kind(episodes)
     return {
         "way": episodes.way[1],
         "shot": episodes.shot[1],
         "query": episodes.query,
         "tasks": tasks,
         "seed": seed,
-        **describe_score(scores.own),
+        **describe_score(scores.own, kind),
         "transductive": learner.transductive,
-        **({} if scores.alone is None else {"inductive": describe_score(scores.alone)}),
+        **({} if scores.alone is None else {"inductive": describe_score(scores.alone, kind)}),
         "baselines": {
-            name: {**describe_score(own), "transductive": baselines[name].transductive}
+            name: {**describe_score(own, kind), "transductive": baselines[name].transductive}
             for name, own in scores.baselines.items()
         },
     }
 
 
-def describe_score(values: Float[np.ndarray, " task"]) -> dict[str, Any]:
+def describe_score(values: Float[np.ndarray, " task"], kind: ScoreKind) -> dict[str, Any]:
     """The mean over tasks and its interval."""
     mean, ci95 = interval(values)
-    return {"accuracy": mean, "ci95": ci95}
+    return {kind.name: mean, "ci95": ci95}

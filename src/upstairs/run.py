@@ -18,6 +18,7 @@ from upstairs.learners import seeded_learner
 from upstairs.settings import Settings
 from upstairs.tasks.folders import images_by_class
 from upstairs.tasks.images import ImageFormat
+from upstairs.tasks.sources import Source
 from upstairs.trainer import load_weights, versions
 
 Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
@@ -161,7 +162,16 @@ class Run:
         return self.meta["progress"]["history"]
 
     def adapt(self, support: Support) -> Model:
-        """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels)."""
+        """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels).
+
+        Raises:
+            UpstairsError: inputs that cannot be read, fewer than 2 classes, or a run that learned regression.
+        """
+        if self.settings.way == 0:
+            raise UpstairsError(
+                f"{self.path} learned regression, which has no labels: write "
+                "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
+            )
         labels, items, y = read_support(support)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
@@ -189,6 +199,14 @@ def load(path: str | Path) -> Run:
     learner = seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
+
+
+def refuse_other_kind(runs: Sequence[Run], source: Source) -> None:
+    """A run that learned classes has no answer to regression tasks, nor the other way round."""
+    for run in runs:
+        if (run.settings.way == 0) != (source.functions is not None):
+            own, other = ("classes", "regression") if run.settings.way else ("regression", "classes")
+            raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give --data of its kind")
 
 
 def refuse_unlike(runs: Sequence[Run], *, foreign: bool = False) -> None:

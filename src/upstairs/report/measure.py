@@ -157,7 +157,7 @@ def result(
     started = time.monotonic()
     way, shot = episodes.way[1], episodes.shot[1]
     key = (run.settings.net, way, shot)
-    opponents = baselines_for(run.settings, episodes.source.feature_shape, way)
+    opponents = baselines_for(run.settings, episodes.source, way)
     scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents)
     scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
     # baselines of another network have other scores: the first run's are those to compare with
