@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: real data where it is at hand, a private cache directory, one thread."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,25 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_thread() -> None:
     """Repeatable sums, and no fight for cores between xdist workers."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process: exit status, standard output, standard error."""
+
+    from upstairs.cli import main  # after the import hook
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["upstairs", *map(str, words)])
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

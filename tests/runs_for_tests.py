@@ -1,5 +1,6 @@
 """Small folders of pictures and short runs, for tests of the trainer and the command line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,3 +21,5 @@ def draw_folder(path: Path, *, classes: int = 12, examples: int = 8, seed: int =
 
 
 SMALL = ["--width", "4", "--way", "3", "--query", "2", "--shot", "1", "--validations", "2", "--validation-tasks", "4"]
+
+Call = Callable[..., tuple[int, str, str]]  # the command line in this process: exit status, standard output, error

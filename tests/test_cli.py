@@ -16,28 +16,7 @@ from PIL import Image
 import upstairs
 from runs_for_tests import SMALL, draw_folder
 from upstairs import checkpoint
-from upstairs.cli import main
 from upstairs.tasks.sources import Source, split_by_ratio
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run the command line in this process: exit status, standard output, standard error."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["upstairs", *map(str, words)])
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +302,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(pictures: Path, tmp_p
 
 
 def test_help_teaches() -> None:
-    for command in ("", "demo", "train", "evaluate", "adapt", "predict", "report", "list"):
+    for command in ("", "demo", "train", "evaluate", "compare", "adapt", "predict", "report", "list"):
         words = [sys.executable, "-m", "upstairs.cli", *command.split(), "--help"]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert "usage" in done.stdout.lower()

@@ -10,7 +10,7 @@ from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, frozen_seeds, score_tasks
 from upstairs.learners import ProtoNet, maml, nearest_centroid
 from upstairs.nets import conv4, mlp
-from upstairs.statistics import interval
+from upstairs.statistics import interval, paired_differences, paired_interval
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source
 
@@ -76,6 +76,39 @@ def test_interval_is_students() -> None:
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     mean, half = interval(values)
     np.testing.assert_allclose([mean - half, mean + half], [low, high])
+
+
+def test_paired_interval_is_students_paired_t() -> None:
+    rng = np.random.default_rng(0)
+    difficulty = rng.normal(size=40)
+    a, b = (difficulty + 0.1 * rng.normal(size=40) for _ in range(2))
+    low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
+    mean, half = paired_interval(a, b)
+    np.testing.assert_allclose([mean - half, mean + half], [low, high])
+    assert half < 0.3 * np.hypot(interval(a).ci95, interval(b).ci95)
+    with pytest.raises(UpstairsError, match="40 and 39 tasks cannot be paired"):
+        paired_interval(a, b[1:])
+
+
+def test_paired_differences_name_the_better_first_and_leave_baselines_apart() -> None:
+    scores = {
+        "a": [0.1, 0.2, 0.4],
+        "b": [0.6, 0.6, 0.9],
+        "c": [0.5, 0.7, 0.8],
+        "plain": [0.0, 0.1, 0.0],
+        "other": [0, 0, 0],
+    }
+    found = paired_differences(scores, baselines=("plain", "other"))
+    assert {(p["first"], p["second"]) for p in found} == {
+        ("b", "c"), ("b", "a"), ("c", "a"), ("b", "plain"), ("c", "plain"), ("a", "plain"), ("b", "other"),
+        ("c", "other"), ("a", "other"),
+    }  # fmt: skip
+    for pair in found:
+        low, high = stats.ttest_rel(scores[pair["first"]], scores[pair["second"]]).confidence_interval(0.95)
+        np.testing.assert_allclose([pair["difference"] - pair["ci95"], pair["difference"] + pair["ci95"]], [low, high])
+        assert pair["difference"] >= 0 and pair["clear"] == (low > 0)
+    assert not all(p["clear"] for p in found) and any(p["clear"] for p in found)
+    assert paired_differences(scores, less_is_better=True)[0]["first"] == "other"
 
 
 def test_bad_requests() -> None:

@@ -28,7 +28,7 @@ ROOMS = [
     ["run"],
     ["console", "report", "recipes"],
     ["session"],
-    ["demo"],
+    ["comparison", "demo"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("upstairs")
 
 if TYPE_CHECKING:
+    from upstairs.comparison import compare
     from upstairs.core import Examples, Learner, Task
     from upstairs.errors import UpstairsError
     from upstairs.run import Model, Run, load, load_adapted
@@ -21,11 +22,12 @@ _HOME = {
     "UpstairsError": "errors",
     "Model": "run",
     "Run": "run",
+    "compare": "comparison",
     "load": "run",
     "load_adapted": "run",
     "train": "session",
 }
-__all__ = ["Examples", "Learner", "Model", "Run", "Task", "UpstairsError", "load", "load_adapted", "train"]
+__all__ = ["Examples", "Learner", "Model", "Run", "Task", "UpstairsError", "compare", "load", "load_adapted", "train"]
 
 
 def __getattr__(name: str) -> Any:

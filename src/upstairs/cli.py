@@ -1,4 +1,4 @@
-"""The command line: demo, train, evaluate, adapt, predict, report, list."""
+"""The command line: demo, train, evaluate, compare, adapt, predict, report, list."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from upstairs.errors import UpstairsError
-from upstairs.options import InnerSteps, Json, Options, OtherData, Page, Part, Query, Quiet, RunDirectory, Shot, Way
+from upstairs.options import InnerSteps, Json, Options, Page, Quiet, RunDirectory, TaskOptions
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
 
 app = tyro.extras.SubcommandApp()
@@ -72,42 +72,41 @@ def evaluate(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
-    data: OtherData = None,
-    split: Part = None,
-    way: Way = None,
-    shot: Shot = 1,
-    query: Query = None,
-    tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600,
-    seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0,
+    on: OmitArgPrefixes[TaskOptions] = TaskOptions(),  # noqa: B008
     inner_steps: InnerSteps = None,
-    baselines: Annotated[
-        bool, arg(help="Score nearest centroid and training from scratch on the same tasks too.")
-    ] = True,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Accuracy on tasks of classes that were not trained on, with a 95% interval, beside the plain baselines."""
     from upstairs.session import evaluate_run
 
-    result = evaluate_run(
-        run,
-        data=data,
-        split=split,
-        way=way,
-        shot=shot,
-        query=query,
-        tasks=tasks,
-        seed=seed,
-        inner_steps=inner_steps,
-        baselines=baselines,
-        quiet=quiet or json,
-    )
+    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
     if json:
         print_json(result)
     else:
         from upstairs.console import print_results
 
         print_results([result])
+
+
+@app.command(name="compare")
+def compare(
+    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Two or more runs on the same data.")],
+    /,
+    *,
+    on: OmitArgPrefixes[TaskOptions] = TaskOptions(),  # noqa: B008
+    out: Annotated[Path | None, arg(help="A file to write the result to, as json.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Several runs on the same tasks: each one's accuracy, and the paired differences with 95% intervals."""
+    from upstairs.comparison import compare as compare_runs
+    from upstairs.comparison import print_comparison, write_comparison
+
+    result = compare_runs(runs, **vars(on), quiet=quiet or json)
+    if out is not None:
+        write_comparison(result, out)
+    print_json(result) if json else print_comparison(result)
 
 
 @app.command(name="adapt")

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from upstairs.trainer import Status
 
 Progress = Callable[[int, int], None]
+BEST = ("exact_posterior",)  # beside the baselines: what none can beat
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -41,7 +42,7 @@ def counting(what: str, *, quiet: bool) -> Iterator[Progress | None]:
 
 @contextmanager
 def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
-    """A bar with the time left and the accuracy of late; on a plain output, a line every ten seconds."""
+    """A bar with the time left and the score of late; on a plain output, a line every ten seconds."""
     if quiet:
         yield lambda status: None
     elif not sys.stderr.isatty():
@@ -68,10 +69,11 @@ def tell_user(text: str) -> None:
 
 
 def describe(status: Status) -> str:
-    """The accuracies of this moment in a few words."""
-    text = f"training tasks {100 * status.accuracy:.1f}%"
-    if status.validation and "accuracy" in status.validation:
-        text += f", validation {100 * status.validation['accuracy']:.1f}%"
+    """The scores of this moment in a few words."""
+    (name, value), *_ = status.score.items()
+    text = f"training tasks {write_number(name, value)}"
+    if status.validation and name in status.validation:
+        text += f", validation {write_number(name, status.validation[name])}"
     return text
 
 
@@ -87,24 +89,63 @@ def print_results(results: list[dict[str, Any]]) -> None:
     seen = any(s.get("transductive") for r in results for s in (r, *r["baselines"].values()))
     caption = "† transductive: it sees all queries of a task at once" if seen else None
     names = list(dict.fromkeys(name for r in results for name in r["baselines"]))
-    table = Table(
-        title=f"{results[0]['data']}, {results[0]['split']} classes, {results[0]['tasks']} tasks, 95% intervals",
-        caption=caption,
-    )
-    for column in ("learner", "task", "accuracy", *(n.replace("_", " ") for n in names), "note"):
-        table.add_column(column, justify="left" if column in ("learner", "task", "note") else "right")
+    rows, kind = [], score_name(results[0])
+    sign = 1 if kind == "accuracy" else -1
     for r in results:
-        cells = [percent(r["baselines"].get(name)) for name in names]
-        note = f"each query alone: {percent(r['inductive'])}" if "inductive" in r else ""
-        beaten = [n for n, b in r["baselines"].items() if b["accuracy"] >= r["accuracy"]]
+        cells = [write_score(r["baselines"].get(name)) for name in names]
+        note = f"each query alone: {write_score(r['inductive'])}" if "inductive" in r else ""
+        beaten = [n for n, b in r["baselines"].items() if n not in BEST and sign * (b[kind] - r[kind]) >= 0]
         if beaten:
             note += f"; does NOT beat {', '.join(beaten)}"
-        table.add_row(r["learner"], f"{r['way']}-way {r['shot']}-shot", percent(r), *cells, note.strip("; "))
+        rows.append((r["learner"], write_task(r), write_score(r), *cells, note.strip("; ")))
+    show_table(
+        title_of(results[0]), ("learner", "task", kind, *(n.replace("_", " ") for n in names), "note"), rows, caption,
+    )  # fmt: skip
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None) -> None:
+    """Text to the left, numbers (cells that hold a ±) to the right."""
+    table, rows = Table(title=title, caption=caption), list(rows)
+    for place, column in enumerate(columns):
+        numbers = any("±" in row[place] and not row[place][0].isalpha() for row in rows)
+        table.add_column(column, justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*row)
     console = Console()
     console.print(table) if console.is_terminal else Console(width=140).print(table)
 
 
-def percent(score: Mapping[str, Any] | None) -> str:
+def title_of(result: Mapping[str, Any]) -> str:
+    """What a table of results is about."""
+    part = f"{result['split']} {'classes' if result['way'] else 'functions'}"
+    return f"{result['data']}, {part}, {result['tasks']} tasks, 95% intervals"
+
+
+def write_task(result: Mapping[str, Any]) -> str:
+    return f"{result['way']}-way {result['shot']}-shot" if result["way"] else f"{result['shot']} examples"
+
+
+def score_name(result: Mapping[str, Any]) -> str:
+    """How a result is judged: accuracy, or mse."""
+    return "accuracy" if "accuracy" in result else "mse"
+
+
+def write_number(name: str, value: float) -> str:
+    """An accuracy in per cent, an error to three digits."""
+    return f"{100 * value:.1f}%" if name == "accuracy" else f"{value:.3g}"
+
+
+def write_score(score: Mapping[str, Any] | None) -> str:
+    """The mean and its interval."""
     if score is None:
         return ""
-    return f"{100 * score['accuracy']:.1f}% ± {100 * score['ci95']:.1f}{'†' if score.get('transductive') else ''}"
+    name = score_name(score)
+    half = f"{100 * score['ci95']:.1f}" if name == "accuracy" else f"{score['ci95']:.2g}"
+    return f"{write_number(name, score[name])} ± {half}{'†' if score.get('transductive') else ''}"
+
+
+def write_difference(name: str, pair: Mapping[str, Any]) -> str:
+    """A paired difference and its interval: accuracies in points."""
+    if name == "accuracy":
+        return f"{100 * pair['difference']:+.1f} ± {100 * pair['ci95']:.1f}"
+    return f"{pair['difference']:+.3g} ± {pair['ci95']:.2g}"

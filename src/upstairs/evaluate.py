@@ -1,8 +1,8 @@
-"""Scores on frozen lists of tasks: one accuracy per task, beside the plain baselines on the same tasks."""
+"""Scores on frozen lists of tasks: one number per task, beside the plain baselines on the same tasks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def score_tasks(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, " task"]:
-    """Accuracy (0 to 1) on the queries of each task. Nothing but these numbers is kept, and no graph is built.
+    """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
 
     Args:
         alone: predict each query without the others, which a transductive learner otherwise sees.
@@ -42,10 +42,11 @@ def score_tasks(
     learner = learner.for_way(episodes.way[1])
     chunk = chunk or chunk_size(episodes)
     scores: list[Tensor] = []
+    kind = score_kind(episodes)
     with evaluating(learner):
         for start in range(0, len(seeds), chunk):
             tasks = episodes.batch(seeds[start : start + chunk])
-            scores.append(task_accuracy(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
+            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
             if progress:
                 progress(min(start + chunk, len(seeds)), len(seeds))
     return torch.cat(scores).double().numpy()
@@ -53,7 +54,7 @@ def score_tasks(
 
 def chunk_size(episodes: Episodes) -> int:
     """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
-    values = episodes.way[1] * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
+    values = max(1, episodes.way[1]) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
     return min(32, max(1, 500_000 // values))
 
 
@@ -61,6 +62,69 @@ def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Floa
     """The share of each task's real queries whose largest logit is that of the true class."""
     right = (predictions.argmax(-1) == tasks.query.y) & tasks.query.mask
     return right.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
+def task_squared_error(predictions: Float[Tensor, "task n d"], tasks: Task) -> Float[Tensor, " task"]:
+    """The mean squared error of each task's real queries."""
+    errors = torch.where(tasks.query.mask, (predictions - tasks.query.y).square().sum(-1), 0.0)
+    return errors.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
+class ScoreKind(NamedTuple):
+    """How tasks are judged."""
+
+    name: str  # its key in results
+    of: Callable[[Tensor, Task], Tensor]  # (predictions, tasks) -> one score per task
+    less_is_better: bool
+
+    def better(self, score: float, other: float) -> bool:
+        return score < other if self.less_is_better else score > other
+
+
+ACCURACY = ScoreKind("accuracy", task_accuracy, False)
+SQUARED_ERROR = ScoreKind("mse", task_squared_error, True)
+
+
+def score_kind(episodes: Episodes) -> ScoreKind:
+    """Accuracy (0 to 1) for classes, mean squared error for functions."""
+    return SQUARED_ERROR if episodes.source.functions else ACCURACY
+
+
+class Scores(NamedTuple):
+    """The score of each task: the learner's, with each query alone where that differs, and the baselines'."""
+
+    own: Float[np.ndarray, " task"]
+    alone: Float[np.ndarray, " task"] | None
+    baselines: dict[str, Float[np.ndarray, " task"]]
+
+    def named(self, name: str) -> dict[str, Float[np.ndarray, " task"]]:
+        """The learner's scores by what they are called beside those of others."""
+        return {name: self.own} | ({} if self.alone is None else {f"{name}, one query at a time": self.alone})
+
+
+def score_beside(
+    learner: Learner,
+    episodes: Episodes,
+    seeds: Sequence[int],
+    *,
+    baselines: Mapping[str, Learner],
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """A learner and its baselines on the same tasks."""
+    total = len(seeds) * (1 + learner.transductive + len(baselines))
+    done = 0
+
+    def scored(contestant: Learner, alone: bool = False) -> Float[np.ndarray, " task"]:
+        nonlocal done
+        before = done
+        tell = progress and (lambda here, _: progress(before + here, total))
+        done += len(seeds)
+        return score_tasks(contestant, episodes, seeds, alone=alone, chunk=chunk, progress=tell)
+
+    own = scored(learner)
+    others = {name: scored(opponent) for name, opponent in baselines.items()}
+    return Scores(own, scored(learner, alone=True) if learner.transductive else None, others)
 
 
 def evaluate(
@@ -73,45 +137,48 @@ def evaluate(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Mean accuracy with its 95% interval over tasks, and that of each baseline on the same tasks.
+    """The mean score (accuracy, or "mse") with its 95% interval over tasks, and each baseline's on the same tasks.
 
-    A transductive learner's entry also has "inductive": its accuracy when each query is predicted without the others.
+    A transductive learner's entry also has "inductive": its score when each query is predicted without the others.
 
     Raises:
         UpstairsError: fewer than 2 tasks, or a way that the learner cannot answer.
     """
+    opponents = baselines or {}
+    seeds = enough_seeds(seed, tasks)
+    scores = score_beside(learner, episodes, seeds, baselines=opponents, chunk=chunk, progress=progress)
+    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+
+
+def enough_seeds(seed: int, tasks: int) -> list[int]:
+    """The frozen list of tasks, refused where it is too short for an interval."""
     if tasks < 2:
         raise UpstairsError(f"--tasks is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
-    seeds = frozen_seeds(seed, tasks)
-    opponents = baselines or {}
-    total = tasks * (1 + len(opponents) + learner.transductive)
+    return frozen_seeds(seed, tasks)
 
-    def part(place: int) -> Progress | None:
-        return progress and (lambda done, _: progress(place * tasks + done, total))
 
-    own = interval(score_tasks(learner, episodes, seeds, chunk=chunk, progress=part(0)))
-    others = {
-        name: interval(score_tasks(opponent, episodes, seeds, chunk=chunk, progress=part(i + 1)))
-        for i, (name, opponent) in enumerate(opponents.items())
-    }
-    both = {}
-    if learner.transductive:
-        single = interval(
-            score_tasks(learner, episodes, seeds, alone=True, chunk=chunk, progress=part(len(others) + 1))
-        )
-        both = {"inductive": {"accuracy": single.mean, "ci95": single.ci95}}
+def describe_scores(
+    scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
+) -> dict[str, Any]:
+    """What `evaluate` returns."""
+    kind = score_kind(episodes)
     return {
         "way": episodes.way[1],
         "shot": episodes.shot[1],
         "query": episodes.query,
         "tasks": tasks,
         "seed": seed,
-        "accuracy": own.mean,
-        "ci95": own.ci95,
+        **describe_score(scores.own, kind),
         "transductive": learner.transductive,
-        **both,
+        **({} if scores.alone is None else {"inductive": describe_score(scores.alone, kind)}),
         "baselines": {
-            name: {"accuracy": score.mean, "ci95": score.ci95, "transductive": opponents[name].transductive}
-            for name, score in others.items()
+            name: {**describe_score(own, kind), "transductive": baselines[name].transductive}
+            for name, own in scores.baselines.items()
         },
     }
+
+
+def describe_score(values: Float[np.ndarray, " task"], kind: ScoreKind) -> dict[str, Any]:
+    """The mean over tasks and its interval."""
+    mean, ci95 = interval(values)
+    return {kind.name: mean, "ci95": ci95}

@@ -1,6 +1,6 @@
 """Options that several commands share, and every setting of a run as one."""
 
-from dataclasses import Field, fields, make_dataclass
+from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -35,7 +35,9 @@ def _optional(help: str, default: str, *, metavar: str) -> Any:
 
 
 Way = Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")]
-Shot = Annotated[int, arg(help="Support examples of each class.")]
+Shot = Annotated[
+    int | None, _optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
+]
 Query = Annotated[int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")]
 InnerSteps = Annotated[int | None, _optional("Gradient learners: inner steps.", "as trained", metavar="INT")]
 OtherData = Annotated[str | None, _optional("Other data than the run's own.", "the run's test classes", metavar="PATH")]
@@ -48,3 +50,19 @@ RunDirectory = Annotated[
 Page = Annotated[Path | None, _optional("The page to write.", "report.html in the first run", metavar="PATH")]
 Quiet = Annotated[bool, arg(help="Say nothing while working.")]
 Json = Annotated[bool, arg(help="Print the result as json.")]
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The tasks that runs are put to."""
+
+    data: OtherData = None
+    split: Part = None
+    way: Way = None
+    shot: Shot = None
+    query: Query = None
+    tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600
+    seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0
+    baselines: Annotated[
+        bool, arg(help="Score the plain opponents, such as training from scratch, on the same tasks too.")
+    ] = True

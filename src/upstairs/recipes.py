@@ -18,6 +18,8 @@ DATA: dict[str, str] = {
     "zip": "the same in a zip, read without unpacking",
     "omniglot": "the folder with images_background.zip, images_evaluation.zip and splits/vinyals, or one zip alone",
     "cifar": "the folder with sheets/ and splits/: --split cifar-fs or fc100",
+    "sinusoid": "regression: a sinusoid for each task (Finn 2017)",
+    "gp": "regression: a function of a Gaussian process for each task, whose best possible answer is known",
     "arrays": "in Python: Source.from_arrays(x, y)",
 }
 

@@ -18,6 +18,7 @@ from upstairs.learners import seeded_learner
 from upstairs.settings import Settings
 from upstairs.tasks.folders import images_by_class
 from upstairs.tasks.images import ImageFormat
+from upstairs.tasks.sources import Source
 from upstairs.trainer import load_weights, versions
 
 Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
@@ -161,7 +162,16 @@ class Run:
         return self.meta["progress"]["history"]
 
     def adapt(self, support: Support) -> Model:
-        """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels)."""
+        """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels).
+
+        Raises:
+            UpstairsError: inputs that cannot be read, fewer than 2 classes, or a run that learned regression.
+        """
+        if self.settings.way == 0:
+            raise UpstairsError(
+                f"{self.path} learned regression, which has no labels: write "
+                "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
+            )
         labels, items, y = read_support(support)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
@@ -189,3 +199,38 @@ def load(path: str | Path) -> Run:
     learner = seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
+
+
+def refuse_other_kind(runs: Sequence[Run], source: Source) -> None:
+    """A run that learned classes has no answer to regression tasks, nor the other way round."""
+    for run in runs:
+        if (run.settings.way == 0) != (source.functions is not None):
+            own, other = ("classes", "regression") if run.settings.way else ("regression", "classes")
+            raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give --data of its kind")
+
+
+def refuse_unlike(runs: Sequence[Run], *, foreign: bool = False) -> None:
+    """Runs that cannot meet the same tasks, or would meet classes that one of them was trained on.
+
+    Args:
+        foreign: they are to meet data that none of them was trained on.
+
+    Raises:
+        UpstairsError: naming the two runs and what differs.
+    """
+    first = runs[0]
+    for place, run in enumerate(runs[1:], 1):
+        if run.path.resolve() in {other.path.resolve() for other in runs[:place]}:
+            raise UpstairsError(f"{run.path} was given twice: name each run once")
+        for what in () if foreign else ("data", "split", "split_seed"):
+            own, other = (getattr(one.settings, what) for one in (first, run))
+            if own != other:
+                raise UpstairsError(
+                    f"{first.path} was trained with --{what.replace('_', '-')} {own} and {run.path} with {other}: "
+                    "the test classes of one may be training classes of the other, so take runs on the same data"
+                )
+        if run.inputs != first.inputs:
+            raise UpstairsError(
+                f"{first.path} takes inputs of shape {first.inputs.shape} and {run.path} of {run.inputs.shape}, "
+                "or they read pictures in different ways: take runs that were trained on the same data"
+            )

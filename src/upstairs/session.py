@@ -2,27 +2,31 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from upstairs.checkpoint import load_tensors, write_atomically
-from upstairs.console import counting, tell_user, training
+from upstairs.console import counting, tell_user, training, write_number
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import evaluate
+from upstairs.evaluate import evaluate, score_kind
 from upstairs.learners import GradientLearner, baselines_for, with_steps
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
-from upstairs.run import Run, load, load_adapted
+from upstairs.run import Run, load, load_adapted, refuse_other_kind, refuse_unlike
 from upstairs.settings import Settings
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.functions import FUNCTIONS, function_splits
 from upstairs.tasks.sources import Source, Splits
 from upstairs.trainer import Training, draft, resolve, restore, train_run
 
 
 def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
     """The data that settings name, with a bar while pictures are decoded for the first time."""
+    if functions := function_splits(settings.get("data", "glyphs")):
+        return functions
     with counting("reading pictures", quiet=quiet) as progress:
         return open_data(
             settings.get("data", "glyphs"),
@@ -34,7 +38,8 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
 
 def absolute(data: str | Path) -> str:
     """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
-    return str(data) if data == "glyphs" or not Path(data).exists() else str(Path(data).resolve())
+    built_in = data in ("glyphs", *FUNCTIONS)
+    return str(data) if built_in or not Path(data).exists() else str(Path(data).resolve())
 
 
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
@@ -46,7 +51,7 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
     given = {**given, "data": absolute(given.get("data", "glyphs"))}
-    draft(given)
+    draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
     splits = splits or open_splits(given, quiet=quiet)
     trainer = Training(resolve(given, splits.train), splits, out)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
@@ -111,13 +116,16 @@ def _train(trainer: Training, *, quiet: bool) -> Run:
         ) from None
     run = load(trainer.out)
     if not quiet:
-        best = f"best on validation tasks {100 * trainer.progress.best:.1f}%" if trainer.validation else "no validation"
+        kind, value = score_kind(trainer.episodes), trainer.progress.best
+        best = "no validation" if value is None else f"best on validation tasks {write_number(kind.name, value)}"
         tell_user(f"{trainer.out}: {trainer.progress.step} steps, {best}; next: upstairs evaluate {trainer.out}")
     return run
 
 
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """The classes to evaluate on, with the data's name and the split's."""
+    if functions := function_splits(data or run.settings.data):
+        return functions.test, functions.test.name, "test"
     own = data is None or absolute(data) == run.settings.data
     split = split or ("test" if own else "all")
     if split not in ("train", "val", "test", "all"):
@@ -134,13 +142,41 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
         return getattr(splits, split), name, split
 
 
+def choose_episodes(
+    runs: Sequence[Run],
+    *,
+    data: str | None,
+    split: str | None,
+    way: int | None,
+    shot: int | None,
+    query: int | None,
+    quiet: bool,
+) -> tuple[Episodes, str, str]:
+    """The tasks to evaluate on, with the data's name and the split's; what is left out is what all runs can do."""
+    source, name, part = choose_source(runs[0], data, split, quiet=quiet)
+    refuse_other_kind(runs, source)
+    if shot is None:
+        shot = runs[0].settings.shots[1] if source.functions else 1
+    if source.functions:
+        return Episodes(source, way=way or 0, shot=shot, query=query or 15), name, part
+    if way is None:
+        way = min([5, max(2, len(source)), *(run.learner.max_way or 5 for run in runs)])
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if query is None:
+        query = max(1, min(15, smallest - shot))
+    episodes = Episodes(source, way=way, shot=shot, query=query)
+    for run in runs:
+        run.learner.for_way(way)  # refused before anything is scored
+    return episodes, name, part
+
+
 def evaluate_run(
     path: Path,
     *,
     data: str | None = None,
     split: str | None = None,
     way: int | None = None,
-    shot: int = 1,
+    shot: int | None = None,
     query: int | None = None,
     tasks: int = 600,
     seed: int = 0,
@@ -148,24 +184,17 @@ def evaluate_run(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """One result: accuracy, interval and baselines on a frozen list of tasks."""
+    """One result: the score, its interval and baselines on a frozen list of tasks."""
     run = load(path)
-    source, name, part = choose_source(run, data, split, quiet=quiet)
-    if way is None:
-        way = min(5, run.learner.max_way or 5, max(2, len(source)))
-    smallest = min((len(rows) for rows in source.rows), default=0)
-    if query is None:
-        query = max(1, min(15, smallest - shot))
-    episodes = Episodes(source, way=way, shot=shot, query=query)
+    episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     learner = run.learner
-    learner.for_way(way)  # refused before any baseline is scored
     if inner_steps is not None:
         if not isinstance(learner, GradientLearner) or inner_steps < 0:
             raise UpstairsError(
                 f"--inner-steps is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
-    opponents = baselines_for(run.settings, source.feature_shape, way) if baselines else {}
+    opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
         scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
@@ -206,15 +235,14 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
     """Measure the runs on their test classes and write the page.
 
     Raises:
-        UpstairsError: no run was given, one cannot be read, or they were trained on different data.
+        UpstairsError: no run was given, one cannot be read, or they cannot be compared.
     """
     if not paths:
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
-    if len({run.settings.data for run in runs}) > 1:
-        raise UpstairsError(
-            f"the runs were trained on different data ({', '.join(r.settings.data for r in runs)}): report each alone"
-        )
+    refuse_unlike(runs)
+    if runs[0].settings.way == 0:
+        raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
     with counting("measuring", quiet=quiet) as progress:
         report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)

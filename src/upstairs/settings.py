@@ -14,7 +14,9 @@ class Settings:
     """What `train` does. A learner's entry in the table has its own defaults for some of them."""
 
     learner: str = field(metadata={"help": "Published name, such as maml or protonet: see `upstairs list`."})
-    data: str = field(default="glyphs", metadata={"help": "`glyphs`, or the path of a folder, a zip or a data set."})
+    data: str = field(
+        default="glyphs", metadata={"help": "`glyphs`, `sinusoid`, `gp`, or the path of a folder, a zip or a data set."}
+    )
     split: str | None = field(
         default=None,
         metadata={

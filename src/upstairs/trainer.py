@@ -18,11 +18,10 @@ from upstairs.checkpoint import load_tensors, pack_optimizer, save_tensors, unpa
 from upstairs.core import Learner
 from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.evaluate import frozen_seeds, score_tasks, task_accuracy
-from upstairs.learners import entry, seeded_learner
+from upstairs.evaluate import describe_score, frozen_seeds, score_kind, score_tasks
+from upstairs.learners import defaults_for, seeded_learner
 from upstairs.nets import calibrate
 from upstairs.settings import Settings
-from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes, task_seed
 from upstairs.tasks.sources import Source, Splits
 
@@ -35,7 +34,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    best: float = -1.0
+    best: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -47,7 +46,7 @@ class Status:
     step: int
     seconds: float
     loss: float
-    accuracy: float  # on the training tasks of late
+    score: dict[str, float]  # on the training tasks of late: accuracy, or mse
     validation: dict[str, float] | None  # the newest point of the learning curve
 
 
@@ -60,9 +59,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def draft(given: dict[str, Any]) -> Settings:
+def draft(given: dict[str, Any], *, regression: bool) -> Settings:
     """Settings from what the user gave and the learner's defaults, before the data is read: mistakes show at once."""
-    defaults = entry(given["learner"]).defaults
+    defaults = defaults_for(given["learner"], regression=regression)
     return Settings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
 
 
@@ -71,7 +70,11 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
 
     A default gives way to small data (fewer classes, fewer examples); what was given is never changed.
     """
-    settings = draft(given)
+    settings = draft(given, regression=source.functions is not None)
+    if settings.steps is None and settings.minutes is None:
+        settings = replace(settings, minutes=10.0)
+    if source.functions:
+        return settings
     smallest = min((len(rows) for rows in source.rows), default=0)
     if "way" not in given or given["way"] is None:
         settings = replace(settings, way=max(2, min(settings.way, len(source))))
@@ -81,8 +84,6 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         low = settings.shots[0]
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
-    if settings.steps is None and settings.minutes is None:
-        settings = replace(settings, minutes=10.0)
     if (
         settings.net == "conv4"
         and given.get("net") is None
@@ -106,7 +107,7 @@ class Training:
         parameters = [p for p in self.learner.parameters() if p.requires_grad]
         if not parameters:
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
-        self.validation = validation_episodes(splits.val, self.learner.max_way)
+        self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
         self.optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
         self.progress = Progress()
 
@@ -123,8 +124,10 @@ class Training:
         return int(self.done * self.settings.validations + 1e-9)
 
 
-def validation_episodes(source: Source, max_way: int | None) -> Episodes | None:
-    """5-way 1-shot tasks as far as classes and learner allow; None where they do not."""
+def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:
+    """5-way 1-shot tasks as far as classes and learner allow, else None; of functions, tasks of `shot` examples."""
+    if source.functions:
+        return Episodes(source, way=0, shot=shot, query=15)
     smallest = min((len(rows) for rows in source.rows), default=0)
     if len(source) < 2 or smallest < 2:
         return None
@@ -177,22 +180,23 @@ def train_run(run: Training, tell: Callable[[Status], None] = lambda status: Non
             stage = run.stage
             window.append(take_step(run))
             progress.seconds = time.monotonic() - started
-            loss, accuracy = (sum(column) / len(window) for column in zip(*window, strict=True))
+            loss, score = (sum(column) / len(window) for column in zip(*window, strict=True))
             due = run.stage > stage or run.done >= 1
             if due:
-                validate(run, loss, accuracy)
+                validate(run, loss, score)
             if due or time.monotonic() - saved > SAVE_EVERY:
                 save(run, "last.safetensors")
                 saved = time.monotonic()
             newest = progress.history[-1] if progress.history else None
-            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, loss, accuracy, newest))
+            late = {score_kind(run.episodes).name: score}
+            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, loss, late, newest))
     except KeyboardInterrupt:
         save(run, "last.safetensors")
         raise
 
 
 def take_step(run: Training) -> tuple[float, float]:
-    """One meta-step, a pure function of the checkpoint and the step's number: mean loss and accuracy of its tasks."""
+    """One meta-step, a pure function of the checkpoint and the step's number: mean loss and score of its tasks."""
     s, number = run.settings, run.progress.step
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
     tasks = run.episodes.batch(seeds)
@@ -210,22 +214,21 @@ def take_step(run: Training) -> tuple[float, float]:
     torch.nn.utils.clip_grad_norm_(run.learner.parameters(), s.clip)
     run.optimizer.step()
     run.progress.step += 1
-    return float(step.losses.mean()), float(task_accuracy(step.predictions, tasks).mean())
+    return float(step.losses.mean()), float(score_kind(run.episodes).of(step.predictions, tasks).mean())
 
 
-def validate(run: Training, loss: float, accuracy: float) -> None:
+def validate(run: Training, loss: float, score: float) -> None:
     """Measure the population statistics, score the validation tasks, keep the best weights."""
-    progress = run.progress
+    progress, kind = run.progress, score_kind(run.episodes)
     calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
     calibrate(run.learner, lambda: (run.learner(run.episodes.batch([seed])) for seed in calibration))
-    point = {"step": progress.step, "seconds": progress.seconds, "loss": loss, "train_accuracy": accuracy}
+    point = {"step": progress.step, "seconds": progress.seconds, "loss": loss, f"train_{kind.name}": score}
     if run.validation:
         seeds = frozen_seeds(2**19, run.settings.validation_tasks)
-        score = interval(score_tasks(run.learner, run.validation, seeds))
-        point |= {"accuracy": score.mean, "ci95": score.ci95}
+        point |= describe_score(score_tasks(run.learner, run.validation, seeds), kind)
     progress.history.append(point)
-    if point.get("accuracy", 0.0) >= progress.best:
-        progress.best = point.get("accuracy", 0.0)
+    if progress.best is None or not run.validation or not kind.better(progress.best, point[kind.name]):
+        progress.best = point.get(kind.name)
         save(run, "best.safetensors")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -20,6 +20,13 @@ def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return kind(*(map_tensors(function, value) for value in tree))
     return tree_map(function, tree)
+
+
+def first_tensor(tree: Any) -> Tensor:
+    """Any tensor of a tree of tuples."""
+    while not isinstance(tree, Tensor):
+        tree = tree[0] if isinstance(tree, tuple | list) else tree_leaves(tree)[0]
+    return tree
 
 
 def take(tree: Any, index: int | slice | Tensor) -> Any:

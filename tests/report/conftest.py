@@ -79,6 +79,14 @@ def make_report() -> dict[str, Any]:
             "learner": "protonet", "way": 5, "shot": 1, "classes": labels, "accuracy": 0.96, "query": query,
             "support": [{"image": draw_character(kind, 0), "label": kind} for kind in range(5)],
         },
+        "differences": [
+            {"way": 5, "shot": 1, "baselines": list(baselines), "pairs": [
+                {"first": "protonet", "second": "maml", "difference": 0.017, "ci95": 0.002, "clear": True},
+                {"first": "protonet", "second": "fomaml", "difference": 0.027, "ci95": 0.028, "clear": False},
+                {"first": "protonet", "second": "scratch", "difference": 0.556, "ci95": 0.005, "clear": True},
+                {"first": "maml", "second": "fomaml", "difference": 0.01, "ci95": 0.003, "clear": True},
+            ]},
+        ],
         "depth_steps": [
             {"learner": "maml", "way": 5, "shot": 1, "points": [
                 {"steps": k, "accuracy": 0.951 - 0.75 * 0.25**k, "ci95": 0.004} for k in (0, 1, 2, 5, 10, 50)
@@ -118,7 +126,11 @@ def whole_page(whole_report: dict[str, Any]) -> str:
 @pytest.fixture
 def plain_report(report: dict[str, Any]) -> dict[str, Any]:
     """Results and an episode alone: no figure to draw, so it is quick."""
-    return {key: value for key, value in report.items() if key not in ("runs", "depth_steps", "depth_shots", "breadth")}
+    return {
+        key: value
+        for key, value in report.items()
+        if key not in ("runs", "differences", "depth_steps", "depth_shots", "breadth")
+    }
 
 
 class Browser:

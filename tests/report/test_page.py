@@ -11,6 +11,7 @@ from upstairs.report.page import render, write_report
 
 SECTIONS = {
     "results": "results",
+    "differences": "differences",
     "runs": "training",
     "episode": "episode",
     "depth_shots": "depth",
@@ -37,7 +38,7 @@ def keep_one(report: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def test_the_whole_page_stands_alone(whole_page: str) -> None:
     page = whole_page
     ids = find_ids(page)
-    assert {"main", "episode", "results", "training", "depth", "breadth", "made", "words"} <= set(ids)
+    assert {"main", "episode", "results", "differences", "training", "depth", "breadth", "made", "words"} <= set(ids)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"url\(#([^)]+)\)|href=\"#([^\"]+)\"", page)) <= {(i, "") for i in ids} | {
         ("", i) for i in ids
@@ -49,7 +50,7 @@ def test_the_whole_page_stands_alone(whole_page: str) -> None:
 
 def test_figures_take_their_colours_from_the_page(whole_page: str) -> None:
     figures = re.findall(r'<svg class="figure".*?</svg>', whole_page, flags=re.DOTALL)
-    assert len(figures) == 5
+    assert len(figures) == 6
     for figure in figures:
         assert not [colour for colour in CSS if colour in figure]
         assert set(re.findall(r"#[0-9a-f]{6}", figure)) == set()
@@ -106,6 +107,7 @@ def test_what_a_user_wrote_is_escaped(report: dict[str, Any]) -> None:
     report["results"][0]["learner"] = report["runs"][0]["learner"] = bad
     report["runs"][0]["settings"] = {bad: bad}
     report["results"][0]["baselines"][bad] = {"accuracy": 0.5}
+    report["differences"][0]["pairs"][0]["first"] = bad
     for part in ("depth_steps", "depth_shots", "breadth"):
         report[part][0]["learner"] = bad
     report["breadth"][0]["points"][0]["group"] = 'id="x" url(#y) $a_{b}$ and more'
@@ -173,6 +175,7 @@ def test_numbers_that_are_none(report: dict[str, Any], nothing: float | None) ->
     report["breadth"][0]["points"][2] |= {"accuracy": nothing}
     report["depth_steps"][0]["points"] = [{"steps": 1, "accuracy": nothing, "ci95": nothing}]
     report["depth_shots"][0]["points"][0]["ci95"] = nothing
+    report["differences"][0]["pairs"][1]["difference"] = report["differences"][0]["pairs"][2]["ci95"] = nothing
     text = read_text(render(report))
     assert "maml has no accuracy, its run gave no finite number: at 5-way 1-shot." in text
     assert "96.8% right when choosing among 5" in text
@@ -188,6 +191,20 @@ def test_sentences_about_figures(whole_page: str) -> None:
     assert "50 adaptation steps instead of 0 lift maml from 20.1% to 95.1% ± 0.4" in text
     assert "Hardest of 12 scripts for protonet: Devanagari, 86.8% ± 0.8" in text
     assert "protonet is best on validation tasks after 10 min 40 s" in text
+
+
+def test_differences_are_the_best_learners_and_all_pairs_are_in_the_table(report: dict[str, Any]) -> None:
+    page = render(report)
+    text = read_text(page)
+    assert "On the same tasks, protonet beats maml and scratch and is not clearly apart from fomaml." in text
+    assert "Of 4 intervals, 0.2 would miss by chance." in text
+    rows = re.findall(r'<tr><th scope="row">([^<]* − [^<]*)</th><td>(.*?)</td><td>(.*?)</td>', page)
+    assert ("maml − fomaml", "+1.0\u00a0±\u00a00.3", "yes") in rows and len(rows) == 4
+    assert ("protonet − fomaml", "+2.7\u00a0±\u00a02.8", "no") in rows
+    report["differences"][0]["pairs"] = [
+        {"first": "scratch", "second": "maml", "difference": 0.1, "ci95": 0.01, "clear": True}
+    ]
+    assert "On the same tasks, maml is beaten by scratch." in read_text(render(report))
 
 
 def test_sentences_when_more_does_not_help(report: dict[str, Any]) -> None:

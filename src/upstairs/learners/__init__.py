@@ -4,7 +4,8 @@ Adding one touches three places: its class or function in a file of this room, a
 """
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from contextlib import suppress
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,12 @@ from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scratch, with_steps
 from upstairs.learners.metric import ProtoNet, nearest_centroid
+from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.rules import SGD, UpdateRule
 from upstairs.nets import conv4, mlp
 from upstairs.settings import Settings
+from upstairs.tasks.functions import GaussianProcess
+from upstairs.tasks.sources import Source
 
 Shape = tuple[int, ...]
 
@@ -23,21 +27,22 @@ Shape = tuple[int, ...]
 class Entry(NamedTuple):
     """One line of the table: how to make it, its default settings, what it is in a sentence."""
 
-    make: Callable[[Settings, Shape, int], Learner]  # (settings, shape of one input, way) -> learner
-    defaults: dict[str, Any]
+    make: Callable[[Settings, Shape, int], Learner]  # (settings, shape of one input, way) -> learner; way 0: regression
+    defaults: dict[str, Any] | None  # None where it does not classify
     summary: str
+    regression: dict[str, Any] | None = None  # its default settings for regression; None where it does not regress
 
 
 def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
     if settings.net == "conv4":
         return conv4(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
-    return mlp(shape, widths=(settings.width * 4, settings.width), out=out)
+    return mlp(shape, widths=(settings.width * (4 if settings.way else 1), settings.width), out=out)
 
 
 def _gradient(make: Callable[..., GradientLearner]) -> Callable[[Settings, Shape, int], Learner]:
     def build(settings: Settings, shape: Shape, way: int) -> Learner:
-        return make(make_net(settings, shape, way), way=way, rate=settings.inner_rate, steps=settings.inner_steps)
+        return make(make_net(settings, shape, way or 1), way=way, rate=settings.inner_rate, steps=settings.inner_steps)
 
     return build
 
@@ -61,10 +66,29 @@ _INNER_LOOP = {
     "rate": 3e-3,
 }
 
+_FUNCTIONS = {
+    "way": 0,
+    "shot": "5",
+    "query": 10,
+    "tasks": 25,
+    "net": "mlp",
+    "width": 40,
+    "norm": "none",
+    "inner_steps": 1,
+    "inner_rate": 0.01,
+    "rate": 1e-3,
+}
+
 LEARNERS: dict[str, Entry] = {
-    "maml": Entry(_gradient(maml), _INNER_LOOP, "MAML: a start from which few gradient steps suffice (Finn 2017)"),
-    "fomaml": Entry(_gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients as constants (Finn 2017)"),
-    "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)"),
+    "maml": Entry(
+        _gradient(maml), _INNER_LOOP, "MAML: a start from which few gradient steps suffice (Finn 2017)", _FUNCTIONS
+    ),
+    "fomaml": Entry(
+        _gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients as constants (Finn 2017)", _FUNCTIONS
+    ),
+    "anil": Entry(
+        _gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)", _FUNCTIONS
+    ),
     "protonet": Entry(
         _protonet,
         {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3},
@@ -74,17 +98,63 @@ LEARNERS: dict[str, Entry] = {
 
 
 def learners() -> dict[str, Entry]:
-    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed."""
-    plugins = {point.name: point.load() for point in entry_points(group="upstairs.learners")}
-    return {**plugins, **LEARNERS}
+    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed and can be loaded."""
+    found = {}
+    for point in entry_points(group="upstairs.learners"):
+        with suppress(UpstairsError):  # one that is broken is named when it is asked for, and harms no other
+            found[point.name] = load_plugin(point)
+    return {**found, **LEARNERS}
+
+
+def load_plugin(point: EntryPoint) -> Entry:
+    """A plug-in's line of the table.
+
+    Raises:
+        UpstairsError: it cannot be imported, or is no `Entry`.
+    """
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise UpstairsError(
+            f"the plug-in '{point.name}' ({point.value}) cannot be loaded ({type(error).__name__}: {error}): "
+            "mend or remove its package"
+        ) from error
+    if not isinstance(loaded, Entry):
+        raise UpstairsError(
+            f"the plug-in '{point.name}' ({point.value}) is a {type(loaded).__name__}: it must be an "
+            "upstairs.learners.Entry"
+        )
+    return loaded
 
 
 def entry(name: str) -> Entry:
     """The table's line for a published name; its error lists the names there are."""
-    table = learners()
-    if name not in table:
-        raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(table))}")
-    return table[name]
+    if name in LEARNERS:
+        return LEARNERS[name]
+    for point in entry_points(group="upstairs.learners", name=name):
+        return load_plugin(point)
+    raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
+
+
+def defaults_for(name: str, *, regression: bool) -> dict[str, Any]:
+    """A learner's default settings for the kind of task.
+
+    Raises:
+        UpstairsError: there is no such learner, or it is not for that kind of task.
+    """
+    line = entry(name)
+    found = line.regression if regression else line.defaults
+    if found is None:
+        needs, data, others = (
+            ("classes", "regression", "choose data with classes, such as glyphs")
+            if regression
+            else ("regression tasks", "classes", "choose --data sinusoid or gp")
+        )
+        able = sorted(n for n, e in learners().items() if (e.regression if regression else e.defaults) is not None)
+        raise UpstairsError(
+            f"'{name}' needs {needs} and the data is {data}: {others}, or a learner that can: {', '.join(able)}"
+        )
+    return found
 
 
 def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
@@ -99,15 +169,22 @@ def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:
         return make_learner(settings, shape, way)
 
 
-def baselines_for(settings: Settings, shape: Shape, way: int) -> dict[str, Learner]:
+def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Learner]:
     """The plain opponents: nearest centroid on raw inputs, and a network trained from scratch on each support set.
 
     The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
-    the kind alone, so that runs of one kind meet the same opponents.
+    the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
+    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible.
     """
+    if way == 0:
+        plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
+        net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
+        process = source.functions
+        best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
+        return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
     norm = "none" if settings.net == "mlp" else "batch"
     plain = Settings(learner="maml", net=settings.net, width=32, norm=norm)
-    net = seeded_learner(plain, shape, way).get_submodule("net")
+    net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
     return {"nearest_centroid": nearest_centroid(way=way), "scratch": scratch(net, way=way)}
 
 
@@ -115,15 +192,19 @@ __all__ = [
     "LEARNERS",
     "SGD",
     "Entry",
+    "GaussianPosterior",
     "GradientLearner",
     "ProtoNet",
+    "SupportMean",
     "UpdateRule",
     "anil",
     "baselines_for",
+    "defaults_for",
     "entry",
     "fomaml",
     "learners",
     "make_learner",
+    "make_net",
     "maml",
     "nearest_centroid",
     "scratch",

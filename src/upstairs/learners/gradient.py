@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.calling import call_with
-from upstairs.core import Examples, Learner, LossFn, cross_entropy
+from upstairs.core import Examples, Learner, LossFn, cross_entropy, squared_error
 from upstairs.errors import UpstairsError
 from upstairs.inner import EXACT, Differentiation, FirstOrder, at_step
 from upstairs.learners.rules import SGD, Params, UpdateRule
@@ -32,6 +32,7 @@ class GradientLearner(Learner[Params]):
         fast: which parameters, by name, adapt; the others are shared by all tasks. None: those that are not frozen
             (all, where all are).
         way: classes that `predict` answers; 0 for regression.
+        loss_fn: None is cross-entropy, and for regression the squared error.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class GradientLearner(Learner[Params]):
         steps: int = 5,
         differentiate: Differentiation = EXACT,
         fast: Callable[[str], bool] | None = None,
-        loss_fn: LossFn = cross_entropy,
+        loss_fn: LossFn | None = None,
     ) -> None:
         super().__init__()
         self.net, self.rule = net, rule
-        self.steps, self.differentiate, self.fast, self.loss_fn = steps, differentiate, fast, loss_fn
+        self.steps, self.differentiate, self.fast = steps, differentiate, fast
+        self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
         self.way, self.outputs = way, way
         if not self.adapting():
             names = ", ".join(name for name, _ in net.named_parameters())

@@ -73,8 +73,14 @@ def draw_lines(
         return to_svg(figure, name, alt)
 
 
-def draw_dots(series: Sequence[Series[str]], *, name: str, alt: str, order: Mapping[str, int]) -> str:
-    """Accuracy by group: a row for each group, in the order of the first series; a dot and interval for each series."""
+def draw_dots(
+    series: Sequence[Series[str]], *, name: str, alt: str, order: Mapping[str, int], difference: bool = False
+) -> str:
+    """Accuracy by group: a row for each group, in the order of the first series; a dot and interval for each series.
+
+    Args:
+        difference: what is drawn is differences of accuracy, in points around zero.
+    """
     groups = list(dict.fromkeys(group for one in series for group in one.scores))
     legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
     with drawing(height=64 + legend + len(groups) * (18 + 5 * (len(series) - 1))) as (figure, axes):
@@ -89,10 +95,15 @@ def draw_dots(series: Sequence[Series[str]], *, name: str, alt: str, order: Mapp
         axes.set_yticks(range(len(groups)), [shorten(group, 22) for group in groups])
         axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("accuracy on new tasks")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axes.set_xlim(left=max(0.0, axes.get_xlim()[0]), right=min(100.8, axes.get_xlim()[1]))
+        if difference:
+            axes.axvline(0.0, color=BASELINE, linewidth=1.2, zorder=1)
+            axes.set_xlabel("points of accuracy")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+        else:
+            axes.set_xlabel("accuracy on new tasks")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+            axes.set_xlim(left=max(0.0, axes.get_xlim()[0]), right=min(100.8, axes.get_xlim()[1]))
         axes.spines.left.set_visible(False)
         if len(series) > 1:
             add_legend(figure, series, order)

@@ -11,11 +11,11 @@ import torch
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import evaluate, frozen_seeds, score_tasks
+from upstairs.evaluate import describe_scores, frozen_seeds, score_beside, score_tasks
 from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, with_steps
 from upstairs.report.sentences import choose_words
 from upstairs.run import Run
-from upstairs.statistics import interval
+from upstairs.statistics import interval, paired_differences
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tree import take
@@ -25,6 +25,7 @@ SHOTS = (1, 2, 5, 10)
 SETTINGS = ((5, 1), (5, 5), (20, 1))  # way and shot
 QUERY, FIGURE_QUERY = 5, 2  # in the table and in figures, where more tasks tell more than more queries of one
 
+Known = dict[Any, dict[str, Any]]
 Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
 
 
@@ -53,7 +54,8 @@ def measure(
             f"{source.name} has {len(source)} test classes: a report needs 2 or more, of 2 examples or more"
         )
     query, figure_query = (max(1, min(most, smallest - 1)) for most in (QUERY, FIGURE_QUERY))
-    baselines: dict[Any, dict[str, Any]] = {}  # measured once for runs that share them
+    known: Known = {}  # baselines, measured once for runs that share them
+    scored: dict[tuple[int, int], dict[str, Any]] = {}  # each task's score in each setting, by contestant
     seeds = frozen_seeds(seed, tasks)
     report: dict[str, Any] = {
         "title": f"Learning to learn: {runs[0].settings.data}",
@@ -65,6 +67,7 @@ def measure(
         "split": "test",
         "trained_on": name_training(splits.train, runs[0].settings.data),
         "results": [],
+        "differences": [],
         "runs": [describe(run, name) for run, name in zip(runs, name_runs(runs), strict=True)],
         "depth_steps": [],
         "depth_shots": [],
@@ -78,7 +81,8 @@ def measure(
         for w, s in dict.fromkeys([*settings, (way, 1)]):
             if able(run.learner, source, w, s + query):
                 episodes = Episodes(source, way=w, shot=s, query=query)
-                jobs.append((report["results"], partial(result, run, name, episodes, tasks, seed, baselines)))
+                own = scored.setdefault((w, s), {})
+                jobs.append((report["results"], partial(result, run, name, episodes, seeds, seed, known, own)))
     contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
     for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(way=way))]:
         for key, points in curves(learner, source, way, figure_query).items():
@@ -91,6 +95,10 @@ def measure(
         destination.append(job())
         if progress:
             progress(done + 1, len(jobs))
+    plain = {name for row in report["results"] for name in row["baselines"]}
+    for (w, s), scores in scored.items():
+        pairs = paired_differences(scores, baselines=plain)
+        report["differences"].append({"way": w, "shot": s, "baselines": sorted(plain), "pairs": pairs})
     best = max(report["results"], key=lambda r: (r["way"] == way and r["shot"] == 1, r["accuracy"]))["learner"]
     report["episode"] = episode(runs[names.index(best)], best, source, way, query, seed)
     report["seconds"] = time.monotonic() - started
@@ -138,21 +146,25 @@ def name_training(source: Source, data: str) -> str:
 
 
 def result(
-    run: Run, name: str, episodes: Episodes, tasks: int, seed: int, known: dict[Any, dict[str, Any]]
+    run: Run, name: str, episodes: Episodes, seeds: list[int], seed: int, known: Known, scored: dict[str, Any]
 ) -> dict[str, Any]:
     """One row of the table of results: the learner and its baselines on the same tasks.
 
     Args:
         known: baselines that were measured for another run already; new ones are added.
+        scored: gets each task's score, by contestant.
     """
     started = time.monotonic()
     way, shot = episodes.way[1], episodes.shot[1]
     key = (run.settings.net, way, shot)
-    opponents = {} if key in known else baselines_for(run.settings, episodes.source.feature_shape, way)
-    scores = evaluate(run.learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
-    scores["baselines"] = known.setdefault(key, scores["baselines"])
+    opponents = baselines_for(run.settings, episodes.source, way)
+    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents)
+    scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
+    # baselines of another network have other scores: the first run's are those to compare with
+    scored.update({**scores.baselines, **scored, **scores.named(name)})
+    row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=opponents)
     head = {"learner": name, "data": run.settings.data, "split": "test"}
-    return {**head, **scores, "seconds": time.monotonic() - started}
+    return {**head, **row, "seconds": time.monotonic() - started}
 
 
 def describe(run: Run, name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.checkpoint import write_atomically
 from upstairs.errors import UpstairsError
-from upstairs.report.panels import draw_breadth, draw_curves, draw_shots, draw_steps, make_order
+from upstairs.report.panels import draw_breadth, draw_curves, draw_differences, draw_shots, draw_steps, make_order
 from upstairs.report.pictures import encode_picture, is_picture
 from upstairs.report.sentences import (
     choose_words,
@@ -93,6 +93,7 @@ def render(report: Mapping[str, Any]) -> str:
         bars=[(result.setting.way, result.setting.shot, make_bars(result, order)) for result in best],
         bars_say=say_bars(best),
         episode=make_episode(report.get("episode") or {}),
+        differences=draw_differences(report.get("differences") or (), order),
         curves=draw_curves(runs, order),
         depth=[
             *draw_shots(report.get("depth_shots") or (), order),

@@ -7,14 +7,16 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from upstairs.report.figures import draw_dots, draw_lines
-from upstairs.report.sentences import Words, say_breadth, say_curve, say_shots, say_steps
-from upstairs.report.tables import Table, write_score
+from upstairs.report.sentences import Words, say_breadth, say_curve, say_differences, say_shots, say_steps
+from upstairs.report.tables import Table, list_differences, write_score
 from upstairs.report.values import (
     Place,
     Record,
+    Score,
     Series,
     find_headline,
     read_groups,
+    read_number,
     read_results,
     read_series,
     write_name,
@@ -104,6 +106,33 @@ def draw_breadth(entries: Sequence[Record], order: Mapping[str, int], words: Wor
             svg = draw_dots(series, name=f"breadth-{len(panels)}", alt=alt, order=order)
             table = list_scores(series, words.group)
             panels.append(Panel(f"By {words.group}{task}", Markup(svg), say_breadth(series, words), table))
+    return panels
+
+
+def draw_differences(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
+    """The best learner against every other contestant, task by task: a panel for each way and shot."""
+    panels = []
+    for entry in entries:
+        baselines = entry.get("baselines") or ()
+        pairs = [p for p in entry.get("pairs") or () if read_number(p.get("difference")) is not None]
+        best = next((p[k] for p in pairs for k in ("first", "second") if p[k] not in baselines), None)
+        own = [p for p in pairs if best in (p["first"], p["second"])]
+        if not own:
+            continue
+        words = {str(p[k]): str(p[k]) for p in pairs for k in ("first", "second")}
+        words |= {name: write_name(name) for name in baselines}
+        ahead = {
+            words[p["second"] if p["first"] == best else p["first"]]: Score(
+                p["difference"] if p["first"] == best else -p["difference"], read_number(p.get("ci95"))
+            )
+            for p in own
+        }
+        series = Series(str(best), str(best), ahead)
+        task = f"{entry.get('way')}-way {entry.get('shot')}-shot"
+        alt = f"Dot plot: {best} minus each other contestant on the same tasks, in points, with 95% intervals."
+        svg = draw_dots([series], name=f"differences-{len(panels)}", alt=alt, order=order, difference=True)
+        says = say_differences(str(best), ahead, len(pairs))
+        panels.append(Panel(f"{best} minus the others, {task}", Markup(svg), says, list_differences(pairs, words)))
     return panels
 
 

@@ -1,7 +1,7 @@
 """One sentence under each figure, computed from what it shows: it must stay true when the numbers turn out badly."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from upstairs.report.values import (
@@ -96,6 +96,20 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
     if pairs and not failures:
         return ["Every learner beats every baseline beside it in every setting, by more than their intervals together."]
     return [f"{start} {write_list(parts)}." for start, parts in failures.items()]
+
+
+def say_differences(best: str, ahead: Mapping[str, Score], intervals: int) -> str:
+    """Whom the best learner beats task by task, whom not clearly, and who beats it."""
+    sides: dict[int, list[str]] = {1: [], 0: [], -1: []}
+    for name, score in ahead.items():
+        sides[compare(score, Score(0.0))].append(name)
+    parts = [
+        f"{verb} {write_list(names)}"
+        for verb, names in (("beats", sides[1]), ("is not clearly apart from", sides[0]), ("is beaten by", sides[-1]))
+        if names
+    ]
+    text = f"On the same tasks, {best} {write_list(parts)}."
+    return f"{text} Of {intervals} intervals, {0.05 * intervals:.2g} would miss by chance." if intervals > 1 else text
 
 
 def say_episode(learner: str, queries: Sequence[Record], labels: Sequence[str], shot: int | None) -> str:

@@ -1,6 +1,6 @@
 """The tables of the report: learners against baselines, every result, every run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from upstairs.report.values import (
@@ -113,6 +113,24 @@ def list_runs(runs: Sequence[Record]) -> Table:
         for run in runs
     ]
     return Table(["learner", "meta-parameters", "steps", "time", "settings"], rows)
+
+
+def list_differences(pairs: Sequence[Record], words: Mapping[str, str]) -> Table:
+    """Every two contestants on the same tasks: the mean of the first minus that of the second, in points."""
+    rows = [
+        [
+            f"{words[pair['first']]} − {words[pair['second']]}",
+            write_difference(pair),
+            "yes" if pair.get("clear") else "no",
+        ]
+        for pair in pairs
+    ]
+    return Table(["first − second", "points ± 95%", "clear of zero"], rows)
+
+
+def write_difference(pair: Record) -> str:
+    half = read_number(pair.get("ci95"))
+    return f"{100 * pair['difference']:+.1f}" + ("" if half is None else f"\u00a0±\u00a0{100 * half:.1f}")
 
 
 def write_score(score: Score | None) -> str:

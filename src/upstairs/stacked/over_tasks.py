@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
 from upstairs.stacked import kernels
 from upstairs.stacked.moments import GATHERING, gather
 from upstairs.stacked.tensor import stack, unstack
-from upstairs.tree import take
+from upstairs.tree import first_tensor, map_tensors, modules_of, take
 
 
 class Explanation(NamedTuple):
@@ -39,10 +39,10 @@ def over_tasks(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, na
         owner: the learner whose function it is: the way that works is remembered for it.
         name: which of its functions.
     """
-    count = len(tree_leaves(tasks)[0])
+    count = len(first_tensor(tasks))
     with untracked(owner):
-        if count == 1 and all(type(m) in _SIMPLE for m in owner.modules() if m is not owner):
-            return tree_map(lambda t: t[None], function(*take(tasks, 0)))
+        if count == 1 and all(type(m) in _SIMPLE for m in modules_of(owner)[1:]):
+            return map_tensors(lambda t: t[None], function(*take(tasks, 0)))
         chosen = _CHOSEN.setdefault(owner, {})
         if name in chosen:
             return _WAYS[chosen[name].how](function, tasks, count)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
+from upstairs.tasks.functions import draw_functions
 from upstairs.tasks.sources import Source
 
 Range = int | tuple[int, int]
@@ -22,6 +23,35 @@ def task_seed(stream: int, index: int) -> int:
     return (stream + 1) * 2**31 + index
 
 
+def refuse_impossible(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
+    """Tasks that the source has not the classes or the examples for.
+
+    Raises:
+        UpstairsError: see `Episodes`.
+    """
+    if source.functions and way != (0, 0):
+        raise UpstairsError(f"--way is {way[1]} and {source.name} is regression, which has no classes: leave it out")
+    classes = 0 if source.functions else 2
+    for name, (low, high), least in (
+        ("way", way, classes),
+        ("shot", shot, 1),
+        ("query", (query, query), 1),
+    ):
+        if low < least or high < low:
+            raise UpstairsError(f"--{name} is {low if low == high else (low, high)}: it must be at least {least}")
+    if way[1] > len(source):
+        raise UpstairsError(
+            f"{source.name} has {len(source)} classes and --way is {way[1]}: lower --way or add classes"
+        )
+    need = shot[1] + query
+    for label, rows in zip(source.labels, source.rows, strict=True):
+        if len(rows) < need:
+            raise UpstairsError(
+                f"class '{label}' of {source.name} has {len(rows)} examples and {shot[1]} shot + {query} "
+                f"query need {need}: add examples, lower --shot or --query, or remove the class"
+            )
+
+
 class Episodes:
     """Draws few-shot tasks from a source.
 
@@ -31,31 +61,22 @@ class Episodes:
     Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
     list of seeds, and a task that made trouble is had again by `batch([seed])`.
 
+    A source of functions has no classes: `way` is 0, and `shot` and `query` are examples of a task.
+
     Raises:
         UpstairsError: a way below 2 or above the classes there are, a shot or query below 1, a class too small.
     """
 
     def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15) -> None:
         self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
-        for name, (low, high), least in (("way", self.way, 2), ("shot", self.shot, 1), ("query", (query, query), 1)):
-            if low < least or high < low:
-                raise UpstairsError(f"--{name} is {low if low == high else (low, high)}: it must be at least {least}")
-        if self.way[1] > len(source):
-            raise UpstairsError(
-                f"{source.name} has {len(source)} classes and --way is {self.way[1]}: lower --way or add classes"
-            )
-        need = self.shot[1] + query
-        for label, rows in zip(source.labels, source.rows, strict=True):
-            if len(rows) < need:
-                raise UpstairsError(
-                    f"class '{label}' of {source.name} has {len(rows)} examples and {self.shot[1]} shot + {query} "
-                    f"query need {need}: add examples, lower --shot or --query, or remove the class"
-                )
+        refuse_impossible(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
 
     def batch(self, seeds: Sequence[int]) -> Task:
         """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n]."""
+        if self.source.functions:
+            return draw_functions(self.source.functions, seeds, shot=self.shot, query=self.query)
         drawn = [self._draw(seed) for seed in seeds]
         parts = []
         for part in (0, 1):

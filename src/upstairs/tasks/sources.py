@@ -24,6 +24,18 @@ class Augment(Protocol):
 
 
 @runtime_checkable
+class Functions(Protocol):
+    """A distribution over functions: what regression tasks are drawn from."""
+
+    @property
+    def name(self) -> str: ...
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+        """One function, at `count` inputs: x and y."""
+        ...
+
+
+@runtime_checkable
 class InputFormat(Protocol):
     """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`."""
 
@@ -45,6 +57,7 @@ class Source:
         turns: for each class the quarter turns (0 to 3, counter-clockwise) its images are read with.
         augment: changes each sampled input at random; None leaves them alone.
         format: how a user's raw input becomes a row; None for arrays, taken as they are.
+        functions: what tasks are drawn from where they are regression: there are no classes then.
     """
 
     name: str
@@ -55,6 +68,7 @@ class Source:
     turns: tuple[int, ...] = ()
     augment: Augment | None = None
     format: InputFormat | None = None
+    functions: Functions | None = None
     _group: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
