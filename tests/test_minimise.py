@@ -8,7 +8,7 @@ from tasks_for_tests import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine import meta_step
 from upstairs.inner import Exact, FirstOrder, Implicit, UpdateRule, executing, inner_step
-from upstairs.learners import SGD, GradientLearner, maml
+from upstairs.learners import SGD, GradientLearner, fomaml, maml
 from upstairs.nets import conv4, mlp
 from upstairs.plan import estimate
 
@@ -95,6 +95,13 @@ def test_memory_grows_by_the_parameters_a_step_where_recomputed() -> None:
     assert (peak[14] - peak[4]) / 10 <= 1.2 * size
     unrolled = {k: estimate(maml(net, way=WAY, steps=k), tasks).peak for k in (4, 14)}
     assert (unrolled[14] - unrolled[4]) / 10 > 5 * size
+
+
+def test_memory_of_a_first_order_loop_does_not_grow() -> None:
+    net = conv4((1, 28, 28), width=16, norm="batch", out=WAY)
+    tasks = blobs(1, shot=1, query=1, shape=(1, 28, 28))
+    peak = {k: estimate(fomaml(net, way=WAY, steps=k), tasks).peak for k in (4, 24)}
+    assert peak[24] == peak[4]
 
 
 def test_how_to_differentiate_can_be_chosen_apart_from_the_learner() -> None:

@@ -39,7 +39,7 @@ class UpdateRule(Protocol):
 
 
 class Scaled(NamedTuple):
-    """Updates that are `factor` times some tensors: scaled and added by one call."""
+    """Updates that are `factor` times some tensors: scaled and added at once."""
 
     tensors: Params
     factor: float
@@ -147,14 +147,18 @@ def detached(params: Params) -> Params:
 
 
 def add(params: Params, updates: Params | Scaled) -> Params:
-    """params + updates, all of them by one call where no transform of torch.func is at work."""
+    """params + updates.
+
+    Not by `torch._foreach_add`, whose graph keeps both of its operands: a first-order loop would grow by two copies of
+    the parameters a step, and not at all with `torch.add`.
+    """
     tensors, factor = updates if isinstance(updates, Scaled) else (updates, 1)
-    before, change = list(params.values()), [tensors[n] for n in params]
-    if transformed():
-        return {n: torch.add(p, u, alpha=factor) for n, p, u in zip(params, before, change, strict=True)}
-    together = [isinstance(p, Stacked) or isinstance(u, Stacked) for p, u in zip(before, change, strict=True)]
-    after = torch._foreach_add([raw_of(p) for p in before], [raw_of(u) for u in change], alpha=factor)
-    return {n: wrap(t) if s else t for n, t, s in zip(params, after, together, strict=True)}
+    after: Params = {}
+    for name, p in params.items():
+        update = tensors[name]
+        total = torch.add(raw_of(p), raw_of(update), alpha=factor)
+        after[name] = wrap(total) if isinstance(p, Stacked) or isinstance(update, Stacked) else total
+    return after
 
 
 def raw_of(tensor: Tensor) -> Tensor:
