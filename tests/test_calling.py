@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tasks_for_tests import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine import meta_step
+from upstairs.engine import meta_step, plan
 from upstairs.inner import Exact, FirstOrder
 from upstairs.learners import SGD, GradientLearner
 
@@ -97,3 +97,13 @@ def test_nothing_is_remembered_where_all_adapts() -> None:
     meta_step(learner, blobs(3), chunk=3, recompute=False)
     assert net.body.calls == 5
     assert "forward" not in vars(net.body)
+
+
+def test_a_plan_runs_nothing() -> None:
+    """On tensors without storage the body is remembered too, so that no task is run for an estimate."""
+    net = Net()
+    seen = []
+    net.body.register_forward_pre_hook(lambda _, args: seen.append(type(getattr(args[0], "_raw", args[0])).__name__))
+    plan(anil_net(net), blobs(2))
+    assert set(seen) == {"FakeTensor"}
+    assert net.body.calls == 2

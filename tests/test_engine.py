@@ -52,6 +52,7 @@ def test_a_loss_that_is_not_finite_is_named_and_nothing_is_changed() -> None:
     with pytest.raises(NonFiniteError, match="loss of task 3") as caught:
         meta_step(learner, tasks, chunk=2)
     assert caught.value.index == 3
+    assert all(p.grad is None for p in learner.parameters())
 
 
 def test_a_gradient_that_is_not_finite_names_its_task() -> None:

@@ -18,6 +18,7 @@ class Running(nn.Module):
         self.how = how
         self.register_buffer("seen", torch.zeros(8))
         self.last = torch.zeros(())
+        self.hidden: Tensor | None = None
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,14 +29,23 @@ class Running(nn.Module):
             self.seen.mul_(0.9).add_(0.1 * x.detach().mean(0))
         if self.how == "attribute":
             self.last = x.mean()
+        if self.how == "state":
+            self.hidden = x.mean(0) if self.hidden is None else self.hidden + x.mean(0)
         return x - self.seen
 
 
-@pytest.mark.parametrize(("how", "name"), [("replaced", "seen"), ("in place", "seen"), ("attribute", "last")])
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [("replaced", "seen"), ("in place", "seen"), ("attribute", "last"), ("state", "hidden")],
+)
 def test_a_module_that_writes_is_named_and_put_back(how: str, name: str) -> None:
     net = nn.Sequential(Running(how), nn.Linear(8, WAY))
-    with pytest.raises(UpstairsError, match=f"'{name}' of Running .net.0."):
-        meta_step(maml(net, way=WAY), blobs())
+    learner = maml(net, way=WAY)
+    for options in ({}, {}, {"chunk": 2, "recompute": False}):  # the second is no better than the first
+        with pytest.raises(UpstairsError, match=f"'{name}' of Running .net.0."):
+            meta_step(learner, blobs(), **options)
+    assert all(p.grad is None for p in learner.parameters())
+    assert net[0].hidden is None
     assert type(net[0].seen) is Tensor and torch.equal(net[0].seen, torch.zeros(8))
     assert type(net[0].last) is Tensor and torch.equal(net[0].last, torch.zeros(()))
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from upstairs.stacked.tensor import Stacked
 
@@ -126,8 +127,7 @@ class _Memory:
             chance = random_states(device)
             with torch.set_grad_enabled(self.graph):
                 out = forward(*args)
-            alike = all(map(torch.equal, chance, random_states(device)))  # random ones run each time
-            if isinstance(out, Tensor) and alike:
+            if isinstance(out, Tensor) and _alike(chance, random_states(device)):  # random ones run each time
                 raw = out.raw if isinstance(out, Stacked) else out
                 self.given[key] = (out, raw, raw._version)
                 self.same[id(out)] = out
@@ -150,6 +150,12 @@ def _counts(module: nn.Module) -> bool:
 def random_states(device: torch.device) -> list[Tensor]:
     """The state of the CPU's generator, and of the device's."""
     return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _alike(before: list[Tensor], after: list[Tensor]) -> bool:
+    """Has nothing random been drawn? Told from values, also while a plan runs functions on tensors without storage."""
+    with _disable_current_modes():
+        return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @contextmanager

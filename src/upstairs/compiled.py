@@ -60,8 +60,10 @@ class Compiled:
         options: dict[str, Any] = {"fallback_random": True}
         options |= {"triton.cudagraphs": True} if self.cuda else {"cpp_wrapper": True}
         # not torch.compile: there is no Python code left to guard, and guards took a tenth of a small network's step
+        from torch import _inductor  # late: it takes a second
+
         with torch.no_grad():
-            self.run = torch._inductor.compile(graph, [*self.parameters, *self.constants, *leaves], options=options)
+            self.run = _inductor.compile(graph, [*self.parameters, *self.constants, *leaves], options=options)
         self.check(learner, tasks)
 
     def __call__(self, tasks: Task) -> Result:

@@ -75,8 +75,9 @@ def meta_step(
         with executing(differentiate=differentiate):
             prepared = _prepare(learner, tasks, chunk, memory, recompute)
         refuse_writes(before)
-        ready[asked] = prepared
-    decided, chunk, recompute, whole, tracked, large = ready[asked]
+    else:
+        prepared = ready[asked]
+    decided, chunk, recompute, whole, tracked, large = prepared
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
     checked = True  # are losses and gradients known to be finite?
@@ -100,8 +101,13 @@ def meta_step(
                 steps.append((places, step))
             if not checked and not _finite(parameters):
                 index = _first_bad_gradient(learner, tasks, parameters)
-                _clear(parameters)
                 raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
+        if before is not None:
+            refuse_writes(before)
+            ready[asked] = prepared
+    except UpstairsError:
+        _clear(parameters)
+        raise
     except (RuntimeError, MemoryError) as error:
         _clear(parameters)
         if out_of_memory(error):
@@ -110,8 +116,6 @@ def meta_step(
         if (advice := _advice(error, learner, tasks, decided)) is None:
             raise
         raise UpstairsError(advice) from error
-    if before is not None:
-        refuse_writes(before)
     if tracked:
         write_running_statistics(learner, moments)
     return _in_order(steps)

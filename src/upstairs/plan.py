@@ -107,12 +107,11 @@ def signature(learner: Learner, tasks: Task) -> tuple[Any, ...]:
 
 
 _CONTAINERS = {type(v) for v in vars(torch.nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
-_VALUES = {bool, int, float, str, Exact, FirstOrder, Implicit}
 
 
 def _plain(value: Any) -> Any:
     """A number or word by its value, a function by its identity; the rest is in the modules."""
-    if type(value) in _VALUES:
+    if isinstance(value, bool | int | float | str | Exact | FirstOrder | Implicit):
         return value
     return id(value) if callable(value) else None
 

@@ -8,24 +8,27 @@ from upstairs.errors import UpstairsError
 
 
 class Written(NamedTuple):
-    """A tensor of a module, as it was."""
+    """A tensor of a module, or the None in its place, as it was."""
 
     module: nn.Module
     name: str  # of the module
     attribute: str
-    tensor: Tensor
+    tensor: Tensor | None
     version: int  # torch counts changes in place
-    copy: Tensor
+    copy: Tensor | None
 
 
 def snapshot(root: nn.Module) -> list[Written]:
-    """Every buffer of `root`, and every tensor that a module keeps as a plain attribute."""
+    """Every buffer of `root`, and every plain attribute of a module that holds a tensor, or None: a state to come.
+
+    What a forward adds under a new name is not here: nothing can have been meant to read it before.
+    """
     kept = []
     for name, module in root.named_modules():
-        plain = {a: v for a, v in vars(module).items() if isinstance(v, Tensor)}
+        plain = {a: v for a, v in vars(module).items() if v is None or isinstance(v, Tensor)}
         for attribute, tensor in {**module._buffers, **plain}.items():
-            if tensor is not None:
-                kept.append(Written(module, name, attribute, tensor, tensor._version, tensor.detach().clone()))
+            version, copy = (0, None) if tensor is None else (tensor._version, tensor.detach().clone())
+            kept.append(Written(module, name, attribute, tensor, version, copy))
     return kept
 
 
@@ -38,11 +41,13 @@ def refuse_writes(before: list[Written]) -> None:
     found = ""
     for was in before:
         now = getattr(was.module, was.attribute, None)
-        if now is was.tensor and now._version == was.version:
+        if now is was.tensor and (now is None or now._version == was.version):
+            continue
+        if was.tensor is None and not isinstance(now, Tensor):
             continue
         home = was.module._buffers if was.attribute in was.module._buffers else vars(was.module)
         home[was.attribute] = was.tensor
-        if was.tensor._version != was.version:
+        if was.tensor is not None and was.copy is not None and was.tensor._version != was.version:
             was.tensor.data.copy_(was.copy)
         found = found or f"'{was.attribute}' of {type(was.module).__name__} ({was.name or 'the learner'})"
     if found:

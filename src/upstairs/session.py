@@ -125,6 +125,11 @@ def _train(trainer: Training, *, quiet: bool) -> Run:
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """The classes to evaluate on, with the data's name and the split's."""
     if functions := function_splits(data or run.settings.data):
+        if split not in (None, "test"):
+            raise UpstairsError(
+                f"--split is '{split}' and {functions.test.name} has no split, since every task is a new function: "
+                "leave it out"
+            )
         return functions.test, functions.test.name, "test"
     own = data is None or absolute(data) == run.settings.data
     split = split or ("test" if own else "all")

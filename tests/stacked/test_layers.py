@@ -16,6 +16,7 @@ from upstairs.core import Task
 from upstairs.engine import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import fomaml, maml
+from upstairs.stacked import kernels
 from upstairs.stacked.over_tasks import chosen
 
 IMAGE, SEQUENCE, VECTOR = (2, 6, 6), (4, 6), (8,)
@@ -232,6 +233,60 @@ def test_meta_gradient_is_that_of_a_loop(name: str) -> None:
         want = torch.cat([g.flatten() for g in expected])
         assert want.norm() > 1e-3
         assert (found - want).norm() < 1e-10 * want.norm(), (make.__name__, options)
+
+
+NORM = nn.BatchNorm2d(4, track_running_stats=False)
+POOLED = {
+    "relu-pool": row(nn.Conv2d(2, 4, 3), NORM, nn.ReLU(), nn.MaxPool2d(2)),
+    "in-place": row(nn.Conv2d(2, 4, 3), NORM, nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+    "pool-relu": row(nn.Conv2d(2, 4, 3), NORM, nn.MaxPool2d(2, stride=1, padding=1), nn.ReLU()),
+    "read-again": Net(
+        lambda m, x: torch.cat([F.max_pool2d(y := m.n(m.f(x)), 2), F.avg_pool2d(y, 2), y[:, :, :2, :2].sin()], 1),
+        IMAGE, f=nn.Conv2d(2, 4, 3), n=NORM,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", POOLED)
+def test_pooling_before_normalising(name: str, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all weights are positive it comes first, elsewhere not; the gradients are those of a loop all the same."""
+    first = []
+    original = kernels.moments
+    monkeypatch.setattr(kernels, "moments", lambda x: (first.append(x), original(x))[1])
+    proto, tasks = POOLED[name], double(blobs(3, shot=1, query=2, shape=IMAGE))
+
+    def signed() -> Net:
+        net = proto.ready()
+        weight = (net.n if name == "read-again" else net.f[1]).weight.data
+        weight.abs_().add_(0.2)
+        weight[0] *= sign
+        return net
+
+    for recompute in (False, True):
+        net = signed()
+        expected = torch.cat(
+            [g.flatten() for g in loop_gradient(signed(), tasks, rate=0.2, steps=2, first_order=False)]
+        )
+        meta_step(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=recompute)
+        found = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in net.parameters()])
+        assert (found - expected).norm() < 1e-10 * expected.norm()
+    assert bool(first) == (sign == 1)
+
+
+def test_a_view_sees_what_changes_it_in_place() -> None:
+    """A view of a convolution's output, which ReLU then changes."""
+    proto = Net(
+        lambda m, x: (y := m.f(x), z := y[:, :2], F.relu(y, inplace=True), z.square())[3], IMAGE, f=nn.Conv2d(2, 4, 3)
+    )
+    tasks = double(blobs(3, shot=1, query=2, shape=IMAGE))
+    net = proto.ready()
+    expected = torch.cat(
+        [g.flatten() for g in loop_gradient(proto.ready(), tasks, rate=0.2, steps=2, first_order=False)]
+    )
+    meta_step(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=False)
+    found = torch.cat([p.grad.flatten() for p in net.parameters()])
+    assert (found - expected).norm() < 1e-10 * expected.norm()
 
 
 def test_no_buffer_changes_while_tasks_adapt() -> None:

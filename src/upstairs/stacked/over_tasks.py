@@ -76,8 +76,7 @@ def forget(owner: nn.Module) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    known = ("can't allocate memory", "could not create a primitive")  # the latter is how oneDNN says it
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in known)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _stacked(function: Callable[..., Any], tasks: Any, count: int) -> Any:

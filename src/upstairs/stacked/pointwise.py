@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upstairs.stacked.tensor import NotStackable, Stacked, front, named, rule, wrap
+from upstairs.stacked.tensor import NotStackable, Stacked, front, known_true, named, rule, wrap
 
 
 def _words(text: str) -> list[str]:
@@ -95,7 +95,7 @@ for _names, _how in ((ONE, _lift_one), (MANY, _lift), (IN_PLACE, _lift_in_place)
 @rule("relu")
 def relu(x: Stacked, inplace: bool = False) -> Any:
     """Left to be applied after pooling where activations are folded: both are monotone, so the values are the same."""
-    if inplace and x.folded and not x.copied and x.folding is None:
+    if inplace and x.late_norm is not None:  # not computed yet, so that nobody holds a view of it
         x.late_relu = True
         return x
     if inplace:
@@ -118,7 +118,7 @@ def where(condition: Any, *args: Any, **kwargs: Any) -> Any:
     if not (isinstance(condition, Stacked) and isinstance(x, Stacked)):
         return _where(condition, *args, **kwargs)
     scalar = len(args) > 1 and not isinstance(args[1], Tensor)
-    if condition.true and scalar and x.shape == condition.shape and x.dtype.is_floating_point:
+    if known_true(condition) and scalar and x.shape == condition.shape and x.dtype.is_floating_point:
         out = wrap(x.raw, x.count, folded=x.folded)
         out.copied = x.copied = True
         return out

@@ -31,13 +31,11 @@ class Stacked(Tensor):
     _raw: Tensor
     folded: bool
     count: int  # tasks
-    late_relu: bool = (
-        False  # ReLU is still to be applied: pooling comes first, the same values for a quarter of the work
-    )
+    late_relu: bool = False  # ReLU is still to be applied, after pooling: the same values for a quarter of the work
     shift: Tensor | None = None  # a bias [task * channels] still to be added: batch statistics cancel it
     late_norm: tuple[Tensor, Tensor, float] | None = None  # batch norm is still to come: weight, bias, eps
     folding: Tensor | None = None  # the folded copy of an input, made once
-    true: bool = False  # known to be True everywhere: a mask without padding
+    true: int = -1  # the version of `raw` that was True everywhere: a mask without padding
     copied: bool = False  # does not share memory where torch's own tensor would
 
     # Below, methods of Tensor become properties of one task: type checkers call that an override of another kind.
@@ -157,9 +155,15 @@ def _stack(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     stacked = wrap(leaf)
-    if leaf.dtype == torch.bool and type(leaf) is Tensor and leaf.device.type == "cpu":
-        stacked.true = not torch._C._are_functorch_transforms_active() and bool(leaf.all())
+    plain = type(leaf) is Tensor and leaf.dtype == torch.bool and leaf.device.type == "cpu" and not leaf.is_inference()
+    if plain and not torch._C._are_functorch_transforms_active() and bool(leaf.all()):
+        stacked.true = leaf._version
     return stacked
+
+
+def known_true(mask: Stacked) -> bool:
+    """Was it True everywhere, and has nobody written to it since?"""
+    return mask.true >= 0 and mask.true == mask._raw._version
 
 
 def unstack(tree: Any, count: int) -> Any:
