@@ -11,9 +11,23 @@ import torch
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scratch, with_steps
+from upstairs.learners.context import cavia, modulated
+from upstairs.learners.gradient import (
+    GradientLearner,
+    anil,
+    boil,
+    fomaml,
+    imaml,
+    maml,
+    meta_curvature,
+    meta_sgd,
+    scratch,
+    with_steps,
+)
 from upstairs.learners.metric import ProtoNet, nearest_centroid
-from upstairs.learners.rules import SGD, UpdateRule
+from upstairs.learners.multi_step import MultiStep, maml_pp
+from upstairs.learners.reptile import Reptile, reptile
+from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
 from upstairs.nets import conv4, mlp
 from upstairs.settings import Settings
 
@@ -37,9 +51,14 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
 
 def _gradient(make: Callable[..., GradientLearner]) -> Callable[[Settings, Shape, int], Learner]:
     def build(settings: Settings, shape: Shape, way: int) -> Learner:
-        return make(make_net(settings, shape, way), way=way, rate=settings.inner_rate, steps=settings.inner_steps)
+        net, rate = make_net(settings, shape, way), settings.inner_rate
+        return make(net, way=way, rate=rate, steps=settings.inner_steps, batch=settings.inner_batch)
 
     return build
+
+
+def _cavia(net: Any, **options: Any) -> GradientLearner:
+    return cavia(modulated(net, size=100), **options)
 
 
 def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
@@ -61,10 +80,34 @@ _INNER_LOOP = {
     "rate": 3e-3,
 }
 
+_REPTILE = {"shot": "10", "tasks": 4, "inner_steps": 8, "inner_batch": 10, "inner_rate": 0.1}
+_SMALL_STEPS = {"inner_steps": 5, "inner_rate": 0.1}  # no second order mends what one large step spoils
+
 LEARNERS: dict[str, Entry] = {
     "maml": Entry(_gradient(maml), _INNER_LOOP, "MAML: a start from which few gradient steps suffice (Finn 2017)"),
-    "fomaml": Entry(_gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients as constants (Finn 2017)"),
+    "fomaml": Entry(
+        _gradient(fomaml), {**_INNER_LOOP, **_SMALL_STEPS}, "first-order MAML: inner gradients as constants (Finn 2017)"
+    ),
     "anil": Entry(_gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)"),
+    "boil": Entry(_gradient(boil), _INNER_LOOP, "BOIL: MAML that adapts all but its last layer (Oh 2021)"),
+    "maml_pp": Entry(
+        _gradient(maml_pp), {**_INNER_LOOP, "inner_steps": 3},
+        "MAML++: judged after each step, a learned rate for each step and layer (Antoniou 2019)",
+    ),
+    "meta_sgd": Entry(_gradient(meta_sgd), _INNER_LOOP, "Meta-SGD: MAML with a learned rate for each weight (Li 2017)"),
+    "meta_curvature": Entry(
+        _gradient(meta_curvature), _INNER_LOOP, "MAML with a learned preconditioner of the gradient (Park 2019)"
+    ),
+    "imaml": Entry(
+        _gradient(imaml), {**_INNER_LOOP, **_SMALL_STEPS}, "iMAML: meta-gradients at the minimum (Rajeswaran 2019)"
+    ),
+    "cavia": Entry(
+        _gradient(_cavia), {**_INNER_LOOP, "inner_rate": 1.0, "inner_steps": 2},
+        "CAVIA: a context that the network reads is all that adapts (Zintgraf 2019)",
+    ),
+    "reptile": Entry(
+        _gradient(reptile), {**_INNER_LOOP, **_REPTILE}, "Reptile: the start moves to where tasks end (Nichol 2018)"
+    ),
     "protonet": Entry(
         _protonet,
         {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3},
@@ -116,16 +159,29 @@ __all__ = [
     "SGD",
     "Entry",
     "GradientLearner",
+    "LearnedRates",
+    "MetaCurvature",
+    "MultiStep",
     "ProtoNet",
+    "Reptile",
+    "StepRates",
     "UpdateRule",
     "anil",
     "baselines_for",
+    "boil",
+    "cavia",
     "entry",
     "fomaml",
+    "imaml",
     "learners",
     "make_learner",
     "maml",
+    "maml_pp",
+    "meta_curvature",
+    "meta_sgd",
+    "modulated",
     "nearest_centroid",
+    "reptile",
     "scratch",
     "seeded_learner",
     "with_steps",
