@@ -102,7 +102,7 @@ LEARNERS: dict[str, Entry] = {
         _gradient(imaml), {**_INNER_LOOP, **_SMALL_STEPS}, "iMAML: meta-gradients at the minimum (Rajeswaran 2019)"
     ),
     "cavia": Entry(
-        _gradient(_cavia), {**_INNER_LOOP, "inner_rate": 1.0, "inner_steps": 2},
+        _gradient(_cavia), {**_INNER_LOOP, "inner_rate": 20.0, "inner_steps": 3},
         "CAVIA: a context that the network reads is all that adapts (Zintgraf 2019)",
     ),
     "reptile": Entry(
