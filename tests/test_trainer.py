@@ -49,7 +49,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("learner", ["protonet", "maml"])
+@pytest.mark.parametrize("learner", ["protonet", "maml", "maml_pp"])
 def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
     splits = patterns()
     s = settings(learner, shot="1")
@@ -72,6 +72,15 @@ def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
             whole, resumed = weights(tmp_path / "whole" / name), weights(out / name)
             assert whole.keys() == resumed.keys()
             assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_the_learner_is_told_how_far_training_is(tmp_path: Path) -> None:
+    run = Training(settings("maml_pp", shot="1"), patterns(), tmp_path)
+    told: list[float] = []
+    at = run.learner.at
+    run.learner.at = lambda progress: (told.append(progress), at(progress))[1]
+    train_run(run)
+    assert told == [step / 12 for step in range(12)]
 
 
 def test_training_helps_and_keeps_the_best(tmp_path: Path) -> None:

@@ -71,6 +71,13 @@ class Learner(nn.Module, ABC, Generic[State]):
         prediction = self.predict(self.adapt(task.support), task.query.x)
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
 
+    def at(self, progress: float) -> None:
+        """Told before each meta-step which share of training is over, 0 to 1; by default nothing changes.
+
+        Override it where the objective changes while training goes on. What it sets must depend on `progress` alone:
+        then a resumed run goes on to the same bits. A learner that was never told is as at the end of training.
+        """
+
     @final
     def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n out"]]:
         """`meta_loss` of every task: losses and query predictions."""

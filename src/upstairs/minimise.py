@@ -29,15 +29,18 @@ from upstairs.inner import (
 from upstairs.stacked.tensor import Stacked, wrap
 
 Step = Callable[..., Any]  # (number, carry, create_graph=) -> carry
+LEAST_BEND = 0.5  # of the penalty's own: at a minimum none is below 1
 
 
 def minimise(
-    loss: Loss, start: Params, *args: Any, rule: UpdateRule, steps: int, differentiate: Differentiation = EXACT
-) -> Params:
+    loss: Loss, start: Params, *args: Any, rule: UpdateRule, steps: int, differentiate: Differentiation = EXACT,
+    first: int = 0,
+) -> Params:  # fmt: skip
     """`steps` of `rule` on `loss(params, *args)`, a scalar, from `start`.
 
     Args:
         args: what the loss depends on beside the parameters; its tensors say for which tasks this runs.
+        first: the number of the first step, where a loop runs piece by piece (each begins with the rule's `init`).
     """
     how = NOW.differentiate or differentiate
     params = per_task(start, args)
@@ -48,13 +51,14 @@ def minimise(
 
     def step(number: int, carry: Any, *, create_graph: bool) -> Any:
         params, state = carry
-        with at_step(number):
+        with at_step(first + number):
             grads = gradient(loss, params, *args, create_graph=create_graph)
-        updates, state = rule.update(grads, state)
+            updates, state = rule.update(grads, state)
         return add(params, updates), state
 
     carry = (params, rule.init(params))
-    if grad_on and not transformed() and (isinstance(how, Implicit) or (exact and NOW.recompute and steps > 1)):
+    again = exact and NOW.recompute and first + steps > 1
+    if grad_on and not transformed() and (isinstance(how, Implicit) or again):
         with remembering(graph=True, off=True):  # steps are run alone here, each with a graph of its own
             if isinstance(how, Implicit):
                 return implicitly(step, carry, steps, loss=loss, args=args, how=how)
@@ -184,7 +188,9 @@ def implicitly(step: Step, carry: Any, steps: int, *, loss: Loss, args: Any, how
         def curvature(v: list[Tensor]) -> list[Tensor]:
             return list(_vjp(grads, phi, v))
 
-        v = _conjugate_gradients(curvature, list(cotangents), how.iterations, per_task=stacked[0])
+        v = _conjugate_gradients(
+            curvature, list(cotangents), how.iterations, strength=how.strength, per_task=stacked[0]
+        )
         totals = [-g for g in _vjp(grads, shared, v)] if shared else []
         return [*(how.strength * t for t in v), *totals]
 
@@ -197,9 +203,13 @@ def _vjp(outputs: list[Tensor], inputs: list[Tensor], v: list[Tensor]) -> tuple[
 
 
 def _conjugate_gradients(
-    matrix: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], iterations: int, *, per_task: bool
+    matrix: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], iterations: int, *, strength: float, per_task: bool
 ) -> list[Tensor]:
-    """x with matrix x = b, for each task on its own (Hestenes and Stiefel 1952)."""
+    """x with matrix x = b, for each task on its own (Hestenes and Stiefel 1952).
+
+    Where the inner loop did not reach a minimum, the matrix H + strength may bend down in some direction. There a task
+    stops with what it has (Steihaug 1983), and at the very first with b / strength, which is the first-order gradient.
+    """
 
     def dot(a: list[Tensor], c: list[Tensor]) -> Tensor:
         products = (s * t for s, t in zip(a, c, strict=True))
@@ -212,10 +222,14 @@ def _conjugate_gradients(
     residual, direction = b, b
     size = dot(residual, residual)
     tiny = torch.finfo(b[0].dtype).tiny
-    for _ in range(iterations):
+    going = size > tiny
+    for number in range(iterations):
         image = matrix(direction)
-        rate = size / dot(direction, image).clamp(min=tiny)
-        rate = torch.where(size > tiny, rate, 0.0)
+        bend = dot(direction, image)
+        up = bend > LEAST_BEND * strength * dot(direction, direction)
+        rate = torch.where(up, size / bend.clamp(min=tiny), 0.0 if number else 1 / strength)
+        rate = torch.where(going, rate, 0.0)
+        going = going & up & (size > tiny)
         x, residual = along(x, rate, direction), along(residual, -rate, image)
         before, size = size, dot(residual, residual)
         direction = along(residual, size / before.clamp(min=tiny), direction)

@@ -53,6 +53,10 @@ class Settings:
     )
     inner_steps: int = field(default=1, metadata={"help": "Gradient learners: steps of the inner loop."})
     inner_rate: float = field(default=0.4, metadata={"help": "Gradient learners: learning rate of the inner loop."})
+    inner_batch: int | None = field(
+        default=None,
+        metadata={"help": "Gradient learners: support examples in an inner step. Left out: all of them."},
+    )
     rate: float = field(
         default=2e-3,
         metadata={
@@ -79,8 +83,9 @@ class Settings:
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
         if self.memory is not None:
             parse_bytes(self.memory)
-        if self.chunk is not None and self.chunk < 1:
-            raise UpstairsError(f"--chunk is {self.chunk}: it must be at least 1")
+        for name in ("chunk", "inner_batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
         for name in ("rate", "inner_rate", "clip", "scale"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")

@@ -200,6 +200,7 @@ def take_step(run: Training) -> tuple[float, float]:
     s, number = run.settings, run.progress.step
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
     tasks = run.episodes.batch(seeds)
+    run.learner.at(run.done)
     for group in run.optimizer.param_groups:
         group["lr"] = s.rate * schedule(run.done, number)
     try:

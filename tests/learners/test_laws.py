@@ -13,7 +13,10 @@ from upstairs.testing import LAWS, check_learner
 
 HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
 BATCH = {"padding": "counts padding in the statistics of the batch"}
-EXPECTED = {"maml": HEAD, "fomaml": HEAD, "anil": HEAD, "protonet": {}}
+EXPECTED = {
+    "maml": HEAD, "fomaml": HEAD, "anil": HEAD, "boil": HEAD, "maml_pp": HEAD, "meta_sgd": HEAD,
+    "meta_curvature": HEAD, "imaml": HEAD, "cavia": HEAD, "reptile": HEAD, "protonet": {},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -63,6 +63,16 @@ def test_classes_are_drawn_evenly() -> None:
     assert chisquare(np.bincount(owner[drawn.numpy()], minlength=6)).pvalue > 1e-4
 
 
+def test_no_class_keeps_a_label_and_none_keep_company() -> None:
+    """Chi-squared over all 30 ordered pairs (class 0, class 1) of 6 classes, 3,000 tasks; false alarms 1 in 10,000."""
+    from scipy.stats import chisquare
+
+    x = Episodes(numbered([5] * 6), way=2, shot=1, query=1).batch(range(3000)).support.x[..., 0].int() // 5
+    pairs = np.bincount((6 * x[:, 0] + x[:, 1]).numpy(), minlength=36).reshape(6, 6)
+    assert pairs.diagonal().sum() == 0
+    assert chisquare(pairs[~np.eye(6, dtype=bool)]).pvalue > 1e-4
+
+
 def test_streams_do_not_meet() -> None:
     assert task_seed(0, 2**31 - 1) < task_seed(1, 0)
     assert len({task_seed(s, i) for s in range(5) for i in range(50)}) == 250

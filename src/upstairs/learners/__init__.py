@@ -12,10 +12,24 @@ import torch
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scratch, with_steps
+from upstairs.learners.context import cavia, modulated
+from upstairs.learners.gradient import (
+    GradientLearner,
+    anil,
+    boil,
+    fomaml,
+    imaml,
+    maml,
+    meta_curvature,
+    meta_sgd,
+    scratch,
+    with_steps,
+)
 from upstairs.learners.metric import ProtoNet, nearest_centroid
+from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.regression import GaussianPosterior, SupportMean
-from upstairs.learners.rules import SGD, UpdateRule
+from upstairs.learners.reptile import Reptile, reptile
+from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
 from upstairs.nets import conv4, mlp
 from upstairs.settings import Settings
 from upstairs.tasks.functions import GaussianProcess
@@ -42,9 +56,16 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
 
 def _gradient(make: Callable[..., GradientLearner]) -> Callable[[Settings, Shape, int], Learner]:
     def build(settings: Settings, shape: Shape, way: int) -> Learner:
-        return make(make_net(settings, shape, way or 1), way=way, rate=settings.inner_rate, steps=settings.inner_steps)
+        net, rate = make_net(settings, shape, way or 1), settings.inner_rate
+        return make(net, way=way, rate=rate, steps=settings.inner_steps, batch=settings.inner_batch)
 
     return build
+
+
+def _cavia(settings: Settings, shape: Shape, way: int) -> Learner:
+    net = make_net(settings, shape, way or 1)
+    context = modulated(net, size=100)
+    return cavia(context, way=way, rate=settings.inner_rate, steps=settings.inner_steps, batch=settings.inner_batch)
 
 
 def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
@@ -79,15 +100,45 @@ _FUNCTIONS = {
     "rate": 1e-3,
 }
 
+_REPTILE = {"shot": "10", "tasks": 4, "inner_steps": 8, "inner_batch": 10, "inner_rate": 0.1}
+_SMALL_STEPS = {"inner_steps": 5, "inner_rate": 0.1}  # no second order mends what one large step spoils
+
 LEARNERS: dict[str, Entry] = {
     "maml": Entry(
         _gradient(maml), _INNER_LOOP, "MAML: a start from which few gradient steps suffice (Finn 2017)", _FUNCTIONS
     ),
     "fomaml": Entry(
-        _gradient(fomaml), _INNER_LOOP, "first-order MAML: inner gradients as constants (Finn 2017)", _FUNCTIONS
+        _gradient(fomaml), _INNER_LOOP | _SMALL_STEPS,
+        "first-order MAML: inner gradients as constants (Finn 2017)", _FUNCTIONS,
     ),
     "anil": Entry(
         _gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)", _FUNCTIONS
+    ),
+    "boil": Entry(
+        _gradient(boil), _INNER_LOOP, "BOIL: MAML that adapts all but its last layer (Oh 2021)", _FUNCTIONS
+    ),
+    "maml_pp": Entry(
+        _gradient(maml_pp), _INNER_LOOP | {"inner_steps": 3},
+        "MAML++: judged after each step, a learned rate for each step and layer (Antoniou 2019)", _FUNCTIONS,
+    ),
+    "meta_sgd": Entry(
+        _gradient(meta_sgd), _INNER_LOOP, "Meta-SGD: MAML with a learned rate for each weight (Li 2017)", _FUNCTIONS
+    ),
+    "meta_curvature": Entry(
+        _gradient(meta_curvature), _INNER_LOOP,
+        "MAML with a learned preconditioner of the gradient (Park 2019)", _FUNCTIONS,
+    ),
+    "imaml": Entry(
+        _gradient(imaml), _INNER_LOOP | _SMALL_STEPS,
+        "iMAML: meta-gradients at the minimum (Rajeswaran 2019)", _FUNCTIONS,
+    ),
+    "cavia": Entry(
+        _cavia, _INNER_LOOP | {"inner_rate": 20.0, "inner_steps": 3},
+        "CAVIA: a context that the network reads is all that adapts (Zintgraf 2019)", _FUNCTIONS,
+    ),
+    "reptile": Entry(
+        _gradient(reptile), _INNER_LOOP | _REPTILE, "Reptile: the start moves to where tasks end (Nichol 2018)",
+        _FUNCTIONS,
     ),
     "protonet": Entry(
         _protonet,
@@ -194,19 +245,32 @@ __all__ = [
     "Entry",
     "GaussianPosterior",
     "GradientLearner",
+    "LearnedRates",
+    "MetaCurvature",
+    "MultiStep",
     "ProtoNet",
+    "Reptile",
+    "StepRates",
     "SupportMean",
     "UpdateRule",
     "anil",
     "baselines_for",
+    "boil",
+    "cavia",
     "defaults_for",
     "entry",
     "fomaml",
+    "imaml",
     "learners",
     "make_learner",
     "make_net",
     "maml",
+    "maml_pp",
+    "meta_curvature",
+    "meta_sgd",
+    "modulated",
     "nearest_centroid",
+    "reptile",
     "scratch",
     "seeded_learner",
     "with_steps",

@@ -1,24 +1,28 @@
-"""Learners whose inner loop descends a gradient: MAML, FOMAML, ANIL.
+"""Learners whose inner loop descends a gradient: MAML, FOMAML, ANIL, BOIL, Meta-SGD, Meta-Curvature, iMAML.
 
     phi_0 = theta,  phi_{k+1} = phi_k - rate * grad L_support(phi_k),  meta-gradient = d L_query(phi_K) / d theta
 
-The exact meta-gradient differentiates through every step (second order); the first-order one takes each inner gradient
-for a constant.
+One class; the published names are what they choose: which parameters adapt, by which rule, and how the meta-gradient
+passes the inner loop.
 """
 
 import copy
 from collections.abc import Callable
+from typing import TypedDict, Unpack
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.calling import call_with
 from upstairs.core import Examples, Learner, LossFn, cross_entropy, squared_error
 from upstairs.errors import UpstairsError
-from upstairs.inner import EXACT, Differentiation, FirstOrder, at_step
-from upstairs.learners.rules import SGD, Params, UpdateRule
+from upstairs.inner import EXACT, Differentiation, FirstOrder, Implicit, at_step, inner_step
+from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule
 from upstairs.minimise import minimise
 from upstairs.nets.norm import is_transductive
+
+Fast = Callable[[str], bool]  # does the parameter of this name adapt?
 
 
 class GradientLearner(Learner[Params]):
@@ -31,6 +35,7 @@ class GradientLearner(Learner[Params]):
         differentiate: `Exact()`, `FirstOrder()` or `Implicit()`: how the meta-gradient passes the inner loop.
         fast: which parameters, by name, adapt; the others are shared by all tasks. None: those that are not frozen
             (all, where all are).
+        batch: support examples in an inner step, as `minibatch` takes them; None: all of them.
         way: classes that `predict` answers; 0 for regression.
         loss_fn: None is cross-entropy, and for regression the squared error.
     """
@@ -43,25 +48,26 @@ class GradientLearner(Learner[Params]):
         way: int,
         steps: int = 5,
         differentiate: Differentiation = EXACT,
-        fast: Callable[[str], bool] | None = None,
+        fast: Fast | None = None,
+        batch: int | None = None,
         loss_fn: LossFn | None = None,
     ) -> None:
         super().__init__()
         self.net, self.rule = net, rule
         self.steps, self.differentiate, self.fast = steps, differentiate, fast
         self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
-        self.way, self.outputs = way, way
+        self.batch, self.way, self.outputs = batch, way, way
         if not self.adapting():
             names = ", ".join(name for name, _ in net.named_parameters())
             raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
+        if batch is not None and (batch < 1 or isinstance(differentiate, Implicit)):
+            raise UpstairsError(
+                f"batch is {batch}: it takes 1 or more, and None for iMAML, whose inner loop has one minimum to find"
+            )
 
     def adapting(self) -> Params:
         """The parameters that adapt, by name."""
-        params: Params = {name: p for name, p in self.net.named_parameters() if p.is_floating_point()}
-        if self.fast is not None:
-            return {name: p for name, p in params.items() if self.fast(name)}
-        trained: Params = {name: p for name, p in params.items() if p.requires_grad}
-        return trained or params
+        return adapting(self.net, self.fast)
 
     @property
     def transductive(self) -> bool:
@@ -77,8 +83,9 @@ class GradientLearner(Learner[Params]):
 
     def adapt(self, support: Examples, /) -> Params:
         return minimise(
-            self.loss, self.adapting(), support, rule=self.rule, steps=self.steps, differentiate=self.differentiate
-        )
+            self.inner_loss, self.adapting(), support,
+            rule=self.rule, steps=self.steps, differentiate=self.differentiate,
+        )  # fmt: skip
 
     def predict(self, params: Params, x: Tensor, /) -> Tensor:
         with at_step(self.steps):
@@ -95,23 +102,94 @@ class GradientLearner(Learner[Params]):
         return prediction[..., : self.way] if self.way else prediction
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
-        """The inner loss: the mean over the real examples."""
+        """The mean over the real examples."""
         return examples.mean(self.loss_fn(self.answer(params, examples.x), examples.y))
 
+    def inner_loss(self, params: Params, support: Examples) -> Float[Tensor, ""]:
+        """What an inner step descends."""
+        return self.loss(params, support if self.batch is None else minibatch(support, self.batch, inner_step()))
 
-def maml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> GradientLearner:
+
+def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
+    """The parameters that `fast` chooses by name; without it those that are not frozen, and all where all are."""
+    params: Params = {name: p for name, p in net.named_parameters() if p.is_floating_point()}
+    if fast is not None:
+        return {name: p for name, p in params.items() if fast(name)}
+    return {name: p for name, p in params.items() if p.requires_grad} or params
+
+
+def minibatch(examples: Examples, size: int, step: int) -> Examples:
+    """The `size` examples that step number `step` meets on a walk round the set, in an order that scatters neighbours.
+
+    It is a pure function of the step: nothing to seed, and nothing to store for resuming. Example i of those that are
+    real stands at the fractional part of i times the golden ratio (Knuth's multiplicative hashing), so classes that
+    follow each other are mixed evenly; which example is where, a task's own seed has drawn. Every step has other
+    examples until all were met; padding is met only where there are fewer than `size`, and stays masked.
+    """
+    n = len(examples.mask)
+    if size >= n:
+        return examples
+    place = examples.mask.cumsum(0).double() * 0.6180339887498949 % 1
+    order = torch.where(examples.mask, place, 2.0).argsort(-1).argsort(-1)
+    wait = (order - step * size) % examples.mask.sum().clamp(min=1)
+    chosen = torch.where(examples.mask, wait, n).argsort(-1)[:size]
+    return Examples(examples.x[chosen], examples.y[chosen], examples.mask[chosen])
+
+
+class Options(TypedDict, total=False):
+    """What every learner below passes on to `GradientLearner`."""
+
+    steps: int
+    batch: int | None
+    loss_fn: LossFn | None
+
+
+def maml(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """MAML with exact second-order meta-gradients (Finn, Abbeel and Levine 2017, algorithm 1)."""
-    return GradientLearner(net, SGD(rate), way=way, steps=steps)
+    return GradientLearner(net, SGD(rate), way=way, **options)
 
 
-def fomaml(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> GradientLearner:
+def fomaml(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """First-order MAML (Finn, Abbeel and Levine 2017, section 5.2)."""
-    return GradientLearner(net, SGD(rate), way=way, steps=steps, differentiate=FirstOrder())
+    return GradientLearner(net, SGD(rate), way=way, differentiate=FirstOrder(), **options)
 
 
-def anil(net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5, head: str = "head") -> GradientLearner:
+def anil(
+    net: nn.Module, *, way: int, rate: float = 0.4, head: str = "head", **options: Unpack[Options]
+) -> GradientLearner:
     """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020)."""
-    return GradientLearner(net, SGD(rate), way=way, steps=steps, fast=lambda name: name.startswith(head))
+    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: name.startswith(head), **options)
+
+
+def boil(
+    net: nn.Module, *, way: int, rate: float = 0.4, head: str = "head", **options: Unpack[Options]
+) -> GradientLearner:
+    """Body only in the inner loop: all adapt but the parameters whose names start with `head` (Oh et al. 2021)."""
+    if not adapting(net, lambda name: name.startswith(head)):
+        raise UpstairsError(f"BOIL keeps the head as it is and no parameter's name starts with '{head}': give its name")
+    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: not name.startswith(head), **options)
+
+
+def meta_sgd(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+    """Meta-SGD: MAML with a learned rate for each weight (Li et al. 2017)."""
+    return GradientLearner(net, LearnedRates(adapting(net), rate), way=way, **options)
+
+
+def meta_curvature(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+    """MAML with a learned, Kronecker-factored curvature of the inner gradient (Park and Oliva 2019)."""
+    return GradientLearner(net, MetaCurvature(adapting(net), rate), way=way, **options)
+
+
+def imaml(
+    net: nn.Module, *, way: int, rate: float = 0.1, strength: float = 0.5, iterations: int = 3,
+    **options: Unpack[Options],
+) -> GradientLearner:  # fmt: skip
+    """iMAML: the meta-gradient at the minimum of support loss + strength / 2 |phi - theta|^2 (Rajeswaran et al. 2019).
+
+    Steps, rate and strength go together: the steps must come near the minimum (rate below 1 / curvature), and a weak
+    pull lets them go far, without which a task is not learned from so few examples.
+    """
+    return GradientLearner(net, SGD(rate), way=way, differentiate=Implicit(strength, iterations), **options)
 
 
 def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:

@@ -56,7 +56,9 @@ class Episodes:
     """Draws few-shot tasks from a source.
 
     `way` and `shot` may be ranges `(low, high)`: each task then draws its own, and a batch is padded to its
-    largest task, with `mask` False on the padding. Support and query never share an example.
+    largest task, with `mask` False on the padding. Support and query never share an example. Classes are uniform over
+    those of the source, however many examples they have, without repetition and in random order; so are a class's
+    examples.
 
     Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
     list of seeds, and a task that made trouble is had again by `batch([seed])`.

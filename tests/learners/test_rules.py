@@ -1,0 +1,122 @@
+"""Learned inner optimisers: their meta-gradients against a plain loop, the curvature by a Kronecker product in full."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tasks_for_tests import WAY, blobs, double
+from upstairs.core import Task
+from upstairs.engine import meta_step
+from upstairs.learners import GradientLearner, StepRates, maml_pp, meta_curvature, meta_sgd
+from upstairs.learners.gradient import adapting
+
+SHAPE = (1, 6, 6)
+
+
+def network() -> nn.Sequential:
+    """A gradient with three axes, one with two, and vectors."""
+    conv, head = nn.Conv2d(1, 3, 3, stride=2), nn.Linear(12, WAY)
+    return nn.Sequential(conv, nn.Tanh(), nn.Flatten(), head).double()
+
+
+def answer(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The same network by its formula."""
+    z = F.conv2d(x, weights["0.weight"], weights["0.bias"], stride=2).tanh()
+    return z.reshape(len(x), -1) @ weights["3.weight"].T + weights["3.bias"]
+
+
+def loop(theta: dict[str, Tensor], tasks: Task, update, steps: int) -> Tensor:
+    """The mean query loss after `steps` of phi <- phi - update(step, name, gradient): one task after another."""
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(len(tasks.query.y)):
+        phi = dict(theta)
+        for k in range(steps):
+            loss = F.cross_entropy(answer(phi, tasks.support.x[i]), tasks.support.y[i])
+            grads = torch.autograd.grad(loss, list(phi.values()), create_graph=True)
+            phi = {n: p - update(k, n, g) for (n, p), g in zip(phi.items(), grads, strict=True)}
+        total = total + F.cross_entropy(answer(phi, tasks.query.x[i]), tasks.query.y[i])
+    return total / len(tasks.query.y)
+
+
+def scatter(rule: nn.Module) -> list[Tensor]:
+    """Meta-parameters away from where they start, where an error could hide."""
+    with torch.no_grad():
+        for p in rule.parameters():
+            p += 0.1 * torch.randn_like(p)
+    return [p.detach().clone().requires_grad_() for p in rule.parameters()]
+
+
+def compare(learner: GradientLearner, values: list[Tensor], update, steps: int) -> None:
+    """The learner's gradient of net and rule, unrolled and recomputed, with that of the loop."""
+    tasks = double(blobs(3, shape=SHAPE))
+    theta = {n: p.detach().clone().requires_grad_() for n, p in learner.net.named_parameters()}
+    loss = loop(theta, tasks, update, steps)
+    expected = torch.autograd.grad(loss, [*theta.values(), *values])
+    assert all(g.abs().max() > 1e-4 for g in expected)
+    for recompute in (False, True):
+        step = meta_step(learner, tasks, recompute=recompute)
+        torch.testing.assert_close(step.losses.mean(), loss.detach(), rtol=1e-12, atol=1e-12)
+        for p, g in zip(learner.parameters(), expected, strict=True):
+            torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-12)
+
+
+def test_meta_sgd_equals_a_loop() -> None:
+    torch.manual_seed(0)
+    learner = meta_sgd(network(), way=WAY, rate=0.3, steps=2)
+    values = scatter(learner.rule)
+    rates = dict(zip(("0.weight", "0.bias", "3.weight", "3.bias"), values, strict=True))
+    compare(learner, values, lambda k, n, g: rates[n] * g, steps=2)
+
+
+def test_rates_of_each_step_equal_a_loop() -> None:
+    torch.manual_seed(0)
+    learner = maml_pp(network(), way=WAY, rate=0.3, steps=3)
+    values = scatter(learner.rule)
+    row = {"0.weight": 0, "0.bias": 1, "3.weight": 2, "3.bias": 3}
+    compare(learner, values, lambda k, n, g: values[0][row[n], k] * g, steps=3)
+
+
+def test_steps_beyond_those_learned_take_the_last_rates() -> None:
+    torch.manual_seed(0)
+    net = network()
+    rule = StepRates(adapting(net), 0.3, steps=2)
+    values = scatter(rule)
+    row = {"0.weight": 0, "0.bias": 1, "3.weight": 2, "3.bias": 3}
+    learner = GradientLearner(net, rule, way=WAY, steps=4)
+    compare(learner, values, lambda k, n, g: values[0][row[n], min(k, 1)] * g, steps=4)
+
+
+def test_meta_curvature_is_the_kronecker_product_of_its_factors() -> None:
+    torch.manual_seed(0)
+    learner = meta_curvature(network(), way=WAY, rate=0.3, steps=2)
+    assert [tuple(p.shape) for p in learner.rule.parameters()] == [
+        (3, 3),
+        (1, 1),
+        (9, 9),
+        (3, 3),
+        (5, 5),
+        (12, 12),
+        (5, 5),
+    ]
+    values = scatter(learner.rule)
+    one, two, nine, bias, out, into, last = values
+    factors = {"0.weight": (one, two, nine), "0.bias": (bias,), "3.weight": (out, into), "3.bias": (last,)}
+
+    def update(k: int, name: str, g: Tensor) -> Tensor:
+        whole = torch.ones(1, 1, dtype=torch.float64)
+        for factor in factors[name]:
+            whole = torch.kron(whole, factor)
+        return 0.3 * (whole @ g.flatten()).reshape(g.shape)
+
+    compare(learner, values, update, steps=2)
+
+
+@pytest.mark.parametrize("make", [meta_sgd, meta_curvature, maml_pp])
+def test_frozen_parameters_have_no_rates(make) -> None:
+    net = network()
+    net[0].requires_grad_(False)
+    learner = make(net, way=WAY, rate=0.3, steps=2)
+    meta_step(learner, double(blobs(2, shape=SHAPE)))
+    assert all(p.grad is not None for p in learner.rule.parameters())
+    assert net[0].weight.grad is None
