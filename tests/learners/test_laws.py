@@ -13,7 +13,21 @@ from upstairs.testing import LAWS, check_learner
 
 HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
 BATCH = {"padding": "counts padding in the statistics of the batch"}
-EXPECTED = {"maml": HEAD, "fomaml": HEAD, "anil": HEAD, "protonet": {}}
+EXPECTED = {
+    "maml": HEAD,
+    "fomaml": HEAD,
+    "anil": HEAD,
+    "protonet": {},
+    "matchingnet": {},
+    "relationnet": {},
+    "r2d2": {},
+    "metaoptnet": {},
+    "proto_maml": {},
+    "unicorn_maml": {},
+    "simpleshot": {},
+    "baseline_pp": {},
+    "bd_cspn": {},
+}
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -72,10 +72,13 @@ class GradientLearner(Learner[Params]):
     def max_way(self) -> int | None:
         return self.outputs or None
 
+    def start(self, support: Examples) -> Params:
+        """Where the inner loop starts."""
+        return self.adapting()
+
     def adapt(self, support: Examples, /) -> Params:
-        return minimise(
-            self.loss, self.adapting(), support, rule=self.rule, steps=self.steps, differentiate=self.differentiate
-        )
+        start = self.start(support)
+        return minimise(self.loss, start, support, rule=self.rule, steps=self.steps, differentiate=self.differentiate)
 
     def predict(self, params: Params, x: Tensor, /) -> Tensor:
         prediction = call_with(self.net, params, x)

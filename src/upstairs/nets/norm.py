@@ -44,6 +44,17 @@ class BatchNorm(nn.Module):
         return affine(x, scale, self.bias - self.mean * scale)
 
 
+class Centre(nn.Module):
+    """x less the mean that `calibrate` measured of it; in training mode x as it is."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+
+    def forward(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return x if self.training else x - self.mean
+
+
 class GroupNorm(nn.Module):
     """Group norm (Wu and He 2018) of [n, c, *space], exact to the second derivative."""
 
@@ -106,7 +117,7 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
     `run` yields after each pass of data through `net`, which is in training mode meanwhile. This is precise batch norm
     (Wu and Johnson 2021, section 3): no running average, so the result depends on the weights and the data alone.
     """
-    layers = [m for m in net.modules() if isinstance(m, BatchNorm) and m.statistics == "population"]
+    layers = [m for m in net.modules() if isinstance(m, BatchNorm | Centre) and "mean" in m._buffers]
     if not layers:
         return
     moments: dict[nn.Module, list[tuple[int, Tensor, Tensor]]] = {layer: [] for layer in layers}
@@ -133,4 +144,5 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
         if seen := moments[layer]:
             count = sum(n for n, _, _ in seen)
             layer.mean.copy_(torch.stack([n / count * mean for n, mean, _ in seen]).sum(0))
-            layer.variance.copy_(torch.stack([n / count * variance for n, _, variance in seen]).sum(0))
+            if isinstance(layer, BatchNorm):
+                layer.variance.copy_(torch.stack([n / count * variance for n, _, variance in seen]).sum(0))
