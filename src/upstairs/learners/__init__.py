@@ -12,6 +12,7 @@ import torch
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
+from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.context import cavia, modulated
 from upstairs.learners.gradient import (
     GradientLearner,
@@ -25,12 +26,15 @@ from upstairs.learners.gradient import (
     scratch,
     with_steps,
 )
-from upstairs.learners.metric import ProtoNet, nearest_centroid
+from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
+from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
+from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.reptile import Reptile, reptile
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
-from upstairs.nets import conv4, mlp
+from upstairs.learners.transductive import BDCSPN
+from upstairs.nets import conv4, mlp, relation_conv
 from upstairs.settings import Settings
 from upstairs.tasks.functions import GaussianProcess
 from upstairs.tasks.sources import Source
@@ -68,11 +72,28 @@ def _cavia(settings: Settings, shape: Shape, way: int) -> Learner:
     return cavia(context, way=way, rate=settings.inner_rate, steps=settings.inner_steps, batch=settings.inner_batch)
 
 
-def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
-    encoder = make_net(settings, shape, None)
-    with evaluating(encoder):
-        dimension = encoder(torch.zeros(1, *shape)).shape[-1]
-    return ProtoNet(encoder, way=way, scale=settings.scale / dimension**0.5)
+def _on_encoder(make: Callable[..., Learner]) -> Callable[[Settings, Shape, int], Learner]:
+    """From (encoder, length of its embeddings, settings, way)."""
+
+    def build(settings: Settings, shape: Shape, way: int) -> Learner:
+        encoder = make_net(settings, shape, None)
+        with evaluating(encoder):
+            size = encoder(torch.zeros(1, *shape)).shape[-1]
+        return make(encoder, size, settings, way)
+
+    return build
+
+
+def _scale(settings: Settings, size: int) -> float:
+    """Of the squared distance between embeddings of `size` numbers."""
+    return settings.scale / size**0.5
+
+
+def _relationnet(settings: Settings, shape: Shape, way: int) -> Learner:
+    if settings.net == "conv4":
+        return RelationNet(*relation_conv(shape, width=settings.width, norm=settings.norm), way=way)
+    pair = mlp((2 * settings.width,), widths=(settings.width,), out=1)
+    return RelationNet(make_net(settings, shape, None), pair, way=way)
 
 
 _INNER_LOOP = {
@@ -102,6 +123,7 @@ _FUNCTIONS = {
 
 _REPTILE = {"shot": "10", "tasks": 4, "inner_steps": 8, "inner_batch": 10, "inner_rate": 0.1}
 _SMALL_STEPS = {"inner_steps": 5, "inner_rate": 0.1}  # no second order mends what one large step spoils
+_METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3}
 
 LEARNERS: dict[str, Entry] = {
     "maml": Entry(
@@ -141,9 +163,62 @@ LEARNERS: dict[str, Entry] = {
         _FUNCTIONS,
     ),
     "protonet": Entry(
-        _protonet,
-        {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3},
+        _on_encoder(lambda net, size, s, way: ProtoNet(net, way=way, scale=_scale(s, size))),
+        _METRIC,
         "prototypical network: a class is the mean embedding of its examples (Snell 2017)",
+    ),
+    "matchingnet": Entry(
+        _on_encoder(lambda net, size, s, way: MatchingNet(net, way=way)),
+        _METRIC,
+        "matching network: attention to the support examples by cosine (Vinyals 2016)",
+    ),
+    "relationnet": Entry(
+        _relationnet,
+        _METRIC | {"way": 20},
+        "relation network: a learned comparison of query and class (Sung 2018)",
+    ),
+    "r2d2": Entry(
+        _on_encoder(lambda net, size, s, way: R2D2(net, way=way, strength=10.0, scale=10.0)),
+        _METRIC | {"way": 20, "tasks": 2},
+        "ridge regression on each task, solved in closed form (Bertinetto 2019)",
+    ),
+    "metaoptnet": Entry(
+        _on_encoder(lambda net, size, s, way: MetaOptNet(net, way=way, scale=10.0)),
+        _METRIC | {"way": 20, "tasks": 2},
+        "a support vector machine on each task (Lee 2019)",
+    ),
+    "proto_maml": Entry(
+        _on_encoder(
+            lambda net, size, s, way: proto_maml(
+                net, way=way, rate=s.inner_rate, steps=s.inner_steps, scale=_scale(s, size)
+            )
+        ),
+        _METRIC | {"way": 20, "inner_rate": 0.1},
+        "MAML from the head that ProtoNet amounts to (Triantafillou 2020)",
+    ),
+    "unicorn_maml": Entry(
+        _on_encoder(
+            lambda net, size, s, way: unicorn_maml(net, way=way, rate=s.inner_rate, steps=s.inner_steps)
+        ),
+        _INNER_LOOP,
+        "MAML from a head that is the same for every class (Ye and Chao 2022)",
+    ),
+    "simpleshot": Entry(
+        _on_encoder(lambda net, size, s, way: SimpleShot(net, way=way, centred=size)),
+        _METRIC,
+        "no meta-learning: nearest mean of centred, normalised features (Wang 2019)",
+    ),
+    "baseline_pp": Entry(
+        _on_encoder(
+            lambda net, size, s, way: BaselinePlusPlus(net, way=way, rate=s.inner_rate, steps=s.inner_steps)
+        ),
+        _METRIC | {"inner_steps": 100, "inner_rate": 0.01},
+        "no meta-learning: a cosine classifier trained on each task's features (Chen 2019)",
+    ),
+    "bd_cspn": Entry(
+        _on_encoder(lambda net, size, s, way: BDCSPN(net, way=way, centred=size)),
+        _METRIC,
+        "prototypes rectified by the queries; transductive (Liu 2020)",
     ),
 }  # fmt: skip
 
@@ -240,16 +315,24 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
 
 
 __all__ = [
+    "BDCSPN",
     "LEARNERS",
+    "R2D2",
     "SGD",
+    "BaselinePlusPlus",
     "Entry",
     "GaussianPosterior",
     "GradientLearner",
+    "HeadPerTask",
     "LearnedRates",
+    "MatchingNet",
     "MetaCurvature",
+    "MetaOptNet",
     "MultiStep",
     "ProtoNet",
+    "RelationNet",
     "Reptile",
+    "SimpleShot",
     "StepRates",
     "SupportMean",
     "UpdateRule",
@@ -270,8 +353,10 @@ __all__ = [
     "meta_sgd",
     "modulated",
     "nearest_centroid",
+    "proto_maml",
     "reptile",
     "scratch",
     "seeded_learner",
+    "unicorn_maml",
     "with_steps",
 ]

@@ -81,9 +81,13 @@ class GradientLearner(Learner[Params]):
     def max_way(self) -> int | None:
         return self.outputs or None
 
+    def start(self, support: Examples) -> Params:
+        """Where the inner loop starts."""
+        return self.adapting()
+
     def adapt(self, support: Examples, /) -> Params:
         return minimise(
-            self.inner_loss, self.adapting(), support,
+            self.inner_loss, self.start(support), support,
             rule=self.rule, steps=self.steps, differentiate=self.differentiate,
         )  # fmt: skip
 

@@ -1,5 +1,10 @@
-"""Learners that compare: ProtoNet, and nearest centroid on the inputs themselves."""
+"""Learners that compare a query's embedding with the support set's: ProtoNet, MatchingNet, RelationNet.
 
+Each is an encoder with a head that is made anew for each task (`fit`) and asked about the queries (`logits`); the heads
+that solve for their weights are in closed_form.py.
+"""
+
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -7,18 +12,74 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
+from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
 from upstairs.nets.norm import is_transductive
 
 
 class Prototypes(NamedTuple):
-    """A point for each class, and which classes the support set had."""
+    """A point (or a map) for each class, and which classes the support set had."""
 
-    mean: Float[Tensor, "way d"]
+    mean: Float[Tensor, "way *d"]
     seen: Bool[Tensor, " way"]
 
 
-class ProtoNet(Learner[Prototypes]):
+def members(support: Examples, way: int, like: Tensor) -> Float[Tensor, "n way"]:
+    """1 where an example is of a class, in the kind of numbers of `like`; padding is of none."""
+    return (F.one_hot(support.y, way) * support.mask[:, None]).to(like.dtype)
+
+
+def class_means(z: Float[Tensor, "n *d"], support: Examples, way: int) -> Prototypes:
+    """The mean of each class; zero where there is no example of it."""
+    member = members(support, way, z)
+    count = member.sum(0)
+    mean = member.T @ z.flatten(1) / count[:, None].clamp(min=1)
+    return Prototypes(mean.reshape(way, *z.shape[1:]), count > 0)
+
+
+def only_seen(logits: Float[Tensor, "n way"], seen: Bool[Tensor, " way"]) -> Float[Tensor, "n way"]:
+    """A class without a support example is never the answer."""
+    return torch.where(seen, logits, torch.finfo(logits.dtype).min)
+
+
+class MetricLearner(Learner[State]):
+    """An encoder, and a head that a task's support embeddings decide; the encoder does not adapt.
+
+    Args:
+        encoder: any module from inputs to vectors (to maps, for RelationNet).
+        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+    """
+
+    def __init__(self, encoder: nn.Module, *, way: int) -> None:
+        super().__init__()
+        self.encoder, self.way = encoder, way
+
+    @abstractmethod
+    def fit(self, z: Float[Tensor, "n *d"], support: Examples) -> State:
+        """What is kept of the support set, whose inputs are embedded as `z`."""
+
+    @abstractmethod
+    def logits(self, state: State, z: Float[Tensor, "n *d"]) -> Float[Tensor, "n out"]:
+        """Predictions for the inputs that are embedded as `z`."""
+
+    @property
+    def transductive(self) -> bool:
+        return is_transductive(self)
+
+    def adapt(self, support: Examples, /) -> State:
+        return self.fit(self.encoder(support.x), support)
+
+    def predict(self, state: State, x: Tensor, /) -> Float[Tensor, "n out"]:
+        return self.logits(state, self.encoder(x))
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        """The query loss, with support and query embedded as one batch: one pass, and one set of statistics."""
+        z = self.encoder(torch.cat([task.support.x, task.query.x]))
+        n = len(task.support.x)
+        prediction = self.logits(self.fit(z[:n], task.support), z[n:])
+        return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
+
+
+class ProtoNet(MetricLearner[Prototypes]):
     """A class is the mean embedding of its support examples (Snell, Swersky and Zemel 2017).
 
         p(y = k | x)  ~  exp(-scale * |f(x) - c_k|^2),   c_k = mean of f(x_i) over the support examples of class k
@@ -32,38 +93,92 @@ class ProtoNet(Learner[Prototypes]):
     loss_fn: LossFn = staticmethod(cross_entropy)
 
     def __init__(self, encoder: nn.Module, *, way: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.encoder, self.way, self.scale = encoder, way, scale
+        super().__init__(encoder, way=way)
+        self.scale = scale
 
-    @property
-    def transductive(self) -> bool:
-        return is_transductive(self.encoder)
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
+        return class_means(z, support, self.way)
 
-    def adapt(self, support: Examples, /) -> Prototypes:
-        return self.prototypes(self.encoder(support.x), support)
-
-    def predict(self, prototypes: Prototypes, x: Tensor, /) -> Float[Tensor, "n way"]:
-        return self.logits(prototypes, self.encoder(x))
-
-    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        """The query loss, with support and query embedded as one batch: one pass, and one set of statistics."""
-        z = self.encoder(torch.cat([task.support.x, task.query.x]))
-        n = len(task.support.x)
-        prediction = self.logits(self.prototypes(z[:n], task.support), z[n:])
-        return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
-
-    def prototypes(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
-        member = (F.one_hot(support.y, self.way) * support.mask[:, None]).to(z.dtype)
-        count = member.sum(0)
-        return Prototypes(member.T @ z / count[:, None].clamp(min=1), count > 0)
-
-    def logits(self, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        # |z - c|^2 without the term of z alone, which no class differs in: one matrix product, n x way memory.
-        c = prototypes.mean
-        logits = self.scale * (2 * z @ c.T - c.square().sum(-1))
-        return torch.where(prototypes.seen, logits, torch.finfo(z.dtype).min)
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        # |z - c|^2 by one matrix product: n x way memory. No class differs in z's own square, but how far a query
+        # is from all of them says whether it is of any (openset.py).
+        c = state.mean
+        distance = z.square().sum(-1, keepdim=True) - 2 * z @ c.T + c.square().sum(-1)
+        return only_seen(-self.scale * distance, state.seen)
 
 
 def nearest_centroid(*, way: int) -> ProtoNet:
     """The opponent without learning: the nearest mean of the raw inputs, by Euclidean distance."""
     return ProtoNet(nn.Flatten(), way=way)
+
+
+class Memory(NamedTuple):
+    """The support set's directions, and whose they are."""
+
+    z: Float[Tensor, "n d"]
+    member: Float[Tensor, "n way"]
+
+
+class MatchingNet(MetricLearner[Memory]):
+    """A query's class is looked up in the support set by attention (Vinyals et al. 2016).
+
+        p(y = k | x) = sum of a(x, x_i) over the support examples of class k,   a = softmax_i(scale * cos(f(x), f(x_i)))
+
+    The scale (1 in the paper, where the softmax is then nearly flat) is learned. The paper's full context embeddings
+    are left out: their LSTM reads the support set in an order, which a set does not have, so that the answer would
+    depend on it.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        scale: of the cosine, at the start.
+    """
+
+    loss_fn: LossFn = staticmethod(cross_entropy)
+
+    def __init__(self, encoder: nn.Module, *, way: int, scale: float = 10.0) -> None:
+        super().__init__(encoder, way=way)
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Memory:
+        return Memory(F.normalize(z, dim=-1), members(support, self.way, z))
+
+    def logits(self, state: Memory, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        # log of sum of exp(scale * cos) over each class: its softmax over classes is the attention that they receive
+        score = self.log_scale.exp() * F.normalize(z, dim=-1) @ state.z.T
+        own = torch.where(state.member > 0, score[:, :, None], torch.finfo(z.dtype).min)
+        return only_seen(own.logsumexp(1), state.member.sum(0) > 0)
+
+
+def relation_error(score: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " n"]:
+    """Squared difference of each relation, sigmoid(score), and 1 for the true class, 0 for the others."""
+    return (score.sigmoid() - F.one_hot(y, score.shape[-1])).square().sum(-1)
+
+
+class RelationNet(MetricLearner[Prototypes]):
+    """The comparison itself is learned (Sung et al. 2018).
+
+        r_k(x) = sigmoid(g([c_k, f(x)])),   loss = sum over k of (r_k - 1[y = k])^2
+
+    c_k is the mean of the class's maps, where the paper has the sum: the same at 1 shot, and right at any other.
+    Predictions are the scores before the sigmoid.
+
+    Args:
+        encoder: any module from inputs to maps [n, c, *space] or vectors [n, c].
+        relation: any module from two of them, one after the other in c, to one number.
+        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+    """
+
+    loss_fn: LossFn = staticmethod(relation_error)
+
+    def __init__(self, encoder: nn.Module, relation: nn.Module, *, way: int) -> None:
+        super().__init__(encoder, way=way)
+        self.relation = relation
+
+    def fit(self, z: Float[Tensor, "n *d"], support: Examples) -> Prototypes:
+        return class_means(z, support, self.way)
+
+    def logits(self, state: Prototypes, z: Float[Tensor, "n *d"]) -> Float[Tensor, "n way"]:
+        n, way, *shape = len(z), self.way, *z.shape[1:]
+        pairs = torch.cat([state.mean[None].expand(n, way, *shape), z[:, None].expand(n, way, *shape)], 2)
+        return only_seen(self.relation(pairs.flatten(0, 1)).reshape(n, way), state.seen)

@@ -23,23 +23,46 @@ def conv4(
         steps: of the inner loop, where `norm` is `per_step`.
         out: outputs of a last linear layer named `head`; None leaves the flattened features.
     """
+    layers = _blocks(shape, width, norm, "pppp", steps=steps)
+    layers["flatten"] = nn.Flatten()
+    if out is not None:
+        layers["head"] = nn.Linear(width * (shape[1] // 16) * (shape[2] // 16), out)
+    return _channels_last(layers)
+
+
+def relation_conv(
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population"
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """The encoder and the relation module of RelationNet (Sung et al. 2018, figure 2).
+
+    The encoder has conv4's blocks, of which only the first two pool: maps [n, width, h/4, w/4]. The relation module
+    takes two of them as one of 2 width channels: two blocks that pool, and layers of 8 units and 1.
+    """
+    encoder = _blocks(shape, width, norm, "pp..")
+    relation = _blocks((2 * width, *shape[1:]), width, norm, "pp")
+    relation["flatten"] = nn.Flatten()
+    relation["linear"] = nn.Linear(width * (shape[1] // 16) * (shape[2] // 16), 8)
+    relation["relu"], relation["head"] = nn.ReLU(), nn.Linear(8, 1)
+    return _channels_last(encoder), _channels_last(relation)
+
+
+def _blocks(
+    shape: tuple[int, ...], width: int, norm: Norm, pools: str, *, steps: int = 0
+) -> OrderedDict[str, nn.Module]:
+    """A block for each letter of `pools`: p has a 2x2 max-pool."""
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(
             f"conv4 takes images of 16x16 pixels or more and was given inputs of shape {shape}: use --net mlp"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    channels, height, wide = shape
-    for i in range(4):
-        layers[f"block{i}"] = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1, bias=norm == "none"),
-            make_norm(norm, width, steps=steps),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-        )
-        channels, height, wide = width, height // 2, wide // 2
-    layers["flatten"] = nn.Flatten()
-    if out is not None:
-        layers["head"] = nn.Linear(width * height * wide, out)
+    for i, pool in enumerate(pools):
+        conv = nn.Conv2d(width if i else shape[0], width, 3, padding=1, bias=norm == "none")
+        pooling = [nn.MaxPool2d(2)] if pool == "p" else []
+        layers[f"block{i}"] = nn.Sequential(conv, make_norm(norm, width, steps=steps), *pooling, nn.ReLU())
+    return layers
+
+
+def _channels_last(layers: OrderedDict[str, nn.Module]) -> nn.Sequential:
     net = nn.Sequential(layers)
     for p in net.parameters():
         if p.ndim == 4:

@@ -61,6 +61,17 @@ class BatchNorm(nn.Module):
         return min(inner_step(), len(self.mean) - 1) if self.statistics == "per_step" else 0
 
 
+class Centre(nn.Module):
+    """x less the mean that `calibrate` measured of it; in training mode x as it is."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+
+    def forward(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        return x if self.training else x - self.mean
+
+
 class GroupNorm(nn.Module):
     """Group norm (Wu and He 2018) of [n, c, *space], exact to the second derivative."""
 
@@ -123,7 +134,7 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
     `run` yields after each pass of data through `net`, which is in training mode meanwhile. This is precise batch norm
     (Wu and Johnson 2021, section 3): no running average, so the result depends on the weights and the data alone.
     """
-    layers = [m for m in net.modules() if isinstance(m, BatchNorm) and m.statistics != "batch"]
+    layers = [m for m in net.modules() if isinstance(m, BatchNorm | Centre) and "mean" in m._buffers]
     if not layers:
         return
     moments: dict[tuple[nn.Module, int], list[tuple[int, Tensor, Tensor]]] = {}
@@ -150,5 +161,7 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
     for (layer, row), seen in moments.items():
         sizes, means, variances = zip(*seen, strict=True)
         for name, column in (("mean", means), ("variance", variances)):
+            if name not in layer._buffers:
+                continue
             whole = torch.stack([n / sum(sizes) * values for n, values in zip(sizes, column, strict=True)]).sum(0)
             layer.get_buffer(name).view(-1, len(whole))[row].copy_(whole)

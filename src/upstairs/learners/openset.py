@@ -1,0 +1,138 @@
+"""Open sets: refuse what belongs to no class of the support set. For every learner whose predictions are logits.
+
+A score says how surely an input belongs to some class. Below a threshold the answer is `UNKNOWN`. Nothing that is
+unknown is at hand when a task is learned, so the threshold comes from the support set itself: each class is left out in
+turn, and its examples are then examples of no class (`threshold`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import rankdata
+from torch import Tensor
+
+from upstairs.core import Examples, Learner, Task, evaluating
+from upstairs.errors import UpstairsError
+from upstairs.tree import take
+
+Score = Callable[[Float[Tensor, "n way"]], Float[Tensor, " n"]]
+UNKNOWN = -1
+
+
+def max_logit(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
+    """The largest logit (Vaze et al. 2022); of a ProtoNet, minus the scaled distance from the nearest prototype."""
+    return logits.amax(-1)
+
+
+def max_probability(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
+    """The probability of the likeliest class (Hendrycks and Gimpel 2017)."""
+    return logits.softmax(-1).amax(-1)
+
+
+@dataclass(frozen=True)
+class OpenSet:
+    """A learner adapted to one task, which may answer that an input belongs to none of its classes."""
+
+    learner: Learner
+    state: Any
+    score: Score
+    threshold: float
+
+    def predict(self, x: Float[Tensor, "n *feature"]) -> Int[Tensor, " n"]:
+        """The class of each input, or `UNKNOWN`."""
+        with evaluating(self.learner):
+            logits = self.learner.predict(self.state, x)
+        return torch.where(self.score(logits).double() >= self.threshold, logits.argmax(-1), UNKNOWN)
+
+
+def open_set(learner: Learner, support: Examples, *, score: Score = max_logit, accepted: float = 0.1) -> OpenSet:
+    """Adapt to a support set, and find the threshold on it.
+
+    Args:
+        accepted: the share of inputs of no class that may be taken for one of a class.
+
+    Raises:
+        UpstairsError: see `threshold`.
+    """
+    bar = threshold(learner, support, score=score, accepted=accepted)
+    with evaluating(learner):
+        return OpenSet(learner, learner.adapt(support), score, bar)
+
+
+def threshold(learner: Learner, support: Examples, *, score: Score = max_logit, accepted: float = 0.1) -> float:
+    """The score that all but a share `accepted` of the support examples stay below while their class is left out.
+
+    The share is that of a new example too (the rank is that of conformal prediction), as far as the number of classes
+    allows: where it is below 1 / (examples + 1), the threshold is just above all scores.
+
+    Raises:
+        UpstairsError: fewer than 3 classes in the support set, or a share that is none.
+    """
+    if not 0 < accepted < 1:
+        raise UpstairsError(f"accepted is {accepted}: give a share between 0 and 1, such as 0.1")
+    classes = support.y[support.mask].unique().tolist()
+    if len(classes) < 3:
+        raise UpstairsError(
+            f"the support set has {len(classes)} classes: 3 or more are needed, since each is left out in turn to see "
+            "what an unknown input scores"
+        )
+    fewer = learner.for_way(len(classes) - 1)
+    scores = []
+    with evaluating(learner):
+        for out in classes:
+            rest = [k for k in classes if k != out]
+            known = support.mask & (support.y != out)
+            numbers = torch.tensor([rest.index(k) for k in support.y[known].tolist()], device=support.y.device)
+            state = fewer.adapt(Examples(support.x[known], numbers, torch.ones_like(numbers, dtype=torch.bool)))
+            scores.append(score(fewer.predict(state, support.x[support.mask & (support.y == out)])))
+    ordered = torch.cat(scores).double().sort()[0]
+    rank = min(len(ordered), ceil((1 - accepted) * (len(ordered) + 1)))
+    return float(ordered[rank - 1].nextafter(torch.tensor(torch.inf, dtype=torch.float64)))
+
+
+def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:
+    """The chance that an input of some class scores higher than one of none; ties count half (Mann, Whitney 1947)."""
+    if len(known) == 0 or len(unknown) == 0:
+        raise UpstairsError(f"there are {len(known)} known and {len(unknown)} unknown scores: give some of each")
+    ranks = rankdata(np.concatenate([known, unknown]))[: len(known)]
+    return float((ranks.sum() - len(known) * (len(known) + 1) / 2) / (len(known) * len(unknown)))
+
+
+class OpenScores(NamedTuple):
+    """One number for each task."""
+
+    auroc: Float[np.ndarray, " task"]  # of the score, known against unknown queries
+    accuracy: Float[np.ndarray, " task"]  # on known queries, were none refused
+    known_accepted: Float[np.ndarray, " task"]  # shares above the threshold that the support set gave
+    unknown_accepted: Float[np.ndarray, " task"]
+
+
+def score_open_tasks(
+    learner: Learner, tasks: Task, known: int, *, score: Score = max_logit, accepted: float = 0.1
+) -> OpenScores:
+    """How well unknown inputs are told from known ones: of each task's classes only the first `known` are learned.
+
+    Args:
+        tasks: a batch of tasks of more than `known` classes; the queries of the others are the unknown inputs.
+
+    Raises:
+        UpstairsError: fewer than 3 known classes, or none unknown.
+    """
+    rows = []
+    learner = learner.for_way(known)
+    for i in range(len(tasks.query.mask)):
+        support, query = (take(part, part.mask & (part.y < known)) for part in take(tasks, i))
+        others = take(tasks.query, i)
+        task = open_set(learner, support, score=score, accepted=accepted)
+        with evaluating(learner):
+            logits = learner.predict(task.state, query.x)
+            strange = score(learner.predict(task.state, others.x[others.mask & (others.y >= known)]))
+        right, own = (logits.argmax(-1) == query.y).double().mean().item(), score(logits)
+        shares = [float((s.double() >= task.threshold).double().mean()) for s in (own, strange)]
+        rows.append((auroc(own.double().numpy(), strange.double().numpy()), right, *shares))
+    return OpenScores(*(np.array(column) for column in zip(*rows, strict=True)))

@@ -1,0 +1,81 @@
+"""Open sets: AUROC by counting pairs, the threshold by hand, and its promise on many tasks."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tasks_for_tests import WAY, blobs
+from upstairs.core import Examples, Task
+from upstairs.errors import UpstairsError
+from upstairs.learners import R2D2, nearest_centroid
+from upstairs.learners.openset import (
+    UNKNOWN,
+    auroc,
+    max_logit,
+    max_probability,
+    open_set,
+    score_open_tasks,
+    threshold,
+)
+from upstairs.tree import take
+
+
+def test_auroc_counts_pairs() -> None:
+    rng = np.random.default_rng(0)
+    known, unknown = rng.integers(0, 9, 40).astype(float), rng.integers(-3, 6, 25).astype(float)
+    pairs = [(k > u) + (k == u) / 2 for k in known for u in unknown]
+    assert auroc(known, unknown) == pytest.approx(np.mean(pairs))
+    assert auroc(np.array([1.0, 2.0]), np.array([-1.0])) == 1
+    with pytest.raises(UpstairsError, match="0 known and 1 unknown"):
+        auroc(np.array([]), np.array([1.0]))
+
+
+def test_threshold_by_hand() -> None:
+    """Points 0, 1, 3, 7 of four classes: left out, they are 1, 1, 2 and 4 away from the nearest other."""
+    x = torch.tensor([[0.0], [1.0], [3.0], [7.0], [99.0]])
+    support = Examples(x, torch.tensor([2, 0, 3, 1, 1]), torch.tensor([True, True, True, True, False]))
+    learner = nearest_centroid(way=4)
+    for accepted, bar in ((0.1, -1), (0.4, -1), (0.5, -1), (0.7, -4), (0.9, -16)):
+        assert threshold(learner, support, accepted=accepted) == pytest.approx(bar)
+    model = open_set(learner, support, accepted=0.7)  # known are those less than 2 away
+    assert model.predict(torch.tensor([[0.1], [1.2], [4.9], [5.1], [8.9], [-2.1]])).tolist() == [2, 0, 3, 1, 1, -1]
+    assert UNKNOWN == -1
+    assert learner.training
+
+
+def test_what_cannot_be_is_refused() -> None:
+    support = take(blobs(1), 0).support
+    with pytest.raises(UpstairsError, match="has 2 classes: 3 or more"):
+        threshold(nearest_centroid(way=WAY), support._replace(mask=support.y < 2))
+    with pytest.raises(UpstairsError, match="share between 0 and 1"):
+        threshold(nearest_centroid(way=WAY), support, accepted=1.0)
+
+
+@pytest.mark.parametrize("score", [max_logit, max_probability])
+def test_unknown_inputs_are_told_apart(score) -> None:
+    """300 tasks of 3 known and 2 unknown blobs of the same kind; the same points without a difference score 1/2."""
+    tasks = blobs(300, shot=3)
+    result = score_open_tasks(nearest_centroid(way=WAY), tasks, 3, score=score, accepted=0.2)
+    assert result.auroc.mean() > (0.95 if score is max_logit else 0.6)
+    assert result.accuracy.mean() > 0.95
+    if score is max_logit:  # the probabilities are nearly all 1 here
+        assert result.known_accepted.mean() > result.unknown_accepted.mean() + 0.2
+    lost = tasks._replace(query=tasks.query._replace(x=tasks.query.x.roll(1, 0)))  # the queries of another task
+    assert abs(score_open_tasks(nearest_centroid(way=WAY), lost, 3, score=score).auroc.mean() - 0.5) < 0.05
+
+
+def test_the_share_of_unknown_inputs_that_is_promised() -> None:
+    """30 known and 30 unknown classes, 40 tasks: 0.2 of the unknown pass (standard error about 0.015)."""
+    g = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(40, 60, 1, 8, generator=g) + torch.randn(40, 60, 2, 8, generator=g)
+    y = torch.arange(60).expand(40, 60)
+    parts = (Examples(x[:, :, i], y, torch.ones_like(y, dtype=torch.bool)) for i in (0, 1))
+    result = score_open_tasks(nearest_centroid(way=60), Task(*parts), 30, accepted=0.2)
+    assert abs(result.unknown_accepted.mean() - 0.2) < 0.06
+
+
+def test_any_learner_will_do() -> None:
+    torch.manual_seed(0)
+    result = score_open_tasks(R2D2(nn.Identity(), way=WAY), blobs(50, shot=3), 3)
+    assert result.auroc.mean() > 0.6
