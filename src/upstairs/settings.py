@@ -52,6 +52,25 @@ class Settings:
     )
     inner_steps: int = field(default=1, metadata={"help": "Gradient learners: steps of the inner loop."})
     inner_rate: float = field(default=0.4, metadata={"help": "Gradient learners: learning rate of the inner loop."})
+    start_from: str | None = field(
+        default=None, metadata={"help": "A run whose weights to start from, as far as their names and shapes fit."}
+    )
+    pretrain: float = field(
+        default=0.0, metadata={"help": "Share of the budget that goes to classifying all training classes first."}
+    )
+    hard: float = field(
+        default=0.0,
+        metadata={"help": "Share of the meta-steps on classes that were the hardest of their tasks of late."},
+    )
+    classes: int | None = field(default=None, metadata={"help": "Training classes there are: filled in."})
+    estimator: Literal["autograd", "es"] = field(
+        default="autograd",
+        metadata={"help": "The meta-gradient: autograd, or es (evolution strategies, by losses alone)."},
+    )
+    pairs: int = field(
+        default=1, metadata={"help": "Evolution strategies: pairs of opposite perturbations of each task."}
+    )
+    sigma: float = field(default=0.02, metadata={"help": "Evolution strategies: standard deviation of a perturbation."})
     rate: float = field(
         default=2e-3,
         metadata={
@@ -73,14 +92,14 @@ class Settings:
     validation_tasks: int = field(default=100, metadata={"help": "How many validation tasks."})
 
     def __post_init__(self) -> None:
-        for name in ("width", "tasks", "validation_tasks"):
+        for name in ("width", "tasks", "pairs", "validation_tasks"):
             if getattr(self, name) < 1:
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
         if self.memory is not None:
             parse_bytes(self.memory)
         if self.chunk is not None and self.chunk < 1:
             raise UpstairsError(f"--chunk is {self.chunk}: it must be at least 1")
-        for name in ("rate", "inner_rate", "clip", "scale"):
+        for name in ("rate", "inner_rate", "clip", "scale", "sigma"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
         if self.steps is not None and self.minutes is not None:
@@ -89,6 +108,12 @@ class Settings:
             raise UpstairsError(f"the budget is {self.steps or self.minutes}: it must be above 0")
         if self.inner_steps < 0 or self.weight_decay < 0 or self.validations < 1:
             raise UpstairsError("--inner-steps and --weight-decay must be 0 or more, and --validations at least 1")
+        if not (0 <= self.pretrain < 1 and 0 <= self.hard <= 0.5):
+            raise UpstairsError(
+                "--pretrain must be from 0 to below 1, and --hard from 0 to 0.5: half of the meta-steps"
+            )
+        if self.pretrain and self.start_from:
+            raise UpstairsError("both --pretrain and --start-from were given: give one of them")
         parse_range(self.shot)
 
     @property

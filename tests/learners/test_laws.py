@@ -13,7 +13,7 @@ from upstairs.testing import LAWS, check_learner
 
 HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
 BATCH = {"padding": "counts padding in the statistics of the batch"}
-EXPECTED = {"maml": HEAD, "fomaml": HEAD, "anil": HEAD, "protonet": {}}
+EXPECTED = {"maml": HEAD, "fomaml": HEAD, "anil": HEAD, "es_maml": HEAD, "mtl": HEAD, "pretrain": {}, "protonet": {}}
 
 
 @pytest.mark.parametrize("name", LEARNERS)

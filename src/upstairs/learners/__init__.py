@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
@@ -16,6 +17,7 @@ from upstairs.learners.gradient import GradientLearner, anil, fomaml, maml, scra
 from upstairs.learners.metric import ProtoNet, nearest_centroid
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.rules import SGD, UpdateRule
+from upstairs.learners.transfer import Pretrained, mtl
 from upstairs.nets import conv4, mlp
 from upstairs.settings import Settings
 from upstairs.tasks.functions import GaussianProcess
@@ -47,11 +49,21 @@ def _gradient(make: Callable[..., GradientLearner]) -> Callable[[Settings, Shape
     return build
 
 
-def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
+def _encoder(settings: Settings, shape: Shape) -> tuple[nn.Module, int]:
+    """An encoder, and the length of its embeddings."""
     encoder = make_net(settings, shape, None)
     with evaluating(encoder):
-        dimension = encoder(torch.zeros(1, *shape)).shape[-1]
-    return ProtoNet(encoder, way=way, scale=settings.scale / dimension**0.5)
+        return encoder, encoder(torch.zeros(1, *shape)).shape[-1]
+
+
+def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
+    encoder, size = _encoder(settings, shape)
+    return ProtoNet(encoder, way=way, scale=settings.scale / size**0.5)
+
+
+def _pretrained(settings: Settings, shape: Shape, way: int) -> Learner:
+    encoder, size = _encoder(settings, shape)
+    return Pretrained(encoder, size, classes=settings.classes or way, way=way, scale=settings.scale / size**0.5)
 
 
 _INNER_LOOP = {
@@ -79,6 +91,8 @@ _FUNCTIONS = {
     "rate": 1e-3,
 }
 
+_STRATEGY = {"estimator": "es", "tasks": 25, "pairs": 2, "sigma": 0.02, "rate": 1e-2}
+
 LEARNERS: dict[str, Entry] = {
     "maml": Entry(
         _gradient(maml), _INNER_LOOP, "MAML: a start from which few gradient steps suffice (Finn 2017)", _FUNCTIONS
@@ -88,6 +102,23 @@ LEARNERS: dict[str, Entry] = {
     ),
     "anil": Entry(
         _gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)", _FUNCTIONS
+    ),
+    "es_maml": Entry(
+        _gradient(maml), _INNER_LOOP | _STRATEGY | {"width": 8},
+        "ES-MAML: MAML by evolution strategies, from losses alone (Song 2020)", _FUNCTIONS | _STRATEGY,
+    ),
+    "mtl": Entry(
+        _gradient(mtl),
+        {
+            "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 64, "norm": "population", "inner_steps": 10,
+            "inner_rate": 0.1, "rate": 2e-3, "pretrain": 0.6, "hard": 0.2,
+        },
+        "meta-transfer learning: scale and shift of a pretrained, frozen network (Sun 2019)",
+    ),
+    "pretrain": Entry(
+        _pretrained,
+        {"way": 64, "shot": "1", "query": 1, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3},
+        "no meta-learning: a classifier of all training classes, then nearest class means of its features",
     ),
     "protonet": Entry(
         _protonet,
@@ -194,6 +225,7 @@ __all__ = [
     "Entry",
     "GaussianPosterior",
     "GradientLearner",
+    "Pretrained",
     "ProtoNet",
     "SupportMean",
     "UpdateRule",
@@ -206,6 +238,7 @@ __all__ = [
     "make_learner",
     "make_net",
     "maml",
+    "mtl",
     "nearest_centroid",
     "scratch",
     "seeded_learner",
