@@ -63,7 +63,7 @@ def _protonet(settings: Settings, shape: Shape, way: int) -> Learner:
 
 def _pretrained(settings: Settings, shape: Shape, way: int) -> Learner:
     encoder, size = _encoder(settings, shape)
-    return Pretrained(encoder, size, classes=settings.classes or way, way=way, scale=settings.scale / size**0.5)
+    return Pretrained(encoder, size, classes=settings.classes or way, way=way)
 
 
 _INNER_LOOP = {
@@ -104,7 +104,7 @@ LEARNERS: dict[str, Entry] = {
         _gradient(anil), _INNER_LOOP, "ANIL: MAML that adapts its last layer alone (Raghu 2020)", _FUNCTIONS
     ),
     "es_maml": Entry(
-        _gradient(maml), _INNER_LOOP | _STRATEGY | {"width": 8},
+        _gradient(maml), _INNER_LOOP | _STRATEGY | {"width": 8, "inner_steps": 5, "tasks": 16, "pairs": 1, "sigma": 0.1},
         "ES-MAML: MAML by evolution strategies, from losses alone (Song 2020)", _FUNCTIONS | _STRATEGY,
     ),
     "mtl": Entry(

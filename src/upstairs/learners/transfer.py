@@ -12,34 +12,47 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.core import Task, cross_entropy
+from upstairs.core import Examples, Task, cross_entropy
 from upstairs.learners.gradient import GradientLearner
-from upstairs.learners.metric import ProtoNet
+from upstairs.learners.metric import ProtoNet, Prototypes
 from upstairs.learners.rules import SGD
 from upstairs.nets.norm import BatchNorm, GroupNorm
 from upstairs.stacked.kernels import affine
 
 
 class Pretrained(ProtoNet):
-    """Ordinary classification of all training classes; a new task is solved by nearest class means of its features.
+    """Ordinary classification of all training classes; a new task is solved by the nearest class means of its features.
 
-        loss = mean over all examples of a task, support and query, of CE(W f(x) + b, the class's own number)
+        loss = mean over support and query examples of CE(2 scale cos(f(x), w_c), the class's own number)
+
+    Cosines instead of a linear layer (Chen et al. 2019, "Baseline++"): with thousands of classes they learn far faster.
 
     Args:
         encoder: any module from inputs to vectors.
         size: of these vectors.
-        classes: training classes, each with an output of its own.
-        way, scale: as `ProtoNet` takes them, for tasks of new classes.
+        classes: training classes, each with a weight of its own.
+        way: as `ProtoNet` takes it, for tasks of new classes.
+        scale: of the squared distance between vectors of length 1, so half of that of their cosine.
     """
 
     own_labels = True
 
-    def __init__(self, encoder: nn.Module, size: int, *, classes: int, way: int, scale: float = 1.0) -> None:
+    def __init__(self, encoder: nn.Module, size: int, *, classes: int, way: int, scale: float = 10.0) -> None:
         super().__init__(encoder, way=way, scale=scale)
-        self.head = nn.Linear(size, classes)
+        self.head = nn.Linear(size, classes, bias=False)
+
+    def features(self, x: Tensor) -> Float[Tensor, "n d"]:
+        return F.normalize(self.encoder(x), dim=-1)
+
+    def adapt(self, support: Examples, /) -> Prototypes:
+        return self.prototypes(self.features(support.x), support)
+
+    def predict(self, prototypes: Prototypes, x: Tensor, /) -> Float[Tensor, "n way"]:
+        return self.logits(prototypes, self.features(x))
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        logits = self.head(self.encoder(torch.cat([task.support.x, task.query.x])))
+        z = self.features(torch.cat([task.support.x, task.query.x]))
+        logits = 2 * self.scale * z @ F.normalize(self.head.weight, dim=-1).T
         mask = torch.cat([task.support.mask, task.query.mask])
         losses = torch.where(mask, cross_entropy(logits, torch.cat([task.support.y, task.query.y])), 0.0)
         return losses.sum() / mask.sum().clamp(min=1), logits[len(task.support.x) :]
@@ -95,7 +108,7 @@ def scale_shift(net: nn.Module, *, head: str = "head") -> nn.Module:
             elif isinstance(child, BatchNorm) and child.statistics == "population":
                 setattr(parent, name, Settled(child))
             elif isinstance(child, BatchNorm | GroupNorm):
-                child.weight.requires_grad_(False)
+                pass
     return other
 
 
