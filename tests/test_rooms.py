@@ -22,11 +22,13 @@ ROOMS = [
     ["derivatives"],
     ["plan", "rewrite", "chunks", "purity"],
     ["compiled", "explain"],
-    ["engine", "statistics"],
+    ["engine", "statistics", "defaults"],
+    ["estimators"],
     ["evaluate", "checkpoint", "testing"],
     ["trainer"],
     ["run"],
     ["console", "report", "recipes"],
+    ["pipeline"],
     ["session"],
     ["comparison", "demo"],
     ["cli"],
@@ -62,7 +64,9 @@ def test_files_and_classes_are_small() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
-                limit = 110 if node.name in ("Learner", "Source", "Settings") else 85
+                limit = 130 if node.name in ("Learner", "Source", "Settings") else 85
+                if file.parent.name == "learners":
+                    lines, limit = lines - len((ast.get_docstring(node) or "").splitlines()), 60
                 assert lines <= limit, f"{node.name} in {file.name} has {lines} lines"
 
 

@@ -14,11 +14,12 @@ import torch
 
 from runs_for_tests import SMALL, draw_folder
 from upstairs.checkpoint import load_tensors
+from upstairs.defaults import resolve
 from upstairs.errors import UpstairsError
 from upstairs.run import load
 from upstairs.settings import Settings
 from upstairs.tasks.sources import Source, Splits, split_by_ratio
-from upstairs.trainer import Training, resolve, restore, save, train_run
+from upstairs.trainer import Training, restore, save, train_run
 
 
 def patterns(classes: int = 20, examples: int = 8) -> Splits:

@@ -15,13 +15,14 @@ from upstairs.console import (
     write_score,
     write_task,
 )
+from upstairs.defaults import absolute
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import describe_score, enough_seeds, score_beside, score_kind
 from upstairs.learners import baselines_for
 from upstairs.report.measure import name_runs
 from upstairs.report.values import write_name
 from upstairs.run import load, refuse_unlike
-from upstairs.session import absolute, choose_episodes
+from upstairs.session import choose_episodes
 from upstairs.statistics import paired_differences
 
 

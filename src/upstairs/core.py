@@ -57,6 +57,7 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     loss_fn: LossFn
     way: int = 0
+    own_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
 
     @abstractmethod
     def adapt(self, support: Examples, /) -> State:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,6 +63,14 @@ def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Floa
     """The share of each task's real queries whose largest logit is that of the true class."""
     right = (predictions.argmax(-1) == tasks.query.y) & tasks.query.mask
     return right.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
+def hardest_classes(predictions: Float[Tensor, "task n way"], tasks: Task) -> list[int]:
+    """For each task the label of the class whose queries were answered worst."""
+    member = F.one_hot(tasks.query.y, predictions.shape[-1]) * tasks.query.mask[..., None]
+    right = (predictions.argmax(-1) == tasks.query.y)[..., None] * member
+    share = right.sum(1) / member.sum(1)  # NaN for a class without queries
+    return share.nan_to_num(nan=2.0).argmin(-1).tolist()
 
 
 def task_squared_error(predictions: Float[Tensor, "task n d"], tasks: Task) -> Float[Tensor, " task"]:

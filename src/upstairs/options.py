@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 else:  # every setting as an option that may be left out: what is left out is the learner's own default
     Options = make_dataclass(
         "Options",
-        [(f.name, Annotated[f.type | None, _describe(f)], None) for f in fields(Settings) if f.name != "learner"],
+        [
+            (f.name, Annotated[f.type | None, _describe(f)], None)
+            for f in fields(Settings)
+            if f.name not in ("learner", "classes")
+        ],
     )
 
 

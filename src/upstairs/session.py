@@ -9,9 +9,11 @@ from typing import Any
 
 from upstairs.checkpoint import load_tensors, write_atomically
 from upstairs.console import counting, tell_user, training, write_number
+from upstairs.defaults import absolute, draft, resolve, with_paths
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, score_kind
 from upstairs.learners import GradientLearner, baselines_for, with_steps
+from upstairs.pipeline import prepare
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
 from upstairs.run import Run, load, load_adapted, refuse_other_kind, refuse_unlike
@@ -20,7 +22,7 @@ from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import FUNCTIONS, function_splits
 from upstairs.tasks.sources import Source, Splits
-from upstairs.trainer import Training, draft, resolve, restore, train_run
+from upstairs.trainer import Training, restore, train_run
 
 
 def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
@@ -36,12 +38,6 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
         )
 
 
-def absolute(data: str | Path) -> str:
-    """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
-    built_in = data in ("glyphs", *FUNCTIONS)
-    return str(data) if built_in or not Path(data).exists() else str(Path(data).resolve())
-
-
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
     """Train from the beginning.
 
@@ -50,11 +46,12 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
-    given = {**given, "data": absolute(given.get("data", "glyphs"))}
+    given = with_paths({"data": "glyphs", **given})
     draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
     splits = splits or open_splits(given, quiet=quiet)
     trainer = Training(resolve(given, splits.train), splits, out)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
+    prepare(trainer, splits, quiet=quiet)
     return _train(trainer, quiet=quiet)
 
 
@@ -90,8 +87,7 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
     """
     _, meta = load_tensors(out / "last.safetensors", kind="run")
     settings = Settings.from_json(meta["settings"])
-    if "data" in given:
-        given["data"] = absolute(given["data"])
+    given = with_paths(given)
     budget = {name: given.pop(name) for name in ("steps", "minutes") if name in given}
     for name, value in given.items():
         if getattr(settings, name) != value:

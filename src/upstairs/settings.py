@@ -57,6 +57,25 @@ class Settings:
         default=None,
         metadata={"help": "Gradient learners: support examples in an inner step. Left out: all of them."},
     )
+    start_from: str | None = field(
+        default=None, metadata={"help": "A run whose weights to start from, as far as their names and shapes fit."}
+    )
+    pretrain: float = field(
+        default=0.0, metadata={"help": "Share of the budget that goes to classifying all training classes first."}
+    )
+    hard: float = field(
+        default=0.0,
+        metadata={"help": "Share of the meta-steps on classes that were the hardest of their tasks of late."},
+    )
+    classes: int | None = field(default=None, metadata={"help": "Training classes there are: filled in."})
+    estimator: Literal["autograd", "es"] = field(
+        default="autograd",
+        metadata={"help": "The meta-gradient: autograd, or es (evolution strategies, by losses alone)."},
+    )
+    pairs: int = field(
+        default=1, metadata={"help": "Evolution strategies: pairs of opposite perturbations of each task."}
+    )
+    sigma: float = field(default=0.02, metadata={"help": "Evolution strategies: standard deviation of a perturbation."})
     rate: float = field(
         default=2e-3,
         metadata={
@@ -78,7 +97,7 @@ class Settings:
     validation_tasks: int = field(default=100, metadata={"help": "How many validation tasks."})
 
     def __post_init__(self) -> None:
-        for name in ("width", "tasks", "validation_tasks"):
+        for name in ("width", "tasks", "pairs", "validation_tasks"):
             if getattr(self, name) < 1:
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
         if self.memory is not None:
@@ -86,7 +105,7 @@ class Settings:
         for name in ("chunk", "inner_batch"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
-        for name in ("rate", "inner_rate", "clip", "scale"):
+        for name in ("rate", "inner_rate", "clip", "scale", "sigma"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
         if self.steps is not None and self.minutes is not None:
@@ -95,6 +114,12 @@ class Settings:
             raise UpstairsError(f"the budget is {self.steps or self.minutes}: it must be above 0")
         if self.inner_steps < 0 or self.weight_decay < 0 or self.validations < 1:
             raise UpstairsError("--inner-steps and --weight-decay must be 0 or more, and --validations at least 1")
+        if not (0 <= self.pretrain < 1 and 0 <= self.hard <= 0.5):
+            raise UpstairsError(
+                "--pretrain must be from 0 to below 1, and --hard from 0 to 0.5: half of the meta-steps"
+            )
+        if self.pretrain and self.start_from:
+            raise UpstairsError("both --pretrain and --start-from were given: give one of them")
         parse_range(self.shot)
 
     @property

@@ -5,9 +5,8 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from upstairs.checkpoint import load_tensors, pack_optimizer, save_tensors, unpa
 from upstairs.core import Learner
 from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.evaluate import describe_score, frozen_seeds, score_kind, score_tasks
-from upstairs.learners import defaults_for, seeded_learner
+from upstairs.estimators import es_step
+from upstairs.evaluate import describe_score, frozen_seeds, hardest_classes, score_kind, score_tasks
+from upstairs.learners import seeded_learner
 from upstairs.nets import calibrate
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes, task_seed
@@ -30,11 +30,15 @@ SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validatio
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in the checkpoint."""
+    """Where a run stands; all of it is in the checkpoint.
+
+    `hard` has the classes that were the hardest of their tasks since the last step on hard ones.
+    """
 
     step: int = 0
     seconds: float = 0.0
     best: float | None = None
+    hard: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -59,40 +63,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def draft(given: dict[str, Any], *, regression: bool) -> Settings:
-    """Settings from what the user gave and the learner's defaults, before the data is read: mistakes show at once."""
-    defaults = defaults_for(given["learner"], regression=regression)
-    return Settings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
-
-
-def resolve(given: dict[str, Any], source: Source) -> Settings:
-    """Settings from what the user gave, the learner's defaults, and what the training classes allow.
-
-    A default gives way to small data (fewer classes, fewer examples); what was given is never changed.
-    """
-    settings = draft(given, regression=source.functions is not None)
-    if settings.steps is None and settings.minutes is None:
-        settings = replace(settings, minutes=10.0)
-    if source.functions:
-        return settings
-    smallest = min((len(rows) for rows in source.rows), default=0)
-    if "way" not in given or given["way"] is None:
-        settings = replace(settings, way=max(2, min(settings.way, len(source))))
-    if given.get("query") is None:
-        settings = replace(settings, query=max(1, min(settings.query, smallest - settings.shots[0])))
-    if given.get("shot") is None:
-        low = settings.shots[0]
-        high = max(low, min(settings.shots[1], smallest - settings.query))
-        settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
-    if (
-        settings.net == "conv4"
-        and given.get("net") is None
-        and (len(source.feature_shape) != 3 or min(source.feature_shape[1:]) < 16)
-    ):
-        settings = replace(settings, net="mlp", norm="none")
-    return settings
-
-
 class Training:
     """One run in memory: everything a step needs. Made anew, and restored, it goes on as if never stopped.
 
@@ -102,8 +72,14 @@ class Training:
 
     def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
         self.settings, self.source, self.out = settings, splits.train, out
-        self.episodes = Episodes(splits.train, way=settings.way, shot=settings.shots, query=settings.query)
         self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way)
+        self.episodes = Episodes(
+            splits.train,
+            way=settings.way,
+            shot=settings.shots,
+            query=settings.query,
+            own_labels=self.learner.own_labels,
+        )
         parameters = [p for p in self.learner.parameters() if p.requires_grad]
         if not parameters:
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
@@ -113,10 +89,11 @@ class Training:
 
     @property
     def done(self) -> float:
-        """The share of the budget that is spent."""
+        """The share of the budget that is spent; pretraining has had its own."""
+        left = 1 - self.settings.pretrain
         if self.settings.steps is not None:
-            return self.progress.step / self.settings.steps
-        return self.progress.seconds / (60 * (self.settings.minutes or 1))
+            return self.progress.step / (left * self.settings.steps)
+        return self.progress.seconds / (60 * left * (self.settings.minutes or 1))
 
     @property
     def stage(self) -> int:
@@ -199,14 +176,18 @@ def take_step(run: Training) -> tuple[float, float]:
     """One meta-step, a pure function of the checkpoint and the step's number: mean loss and score of its tasks."""
     s, number = run.settings, run.progress.step
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
-    tasks = run.episodes.batch(seeds)
+    among = hard_classes(run)
+    tasks = run.episodes.batch(seeds, among)
     run.learner.at(run.done)
     for group in run.optimizer.param_groups:
         group["lr"] = s.rate * schedule(run.done, number)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task_seed(s.seed, number))
-            step = meta_step(run.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+            if s.estimator == "es":
+                step = es_step(run.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
+            else:
+                step = meta_step(run.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
     except NonFiniteError as error:
         raise UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
@@ -215,7 +196,21 @@ def take_step(run: Training) -> tuple[float, float]:
     torch.nn.utils.clip_grad_norm_(run.learner.parameters(), s.clip)
     run.optimizer.step()
     run.progress.step += 1
+    if s.hard:
+        worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
+        own = run.episodes.own_labels
+        run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in worst]
     return float(step.losses.mean()), float(score_kind(run.episodes).of(step.predictions, tasks).mean())
+
+
+def hard_classes(run: Training) -> list[int] | None:
+    """The classes for this step to draw from: every so often those that were the hardest of their tasks since the last
+    time (Sun 2019, algorithm 2), and else all, which is None."""
+    share, pool = run.settings.hard, sorted(set(run.progress.hard))
+    if not share or (run.progress.step + 1) % round(1 / share) or len(pool) < run.episodes.way[1]:
+        return None
+    run.progress.hard = []
+    return pool
 
 
 def validate(run: Training, loss: float, score: float) -> None:

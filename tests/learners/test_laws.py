@@ -15,7 +15,7 @@ HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
 BATCH = {"padding": "counts padding in the statistics of the batch"}
 EXPECTED = {
     "maml": HEAD, "fomaml": HEAD, "anil": HEAD, "boil": HEAD, "maml_pp": HEAD, "meta_sgd": HEAD,
-    "meta_curvature": HEAD, "imaml": HEAD, "cavia": HEAD, "reptile": HEAD,
+    "meta_curvature": HEAD, "imaml": HEAD, "cavia": HEAD, "reptile": HEAD, "es_maml": HEAD, "mtl": HEAD,
     "protonet": {}, "matchingnet": {}, "relationnet": {}, "r2d2": {}, "metaoptnet": {}, "proto_maml": {},
     "unicorn_maml": {}, "simpleshot": {}, "baseline_pp": {}, "bd_cspn": {},
 }  # fmt: skip

@@ -75,7 +75,7 @@ def test_relationnet_asks_about_each_pair_alone(images: bool) -> None:
 
 def test_simpleshot_centres_normalises_and_takes_the_nearest_mean() -> None:
     task, z, y, queries = task_and_embeddings(net := encoder())
-    learner = SimpleShot(net, way=WAY, centred=6, scale=2.0).double().eval()
+    learner = SimpleShot(net, 6, classes=9, way=WAY, centred=True, scale=2.0).double().eval()
     learner.centre.mean.copy_(mean := torch.linspace(-1, 1, 6, dtype=torch.float64))
 
     def normal(v: np.ndarray) -> np.ndarray:
@@ -89,35 +89,33 @@ def test_simpleshot_centres_normalises_and_takes_the_nearest_mean() -> None:
 
 def test_the_centre_is_the_mean_feature_of_the_training_tasks() -> None:
     net = encoder()
-    learner = SimpleShot(net, way=WAY, centred=6).double()
+    learner = SimpleShot(net, 6, classes=9, way=WAY, centred=True).double()
     tasks = [double(blobs(2, seed)) for seed in range(3)]
     calibrate(learner, lambda: (learner(t) for t in tasks))
     every = torch.cat([part.x.flatten(0, 1) for t in tasks for part in t])
     torch.testing.assert_close(learner.centre.mean, net(every).mean(0))
     assert learner.training
-    torch.testing.assert_close(learner.features(every), net(every))  # in training nothing is centred
+    expected = torch.nn.functional.normalize(net(every), dim=-1)
+    torch.testing.assert_close(learner.embed(every), expected)  # in training nothing is centred
 
 
-def test_classification_goes_both_ways() -> None:
-    task, z, y, queries = task_and_embeddings(net := encoder())
-    learner = SimpleShot(net, way=WAY, centred=6, scale=5.0).double()
-
-    def loss(points: np.ndarray, labels: np.ndarray, others: np.ndarray, theirs: np.ndarray) -> float:
-        nats = []
-        for point, label in zip(points, labels, strict=True):
-            logits = [5 * cosine(point, others[theirs == k].mean(0)) for k in range(WAY)]
-            nats.append(math.log(sum(math.exp(v) for v in logits)) - logits[label])
-        return float(np.mean(nats))
-
-    of_queries = task.query.y.numpy()
-    expected = (loss(queries, of_queries, z, y) + loss(z, y, queries, of_queries)) / 2
-    assert learner.meta_loss(task)[0].item() == pytest.approx(expected, rel=1e-6)
+def test_an_encoder_is_trained_by_ordinary_classification() -> None:
+    torch.manual_seed(0)
+    learner = SimpleShot(nn.Linear(8, 4), 4, classes=9, way=3, centred=True, scale=7.0)
+    x, y = torch.randn(1, 10, 8), torch.randint(9, (1, 10))
+    real = torch.tensor([[True] * 9 + [False]])
+    task = Task(Examples(x[:, :4], y[:, :4], real[:, :4]), Examples(x[:, 4:], y[:, 4:], real[:, 4:]))
+    losses, predictions = learner(task)
+    z, w = learner.encoder(x[0]), learner.head.weight
+    logits = 7 * (z @ w.T) / z.norm(dim=1, keepdim=True) / w.norm(dim=1)
+    torch.testing.assert_close(losses[0], torch.nn.functional.cross_entropy(logits[:9], y[0, :9]))
+    torch.testing.assert_close(predictions[0], logits[4:])
 
 
 def test_baseline_pp_descends_on_the_head_alone() -> None:
     """Against torch's own optimiser on a weight matrix."""
     task, z, y, queries = task_and_embeddings(net := encoder())
-    learner = BaselinePlusPlus(net, way=WAY, scale=5.0, rate=0.3, steps=7).double()
+    learner = BaselinePlusPlus(net, 6, classes=9, way=WAY, scale=5.0, rate=0.3, steps=7).double()
     lengths = np.linalg.norm(z, axis=1, keepdims=True)
     start = np.stack([(z / lengths)[y == k].mean(0) for k in range(WAY)])
     w = torch.from_numpy(start.copy()).requires_grad_()
@@ -137,7 +135,7 @@ def test_baseline_pp_descends_on_the_head_alone() -> None:
 @pytest.mark.parametrize("most", [1, 2, 8])
 def test_bd_cspn_by_loops(most: int) -> None:
     task, z, y, queries = task_and_embeddings(net := encoder())
-    learner = BDCSPN(net, way=WAY, scale=3.0).double()
+    learner = BDCSPN(net, 6, classes=9, way=WAY, scale=3.0).double()
     learner.most = most
     z, q = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (z, queries))
     q = q + z.mean(0) - q.mean(0)
@@ -162,7 +160,7 @@ def test_bd_cspn_gains_where_the_queries_are_shifted() -> None:
     def accuracy(learner: nn.Module) -> float:
         return (learner.solve(shifted).argmax(-1) == shifted.query.y).float().mean().item()
 
-    own, plain = BDCSPN(nn.Identity(), way=WAY), SimpleShot(nn.Identity(), way=WAY)
+    own, plain = (make(nn.Identity(), 8, classes=9, way=WAY) for make in (BDCSPN, SimpleShot))
     assert own.transductive
     assert not plain.transductive
     assert accuracy(own) > accuracy(plain) + 0.2
@@ -170,7 +168,8 @@ def test_bd_cspn_gains_where_the_queries_are_shifted() -> None:
 
 @pytest.mark.parametrize("make", [ProtoNet, MatchingNet, SimpleShot, BaselinePlusPlus, BDCSPN])
 def test_a_class_that_is_not_in_the_support_set_is_never_the_answer(make) -> None:
-    learner = make(nn.Linear(8, 6), way=WAY)
+    own = {} if make in (ProtoNet, MatchingNet) else {"size": 6, "classes": 9}
+    learner = make(nn.Linear(8, 6), way=WAY, **own)
     support, query = take(blobs(1), 0)
     without = support._replace(mask=support.mask & (support.y != 2))
     prediction = learner.predict(learner.adapt(without), query.x)

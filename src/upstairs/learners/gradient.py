@@ -8,7 +8,7 @@ passes the inner loop.
 
 import copy
 from collections.abc import Callable
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -41,29 +41,15 @@ class GradientLearner(Learner[Params]):
     """
 
     def __init__(
-        self,
-        net: nn.Module,
-        rule: UpdateRule,
-        *,
-        way: int,
-        steps: int = 5,
-        differentiate: Differentiation = EXACT,
-        fast: Fast | None = None,
-        batch: int | None = None,
-        loss_fn: LossFn | None = None,
-    ) -> None:
+        self, net: nn.Module, rule: UpdateRule, *, way: int, steps: int = 5, differentiate: Differentiation = EXACT,
+        fast: Fast | None = None, batch: int | None = None, loss_fn: LossFn | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.rule = net, rule
         self.steps, self.differentiate, self.fast = steps, differentiate, fast
         self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
         self.batch, self.way, self.outputs = batch, way, way
-        if not self.adapting():
-            names = ", ".join(name for name, _ in net.named_parameters())
-            raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
-        if batch is not None and (batch < 1 or isinstance(differentiate, Implicit)):
-            raise UpstairsError(
-                f"batch is {batch}: it takes 1 or more, and None for iMAML, whose inner loop has one minimum to find"
-            )
+        refuse_mistakes(self)
 
     def adapting(self) -> Params:
         """The parameters that adapt, by name."""
@@ -97,12 +83,7 @@ class GradientLearner(Learner[Params]):
 
     def answer(self, params: Params, x: Tensor) -> Tensor:
         """The network's output with these parameters, at whichever inner step."""
-        prediction = call_with(self.net, params, x)
-        if not isinstance(prediction, Tensor):
-            raise UpstairsError(
-                f"{type(self.net).__name__} returned a {type(prediction).__name__} and a learner needs one tensor: "
-                "wrap it in a module whose forward returns the one to predict with"
-            )
+        prediction = one_tensor(self.net, call_with(self.net, params, x))
         return prediction[..., : self.way] if self.way else prediction
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
@@ -112,6 +93,27 @@ class GradientLearner(Learner[Params]):
     def inner_loss(self, params: Params, support: Examples) -> Float[Tensor, ""]:
         """What an inner step descends."""
         return self.loss(params, support if self.batch is None else minibatch(support, self.batch, inner_step()))
+
+
+def refuse_mistakes(learner: GradientLearner) -> None:
+    """Raise UpstairsError where nothing would adapt, or where minibatches cannot be."""
+    if not learner.adapting():
+        names = ", ".join(name for name, _ in learner.net.named_parameters())
+        raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
+    if learner.batch is not None and (learner.batch < 1 or isinstance(learner.differentiate, Implicit)):
+        raise UpstairsError(
+            f"batch is {learner.batch}: it takes 1 or more, and None for iMAML, whose loop has one minimum to find"
+        )
+
+
+def one_tensor(net: nn.Module, output: Any) -> Tensor:
+    """The output, where it is one."""
+    if isinstance(output, Tensor):
+        return output
+    raise UpstairsError(
+        f"{type(net).__name__} returned a {type(output).__name__} and a learner needs one tensor: "
+        "wrap it in a module whose forward returns the one to predict with"
+    )
 
 
 def adapting(net: nn.Module, fast: Fast | None = None) -> Params:

@@ -65,15 +65,19 @@ class MetricLearner(Learner[State]):
     def transductive(self) -> bool:
         return is_transductive(self)
 
+    def embed(self, x: Tensor) -> Float[Tensor, "n *d"]:
+        """What the head sees of inputs."""
+        return self.encoder(x)
+
     def adapt(self, support: Examples, /) -> State:
-        return self.fit(self.encoder(support.x), support)
+        return self.fit(self.embed(support.x), support)
 
     def predict(self, state: State, x: Tensor, /) -> Float[Tensor, "n out"]:
-        return self.logits(state, self.encoder(x))
+        return self.logits(state, self.embed(x))
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         """The query loss, with support and query embedded as one batch: one pass, and one set of statistics."""
-        z = self.encoder(torch.cat([task.support.x, task.query.x]))
+        z = self.embed(torch.cat([task.support.x, task.query.x]))
         n = len(task.support.x)
         prediction = self.logits(self.fit(z[:n], task.support), z[n:])
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction

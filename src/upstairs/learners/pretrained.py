@@ -1,85 +1,79 @@
-"""Learners that do not meta-learn: an encoder is trained to classify, and a task only sees its features.
+"""Learners that do not meta-learn: an encoder is trained to classify all training classes; tasks see its features.
 
-SimpleShot and Baseline++. Published encoders are trained with one output for each training class. A task does not know
-the true numbers of its classes, so here each training task, of many classes, is one classification problem: an example
-of one half is classified by its cosine with the class means of the other half (`CosineTrained`).
+SimpleShot and Baseline++ here, BD-CSPN in transductive.py; in transfer.py it is the first stage of meta-transfer
+learning.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
+from upstairs.core import Examples, LossFn, State, Task, cross_entropy
 from upstairs.inner import FirstOrder
-from upstairs.learners.metric import Prototypes, class_means, only_seen
+from upstairs.learners.metric import MetricLearner, Prototypes, class_means, only_seen
 from upstairs.learners.rules import SGD, Params
 from upstairs.minimise import minimise
-from upstairs.nets.norm import Centre, is_transductive
+from upstairs.nets.norm import Centre
 
 
-def cosines(z: Float[Tensor, "n d"], means: Prototypes, scale: Tensor) -> Float[Tensor, "n way"]:
-    """scale * cos(z, mean), for the classes that were seen."""
-    return only_seen(scale * F.normalize(z, dim=-1) @ F.normalize(means.mean, dim=-1).T, means.seen)
+class Pretrained(MetricLearner[State]):
+    """Trained by ordinary classification, with one output for each training class.
 
+        loss = mean over support and query examples of CE(scale cos(f(x), w_c), the class's own number)
 
-class CosineTrained(Learner[State]):
-    """Trained by classification, in both directions: queries by the support set's means, support by the queries'.
-
-        loss = 1/2 (CE(scale cos(f(x_query), c_support)) + CE(scale cos(f(x_support), c_query)))
+    Cosines (Chen et al. 2019) instead of a linear layer: with thousands of classes they learn far faster.
 
     Args:
         encoder: any module from inputs to vectors.
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        centred: how many numbers an embedding has, where the training tasks' mean is subtracted from it in evaluation.
+        size: of these vectors.
+        classes: training classes, each with a weight vector of its own.
+        way: classes that `predict` answers; the encoder serves any number (`for_way`).
+        centred: subtract the mean feature of the training classes in evaluation; it is measured before each validation.
         scale: of the cosine, at the start (it is learned).
     """
 
     loss_fn: LossFn = staticmethod(cross_entropy)
+    own_labels = True
 
-    def __init__(self, encoder: nn.Module, *, way: int, centred: int | None = None, scale: float = 10.0) -> None:
-        super().__init__()
-        self.encoder, self.way = encoder, way
-        self.centre = nn.Identity() if centred is None else Centre(centred)
+    def __init__(
+        self, encoder: nn.Module, size: int, *, classes: int, way: int, centred: bool = False, scale: float = 20.0
+    ) -> None:
+        super().__init__(encoder, way=way)
+        self.centre = Centre(size) if centred else nn.Identity()
+        self.head = nn.Linear(size, classes, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
-    @property
-    def transductive(self) -> bool:
-        return is_transductive(self)
-
-    def features(self, x: Tensor) -> Float[Tensor, "n d"]:
-        """Embeddings, centred where that was asked for."""
-        return self.centre(self.encoder(x))
+    def embed(self, x: Tensor) -> Float[Tensor, "n d"]:
+        """Features of length 1, centred where that was asked for."""
+        return F.normalize(self.centre(self.encoder(x)), dim=-1)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        z = self.features(torch.cat([task.support.x, task.query.x]))
-        n, scale = len(task.support.x), self.log_scale.exp()
-        prediction = cosines(z[n:], class_means(z[:n], task.support, self.way), scale)
-        back = cosines(z[:n], class_means(z[n:], task.query, self.way), scale)
-        losses = [
-            part.mean(self.loss_fn(logits, part.y)) for part, logits in ((task.query, prediction), (task.support, back))
-        ]
-        return (losses[0] + losses[1]) / 2, prediction
+        both = Examples(*(torch.cat([a, b]) for a, b in zip(task.support, task.query, strict=True)))
+        logits = self.log_scale.exp() * self.embed(both.x) @ F.normalize(self.head.weight, dim=-1).T
+        return both.mean(self.loss_fn(logits, both.y)), logits[len(task.support.x) :]
 
 
-class SimpleShot(CosineTrained[Prototypes]):
+class SimpleShot(Pretrained[Prototypes]):
     """The nearest class mean of centred features of length 1 (Wang et al. 2019, "CL2N").
 
         z = (f(x) - mu) / |f(x) - mu|,   p(y = k | x)  ~  exp(-scale/2 |z - c_k|^2),   c_k = mean of z over class k
 
-    mu is the mean feature of the training classes, measured before each validation. Nothing adapts.
+    mu is the mean feature of the training classes. Nothing adapts.
     """
 
-    def adapt(self, support: Examples, /) -> Prototypes:
-        return class_means(F.normalize(self.features(support.x), dim=-1), support, self.way)
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
+        return class_means(z, support, self.way)
 
-    def predict(self, state: Prototypes, x: Tensor, /) -> Float[Tensor, "n way"]:
-        z, c = F.normalize(self.features(x), dim=-1), state.mean
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        c = state.mean
         distance = 1 - 2 * z @ c.T + c.square().sum(-1)
         return only_seen(-0.5 * self.log_scale.exp() * distance, state.seen)
 
 
-class BaselinePlusPlus(CosineTrained[Prototypes]):
+class BaselinePlusPlus(Pretrained[Prototypes]):
     """On each task a cosine classifier is trained over the frozen encoder (Chen et al. 2019, "Baseline++").
 
         logits = scale cos(f(x), w_k),   w by `steps` of gradient descent on the support set's cross-entropy
@@ -88,29 +82,27 @@ class BaselinePlusPlus(CosineTrained[Prototypes]):
     that the answer does not depend on chance or on the order of the classes.
 
     Args:
+        encoder, size, options: those of `Pretrained`.
         rate: of the gradient steps.
         steps: how many.
     """
 
-    def __init__(
-        self, encoder: nn.Module, *, way: int, scale: float = 10.0, rate: float = 0.01, steps: int = 100
-    ) -> None:
-        super().__init__(encoder, way=way, scale=scale)
+    def __init__(self, encoder: nn.Module, size: int, *, rate: float = 0.01, steps: int = 100, **options: Any) -> None:
+        super().__init__(encoder, size, **options)
         self.rule, self.steps = SGD(rate), steps
 
-    def adapt(self, support: Examples, /) -> Prototypes:
-        z = self.features(support.x)
-        means = class_means(F.normalize(z, dim=-1), support, self.way)
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
+        start = class_means(z, support, self.way)
 
         def loss(params: Params, z: Tensor, y: Tensor, mask: Tensor) -> Float[Tensor, ""]:
-            logits = cosines(z, Prototypes(params["weight"], means.seen), self.log_scale.exp())
+            logits = self.logits(Prototypes(params["weight"], start.seen), z)
             return Examples(z, y, mask).mean(self.loss_fn(logits, y))
 
-        start = {"weight": means.mean}
         fitted = minimise(
-            loss, start, z, support.y, support.mask, rule=self.rule, steps=self.steps, differentiate=FirstOrder()
-        )
-        return Prototypes(fitted["weight"], means.seen)
+            loss, {"weight": start.mean}, z, support.y, support.mask,
+            rule=self.rule, steps=self.steps, differentiate=FirstOrder(),
+        )  # fmt: skip
+        return Prototypes(fitted["weight"], start.seen)
 
-    def predict(self, state: Prototypes, x: Tensor, /) -> Float[Tensor, "n way"]:
-        return cosines(self.features(x), state, self.log_scale.exp())
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        return only_seen(self.log_scale.exp() * z @ F.normalize(state.mean, dim=-1).T, state.seen)

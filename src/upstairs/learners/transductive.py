@@ -9,7 +9,7 @@ from torch import Tensor
 
 from upstairs.core import Examples
 from upstairs.learners.metric import members, only_seen
-from upstairs.learners.pretrained import CosineTrained
+from upstairs.learners.pretrained import Pretrained
 
 
 class SupportSet(NamedTuple):
@@ -19,7 +19,7 @@ class SupportSet(NamedTuple):
     member: Float[Tensor, "n way"]
 
 
-class BDCSPN(CosineTrained[SupportSet]):
+class BDCSPN(Pretrained[SupportSet]):
     """Prototypes rectified by the queries, in cosine similarity (Liu, Song and Qin 2020, "BD-CSPN").
 
         xi = mean of z_support - mean of z_query,   every z_query moves by xi                    (cross-class bias)
@@ -40,21 +40,19 @@ class BDCSPN(CosineTrained[SupportSet]):
     def transductive(self) -> bool:
         return True
 
-    def adapt(self, support: Examples, /) -> SupportSet:
-        z = F.normalize(self.features(support.x), dim=-1)
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> SupportSet:
         return SupportSet(z, members(support, self.way, z))
 
-    def predict(self, state: SupportSet, x: Tensor, /) -> Float[Tensor, "n way"]:
-        z, member = state
+    def logits(self, state: SupportSet, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        known, member = state
         count = member.sum(0)
-        means, seen = F.normalize(member.T @ z / count[:, None].clamp(min=1), dim=-1), count > 0
-        centre = (member.T @ z).sum(0) / count.sum().clamp(min=1)
-        queries = F.normalize(self.features(x), dim=-1)
-        queries = F.normalize(queries + centre - queries.mean(0), dim=-1)
+        means, seen = F.normalize(member.T @ known / count[:, None].clamp(min=1), dim=-1), count > 0
+        centre = (member.T @ known).sum(0) / count.sum().clamp(min=1)
+        queries = F.normalize(z + centre - z.mean(0), dim=-1)
         near = only_seen(queries @ means.T, seen)
-        surest = near.topk(min(self.most, len(x)), dim=0)[0][-1]
+        surest = near.topk(min(self.most, len(z)), dim=0)[0][-1]
         taken = F.one_hot(near.argmax(-1), self.way).to(z.dtype) * (near >= surest)
-        pool, whose = torch.cat([z, queries]), torch.cat([member, taken])
+        pool, whose = torch.cat([known, queries]), torch.cat([member, taken])
         weight = whose * (self.epsilon * (pool @ means.T - 1)).exp()
         rectified = weight.T @ pool  # its length does not matter to a cosine
         return only_seen(self.log_scale.exp() * queries @ F.normalize(rectified, dim=-1).T, seen)

@@ -63,32 +63,36 @@ class Episodes:
     Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
     list of seeds, and a task that made trouble is had again by `batch([seed])`.
 
-    A source of functions has no classes: `way` is 0, and `shot` and `query` are examples of a task.
+    With `own_labels` a class has the same label in every task, its place in the source. A source of functions has no
+    classes: `way` is 0, and `shot` and `query` are examples of a task.
 
     Raises:
         UpstairsError: a way below 2 or above the classes there are, a shot or query below 1, a class too small.
     """
 
-    def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15) -> None:
+    def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False) -> None:
+        self.own_labels = own_labels
         self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
         refuse_impossible(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
 
-    def batch(self, seeds: Sequence[int]) -> Task:
-        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n]."""
+    def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
+        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n].
+
+        Args:
+            among: draw from these classes (by place) alone.
+        """
         if self.source.functions:
             return draw_functions(self.source.functions, seeds, shot=self.shot, query=self.query)
-        drawn = [self._draw(seed) for seed in seeds]
+        drawn = [self._draw(seed, among) for seed in seeds]
         parts = []
         for part in (0, 1):
             rows, classes, labels, noise = zip(*(task[part] for task in drawn), strict=True)
             widest = max(len(r) for r in rows)
             x = self._read(torch.cat(rows), torch.cat(classes), noise)
-            y, mask = (
-                torch.zeros(len(seeds), widest, dtype=torch.long),
-                torch.zeros(len(seeds), widest, dtype=torch.bool),
-            )
+            y = torch.zeros(len(seeds), widest, dtype=torch.long)
+            mask = torch.zeros(len(seeds), widest, dtype=torch.bool)
             for i, label in enumerate(labels):
                 y[i, : len(label)], mask[i, : len(label)] = label, True
             if mask.all():
@@ -102,21 +106,29 @@ class Episodes:
 
     def labels(self, seed: int) -> list[str]:
         """The names of the classes 0, 1, ... of the task with this seed."""
-        _, classes, y, _ = self._draw(seed)[0]
-        return [self.source.labels[int(classes[y == k][0])] for k in range(int(y.max()) + 1)]
+        return [self.source.labels[k] for k in self.classes(seed)]
 
-    def _draw(self, seed: int) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-        """For support and query: rows, classes, labels, and the numbers for augmentation."""
+    def classes(self, seed: int, among: Sequence[int] | None = None) -> list[int]:
+        """The places in the source of the classes of the task with this seed, in the order of their labels."""
+        return self._begin(seed, among)[2].tolist()
+
+    def _begin(self, seed: int, among: Sequence[int] | None) -> tuple[torch.Generator, int, Tensor]:
         generator = torch.Generator().manual_seed(seed)
         way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (self.way, self.shot))
-        classes = torch.randperm(len(self.source), generator=generator)[:way]
+        classes = torch.randperm(len(self.source if among is None else among), generator=generator)[:way]
+        return generator, shot, classes if among is None else torch.tensor(among)[classes]
+
+    def _draw(self, seed: int, among: Sequence[int] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """For support and query: rows, classes, labels, and the numbers for augmentation."""
+        generator, shot, classes = self._begin(seed, among)
         chosen = [self._rows[c][torch.randperm(len(self._rows[c]), generator=generator)] for c in classes.tolist()]
         parts = []
         for start, count in ((0, shot), (shot, self.query)):
             rows = torch.cat([r[start : start + count] for r in chosen])
-            label = torch.arange(way).repeat_interleave(count)
-            augment = self.source.augment
-            parts.append((rows, classes[label], label, augment.draw(len(rows), generator) if augment else None))
+            label = torch.arange(len(classes)).repeat_interleave(count)
+            own, augment = classes[label], self.source.augment
+            noise = augment.draw(len(rows), generator) if augment else None
+            parts.append((rows, own, own if self.own_labels else label, noise))
         return parts
 
     def _read(self, rows: Tensor, classes: Tensor, noise: tuple[Tensor | None, ...]) -> Tensor:

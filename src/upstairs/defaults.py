@@ -1,0 +1,61 @@
+"""What a run's settings are, from what the user gave, the learner's defaults, and what the data allows."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from upstairs.errors import UpstairsError
+from upstairs.learners import defaults_for
+from upstairs.settings import Settings
+from upstairs.tasks.functions import FUNCTIONS
+from upstairs.tasks.sources import Source
+
+
+def draft(given: dict[str, Any], *, regression: bool) -> Settings:
+    """Settings from what the user gave and the learner's defaults, before the data is read: mistakes show at once."""
+    defaults: dict[str, Any] = defaults_for(given["learner"], regression=regression)
+    if given.get("start_from"):  # in place of pretraining
+        defaults = defaults | {"pretrain": 0.0}
+    return Settings(**{**defaults, **{name: value for name, value in given.items() if value is not None}})
+
+
+def resolve(given: dict[str, Any], source: Source) -> Settings:
+    """Settings from what the user gave, the learner's defaults, and what the training classes allow.
+
+    A default gives way to small data (fewer classes, fewer examples); what was given is never changed.
+    """
+    settings = draft(given, regression=source.functions is not None)
+    if settings.steps is None and settings.minutes is None:
+        settings = replace(settings, minutes=10.0)
+    if source.functions:
+        if settings.hard or settings.pretrain:
+            raise UpstairsError(f"--hard and --pretrain are about classes and {source.name} has none: leave them out")
+        return settings
+    settings = replace(settings, classes=len(source))
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if "way" not in given or given["way"] is None:
+        settings = replace(settings, way=max(2, min(settings.way, len(source))))
+    if given.get("query") is None:
+        settings = replace(settings, query=max(1, min(settings.query, smallest - settings.shots[0])))
+    if given.get("shot") is None:
+        low = settings.shots[0]
+        high = max(low, min(settings.shots[1], smallest - settings.query))
+        settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
+    if (
+        settings.net == "conv4"
+        and given.get("net") is None
+        and (len(source.feature_shape) != 3 or min(source.feature_shape[1:]) < 16)
+    ):
+        settings = replace(settings, net="mlp", norm="none")
+    return settings
+
+
+def absolute(data: str | Path) -> str:
+    """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
+    built_in = data in ("glyphs", *FUNCTIONS)
+    return str(data) if built_in or not Path(data).exists() else str(Path(data).resolve())
+
+
+def with_paths(given: dict[str, Any]) -> dict[str, Any]:
+    """What the user gave, with paths from the root."""
+    return given | {name: absolute(given[name]) for name in ("data", "start_from") if given.get(name)}

@@ -1,0 +1,108 @@
+"""Finding a learner by its name, among those of the table and those of plug-ins; the plain opponents of a run."""
+
+from contextlib import suppress
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import torch
+
+from upstairs.core import Learner
+from upstairs.errors import UpstairsError
+from upstairs.learners.gradient import scratch
+from upstairs.learners.metric import nearest_centroid
+from upstairs.learners.regression import GaussianPosterior, SupportMean
+from upstairs.learners.table import LEARNERS, Entry, Shape
+from upstairs.settings import Settings
+from upstairs.tasks.functions import GaussianProcess
+from upstairs.tasks.sources import Source
+
+
+def learners() -> dict[str, Entry]:
+    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed and can be loaded."""
+    found = {}
+    for point in entry_points(group="upstairs.learners"):
+        with suppress(UpstairsError):  # one that is broken is named when it is asked for, and harms no other
+            found[point.name] = load_plugin(point)
+    return {**found, **LEARNERS}
+
+
+def load_plugin(point: EntryPoint) -> Entry:
+    """A plug-in's line of the table.
+
+    Raises:
+        UpstairsError: it cannot be imported, or is no `Entry`.
+    """
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise UpstairsError(
+            f"the plug-in '{point.name}' ({point.value}) cannot be loaded ({type(error).__name__}: {error}): "
+            "mend or remove its package"
+        ) from error
+    if not isinstance(loaded, Entry):
+        raise UpstairsError(
+            f"the plug-in '{point.name}' ({point.value}) is a {type(loaded).__name__}: it must be an "
+            "upstairs.learners.Entry"
+        )
+    return loaded
+
+
+def entry(name: str) -> Entry:
+    """The table's line for a published name; its error lists the names there are."""
+    if name in LEARNERS:
+        return LEARNERS[name]
+    for point in entry_points(group="upstairs.learners", name=name):
+        return load_plugin(point)
+    raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
+
+
+def defaults_for(name: str, *, regression: bool) -> dict[str, Any]:
+    """A learner's default settings for the kind of task.
+
+    Raises:
+        UpstairsError: there is no such learner, or it is not for that kind of task.
+    """
+    line = entry(name)
+    found = line.regression if regression else line.defaults
+    if found is None:
+        needs, data, others = (
+            ("classes", "regression", "choose data with classes, such as glyphs")
+            if regression
+            else ("regression tasks", "classes", "choose --data sinusoid or gp")
+        )
+        able = sorted(n for n, e in learners().items() if (e.regression if regression else e.defaults) is not None)
+        raise UpstairsError(
+            f"'{name}' needs {needs} and the data is {data}: {others}, or a learner that can: {', '.join(able)}"
+        )
+    return found
+
+
+def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
+    """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
+    return entry(settings.learner).make(settings, shape, way)
+
+
+def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:
+    """Fresh meta-parameters that depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return make_learner(settings, shape, way)
+
+
+def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Learner]:
+    """The plain opponents: nearest centroid on raw inputs, and a network trained from scratch on each support set.
+
+    The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
+    the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
+    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible.
+    """
+    if way == 0:
+        plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
+        net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
+        process = source.functions
+        best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
+        return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
+    norm = "none" if settings.net == "mlp" else "batch"
+    plain = Settings(learner="maml", net=settings.net, width=32, norm=norm)
+    net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
+    return {"nearest_centroid": nearest_centroid(way=way), "scratch": scratch(net, way=way)}

@@ -1,0 +1,88 @@
+"""What comes before meta-training: the weights of another run, or a network that classifies all training classes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from upstairs.checkpoint import load_tensors
+from upstairs.console import training
+from upstairs.core import Learner
+from upstairs.errors import UpstairsError
+from upstairs.learners import defaults_for
+from upstairs.settings import Settings
+from upstairs.tasks.sources import Splits
+from upstairs.trainer import Training, restore, train_run
+
+
+def prepare(run: Training, splits: Splits, *, quiet: bool) -> None:
+    """Give a run that has not begun the weights that its settings ask for: `start_from`, or those of `pretrain`.
+
+    Raises:
+        UpstairsError: there is no such run, or none of its weights fits.
+    """
+    s = run.settings
+    if s.pretrain:
+        copy_weights(run.learner, pretrain(run, splits, quiet=quiet))
+    elif s.start_from:
+        copy_weights(run.learner, Path(s.start_from))
+
+
+def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
+    """Train a network like the run's own to classify all training classes, in the folder `pretrain` of the run.
+
+    One that was stopped goes on where it stood.
+    """
+    first = Training(pretraining(run.settings), splits, run.out / "pretrain")
+    if (first.out / "last.safetensors").exists():
+        restore(first)
+    try:
+        with training(f"pretraining for {run.settings.learner}", quiet=quiet) as tell:
+            train_run(first, tell)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"pretraining is saved at step {first.progress.step}; the same command goes on"
+        ) from None
+    return first.out
+
+
+def pretraining(settings: Settings) -> Settings:
+    """The settings of the first stage: the run's network, and its share of the budget."""
+    own = defaults_for("simpleshot", regression=False)
+    return replace(
+        settings,
+        **{name: own[name] for name in ("shot", "query", "tasks", "rate")},
+        learner="simpleshot",
+        way=min(own["way"], settings.classes or own["way"]),
+        estimator="autograd",
+        hard=0.0,
+        pretrain=0.0,
+        steps=settings.steps and max(1, round(settings.pretrain * settings.steps)),
+        minutes=settings.minutes and settings.pretrain * settings.minutes,
+    )
+
+
+@torch.no_grad()
+def copy_weights(learner: Learner, path: Path) -> int:
+    """Copy from a run every weight and statistic with the same name and shape; the number of tensors that fit.
+
+    The learner's own part of a name does not count: `encoder.block0.0.weight` fits `net.block0.0.weight`.
+
+    Raises:
+        UpstairsError: there is no run at `path`, or nothing of it fits.
+    """
+    file = next((path / n for n in ("best.safetensors", "last.safetensors") if (path / n).is_file()), None)
+    if file is None:
+        raise UpstairsError(f"{path} holds no checkpoint to start from: give the directory that `upstairs train` wrote")
+    tensors, meta = load_tensors(file, kind="run")
+    theirs = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith("learner.") and k.count(".") > 1}
+    own = {name.split(".", 1)[-1]: value for name, value in learner.state_dict().items()}
+    fit = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
+    if not fit:
+        raise UpstairsError(
+            f"no weight of {path} ({meta['settings']['learner']}) fits this learner: take the same --net, --width, "
+            "--norm and data"
+        )
+    for name in fit:
+        own[name].copy_(theirs[name])
+    return len(fit)
