@@ -87,6 +87,30 @@ def test_python_takes_dicts_and_arrays(trained: Path, pictures: Path) -> None:
     assert by_dict.predict_proba([]).shape == (0, 2)
 
 
+def test_it_may_answer_none_of_these(call, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    """Taught 10 classes: pictures of 10 others are refused but for a few, most of those of the 10 are named."""
+    support, file = tmp_path / "ten", tmp_path / "model.safetensors"
+    for c in range(10):
+        folder = support / f"class{c:02d}"
+        folder.mkdir(parents=True)
+        for e in range(3):
+            (folder / f"{e}.png").write_bytes((pictures / folder.name / f"{e}.png").read_bytes())
+    own = [p for c in range(10) for p in sorted((pictures / f"class{c:02d}").glob("*.png"))[3:]]
+    others = [p for c in range(10, 20) for p in sorted((pictures / f"class{c:02d}").glob("*.png"))]
+    assert call("adapt", trained, "--support", support, "--unknown", 0.1, "--out", file, "--quiet")[0] == 0
+    rows = json.loads(call("predict", file, *own, *others, "--json")[1])
+    right = [row["label"] == path.parent.name for row, path in zip(rows, own, strict=False)]
+    refused = [row["label"] == "none of these" for row in rows[len(own) :]]
+    assert np.mean(right) > 0.7 and np.mean(refused) > 0.7, (np.mean(right), np.mean(refused))
+    assert abs(sum(rows[-1]["probabilities"].values()) - 1) < 1e-6
+    model = upstairs.load_adapted(file)
+    assert model.predict([*own, *others]) == [row["label"] for row in rows]
+    without = upstairs.load(trained).adapt(support)
+    assert "none of these" not in without.predict(others)
+    status, _, err = call("adapt", trained, "--support", support, "--unknown", 1.5, "--out", tmp_path / "no")
+    assert status == 2 and "share between 0 and 1" in err and not (tmp_path / "no").exists()
+
+
 def test_a_transductive_learner_serves_one_picture_like_many(call, pictures: Path, tmp_path: Path) -> None:
     words = ["--data", pictures, "--quiet", "--width", 4, "--way", 3, "--query", 2, "--tasks", 2, "--steps", 5]
     assert call("train", "maml", *words, "--out", tmp_path / "run")[0] == 0

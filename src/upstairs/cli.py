@@ -116,12 +116,16 @@ def adapt(
     *,
     support: Annotated[Path, arg(help="A folder with a folder of pictures for each class.")],
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
+    unknown: Annotated[
+        float | None,
+        arg(help="Let it answer `none of these`, but for about this share (such as 0.1) of inputs of no class."),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Adapt a trained run to classes of your own, from a few pictures of each."""
     from upstairs.run import load
 
-    model = load(run).adapt(support)
+    model = load(run).adapt(support, unknown=unknown)
     model.save(out)
     if not quiet:
         names = ", ".join(model.labels[:8]) + (", ..." if len(model.labels) > 8 else "")

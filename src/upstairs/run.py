@@ -14,12 +14,14 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upstairs.checkpoint import load_tensors, save_tensors
 from upstairs.core import Examples, Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners import seeded_learner
+from upstairs.learners import max_logit, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.tasks.folders import images_by_class
 from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.sources import Source
 from upstairs.trainer import load_weights, versions
+
+NONE = "none of these"
 
 Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
 
@@ -86,7 +88,10 @@ def read_support(support: Support) -> tuple[list[str], list[Any], list[int]]:
 
 @dataclass(frozen=True)
 class Model:
-    """A learner adapted to one task: it names inputs. Everything it needs is in its file."""
+    """A learner adapted to one task: it names inputs. Everything it needs is in its file.
+
+    With a `threshold`, an input whose largest logit is below it is `NONE`: it belongs to no class.
+    """
 
     learner: Learner
     state: Any
@@ -94,21 +99,30 @@ class Model:
     labels: list[str]
     inputs: Inputs
     settings: Settings
+    threshold: float | None = None
 
-    def predict_proba(self, items: Sequence[Any]) -> Float[np.ndarray, "n way"]:
-        """Probability of each class (columns as `labels`) for each input; inputs do not affect each other."""
-        if len(items) == 0:
-            return np.zeros((0, len(self.labels)))
+    def logits(self, items: Sequence[Any]) -> Float[Tensor, "n way"]:
+        """What the learner predicts (columns as `labels`) for each input; inputs do not affect each other."""
         with evaluating(self.learner):
             parts = [
                 self.learner.predict_alone(self.state, self.support, self.inputs.read(items[i : i + 64]))
                 for i in range(0, len(items), 64)
             ]
-        return torch.cat(parts).double().softmax(-1).numpy()
+        return torch.cat(parts).double() if parts else torch.zeros(0, len(self.labels), dtype=torch.float64)
+
+    def predict_proba(self, items: Sequence[Any]) -> Float[np.ndarray, "n way"]:
+        """Probability of each class (columns as `labels`) for each input, were it of one of them."""
+        return self.logits(items).softmax(-1).numpy()
 
     def predict(self, items: Sequence[Any]) -> list[str]:
-        """The likeliest label of each input."""
-        return [self.labels[k] for k in self.predict_proba(items).argmax(-1)]
+        """The likeliest label of each input, or `NONE`."""
+        return self.name(self.logits(items))
+
+    def name(self, logits: Float[Tensor, "n way"]) -> list[str]:
+        """The label that goes with each row, or `NONE`."""
+        bar = -np.inf if self.threshold is None else self.threshold
+        best = zip(logits.argmax(-1).tolist(), max_logit(logits).tolist(), strict=True)
+        return [self.labels[k] if score >= bar else NONE for k, score in best]
 
     def save(self, path: str | Path) -> Path:
         """One safetensors file that predicts anywhere, without the run."""
@@ -119,6 +133,7 @@ class Model:
         meta = {
             "settings": self.settings.to_json(),
             "labels": self.labels,
+            "threshold": self.threshold,
             "versions": versions(),
             **self.inputs.to_json(),
         }
@@ -143,7 +158,9 @@ def load_adapted(path: str | Path) -> Model:
     with evaluating(learner):  # adapting again gives the state's structure; its values come from the file
         structure = tree_flatten(learner.adapt(support))[1]
     leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
-    return Model(learner, tree_unflatten(leaves, structure), support, meta["labels"], inputs, settings)
+    return Model(
+        learner, tree_unflatten(leaves, structure), support, meta["labels"], inputs, settings, meta.get("threshold")
+    )
 
 
 @dataclass(frozen=True)
@@ -161,11 +178,16 @@ class Run:
         """The learning curve: one point for each validation."""
         return self.meta["progress"]["history"]
 
-    def adapt(self, support: Support) -> Model:
+    def adapt(self, support: Support, *, unknown: float | None = None) -> Model:
         """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels).
 
+        Args:
+            unknown: the model may answer `NONE`: at most about this share of inputs that belong to no class is taken
+                for one of a class (see `upstairs.learners.threshold`). None: every input gets a label.
+
         Raises:
-            UpstairsError: inputs that cannot be read, fewer than 2 classes, or a run that learned regression.
+            UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run that learned
+                regression.
         """
         if self.settings.way == 0:
             raise UpstairsError(
@@ -177,7 +199,8 @@ class Run:
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
         with evaluating(learner):
             state = learner.adapt(examples)
-        return Model(learner, state, examples, labels, self.inputs, self.settings)
+        bar = None if unknown is None else threshold(learner, examples, accepted=unknown)
+        return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
 
 
 def load(path: str | Path) -> Run:

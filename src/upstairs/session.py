@@ -221,14 +221,15 @@ def predict_file(model: Path, inputs: list[Path]) -> list[dict[str, Any]]:
     if not inputs:
         raise UpstairsError("no pictures were given: write `upstairs predict MODEL PICTURE...`")
     adapted = load_adapted(model)
+    logits = adapted.logits(inputs)
     return [
         {
             "input": str(path),
-            "label": adapted.labels[int(p.argmax())],
+            "label": label,
             "probability": float(p.max()),
             "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
         }
-        for path, p in zip(inputs, adapted.predict_proba(inputs), strict=True)
+        for path, label, p in zip(inputs, adapted.name(logits), logits.softmax(-1), strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ from upstairs.learners.gradient import (
 from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
-from upstairs.learners.openset import OpenSet, open_set
+from upstairs.learners.openset import OpenSet, max_logit, open_set, threshold
 from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.registry import (
     baselines_for,
@@ -73,6 +73,7 @@ __all__ = [
     "make_net",
     "maml",
     "maml_pp",
+    "max_logit",
     "meta_curvature",
     "meta_sgd",
     "modulated",
@@ -83,6 +84,7 @@ __all__ = [
     "reptile",
     "scratch",
     "seeded_learner",
+    "threshold",
     "unicorn_maml",
     "with_steps",
 ]

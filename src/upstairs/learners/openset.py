@@ -88,8 +88,10 @@ def threshold(learner: Learner, support: Examples, *, score: Score = max_logit, 
             rest = [k for k in classes if k != out]
             known = support.mask & (support.y != out)
             numbers = torch.tensor([rest.index(k) for k in support.y[known].tolist()], device=support.y.device)
-            state = fewer.adapt(Examples(support.x[known], numbers, torch.ones_like(numbers, dtype=torch.bool)))
-            scores.append(score(fewer.predict(state, support.x[support.mask & (support.y == out)])))
+            rest_of_it = Examples(support.x[known], numbers, torch.ones_like(numbers, dtype=torch.bool))
+            state = fewer.adapt(rest_of_it)
+            left_out = support.x[support.mask & (support.y == out)]
+            scores.append(score(fewer.predict_alone(state, rest_of_it, left_out)))
     ordered = torch.cat(scores).double().sort()[0]
     rank = min(len(ordered), ceil((1 - accepted) * (len(ordered) + 1)))
     return float(ordered[rank - 1].nextafter(torch.tensor(torch.inf, dtype=torch.float64)))
