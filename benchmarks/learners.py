@@ -1,0 +1,75 @@
+# ruff: noqa: T201
+"""Every learner of the table at an equal budget on Omniglot's Vinyals split, and the table of docs/learners.md.
+
+    python benchmarks/learners.py OMNIGLOT --out runs/table             # 5 minutes each; stopped, it goes on
+    python benchmarks/learners.py OMNIGLOT --out runs/table --only maml protonet
+
+OMNIGLOT is the folder with the two zips and `splits/vinyals`. Each learner trains in a process of its own with its
+default settings; then all meet the same 600 test tasks, 5-way 1-shot with 15 queries a class.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import upstairs
+from upstairs.learners import LEARNERS
+
+DOCS = Path(__file__).parents[1] / "docs" / "learners.md"
+BEGIN, END = "<!-- begin: benchmarks/learners.py -->", "<!-- end -->"
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("data", type=Path)
+    words.add_argument("--out", type=Path, default=Path("runs/table"))
+    words.add_argument("--minutes", type=float, default=5.0)
+    words.add_argument("--only", nargs="+", default=list(LEARNERS))
+    words.add_argument("--table-only", action="store_true", help="train nothing, compare what is there")
+    chosen = words.parse_args()
+    for name in [] if chosen.table_only else chosen.only:
+        print(f"{name}: {chosen.minutes:g} minutes", flush=True)
+        command = ["train", name, "--data", chosen.data, "--split", "vinyals", "--minutes", chosen.minutes]
+        command += ["--out", chosen.out / name, "--resume", "--quiet"]
+        subprocess.run([sys.executable, "-m", "upstairs.cli", *map(str, command)], check=True)
+    runs = [chosen.out / name for name in LEARNERS if (chosen.out / name / "best.safetensors").exists()]
+    result = upstairs.compare(runs, way=5, shot=1, query=15, tasks=600)
+    (chosen.out / "learners.json").write_text(json.dumps(result, indent=1))
+    text = DOCS.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    DOCS.write_text(f"{before}{BEGIN}\n{write_table(result, chosen.minutes)}{END}{after}")
+
+
+def write_table(result: dict[str, Any], minutes: float) -> str:
+    """Markdown: a row for each learner and baseline, the best first; a transductive one with its other figure."""
+    scores = {row["name"]: row for row in result["scores"]}
+    alone = ", one query at a time"
+    rows = ["| learner | % correct | each query alone | meta-steps |", "|---|---|---|---|"]
+    for row in result["scores"]:
+        name = row["name"]
+        if name.endswith(alone):
+            continue
+        other = scores.get(name + alone)
+        number, mark = write(row), " †" if row["transductive"] else ""
+        label = f"*{name.replace('_', ' ')}*" if row["baseline"] else f"[`{name}`](learners/{name}.md)"
+        steps = "" if row["baseline"] else steps_of(Path(next(r for r in result["runs"] if Path(r).name == name)))
+        rows.append(f"| {label} | {number}{mark} | {write(other) if other else ''} | {steps} |")
+    return "\n".join([*rows, ""])
+
+
+def write(row: dict[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}"
+
+
+def steps_of(run: Path) -> str:
+    own = upstairs.load(run)
+    first = own.path / "pretrain"
+    before = f"{upstairs.load(first).meta['progress']['step']:,} + " if first.exists() else ""
+    return f"{before}{own.meta['progress']['step']:,}"
+
+
+if __name__ == "__main__":
+    main()
