@@ -7,8 +7,10 @@ from typing import Any
 from upstairs.errors import UpstairsError
 from upstairs.learners import defaults_for
 from upstairs.settings import Settings
+from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.functions import FUNCTIONS
 from upstairs.tasks.sources import Source
+from upstairs.tasks.text import TextFormat
 
 
 def draft(given: dict[str, Any], *, regression: bool) -> Settings:
@@ -41,13 +43,22 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         low = settings.shots[0]
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
-    if (
-        settings.net == "conv4"
-        and given.get("net") is None
-        and (len(source.feature_shape) != 3 or min(source.feature_shape[1:]) < 16)
-    ):
-        settings = replace(settings, net="mlp", norm="none")
+    if settings.net == "conv4" and given.get("net") is None:
+        net = net_for(source)
+        settings = settings if net == "conv4" else replace(settings, net=net, norm="none")
+        if net == "bag" and given.get("width") is None:
+            settings = replace(settings, width=256)
     return settings
+
+
+def net_for(source: Source) -> str:
+    """The network that suits the inputs."""
+    if isinstance(source.format, TextFormat):
+        return "bag"
+    if isinstance(source.format, FrozenFormat):
+        return "projection"
+    shape = source.feature_shape
+    return "conv4" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
 
 
 def absolute(data: str | Path) -> str:

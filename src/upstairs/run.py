@@ -17,8 +17,11 @@ from upstairs.errors import UpstairsError
 from upstairs.learners import max_logit, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.tasks.folders import images_by_class
+from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.images import ImageFormat
-from upstairs.tasks.sources import Source
+from upstairs.tasks.sources import InputFormat, Source, as_floats
+from upstairs.tasks.tables import read_texts
+from upstairs.tasks.text import TextFormat
 from upstairs.trainer import load_weights, versions
 
 NONE = "none of these"
@@ -31,16 +34,20 @@ class Inputs:
     """How raw inputs become tensors: pictures by the format of the training data, arrays as they are."""
 
     shape: tuple[int, ...]
-    format: ImageFormat | None
+    format: InputFormat | None
+
+    @property
+    def are_texts(self) -> bool:
+        return isinstance(self.format, TextFormat | FrozenFormat)
 
     def read(self, items: Sequence[Any]) -> Float[Tensor, "n *feature"]:
-        """Paths, bytes, pictures or arrays, one for each example.
+        """Paths, bytes, pictures, texts or arrays, one for each example.
 
         Raises:
             UpstairsError: an input that cannot be read, or of another shape than the learner was trained on.
         """
         if self.format is not None:
-            return torch.from_numpy(np.stack([self.format.read(item) for item in items])).float() / 255
+            return as_floats(np.stack([self.format.read(item) for item in items]))
         rows = [np.asarray(item) for item in items]
         for i, row in enumerate(rows):
             if row.shape != self.shape:
@@ -54,12 +61,23 @@ class Inputs:
     @classmethod
     def from_json(cls, meta: dict[str, Any]) -> "Inputs":
         form = meta["format_of_inputs"]
-        return cls(tuple(meta["shape"]), ImageFormat.from_json(form) if form else None)
+        return cls(tuple(meta["shape"]), read_format(form) if form else None)
 
 
-def read_support(support: Support) -> tuple[list[str], list[Any], list[int]]:
+def read_format(value: dict[str, Any]) -> InputFormat:
+    """The inverse of a format's `to_json`."""
+    if value.get("kind") == "text":
+        return TextFormat(int(value["words"]))
+    if value.get("kind") == "frozen":
+        return FrozenFormat(str(value["model"]), int(value["size"]))
+    return ImageFormat.from_json(value)
+
+
+def read_support(support: Support, *, texts: bool = False) -> tuple[list[str], list[Any], list[int]]:
     """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has."""
-    if isinstance(support, str | Path):
+    if isinstance(support, str | Path) and texts:
+        support = read_texts(Path(support))[:2]
+    elif isinstance(support, str | Path):
         support = images_by_class(Path(support))
     if not isinstance(support, Mapping):
         x, y = support
@@ -179,7 +197,7 @@ class Run:
         return self.meta["progress"]["history"]
 
     def adapt(self, support: Support, *, unknown: float | None = None) -> Model:
-        """Adapt to a folder of class folders, to {label: inputs}, or to (inputs, labels).
+        """Adapt to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
         Args:
             unknown: the model may answer `NONE`: at most about this share of inputs that belong to no class is taken
@@ -194,7 +212,7 @@ class Run:
                 f"{self.path} learned regression, which has no labels: write "
                 "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
             )
-        labels, items, y = read_support(support)
+        labels, items, y = read_support(support, texts=self.inputs.are_texts)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
         with evaluating(learner):

@@ -1,6 +1,7 @@
 """What the commands do, with progress on the terminal; each is one call in Python too."""
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -22,6 +23,7 @@ from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import FUNCTIONS, function_splits
 from upstairs.tasks.sources import Source, Splits
+from upstairs.tasks.tables import is_text, open_texts, text_splits, texts_of
 from upstairs.trainer import Training, restore, train_run
 
 
@@ -29,6 +31,16 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
     """The data that settings name, with a bar while pictures are decoded for the first time."""
     if functions := function_splits(settings.get("data", "glyphs")):
         return functions
+    if is_text(settings.get("data", "glyphs")):
+        with counting("reading texts", quiet=quiet) as progress:
+            return text_splits(
+                settings["data"],
+                split=settings.get("split"),
+                seed=settings.get("split_seed") or 0,
+                columns=settings.get("columns"),
+                encoder=settings.get("encoder"),
+                progress=progress,
+            )
     with counting("reading pictures", quiet=quiet) as progress:
         return open_data(
             settings.get("data", "glyphs"),
@@ -133,9 +145,14 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
         raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
     if own and split != "all":
         return getattr(open_splits(run.settings.to_json(), quiet=quiet), split), run.settings.data, split
-    form = run.inputs.format
+    form, name = run.inputs.format, str(data or run.settings.data)
+    if run.inputs.are_texts:
+        if split != "all":
+            raise UpstairsError(f"--split is '{split}' and {name} is judged whole: leave it out")
+        with counting("reading texts", quiet=quiet) as progress:
+            columns = run.settings.columns if own else None
+            return open_texts(name, columns=columns, format=form, progress=progress), name, split
     with counting("reading pictures", quiet=quiet) as progress:
-        name = str(data or run.settings.data)
         size, channels, ink = (form.size, form.channels, form.ink) if form else (None, None, None)
         if split == "all":
             return open_source(name, size=size, channels=channels, ink=ink, progress=progress), name, split
@@ -212,6 +229,11 @@ def evaluate_run(
     }
 
 
+def lines_of(path: Path) -> list[str]:
+    """The texts of a file, or of standard input where it is `-`."""
+    return [line for line in sys.stdin.read().splitlines() if line.strip()] if str(path) == "-" else texts_of(path)
+
+
 def predict_file(model: Path, inputs: list[Path]) -> list[dict[str, Any]]:
     """For each input its label and the probabilities, by an adapted model's file.
 
@@ -219,17 +241,18 @@ def predict_file(model: Path, inputs: list[Path]) -> list[dict[str, Any]]:
         UpstairsError: no inputs, or a file that cannot be read.
     """
     if not inputs:
-        raise UpstairsError("no pictures were given: write `upstairs predict MODEL PICTURE...`")
+        raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
     adapted = load_adapted(model)
-    logits = adapted.logits(inputs)
+    items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else inputs
+    logits = adapted.logits(items)
     return [
         {
-            "input": str(path),
+            "input": str(item),
             "label": label,
             "probability": float(p.max()),
             "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
         }
-        for path, label, p in zip(inputs, adapted.name(logits), logits.softmax(-1), strict=True)
+        for item, label, p in zip(items, adapted.name(logits), logits.softmax(-1), strict=True)
     ]
 
 

@@ -24,6 +24,14 @@ class Settings:
         },
     )
     split_seed: int = field(default=0, metadata={"help": "Which random split, where the split is random."})
+    columns: str | None = field(
+        default=None,
+        metadata={"help": "A table's columns for text and label, such as utterance,intent. Left out: found by name."},
+    )
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Texts: a pretrained transformer, a folder or a name, whose features are used as they are."},
+    )
     way: int = field(default=5, metadata={"help": "Classes in a training task."})
     shot: str = field(
         default="1",
@@ -41,7 +49,9 @@ class Settings:
     compile: Literal["off", "on", "auto"] = field(
         default="off", metadata={"help": "Compile the meta-step: on, or auto where it pays (small networks)."}
     )
-    net: Literal["conv4", "mlp"] = field(default="conv4", metadata={"help": "The network."})
+    net: Literal["conv4", "mlp", "bag", "projection"] = field(
+        default="conv4", metadata={"help": "The network: bag is for texts, projection for the features of --encoder."}
+    )
     width: int = field(default=64, metadata={"help": "Its width, in channels or units."})
     norm: Norm = field(
         default="population",

@@ -117,10 +117,14 @@ def one_tensor(net: nn.Module, output: Any) -> Tensor:
 
 
 def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
-    """The parameters that `fast` chooses by name; without it those that are not frozen, and all where all are."""
+    """The parameters that `fast` chooses by name; without it those that are not frozen, and all where all are.
+
+    The vectors of a text's tokens are shared by all tasks, since one task has few of them.
+    """
     params: Params = {name: p for name, p in net.named_parameters() if p.is_floating_point()}
     if fast is not None:
         return {name: p for name, p in params.items() if fast(name)}
+    params = {name: p for name, p in params.items() if ".tokens." not in name} or params
     return {name: p for name, p in params.items() if p.requires_grad} or params
 
 

@@ -9,9 +9,10 @@ import torch
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import scratch
-from upstairs.learners.metric import nearest_centroid
+from upstairs.learners.metric import ProtoNet, nearest_centroid
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.table import LEARNERS, Entry, Shape
+from upstairs.nets import TfIdf
 from upstairs.settings import Settings
 from upstairs.tasks.functions import GaussianProcess
 from upstairs.tasks.sources import Source
@@ -94,7 +95,8 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
 
     The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
     the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
-    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible.
+    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On texts:
+    the nearest centroid by TF-IDF (words, pairs of words, characters), its frequencies counted over all texts.
     """
     if way == 0:
         plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
@@ -102,7 +104,9 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
         return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
-    norm = "none" if settings.net == "mlp" else "batch"
-    plain = Settings(learner="maml", net=settings.net, width=32, norm=norm)
+    norm, width = ("batch", 32) if settings.net == "conv4" else ("none", 256 if settings.net == "bag" else 32)
+    plain = Settings(learner="maml", net=settings.net, width=width, norm=norm)
     net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
-    return {"nearest_centroid": nearest_centroid(way=way), "scratch": scratch(net, way=way)}
+    texts = settings.net == "bag"
+    nearest = {"tf_idf": ProtoNet(TfIdf(source.inputs), way=way)} if texts else {}
+    return {**(nearest or {"nearest_centroid": nearest_centroid(way=way)}), "scratch": scratch(net, way=way)}

@@ -20,7 +20,7 @@ from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.reptile import reptile
 from upstairs.learners.transductive import BDCSPN
 from upstairs.learners.transfer import mtl
-from upstairs.nets import conv4, mlp, relation_conv
+from upstairs.nets import bag, conv4, mlp, projection, relation_conv
 from upstairs.settings import Settings
 
 Shape = tuple[int, ...]
@@ -40,6 +40,10 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
     if settings.net == "conv4":
         return conv4(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
+    if settings.net == "bag":
+        return bag(settings.width, out=out)
+    if settings.net == "projection":
+        return projection(shape, out=out)
     return mlp(shape, widths=(settings.width * (4 if settings.way else 1), settings.width), out=out)
 
 
@@ -58,11 +62,14 @@ def _on_encoder(make: Callable[[nn.Module, int, Settings, int], Learner]) -> Bui
 
     def build(settings: Settings, shape: Shape, way: int) -> Learner:
         encoder = make_net(settings, shape, None)
-        with evaluating(encoder):
-            size = encoder(torch.zeros(1, *shape)).shape[-1]
-        return make(encoder, size, settings, way)
+        return make(encoder, _size(encoder, shape), settings, way)
 
     return build
+
+
+def _size(encoder: nn.Module, shape: Shape) -> int:
+    with evaluating(encoder):
+        return encoder(torch.zeros(1, *shape)).shape[-1]
 
 
 def _pretrained(make: Callable[..., Learner]) -> Build:
@@ -77,8 +84,9 @@ def _scale(settings: Settings, size: int) -> float:
 def _relationnet(settings: Settings, shape: Shape, way: int) -> Learner:
     if settings.net == "conv4":
         return RelationNet(*relation_conv(shape, width=settings.width, norm=settings.norm), way=way)
-    pair = mlp((2 * settings.width,), widths=(settings.width,), out=1)
-    return RelationNet(make_net(settings, shape, None), pair, way=way)
+    encoder = make_net(settings, shape, None)
+    size = _size(encoder, shape)
+    return RelationNet(encoder, mlp((2 * size,), widths=(settings.width,), out=1), way=way)
 
 
 _PROTONET = _on_encoder(lambda net, size, s, way: ProtoNet(net, way=way, scale=_scale(s, size)))

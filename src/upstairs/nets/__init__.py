@@ -1,17 +1,21 @@
 """Ordinary modules, nothing meta in them."""
 
 from upstairs.nets.conv import conv4, relation_conv
-from upstairs.nets.mlp import mlp
+from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
+from upstairs.nets.text import TfIdf, bag
 
 __all__ = [
     "BatchNorm",
     "Norm",
+    "TfIdf",
+    "bag",
     "batch_norm",
     "calibrate",
     "conv4",
     "convert_batch_norm",
     "is_transductive",
     "mlp",
+    "projection",
     "relation_conv",
 ]

@@ -1,9 +1,11 @@
-"""Multi-layer perceptrons."""
+"""Multi-layer perceptrons, and a projection of features that are good already."""
 
 from collections import OrderedDict
 from math import prod
 
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 def mlp(shape: tuple[int, ...], *, widths: tuple[int, ...] = (40, 40), out: int | None = None) -> nn.Sequential:
@@ -21,4 +23,24 @@ def mlp(shape: tuple[int, ...], *, widths: tuple[int, ...] = (40, 40), out: int 
         size = width
     if out is not None:
         layers["head"] = nn.Linear(size, out)
+    return nn.Sequential(layers)
+
+
+class Projection(nn.Module):
+    """A linear map that starts as none, and a length of sqrt(size), so that a number is of size 1."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, size)
+        nn.init.eye_(self.linear.weight), nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return F.normalize(self.linear(x), dim=-1) * x.shape[-1] ** 0.5
+
+
+def projection(shape: tuple[int, ...], *, out: int | None = None) -> nn.Sequential:
+    """`Projection` of features, with a last linear layer named `head` where `out` is given."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten(), projection=Projection(prod(shape)))
+    if out is not None:
+        layers["head"] = nn.Linear(prod(shape), out)
     return nn.Sequential(layers)

@@ -111,6 +111,16 @@ def embedding(index: Any, weight: Any, padding_idx: Any = None, max_norm: Any = 
     return wrap(rows)
 
 
+@rule(F.embedding_bag)
+def embedding_bag(index: Any, weight: Any, *args: Any, per_sample_weights: Any = None, **options: Any) -> Any:
+    """Shared vectors: the bags of all tasks as one batch."""
+    if isinstance(weight, Stacked) or args or not isinstance(index, Stacked):
+        return NotImplemented
+    own = per_sample_weights if per_sample_weights is None else front(per_sample_weights).flatten(0, 1)
+    out = F.embedding_bag(front(index).flatten(0, 1), weight, per_sample_weights=own, **options)
+    return wrap(out.unflatten(0, (index.count, -1)))
+
+
 def _drop(function: Any, *, folds: bool) -> None:
     def apply(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         if not training or p == 0:

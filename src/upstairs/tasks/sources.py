@@ -39,7 +39,7 @@ class Functions(Protocol):
 class InputFormat(Protocol):
     """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`."""
 
-    def read(self, item: Any) -> np.ndarray: ...
+    def read(self, item: Any, *, name: str | None = None) -> np.ndarray: ...
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -50,7 +50,8 @@ class Source:
 
     Attributes:
         name: what it is called in results.
-        inputs: [rows, *feature]; uint8 is read as value/255, floats as they are. May be memory-mapped.
+        inputs: [rows, *feature]; uint8 is read as value/255, uint16 (tokens) and floats as they are. May be
+            memory-mapped.
         labels: the name of each class.
         rows: for each class the rows of `inputs` that belong to it.
         groups: for each class the name of its group (alphabet, script, superclass); '' where there is none.
@@ -130,13 +131,19 @@ class Source:
 
     def gather(self, rows: Int[Tensor, " n"], turns: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n *feature"]:
         """The inputs of these rows as floats (before augmentation), each turned by its quarter turns."""
-        x = torch.from_numpy(np.ascontiguousarray(self.inputs[rows.numpy()]))
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        x = as_floats(self.inputs[rows.numpy()])
         if turns is not None:
             for k in (1, 2, 3):
                 if (chosen := turns == k).any():
                     x[chosen] = torch.rot90(x[chosen], k, (-2, -1))
         return x
+
+
+def as_floats(rows: np.ndarray) -> Float[Tensor, "n *feature"]:
+    """Rows as a network takes them: bytes are read as value/255, hashed tokens as their numbers."""
+    if rows.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(rows)).float() / 255
+    return torch.from_numpy(np.ascontiguousarray(rows, np.float32))
 
 
 class Splits(NamedTuple):
