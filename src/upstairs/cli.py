@@ -114,7 +114,9 @@ def adapt(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
-    support: Annotated[Path, arg(help="A folder with a folder of pictures for each class.")],
+    support: Annotated[
+        Path, arg(help="A folder with a folder of pictures (or .txt files) for each class, or a table of texts.")
+    ],
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
     unknown: Annotated[
         float | None,
@@ -122,25 +124,31 @@ def adapt(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt a trained run to classes of your own, from a few pictures of each."""
+    """Adapt a trained run to classes of your own, from a few examples of each."""
     from upstairs.run import load
 
     model = load(run).adapt(support, unknown=unknown)
     model.save(out)
     if not quiet:
         names = ", ".join(model.labels[:8]) + (", ..." if len(model.labels) > 8 else "")
-        print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} pictures ({names})")
+        print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} examples ({names})")
 
 
 @app.command(name="predict")
 def predict(
     model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
-    inputs: Annotated[Positional[list[Path]], arg(metavar="PICTURE...", help="Pictures to name.")],
+    inputs: Annotated[
+        Positional[list[Path]],
+        arg(
+            metavar="INPUT...",
+            help="Pictures to name; for a model of texts files with a text on each line, tables, or - (standard input).",
+        ),
+    ],
     /,
     *,
     json: Json = False,
 ) -> None:
-    """Name pictures with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
+    """Name inputs with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
     from upstairs.session import predict_file
 
     rows = predict_file(model, inputs)

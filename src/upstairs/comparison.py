@@ -19,10 +19,10 @@ from upstairs.defaults import absolute
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import describe_score, enough_seeds, score_beside, score_kind
 from upstairs.learners import baselines_for
+from upstairs.opening import choose_episodes
 from upstairs.report.measure import name_runs
 from upstairs.report.values import write_name
 from upstairs.run import load, refuse_unlike
-from upstairs.session import choose_episodes
 from upstairs.statistics import paired_differences
 
 

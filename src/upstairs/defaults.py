@@ -63,7 +63,7 @@ def net_for(source: Source) -> str:
 
 def absolute(data: str | Path) -> str:
     """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
-    built_in = data in ("glyphs", *FUNCTIONS)
+    built_in = data in ("glyphs", "languages", *FUNCTIONS)
     return str(data) if built_in or not Path(data).exists() else str(Path(data).resolve())
 
 

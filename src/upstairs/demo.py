@@ -6,11 +6,12 @@ from pathlib import Path
 from upstairs.checkpoint import write_atomically
 from upstairs.console import counting, print_results
 from upstairs.errors import UpstairsError
+from upstairs.opening import open_splits
 from upstairs.recipes import RECIPES
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
 from upstairs.run import Run, load
-from upstairs.session import open_splits, resume_run, start_run
+from upstairs.session import resume_run, start_run
 
 NAMES = ("demo_protonet", "demo_maml")
 SETTINGS = ((5, 1), (20, 1))

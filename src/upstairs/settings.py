@@ -15,7 +15,10 @@ class Settings:
 
     learner: str = field(metadata={"help": "Published name, such as maml or protonet: see `upstairs list`."})
     data: str = field(
-        default="glyphs", metadata={"help": "`glyphs`, `sinusoid`, `gp`, or the path of a folder, a zip or a data set."}
+        default="glyphs",
+        metadata={
+            "help": "`glyphs`, `languages`, `sinusoid`, `gp`, or the path of a folder, a zip, a table or a data set."
+        },
     )
     split: str | None = field(
         default=None,

@@ -95,8 +95,8 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
 
     The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
     the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
-    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On texts:
-    the nearest centroid by TF-IDF (words, pairs of words, characters), its frequencies counted over all texts.
+    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On
+    texts: the nearest centroid by TF-IDF (words, pairs of words, characters), its frequencies counted over all texts.
     """
     if way == 0:
         plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")

@@ -81,8 +81,10 @@ def _load(model: str) -> tuple[Any, Any, bool, int]:
     """Tokenizer, network, whether the first token stands for the text (else the mean), and the most tokens."""
     try:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
     except ImportError as error:
         raise UpstairsError(f"--encoder {model} needs transformers: pip install 'upstairs[text]'") from error
+    logging.disable_progress_bar()
     try:
         tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model)
     except Exception as error:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.frozen import frozen_format
+from upstairs.tasks.languages import language_source
 from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_group, split_by_list, split_by_ratio
 from upstairs.tasks.text import as_text, text_source
 
@@ -32,8 +33,10 @@ class Texts(NamedTuple):
 
 
 def is_text(data: str | Path) -> bool:
-    """Is this a table, CLINC150, or a folder of .txt files?"""
+    """Is this a table, CLINC150, a folder of .txt files, or `languages`?"""
     path = Path(data)
+    if str(data) == "languages":
+        return True
     if path.is_dir():
         return (path / CLINC).is_file() or any(_text_files(path))
     return path.suffix.lower() in (*TABLES, ".json") and path.is_file()
@@ -51,7 +54,7 @@ def text_splits(
     """Texts split by class, to meta-train on, to choose a model by, and to judge it by.
 
     Args:
-        data: a table, CLINC150's folder, or a folder of class folders of .txt files.
+        data: a table, CLINC150's folder, a folder of class folders of .txt files, or `languages`.
         split: `group` (whole groups), `ratio` (classes at random), or for CLINC150 the name of a folder in `splits`
             with labels.{train,valid,test}.txt. None is `group` where there are three groups or more, else `ratio`.
         seed: of a split at random.
@@ -83,8 +86,10 @@ def open_texts(
 ) -> Source:
     """All texts of the data as one source; see `text_splits`. `format` is that of a trained run that it is for."""
     path = Path(data)
-    found = read_texts(path, columns)
     format = format or (frozen_format(encoder) if encoder else None)
+    if str(data) == "languages":
+        return language_source(format, progress)
+    found = read_texts(path, columns)
     return text_source(
         found.texts, found.labels, groups=found.groups, name=path.stem or str(path), format=format, progress=progress
     )
