@@ -141,7 +141,7 @@ def predict(
         Positional[list[Path]],
         arg(
             metavar="INPUT...",
-            help="Pictures to name; for a model of texts files with a text on each line, tables, or - (standard input).",
+            help="Pictures to name; for a model of texts: files with one on each line, tables, or - (standard input).",
         ),
     ],
     /,
