@@ -54,10 +54,11 @@ def test_from_a_table_to_answers(call: Call, table: Path, tmp_path: Path, monkey
     again = upstairs.load_adapted(model)
     assert again.predict(["zakopi", b"venimu", lines]) == ["first", "second", again.predict([lines.read_text()])[0]]
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    hole = write(tmp_path / "hole.csv", [(" ", "a"), ("b", "b")])
     cases = [
         (("predict", model, tmp_path / "bad.txt"), "not UTF-8 at byte 3"),
         (("predict", model, tmp_path / "none.txt"), "none.txt cannot be read"),
-        (("adapt", out, "--support", write(tmp_path / "hole.csv", [(" ", "a"), ("b", "b")]), "--out", "m"), "row 1, text"),
+        (("adapt", out, "--support", hole, "--out", tmp_path / "m"), "row 1, text"),
         (("train", "protonet", "--data", table, "--columns", "a,b", "--out", tmp_path / "no"), "no column 'a'"),
         (("evaluate", out, "--data", support, "--split", "val"), "judged whole"),
     ]  # fmt: skip

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from upstairs.errors import UpstairsError
-from upstairs.tasks.folders import images_by_class
+from upstairs.tasks.audio import AudioFormat
+from upstairs.tasks.folders import files_by_class
 from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.sources import InputFormat, as_floats
 from upstairs.tasks.tables import read_texts
 from upstairs.tasks.text import TextFormat
+from upstairs.tasks.trees import PICTURES, SOUNDS, Files
 
 Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
 
@@ -32,8 +34,12 @@ class Inputs:
     def are_texts(self) -> bool:
         return isinstance(self.format, TextFormat | FrozenFormat)
 
+    @property
+    def files(self) -> Files:
+        return SOUNDS if isinstance(self.format, AudioFormat) else PICTURES
+
     def read(self, items: Sequence[Any]) -> Float[Tensor, "n *feature"]:
-        """Paths, bytes, pictures, texts or arrays, one for each example.
+        """Paths, bytes, pictures, texts, sounds or arrays, one for each example.
 
         Raises:
             UpstairsError: an input that cannot be read, or of another shape than the learner was trained on.
@@ -62,15 +68,16 @@ def read_format(value: dict[str, Any]) -> InputFormat:
         return TextFormat(int(value["words"]))
     if value.get("kind") == "frozen":
         return FrozenFormat(str(value["model"]), int(value["size"]))
+    if value.get("kind") == "audio":
+        return AudioFormat(float(value["seconds"]), int(value["bands"]))
     return ImageFormat.from_json(value)
 
 
-def read_support(support: Support, *, texts: bool = False) -> tuple[list[str], list[Any], list[int]]:
+def read_support(support: Support, inputs: "Inputs") -> tuple[list[str], list[Any], list[int]]:
     """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has."""
-    if isinstance(support, str | Path) and texts:
-        support = read_texts(Path(support))[:2]
-    elif isinstance(support, str | Path):
-        support = images_by_class(Path(support))
+    if isinstance(support, str | Path):
+        path = Path(support)
+        support = read_texts(path)[:2] if inputs.are_texts else files_by_class(path, inputs.files)
     if not isinstance(support, Mapping):
         x, y = support
         if len(x) != len(y):

@@ -7,9 +7,11 @@ from upstairs.console import counting
 from upstairs.defaults import absolute
 from upstairs.errors import UpstairsError
 from upstairs.run import Run, refuse_other_kind
+from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import function_splits
+from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tasks.tables import is_text, open_texts, text_splits
 
@@ -26,6 +28,14 @@ def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
                 seed=settings.get("split_seed") or 0,
                 columns=settings.get("columns"),
                 encoder=settings.get("encoder"),
+                progress=progress,
+            )
+    if is_sound(settings.get("data", "glyphs")):
+        with counting("reading sounds", quiet=quiet) as progress:
+            return sound_splits(
+                settings["data"],
+                split=settings.get("split"),
+                seed=settings.get("split_seed") or 0,
                 progress=progress,
             )
     with counting("reading pictures", quiet=quiet) as progress:
@@ -53,10 +63,12 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if own and split != "all":
         return getattr(open_splits(run.settings.to_json(), quiet=quiet), split), run.settings.data, split
     form, name = run.inputs.format, str(data or run.settings.data)
-    if run.inputs.are_texts:
+    if run.inputs.are_texts or isinstance(form, AudioFormat):
         if split != "all":
             raise UpstairsError(f"--split is '{split}' and {name} is judged whole: leave it out")
-        with counting("reading texts", quiet=quiet) as progress:
+        with counting("reading examples", quiet=quiet) as progress:
+            if isinstance(form, AudioFormat):
+                return open_sounds(name, format=form, progress=progress), name, split
             columns = run.settings.columns if own else None
             return open_texts(name, columns=columns, format=form, progress=progress), name, split
     with counting("reading pictures", quiet=quiet) as progress:

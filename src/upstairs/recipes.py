@@ -21,6 +21,7 @@ DATA: dict[str, str] = {
     "table": "texts: a .csv, .tsv, .jsonl or .parquet with a column of texts and one of labels (--columns TEXT,LABEL)",
     "texts": "a folder with a folder of .txt files for each class, or CLINC150's with data_full.json",
     "languages": "texts: which language is it? names of things in 140 languages (needs Babel, extra [text])",
+    "sounds": "recordings as class/file, in a folder or a zip, or named by an index.tsv (needs extra [audio])",
     "sinusoid": "regression: a sinusoid for each task (Finn 2017)",
     "gp": "regression: a function of a Gaussian process for each task, whose best possible answer is known",
     "arrays": "in Python: Source.from_arrays(x, y)",

@@ -131,7 +131,7 @@ class Run:
                 f"{self.path} learned regression, which has no labels: write "
                 "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
             )
-        labels, items, y = read_support(support, texts=self.inputs.are_texts)
+        labels, items, y = read_support(support, self.inputs)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
         with evaluating(learner):

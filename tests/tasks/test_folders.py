@@ -11,7 +11,7 @@ from PIL import Image
 
 from upstairs.errors import UpstairsError
 from upstairs.tasks import folders
-from upstairs.tasks.folders import folder_source, folder_splits, images_by_class, zip_source
+from upstairs.tasks.folders import files_by_class, folder_source, folder_splits, zip_source
 from upstairs.tasks.images import ImageFormat
 
 
@@ -184,20 +184,20 @@ def test_splits_that_are_refused(labels: list[str], message: str, tmp_path: Path
         folder_splits(make(tmp_path / "data", labels))
 
 
-def test_images_by_class(tmp_path: Path) -> None:
+def test_files_by_class(tmp_path: Path) -> None:
     make(tmp_path / "support", ["cat10", "cat2"], count=1)
     draw(tmp_path / "support" / "cat2" / "10.png", 5)
-    found = images_by_class(str(tmp_path / "support"))
+    found = files_by_class(str(tmp_path / "support"))
     assert list(found.items()) == [
         ("cat2", [tmp_path / "support/cat2/0.png", tmp_path / "support/cat2/10.png"]),
         ("cat10", [tmp_path / "support/cat10/0.png"]),
     ]
     make(tmp_path / "grouped", ["g/a", "h/a"])
     with pytest.raises(UpstairsError, match="folders of class folders, such as g/a"):
-        images_by_class(tmp_path / "grouped")
+        files_by_class(tmp_path / "grouped")
     with pytest.raises(UpstairsError, match=r"0\.png is a file: give a folder"):
-        images_by_class(tmp_path / "support/cat10/0.png")
+        files_by_class(tmp_path / "support/cat10/0.png")
     shutil.rmtree(tmp_path / "support" / "cat10")
     (tmp_path / "support" / "cat10").mkdir()
     with pytest.raises(UpstairsError, match="cat10 has no pictures"):
-        images_by_class(tmp_path / "support")
+        files_by_class(tmp_path / "support")

@@ -130,6 +130,9 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
         (tmp_path / label / f"{i}.txt").write_text(text)
     (tmp_path / "music" / ".hidden.txt").write_text("no")
     assert is_text(tmp_path) and not is_text(tmp_path / "music")
+    (tmp_path / "bills" / "photo.PNG").write_bytes(b"")
+    assert not is_text(tmp_path), "pictures with a note beside them"
+    (tmp_path / "bills" / "photo.PNG").unlink()
     assert sorted(zip(*read_texts(tmp_path)[:2], strict=True)) == sorted(ROWS)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from upstairs.errors import UpstairsError
+from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.cache import Progress, memory_mapped
 from upstairs.tasks.images import ImageFormat, background_of, read_picture
 from upstairs.tasks.sources import Source, Splits, split_by_ratio
-from upstairs.tasks.trees import PictureClass, Tree, arrange, open_tree
+from upstairs.tasks.trees import PICTURES, FileClass, Files, Tree, arrange, open_tree
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 SMALL = 2**14  # bytes; smaller pictures take longer to hand to a thread than to decode
@@ -23,16 +24,16 @@ SAMPLE = 32  # about the number of pictures from which a format is found
 
 def source_of(
     tree: Tree,
-    classes: Sequence[PictureClass],
-    format: ImageFormat,
+    classes: Sequence[FileClass],
+    format: ImageFormat | AudioFormat,
     *,
     name: str,
     progress: Progress | None = None,
 ) -> Source:
-    """The pictures of these classes, decoded once into the cache.
+    """The pictures (or sounds) of these classes, decoded once into the cache.
 
     Raises:
-        UpstairsError: a picture that cannot be read (the first one is named), a cache that cannot be written.
+        UpstairsError: a file that cannot be read (the first one is named), a cache that cannot be written.
     """
     names = [name for one in classes for name in one.names]
     key = hashlib.sha256(repr(format.to_json()).encode())
@@ -50,7 +51,7 @@ def source_of(
             for start in range(0, len(names), 256):  # no more than this is ever waiting in memory
                 yield from pool.map(read, names[start : start + 256])
 
-    shape = (len(names), format.channels, format.size, format.size)
+    shape = (len(names), *format.shape)
     inputs = memory_mapped(key.hexdigest(), rows, shape, progress=progress)
     places = np.split(np.arange(len(names)), np.cumsum([len(one.names) for one in classes])[:-1])
     groups = tuple(one.group for one in classes)
@@ -119,7 +120,7 @@ def folder_splits(
                         "where its classes are, so put each class in one, or give one folder of all classes"
                     )
                 owner[label] = top
-                classes.append(PictureClass(label, group, tuple(f"{top}/{name}" for name in names)))
+                classes.append(FileClass(label, group, tuple(f"{top}/{name}" for name in names)))
         format = guess_format(tree, classes, size=size, channels=channels, ink=ink)
         source = source_of(tree, classes, format, name=_name(path), progress=progress)
         splits = {
@@ -131,16 +132,16 @@ def folder_splits(
         return Splits(**splits)
 
 
-def images_by_class(path: str | Path) -> dict[str, list[Path]]:
-    """The picture files of a folder arranged as class/file, such as a user's support examples; one of each will do.
+def files_by_class(path: str | Path, files: Files = PICTURES) -> dict[str, list[Path]]:
+    """The files of a folder arranged as class/file, such as a user's support examples; one of each will do.
 
     Raises:
         UpstairsError: no such folder, groups of classes in it, or anything `arrange` refuses.
     """
     path = Path(path)
     if path.is_file():
-        raise UpstairsError(f"{path} is a file: give a folder with one folder of pictures for each class")
-    with open_tree(path) as tree:
+        raise UpstairsError(f"{path} is a file: give a folder with one folder of {files.what} for each class")
+    with open_tree(path, files) as tree:
         classes = arrange(tree)
     if classes[0].group:
         raise UpstairsError(
@@ -151,7 +152,7 @@ def images_by_class(path: str | Path) -> dict[str, list[Path]]:
 
 def guess_format(
     tree: Tree,
-    classes: Sequence[PictureClass],
+    classes: Sequence[FileClass],
     *,
     size: int | None = None,
     channels: int | None = None,

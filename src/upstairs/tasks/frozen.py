@@ -32,6 +32,10 @@ class FrozenFormat:
     model: str
     size: int
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size,)
+
     def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, " size"]:
         return encode(self.model, [as_text(item, name)])[0]
 

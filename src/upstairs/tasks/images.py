@@ -47,6 +47,10 @@ class ImageFormat:
         if self.channels not in (1, 3):
             raise UpstairsError(f"--channels is {self.channels}: give 1 (grey) or 3 (colour)")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.channels, self.size, self.size
+
     def read(self, item: Any, *, name: str | None = None) -> UInt8[np.ndarray, "channels size size"]:
         """One picture as a row.
 

@@ -39,6 +39,9 @@ class Functions(Protocol):
 class InputFormat(Protocol):
     """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`."""
 
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
     def read(self, item: Any, *, name: str | None = None) -> np.ndarray: ...
 
     def to_json(self) -> dict[str, Any]: ...

@@ -13,6 +13,7 @@ from upstairs.tasks.frozen import frozen_format
 from upstairs.tasks.languages import language_source
 from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_group, split_by_list, split_by_ratio
 from upstairs.tasks.text import as_text, text_source
+from upstairs.tasks.trees import PICTURES, SOUNDS, Files
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 NAMES = {  # of a column, the likeliest first
@@ -22,6 +23,7 @@ NAMES = {  # of a column, the likeliest first
 }
 CLINC = "data_full.json"
 CHOICES = ("ratio", "group")
+OTHERS = Files("pictures and sounds", (*PICTURES.extensions, *SOUNDS.extensions))
 
 
 class Texts(NamedTuple):
@@ -38,7 +40,8 @@ def is_text(data: str | Path) -> bool:
     if str(data) == "languages":
         return True
     if path.is_dir():
-        return (path / CLINC).is_file() or any(_text_files(path))
+        notes = any(file.name in OTHERS for file in path.glob("*/*.*"))  # texts may lie beside pictures or sounds
+        return (path / CLINC).is_file() or (not notes and any(_text_files(path)))
     return path.suffix.lower() in (*TABLES, ".json") and path.is_file()
 
 
@@ -101,7 +104,7 @@ def read_texts(path: Path, columns: str | None = None) -> Texts:
         return _clinc(path) if (path / CLINC).is_file() else _folder(path)
     if path.suffix.lower() == ".json":
         return _clinc(path.parent) if path.name == CLINC else _lists(path)
-    rows = _rows(path)
+    rows = read_rows(path)
     if not rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column of texts and one of labels")
     names = list(rows[0])
@@ -121,7 +124,7 @@ def read_texts(path: Path, columns: str | None = None) -> Texts:
 def texts_of(path: Path) -> list[str]:
     """The texts of a file to be named: a table's text column, or the lines of any other file that are not empty."""
     if path.suffix.lower() in TABLES:
-        rows = _rows(path)
+        rows = read_rows(path)
         name = _find(path, list(rows[0]), "text") if rows else ""
         return [as_text(row.get(name) or "", f"{path}: row {i}, {name},") for i, row in enumerate(rows, 1)]
     return [line for line in as_text(path).splitlines() if line.strip()]
@@ -148,7 +151,8 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     return text_source([row[text] for row in rows], [str(said(row[label])) for row in rows], **options)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, by column."""
     kind = path.suffix.lower()
     if kind == ".parquet":
         try:

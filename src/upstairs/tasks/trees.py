@@ -1,4 +1,4 @@
-"""The pictures of a folder or of an unopened zip, by relative name, and how they are arranged in classes."""
+"""The pictures or sounds of a folder or of an unopened zip, by relative name, and how they are arranged in classes."""
 
 import os
 import re
@@ -13,29 +13,47 @@ from typing import NamedTuple
 
 from upstairs.errors import UpstairsError
 
-EXTENSIONS = ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm")
 IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # and all that starts with a dot
-ARRANGE = "arrange the pictures as class/file or group/class/file"
+ARRANGE = "arrange them as class/file or group/class/file"
 DIGITS = re.compile(r"(\d{1,18})")
 DEEPEST = 5  # folders below the first that are looked into; also the end of a link that leads back up
 LARGEST_FILE = 2**28  # bytes that one member of a zip may unpack to
 
 
+class Files(NamedTuple):
+    """Which files count."""
+
+    what: str
+    extensions: tuple[str, ...]
+
+    def __contains__(self, name: object) -> bool:
+        return str(name).lower().endswith(tuple(f".{extension}" for extension in self.extensions))
+
+    def __str__(self) -> str:
+        return f"{self.what} ({', '.join(self.extensions)})"
+
+
+PICTURES = Files("pictures", ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"))
+SOUNDS = Files("recordings", ("wav", "flac", "ogg", "mp3", "aiff", "aif"))
+
+
 @dataclass(frozen=True)
 class Tree:
-    """The pictures of a folder or of a zip.
+    """The pictures, or the sounds, of a folder or of a zip.
 
     Attributes:
         name: where they are, for errors.
-        stamps: for each picture's relative name its bytes, and a number that changes when its content does.
+        stamps: for each file's relative name its bytes, and a number that changes when its content does.
         folders: the relative names of all folders.
-        item: a picture's relative name -> its path, or its bytes.
+        item: a file's relative name -> its path, or its bytes.
+        files: which files count.
     """
 
     name: str
     stamps: dict[str, tuple[int, int]]
     folders: frozenset[str]
     item: Callable[[str], Path | bytes]
+    files: Files = PICTURES
 
     def below(self, folder: str) -> "Tree":
         """The tree of one of its folders."""
@@ -45,19 +63,20 @@ class Tree:
             {name.removeprefix(start): stamp for name, stamp in self.stamps.items() if name.startswith(start)},
             frozenset(name.removeprefix(start) for name in self.folders if name.startswith(start)),
             lambda name: self.item(start + name),
+            self.files,
         )
 
 
-class PictureClass(NamedTuple):
+class FileClass(NamedTuple):
     """One class of a tree."""
 
     label: str  # 'class' or 'group/class'
     group: str  # '' where there is none
-    names: tuple[str, ...]  # of its pictures
+    names: tuple[str, ...]  # of its files
 
 
 @contextmanager
-def open_tree(path: str | Path) -> Generator[Tree]:
+def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
     """The tree of a folder, or of a zip, which is read without unpacking and closed at the end.
 
     Raises:
@@ -68,27 +87,27 @@ def open_tree(path: str | Path) -> Generator[Tree]:
         if path.is_dir():
             stamps: dict[str, tuple[int, int]] = {}
             folders: set[str] = set()
-            _walk(path, "", stamps, folders)
-            yield Tree(str(path), stamps, frozenset(folders), lambda name: path / name)
+            _walk(path, "", stamps, folders, files)
+            yield Tree(str(path), stamps, frozenset(folders), lambda name: path / name, files)
             return
         if not path.is_file():
-            raise UpstairsError(f"{path} does not exist: give a folder or a zip file of pictures")
+            raise UpstairsError(f"{path} does not exist: give a folder or a zip file of {files.what}")
         with zipfile.ZipFile(path) as archive:
-            yield _zip_tree(str(path), archive)
+            yield _zip_tree(str(path), archive, files)
     except zipfile.BadZipFile as error:
-        raise UpstairsError(f"{path} is no whole zip file ({error}): give a folder or a zip of pictures") from error
+        raise UpstairsError(f"{path} is no whole zip file ({error}): give a folder or a zip of {files.what}") from error
     except OSError as error:
         raise UpstairsError(f"{path} cannot be read ({error}): check its permissions") from error
 
 
-def arrange(tree: Tree) -> list[PictureClass]:
-    """The classes of a tree, groups and classes in natural order, and so the pictures in each.
+def arrange(tree: Tree) -> list[FileClass]:
+    """The classes of a tree, groups and classes in natural order, and so the files in each.
 
     Raises:
-        UpstairsError: no pictures, one outside a class folder, one deeper than the others, a class without any.
+        UpstairsError: no files, one outside a class folder, one deeper than the others, a class without any.
     """
     if not tree.stamps:
-        raise UpstairsError(f"{tree.name} holds no pictures ({', '.join(EXTENSIONS)}): {ARRANGE}")
+        raise UpstairsError(f"{tree.name} holds no {tree.files}: {ARRANGE}")
     depths = {name: name.count("/") for name in tree.stamps}
     depth = 2 if 2 * sum(found == 2 for found in depths.values()) >= len(depths) else 1
     if wrong := [name for name, found in depths.items() if found != depth]:
@@ -104,11 +123,10 @@ def arrange(tree: Tree) -> list[PictureClass]:
         found.setdefault(name.rpartition("/")[0], []).append(name)
     if empty := [name for name in tree.folders - found.keys() if name.count("/") == depth - 1]:
         raise UpstairsError(
-            f"class folder {tree.name}/{min(empty, key=natural)} has no pictures ({', '.join(EXTENSIONS)}): "
-            "add some, or remove it"
+            f"class folder {tree.name}/{min(empty, key=natural)} has no {tree.files}: add some, or remove it"
         )
     return [
-        PictureClass(label, label.rpartition("/")[0], tuple(sorted(found[label], key=_natural_file)))
+        FileClass(label, label.rpartition("/")[0], tuple(sorted(found[label], key=_natural_file)))
         for label in sorted(found, key=natural)
     ]
 
@@ -130,11 +148,7 @@ def _is_ignored(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/"))
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(tuple(f".{extension}" for extension in EXTENSIONS))
-
-
-def _walk(folder: Path, prefix: str, stamps: dict[str, tuple[int, int]], folders: set[str]) -> None:
+def _walk(folder: Path, prefix: str, stamps: dict[str, tuple[int, int]], folders: set[str], files: Files) -> None:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + entry.name
@@ -143,14 +157,14 @@ def _walk(folder: Path, prefix: str, stamps: dict[str, tuple[int, int]], folders
             if entry.is_dir():
                 folders.add(name)
                 if name.count("/") < DEEPEST:
-                    _walk(Path(entry.path), f"{name}/", stamps, folders)
-            elif _is_picture(name):
+                    _walk(Path(entry.path), f"{name}/", stamps, folders, files)
+            elif name in files:
                 # a link to nothing is kept: reading it will name it
                 found = entry.stat() if entry.is_file() else None
                 stamps[name] = (found.st_size, found.st_mtime_ns) if found else (0, 0)
 
 
-def _zip_tree(path: str, archive: zipfile.ZipFile) -> Tree:
+def _zip_tree(path: str, archive: zipfile.ZipFile, files: Files) -> Tree:
     members: dict[str, zipfile.ZipInfo] = {}
     folders: set[str] = set()
     for info in archive.infolist():
@@ -159,7 +173,7 @@ def _zip_tree(path: str, archive: zipfile.ZipFile) -> Tree:
         if _is_ignored(name):
             continue
         folders |= {"/".join(parts[:i]) for i in range(1, depth + 1)}
-        if _is_picture(name) and not info.is_dir():
+        if name in files and not info.is_dir():
             members[name] = info
     start = _common_folder(members)
     members = {name.removeprefix(start): info for name, info in members.items()}
@@ -174,11 +188,12 @@ def _zip_tree(path: str, archive: zipfile.ZipFile) -> Tree:
             raise UpstairsError(f"{where}/{name} cannot be unpacked ({error}): make the zip again") from error
 
     stamps = {name: (info.file_size, info.CRC) for name, info in members.items()}
-    return Tree(where, stamps, frozenset(name.removeprefix(start) for name in folders if name.startswith(start)), item)
+    below = frozenset(name.removeprefix(start) for name in folders if name.startswith(start))
+    return Tree(where, stamps, below, item, files)
 
 
 def _common_folder(names: Iterable[str]) -> str:
-    """The folders above all pictures, as 'a/b/', while class/file is left below them."""
+    """The folders above all files, as 'a/b/', while class/file is left below them."""
     parents = sorted(name.split("/")[:-2] for name in names)
     ends = zip(parents[0], parents[-1], strict=False) if parents else ()  # what these two share, all share
     return "".join(f"{one}/" for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))

@@ -1,0 +1,185 @@
+"""Sounds of any rate, length and number of channels become pictures of their log-mel spectrum."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from scipy.signal import resample_poly
+from torch import Tensor
+
+from upstairs.errors import UpstairsError
+
+RATE = 16_000  # samples a second that everything is brought to
+WINDOW, HOP = 512, 160  # samples: 32 ms, every 10 ms
+LOWEST = 50.0  # Hz: below is hum
+RANGE = 80.0  # decibels below the loudest that are told apart
+LONGEST = 600.0  # seconds; more is no example of a class
+FAINTEST = 1e-5  # of full scale, below which a recording is silent
+
+
+@dataclass(frozen=True)
+class AudioFormat:
+    """How a recording becomes a row: uint8 [1, bands, frames], decibels below its loudest, 255 to 0.
+
+    Attributes:
+        seconds: how much is heard: of a longer recording the part with the most energy; a shorter one is padded with
+            silence on both sides.
+        bands: of the mel scale.
+
+    Raises:
+        UpstairsError: a length or a number of bands that cannot be.
+    """
+
+    seconds: float = 1.0
+    bands: int = 40
+
+    def __post_init__(self) -> None:
+        if not 0.2 <= self.seconds <= 60 or not 16 <= self.bands <= 128:
+            raise UpstairsError(
+                f"a sound format of {self.seconds} seconds, {self.bands} bands: give 0.2 to 60 seconds, 16 to 128 bands"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return 1, self.bands, round(self.seconds * RATE / HOP)
+
+    def read(self, item: Any, *, name: str | None = None) -> UInt8[np.ndarray, "1 bands frames"]:
+        """One recording as a row.
+
+        Args:
+            item: a path, the bytes of a file, or (samples, rate) with samples [n] or [n, channel].
+
+        Raises:
+            UpstairsError: no such file, no sound or a broken one, silence, ten minutes and more.
+        """
+        samples = np.pad(self._heard(read_sound(item, name=name)), WINDOW // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP][: self.shape[2]]
+        power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW + 1)[:-1])) ** 2
+        bands = power @ mel_bands(self.bands).T
+        decibels = 10 * np.log10(np.maximum(bands / bands.max(), 10 ** (-RANGE / 10)))
+        return ((decibels.T / RANGE + 1) * 255).round().astype(np.uint8)[None]
+
+    def _heard(self, samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " size"]:
+        size = round(self.seconds * RATE)
+        if len(samples) <= size:
+            before = (size - len(samples)) // 2
+            return np.pad(samples, (before, size - len(samples) - before))
+        energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
+        start = int((energy[size:] - energy[:-size]).argmax())
+        return samples[start : start + size]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "audio", **asdict(self)}
+
+
+def read_sound(item: Any, *, name: str | None = None) -> Float32[np.ndarray, " n"]:
+    """A recording as samples from -1 to 1 at 16 kHz, its channels averaged.
+
+    Args:
+        item, name: as for `AudioFormat.read`.
+    """
+    name = name or (str(item) if isinstance(item, str | Path) else "the recording")
+    if isinstance(item, tuple):
+        samples, rate = np.asarray(item[0], np.float32), int(item[1])
+    else:
+        samples, rate = _decode(item, name)
+    if samples.ndim == 2:
+        samples = samples.mean(1)
+    if samples.ndim != 1 or rate < 1000:
+        raise UpstairsError(
+            f"{name} has shape {samples.shape} at {rate} Hz: give [n] or [n, channel] at 1000 Hz or more"
+        )
+    if len(samples) == 0:
+        raise UpstairsError(f"{name} has no samples: replace or remove it")
+    if not np.isfinite(samples).all():
+        raise UpstairsError(f"{name} has samples that are no finite numbers: replace or remove it")
+    if np.abs(samples).max() < FAINTEST:
+        raise UpstairsError(f"{name} is silent: replace or remove it")
+    if rate != RATE:
+        common = gcd(rate, RATE)
+        samples = resample_poly(samples, RATE // common, rate // common)
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def _decode(item: Any, name: str) -> tuple[np.ndarray, int]:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UpstairsError("sounds need soundfile: pip install 'upstairs[audio]'") from error
+    if isinstance(item, bytes):
+        item = io.BytesIO(item)
+    elif not isinstance(item, str | Path):
+        raise UpstairsError(f"{name} is a {type(item).__name__}: give a path, bytes, or (samples, rate)")
+    elif not Path(item).is_file():
+        raise UpstairsError(f"{name} does not exist, or is no file: give the path of a recording")
+    try:
+        with soundfile.SoundFile(item) as file:
+            if file.frames > LONGEST * file.samplerate:
+                minutes = file.frames / file.samplerate / 60
+                raise UpstairsError(f"{name} is {minutes:.0f} minutes long: cut out the seconds that are meant")
+            return file.read(dtype="float32", always_2d=True), file.samplerate
+    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
+        raise UpstairsError(
+            f"{name} is no sound that can be read ({error}): give a whole WAV, FLAC, OGG or MP3 file, or remove it"
+        ) from error
+
+
+@lru_cache
+def mel_bands(count: int) -> Float[np.ndarray, "count lines"]:
+    """How much of each line of the spectrum a band hears: triangles, evenly apart in m = 2595 log10(1 + f / 700)."""
+    top = 2595 * np.log10(1 + RATE / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(2595 * np.log10(1 + LOWEST / 700), top, count + 2) / 2595) - 1)
+    lines = np.fft.rfftfreq(WINDOW, 1 / RATE)
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    return np.clip(np.minimum((lines - low) / (middle - low), (high - lines) / (high - middle)), 0, None)
+
+
+def longest_of(sounds: Sequence[Float32[np.ndarray, " n"]]) -> float:
+    """Seconds that nine in ten of these recordings do not exceed, rounded up to a tenth; from 0.5 to 4."""
+    lengths = np.sort([len(samples) / RATE for samples in sounds])
+    return float(np.clip(np.ceil(10 * lengths[int(0.9 * (len(lengths) - 1))]) / 10, 0.5, 4.0))
+
+
+@dataclass(frozen=True)
+class Masking:
+    """A new hearing at every draw: shifted in time, with a band and a stretch left out (SpecAugment; Park et al. 2019).
+
+    Attributes:
+        shift: the largest shift either way, as a share of the frames.
+        bands, frames: the widest gap, as a share of all.
+    """
+
+    shift: float = 0.12
+    bands: float = 0.2
+    frames: float = 0.15
+
+    def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "count k"]:
+        """The random numbers for `count` sounds: [count, 5], uniform from 0 to 1."""
+        return torch.rand(count, 5, generator=generator)
+
+    def apply(self, x: Float[Tensor, "n 1 b t"], drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 b t"]:
+        """The sounds `x` changed as `drawn` says; what comes in is silence."""
+        bands, frames = x.shape[-2:]
+        u = drawn.to(x)
+        move = ((2 * u[:, 0] - 1) * self.shift * frames).round().long()
+        places = torch.arange(frames, device=x.device) - move[:, None]
+        inside = (places >= 0) & (places < frames)
+        moved = x.gather(3, places.clamp(0, frames - 1)[:, None, None].expand(-1, 1, bands, -1))
+        gap_b = _gap(u[:, 1], u[:, 2], bands, self.bands)[:, None, :, None]
+        gap_t = (_gap(u[:, 3], u[:, 4], frames, self.frames) | ~inside)[:, None, None]
+        return torch.where(gap_b | gap_t, 0.0, moved)
+
+
+def _gap(width: Float[Tensor, " n"], start: Float[Tensor, " n"], size: int, most: float) -> Tensor:
+    """Which of `size` places fall into a gap of at most the share `most`."""
+    wide = (width * most * size).round()
+    first = (start * (size - wide)).round()
+    places = torch.arange(size, device=width.device)
+    return (places >= first[:, None]) & (places < (first + wide)[:, None])

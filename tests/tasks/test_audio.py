@@ -1,0 +1,146 @@
+"""Sounds: their log-mel rows, what is refused, and the folders, zips and index tables that they come in."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sounds_for_tests import bytes_of, folder, tone
+from upstairs.errors import UpstairsError
+from upstairs.tasks.audio import LOWEST, RATE, AudioFormat, Masking, mel_bands, read_sound
+from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
+
+pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
+ARABIC = Path(__file__).parents[3] / "shared" / "data" / "arabic-speech-commands"
+
+
+@pytest.mark.parametrize("hertz", [150.0, 440.0, 1000.0, 3000.0, 6000.0])
+def test_a_tone_is_loudest_in_its_own_band(hertz: float) -> None:
+    row = AudioFormat(1.0, 40).read((tone(hertz), RATE))
+    assert row.shape == AudioFormat(1.0, 40).shape == (1, 40, 100) and row.dtype == np.uint8 and row.max() == 255
+    mel = lambda f: 2595 * np.log10(1 + f / 700)  # noqa: E731
+    place = 41 * (mel(hertz) - mel(LOWEST)) / (mel(RATE / 2) - mel(LOWEST)) - 1  # of bands as far apart in mels
+    found = row[0, :, 20:80].astype(float).mean(1).argmax()
+    assert abs(found - place) <= 1
+
+
+def test_bands_overlap_by_halves() -> None:
+    bands = mel_bands(40)
+    assert bands.shape == (40, 257) and bands.min() == 0 and bands.max() <= 1
+    inside = bands.sum(0)[10:200]  # below the last peak and above the first, two triangles share each line
+    np.testing.assert_allclose(inside, 1, atol=1e-12)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (44100, 2), (48000, 1), (22050, 2)])
+def test_any_rate_and_number_of_channels(rate: int, channels: int) -> None:
+    plain = AudioFormat().read((tone(440.0), RATE)).astype(int)
+    other = AudioFormat().read((tone(440.0, rate=rate, channels=channels), rate)).astype(int)
+    loud = plain[:, :, 5:95] > 128
+    assert np.abs(plain - other)[:, :, 5:95][loud].max() <= 8
+
+
+def test_volume_does_not_matter_and_decibels_are_tenths_of_the_range() -> None:
+    quiet, loud = (AudioFormat().read((v * tone(440.0), RATE)) for v in (0.001, 1.9))
+    assert np.abs(quiet.astype(int) - loud).max() <= 1
+    half = np.concatenate([tone(440.0, seconds=0.5), 0.1 * tone(440.0, seconds=0.5)])
+    row = AudioFormat().read((half, RATE))[0].astype(float)
+    drop = (row[:, 10:40].max(0).mean() - row[:, 60:90].max(0).mean()) / 255 * 80
+    assert drop == pytest.approx(20, abs=0.5)
+
+
+def test_the_loudest_part_of_a_long_recording_and_silence_around_a_short_one() -> None:
+    long = np.concatenate([0.01 * tone(200.0, seconds=3), tone(3000.0), 0.01 * tone(200.0, seconds=2)])
+    np.testing.assert_array_equal(
+        AudioFormat().read((long, RATE))[0, :, 5:95], AudioFormat().read((tone(3000.0), RATE))[0, :, 5:95]
+    )
+    short = AudioFormat().read((tone(1000.0, seconds=0.4), RATE))[0]
+    assert short[:, :28].max() == 0 and short[:, 72:].max() == 0 and short[:, 35:65].max(0).min() > 200
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_files_of_each_kind(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind.lower()}"
+    path.write_bytes(bytes_of(tone(440.0), kind))
+    plain = AudioFormat().read((tone(440.0), RATE)).astype(int)
+    for item in (path, path.read_bytes(), str(path)):
+        row = AudioFormat().read(item).astype(int)
+        assert np.abs(row - plain)[0, :, 10:90][plain[0, :, 10:90] > 150].max() <= 12
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    whole = bytes_of(tone(440.0), "WAV")
+    (tmp_path / "text.wav").write_text("hello")
+    cases = [
+        (tmp_path / "none.wav", "does not exist"), (tmp_path / "text.wav", "text.wav is no sound"),
+        (whole[:20], "is no sound"),
+        (b"", "is no sound"), (bytes_of(np.zeros(0, np.float32), "WAV"), "has no samples"),
+        (bytes_of(np.zeros(9000, np.float32), "WAV"), "is silent"),
+        (bytes_of(np.zeros(700_000, np.float32), "WAV", 1000), "12 minutes long"),
+        ((np.array([0.1, np.nan]), RATE), "no finite numbers"), ((np.zeros((2, 3, 4)), RATE), "has shape"),
+        (7, "is a int"),
+    ]  # fmt: skip
+    for item, message in cases:
+        with pytest.raises(UpstairsError, match=message):
+            read_sound(item)
+    clipped = AudioFormat().read((np.clip(9 * tone(440.0), -1, 1), RATE))
+    assert clipped.max() == 255
+    with pytest.raises(UpstairsError, match=r"0\.2 to 60 seconds"):
+        AudioFormat(seconds=0)
+
+
+def test_folders_and_zips(tmp_path: Path) -> None:
+    path = folder(tmp_path / "words")
+    assert is_sound(path) and not is_sound(tmp_path / "nowhere")
+    source = open_sounds(path)
+    assert len(source) == 6 and source.inputs.shape == (30, 1, 40, 60) and source.format == AudioFormat(0.6, 40)
+    with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
+        for file in sorted(path.rglob("*.flac")):
+            archive.write(file, file.relative_to(path))
+    np.testing.assert_array_equal(open_sounds(tmp_path / "words.zip").inputs, source.inputs)
+    assert sound_splits(path).train.augment == Masking() and sound_splits(path).test.augment is None
+    with pytest.raises(UpstairsError, match="names no speakers"):
+        sound_splits(path, split="speakers")
+    (path / "word3" / "2.flac").write_bytes(b"fLaC")
+    with pytest.raises(UpstairsError, match=r"word3/2\.flac is no sound"):
+        open_sounds(path)
+
+
+def test_an_index_names_words_and_speakers(tmp_path: Path) -> None:
+    path = folder(tmp_path / "words", words=10)
+    rows = [f"word{w}/{s}.flac\tword{w}\tvoice{s}" for w in range(10) for s in range(5)]
+    (path / "index.tsv").write_text("\n".join(["file\tword\tspeaker", *rows]))
+    parts = sound_splits(path)
+    kept = [{int(row) % 5 for rows in part.rows for row in rows} for part in parts]
+    assert [len(speakers) for speakers in kept] == [3, 1, 1] and set.union(*kept) == set(range(5))
+    assert not set(parts.train.labels) & set(parts.test.labels)
+    assert all(len(rows) == 5 for rows in sound_splits(path, split="ratio").test.rows)
+    (path / "index.tsv").write_text("file\tword\nword0/9.flac\tword0")
+    with pytest.raises(UpstairsError, match=r"row 1 names word0/9\.flac"):
+        sound_splits(path)
+    (path / "index.tsv").write_text("a\tb\n1\t2")
+    with pytest.raises(UpstairsError, match="needs file and label"):
+        sound_splits(path)
+
+
+@pytest.mark.skipif(not ARABIC.exists(), reason="Arabic Speech Commands is not at hand")
+def test_real_words_and_speakers_are_apart() -> None:
+    parts = sound_splits(ARABIC)
+    assert [len(part) for part in parts] == [26, 6, 8]
+    assert [len(part.rows[0]) for part in parts] == [18, 6, 6], "the official split of the speakers"
+    speakers = [{int(row) % 30 for rows in part.rows for row in rows} for part in parts]
+    assert all(not a & b for a, b in zip(speakers, speakers[1:] + speakers[:1], strict=True))
+
+
+def test_masking() -> None:
+    x = torch.rand(3, 1, 8, 20) + 0.1
+    none = Masking(shift=0.0, bands=0.0, frames=0.0)
+    torch.testing.assert_close(none.apply(x, none.draw(3, torch.Generator().manual_seed(0))), x)
+    drawn = torch.tensor([[1.0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0], [0.5, 1, 0.5, 1, 1]])
+    out = Masking(shift=0.1, bands=0.25, frames=0.2).apply(x, drawn)
+    torch.testing.assert_close(out[0, :, :, 2:], x[0, :, :, :-2])  # later by two frames, of 20
+    assert out[0, :, :, :2].abs().max() == 0 and out[1, :, :, -2:].abs().max() == 0
+    expected = x[2].clone()
+    expected[:, 3:5], expected[:, :, 16:] = 0, 0
+    torch.testing.assert_close(out[2], expected)
