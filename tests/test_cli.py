@@ -326,7 +326,7 @@ def test_an_interrupted_run_is_saved_and_says_how_to_go_on(pictures: Path, tmp_p
 
 
 def test_help_teaches() -> None:
-    for command in ("", "demo", "train", "evaluate", "compare", "adapt", "predict", "report", "list"):
+    for command in ("", "demo", "train", "evaluate", "compare", "breadth", "adapt", "predict", "report", "list"):
         words = [sys.executable, "-m", "upstairs.cli", *command.split(), "--help"]
         done = subprocess.run(words, capture_output=True, text=True, check=True)
         assert "usage" in done.stdout.lower()

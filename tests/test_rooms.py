@@ -30,7 +30,7 @@ ROOMS = [
     ["console", "report", "recipes"],
     ["pipeline", "opening"],
     ["session"],
-    ["comparison", "demo"],
+    ["comparison", "breadth", "demo"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

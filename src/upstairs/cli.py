@@ -1,4 +1,4 @@
-"""The command line: demo, train, evaluate, compare, adapt, predict, report, list."""
+"""The command line: demo, train, evaluate, compare, breadth, adapt, predict, report, list."""
 
 import json
 import os
@@ -107,6 +107,29 @@ def compare(
     if out is not None:
         write_comparison(result, out)
     print_json(result) if json else print_comparison(result)
+
+
+@app.command(name="breadth")
+def breadth(
+    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Runs on inputs of one kind.")],
+    /,
+    *,
+    data: Annotated[list[str], arg(help="Kinds of data to test on, each as --data of `upstairs train`.")],
+    way: Annotated[int, arg(help="Classes in a task.")] = 5,
+    shot: Annotated[int, arg(help="Support examples of each class.")] = 1,
+    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
+    out: Annotated[Path | None, arg(help="A picture to draw, such as breadth.png.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How far learning reaches: every run on the test classes of every kind of data, with the mean and the worst."""
+    from upstairs.breadth import breadth as measure_breadth
+    from upstairs.breadth import draw_breadth, print_breadth
+
+    result = measure_breadth(runs, data, way=way, shot=shot, tasks=tasks, quiet=quiet or json)
+    if out is not None:
+        draw_breadth(result, out)
+    print_json(result) if json else print_breadth(result)
 
 
 @app.command(name="adapt")

@@ -9,6 +9,7 @@ from upstairs.learners import defaults_for
 from upstairs.settings import Settings
 from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.functions import FUNCTIONS
+from upstairs.tasks.mixture import SIGN
 from upstairs.tasks.sources import Source
 from upstairs.tasks.text import TextFormat
 
@@ -33,10 +34,12 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         if settings.hard or settings.pretrain:
             raise UpstairsError(f"--hard and --pretrain are about classes and {source.name} has none: leave them out")
         return settings
+    if settings.hard and source.parts:
+        raise UpstairsError("--hard draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
     smallest = min((len(rows) for rows in source.rows), default=0)
     if "way" not in given or given["way"] is None:
-        settings = replace(settings, way=max(2, min(settings.way, len(source))))
+        settings = replace(settings, way=max(2, min(settings.way, source.most_way)))
     if given.get("query") is None:
         settings = replace(settings, query=max(1, min(settings.query, smallest - settings.shots[0])))
     if given.get("shot") is None:
@@ -63,6 +66,8 @@ def net_for(source: Source) -> str:
 
 def absolute(data: str | Path) -> str:
     """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
+    if SIGN in str(data):
+        return SIGN.join(absolute(part) for part in str(data).split(SIGN))
     built_in = data in ("glyphs", "languages", *FUNCTIONS)
     return str(data) if built_in or not Path(data).exists() else str(Path(data).resolve())
 

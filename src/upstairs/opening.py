@@ -11,40 +11,52 @@ from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import function_splits
+from upstairs.tasks.images import ImageFormat
+from upstairs.tasks.mixture import SIGN, episodes_of, mixed_splits
 from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tasks.tables import is_text, open_texts, text_splits
 
 
-def open_splits(settings: dict[str, Any], *, quiet: bool) -> Splits:
-    """The data that settings name, with a bar while pictures are decoded for the first time."""
-    if functions := function_splits(settings.get("data", "glyphs")):
+def open_splits(settings: dict[str, Any], *, quiet: bool, format: Any = None) -> Splits:
+    """The data that settings name, with a bar while it is read for the first time.
+
+    Args:
+        format: that of a trained run, where the data is for it.
+    """
+    data, split, seed = settings.get("data", "glyphs"), settings.get("split"), settings.get("split_seed") or 0
+    if SIGN in data:
+        mix = parse_mix(settings["mix"]) if settings.get("mix") else None
+        parts = [open_splits({**settings, "data": d}, quiet=quiet, format=format) for d in data.split(SIGN)]
+        return mixed_splits(parts, mix)
+    if functions := function_splits(data):
         return functions
-    if is_text(settings.get("data", "glyphs")):
+    if is_text(data):
         with counting("reading texts", quiet=quiet) as progress:
             return text_splits(
-                settings["data"],
-                split=settings.get("split"),
-                seed=settings.get("split_seed") or 0,
-                columns=settings.get("columns"),
-                encoder=settings.get("encoder"),
-                progress=progress,
-            )
-    if is_sound(settings.get("data", "glyphs")):
+                data, split=split, seed=seed, columns=settings.get("columns"), encoder=settings.get("encoder"),
+                format=format, progress=progress,
+            )  # fmt: skip
+    if is_sound(data):
         with counting("reading sounds", quiet=quiet) as progress:
-            return sound_splits(
-                settings["data"],
-                split=settings.get("split"),
-                seed=settings.get("split_seed") or 0,
-                progress=progress,
-            )
+            return sound_splits(data, split=split, seed=seed, format=format, progress=progress)
     with counting("reading pictures", quiet=quiet) as progress:
-        return open_data(
-            settings.get("data", "glyphs"),
-            split=settings.get("split"),
-            seed=settings.get("split_seed") or 0,
-            progress=progress,
-        )
+        return open_data(data, split=split, seed=seed, progress=progress, **asked_of(format))
+
+
+def parse_mix(text: str) -> list[float]:
+    """Shares such as "2,1"."""
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise UpstairsError(f"--mix is '{text}': give a number for each data set, such as 2,1") from None
+
+
+def asked_of(format: Any) -> dict[str, Any]:
+    """What is asked of pictures that are for a trained run."""
+    if not isinstance(format, ImageFormat):
+        return {}
+    return {"size": format.size, "channels": format.channels, "ink": format.ink}
 
 
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
@@ -63,20 +75,15 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if own and split != "all":
         return getattr(open_splits(run.settings.to_json(), quiet=quiet), split), run.settings.data, split
     form, name = run.inputs.format, str(data or run.settings.data)
-    if run.inputs.are_texts or isinstance(form, AudioFormat):
-        if split != "all":
-            raise UpstairsError(f"--split is '{split}' and {name} is judged whole: leave it out")
-        with counting("reading examples", quiet=quiet) as progress:
-            if isinstance(form, AudioFormat):
-                return open_sounds(name, format=form, progress=progress), name, split
-            columns = run.settings.columns if own else None
+    columns = run.settings.columns if own else None
+    if split != "all":
+        return getattr(open_splits({"data": name, "columns": columns}, quiet=quiet, format=form), split), name, split
+    with counting("reading examples", quiet=quiet) as progress:
+        if run.inputs.are_texts:
             return open_texts(name, columns=columns, format=form, progress=progress), name, split
-    with counting("reading pictures", quiet=quiet) as progress:
-        size, channels, ink = (form.size, form.channels, form.ink) if form else (None, None, None)
-        if split == "all":
-            return open_source(name, size=size, channels=channels, ink=ink, progress=progress), name, split
-        splits = open_data(name, size=size, channels=channels, ink=ink, progress=progress)
-        return getattr(splits, split), name, split
+        if isinstance(form, AudioFormat):
+            return open_sounds(name, format=form, progress=progress), name, split
+        return open_source(name, **asked_of(form), progress=progress), name, split
 
 
 def choose_episodes(
@@ -97,11 +104,11 @@ def choose_episodes(
     if source.functions:
         return Episodes(source, way=way or 0, shot=shot, query=query or 15), name, part
     if way is None:
-        way = min([5, max(2, len(source)), *(run.learner.max_way or 5 for run in runs)])
+        way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
     smallest = min((len(rows) for rows in source.rows), default=0)
     if query is None:
         query = max(1, min(15, smallest - shot))
-    episodes = Episodes(source, way=way, shot=shot, query=query)
+    episodes = episodes_of(source, way=way, shot=shot, query=query)
     for run in runs:
         run.learner.for_way(way)  # refused before anything is scored
     return episodes, name, part

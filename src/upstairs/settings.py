@@ -27,6 +27,10 @@ class Settings:
         },
     )
     split_seed: int = field(default=0, metadata={"help": "Which random split, where the split is random."})
+    mix: str | None = field(
+        default=None,
+        metadata={"help": "With several data sets (--data 'A + B'): their shares, such as 2,1. Left out: equal."},
+    )
     columns: str | None = field(
         default=None,
         metadata={"help": "A table's columns for text and label, such as utterance,intent. Left out: found by name."},

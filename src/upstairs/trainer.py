@@ -23,6 +23,7 @@ from upstairs.learners import seeded_learner
 from upstairs.nets import calibrate
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.sources import Source, Splits
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
@@ -73,7 +74,7 @@ class Training:
     def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
         self.settings, self.source, self.out = settings, splits.train, out
         self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way)
-        self.episodes = Episodes(
+        self.episodes = episodes_of(
             splits.train,
             way=settings.way,
             shot=settings.shots,
@@ -108,7 +109,7 @@ def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episo
     smallest = min((len(rows) for rows in source.rows), default=0)
     if len(source) < 2 or smallest < 2:
         return None
-    return Episodes(source, way=min(5, len(source), max_way or 5), shot=1, query=min(15, smallest - 1))
+    return episodes_of(source, way=min(5, source.most_way, max_way or 5), shot=1, query=min(15, smallest - 1))
 
 
 def restore(run: Training) -> None:

@@ -108,5 +108,7 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
     plain = Settings(learner="maml", net=settings.net, width=width, norm=norm)
     net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
     texts = settings.net == "bag"
-    nearest = {"tf_idf": ProtoNet(TfIdf(source.inputs), way=way)} if texts else {}
+    nearest = (
+        {"tf_idf": ProtoNet(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
+    )
     return {**(nearest or {"nearest_centroid": nearest_centroid(way=way)}), "scratch": scratch(net, way=way)}

@@ -63,17 +63,19 @@ class TfIdf(nn.Module):
     """(1 + log count) * idf of each of a text's tokens, at unit length; nothing is learned.
 
     Args:
-        inputs: the rows of all texts, from which idf = 1 + log((1 + texts) / (1 + texts with the token)).
+        inputs: the rows of all texts (several arrays of them), from which
+            idf = 1 + log((1 + texts) / (1 + texts with the token)).
     """
 
     idf: Tensor
 
-    def __init__(self, inputs: UInt16[np.ndarray, "rows words tokens"]) -> None:
+    def __init__(self, *inputs: UInt16[np.ndarray, "rows words tokens"]) -> None:
         super().__init__()
         found = np.zeros(BUCKETS)
-        for row in inputs:
-            found[np.unique(row)] += 1
-        idf = 1 + np.log((1 + len(inputs)) / (1 + found))
+        for rows in inputs:
+            for row in rows:
+                found[np.unique(row)] += 1
+        idf = 1 + np.log((1 + sum(map(len, inputs))) / (1 + found))
         idf[0] = 0
         self.register_buffer("idf", torch.from_numpy(idf).float())
 

@@ -17,6 +17,7 @@ from upstairs.report.sentences import choose_words
 from upstairs.run import Run
 from upstairs.statistics import interval, paired_differences
 from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tree import take
 
@@ -74,13 +75,13 @@ def measure(
         "breadth": [],
     }
 
-    way = min([5, len(source), *(run.learner.max_way or 5 for run in runs)])
+    way = min([5, source.most_way, *(run.learner.max_way or 5 for run in runs)])
     jobs: list[tuple[list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # where to, and what
     names = name_runs(runs)
     for run, name in zip(runs, names, strict=True):
         for w, s in dict.fromkeys([*settings, (way, 1)]):
             if able(run.learner, source, w, s + query):
-                episodes = Episodes(source, way=w, shot=s, query=query)
+                episodes = episodes_of(source, way=w, shot=s, query=query)
                 own = scored.setdefault((w, s), {})
                 jobs.append((report["results"], partial(result, run, name, episodes, seeds, seed, known, own)))
     contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
@@ -117,7 +118,7 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
     """Can the learner tell so many classes apart, and has the source them, with so many examples each?"""
     smallest = min(len(rows) for rows in source.rows)
-    return way <= min(len(source), learner.max_way or way) and examples <= smallest
+    return way <= min(source.most_way, learner.max_way or way) and examples <= smallest
 
 
 def curves(learner: Learner, source: Source, way: int, query: int) -> dict[str, list[Point]]:
@@ -182,7 +183,7 @@ def describe(run: Run, name: str) -> dict[str, Any]:
 
 def episode(run: Run, name: str, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
     """One task to look at: its pictures, and what the learner takes each query for."""
-    episodes = Episodes(source, way=way, shot=1, query=query)
+    episodes = episodes_of(source, way=way, shot=1, query=query)
     first = frozen_seeds(seed, 1)
     tasks = episodes.batch(first)
     learner = run.learner.for_way(way)

@@ -41,7 +41,12 @@ def index_of(path: Path) -> Path | None:
 
 
 def sound_splits(
-    data: str | Path, *, split: str | None = None, seed: int = 0, progress: Progress | None = None
+    data: str | Path,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    format: AudioFormat | None = None,
+    progress: Progress | None = None,
 ) -> Splits:
     """Recordings split by class, to meta-train on, to choose a model by, and to judge it by.
 
@@ -50,11 +55,12 @@ def sound_splits(
         split: `ratio` (classes at random), `group` (whole groups), or `speakers` (classes at random, and no speaker of
             one part in another: those of the index's own split, or else at random). None is `speakers` where the index
             names them, else `group` where there are three groups or more, else `ratio`.
+        format: as `open_sounds` takes it.
 
     Raises:
         UpstairsError: a recording that cannot be read; another split; speakers that are not known.
     """
-    source, speakers, official = open_index(Path(data), progress=progress)
+    source, speakers, official = open_index(Path(data), format=format, progress=progress)
     split = split or ("speakers" if speakers else "group" if len(set(source.groups)) >= 3 else "ratio")
     if split not in CHOICES:
         raise UpstairsError(f"--split is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")

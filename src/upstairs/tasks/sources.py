@@ -62,6 +62,7 @@ class Source:
         augment: changes each sampled input at random; None leaves them alone.
         format: how a user's raw input becomes a row; None for arrays, taken as they are.
         functions: what tasks are drawn from where they are regression: there are no classes then.
+        parts, weights: of a mixture, the sources that it is of and the share of each (see `mixed`).
     """
 
     name: str
@@ -73,6 +74,8 @@ class Source:
     augment: Augment | None = None
     format: InputFormat | None = None
     functions: Functions | None = None
+    parts: "tuple[Source, ...]" = ()
+    weights: tuple[float, ...] = ()
     _group: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +117,11 @@ class Source:
         return len(self.labels)
 
     @property
+    def most_way(self) -> int:
+        """The most classes that any task can have."""
+        return min(len(part) for part in self.parts or (self,))
+
+    @property
     def feature_shape(self) -> tuple[int, ...]:
         return tuple(self.inputs.shape[1:])
 
@@ -127,7 +135,9 @@ class Source:
         )  # fmt: skip
 
     def by_group(self) -> "dict[str, Source]":
-        """One source for each group of classes."""
+        """One source for each group of classes; of a mixture its parts."""
+        if self.parts:
+            return {part.name: part for part in self.parts}
         return {
             group: self.subset(i for i, g in enumerate(self._group) if g == group) for group in sorted(set(self._group))
         }

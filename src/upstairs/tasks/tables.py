@@ -52,6 +52,7 @@ def text_splits(
     seed: int = 0,
     columns: str | None = None,
     encoder: str | None = None,
+    format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Splits:
     """Texts split by class, to meta-train on, to choose a model by, and to judge it by.
@@ -63,11 +64,12 @@ def text_splits(
         seed: of a split at random.
         columns: the table's columns for text and label, as `utterance,intent`; None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
+        format: that of a trained run, where the texts are for it.
 
     Raises:
         UpstairsError: no such file, column or split; a text that is empty.
     """
-    source = open_texts(data, columns=columns, encoder=encoder, progress=progress)
+    source = open_texts(data, columns=columns, encoder=encoder, format=format, progress=progress)
     lists = Path(data) / "splits" / (split or "")
     if split and split not in CHOICES:
         if not (lists / "labels.train.txt").is_file():
