@@ -6,7 +6,7 @@ from typing import Any
 
 from upstairs.errors import UpstairsError
 from upstairs.learners import defaults_for
-from upstairs.settings import Settings
+from upstairs.settings import Net, Settings
 from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.functions import FUNCTIONS
 from upstairs.tasks.mixture import SIGN
@@ -54,7 +54,7 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
     return settings
 
 
-def net_for(source: Source) -> str:
+def net_for(source: Source) -> Net:
     """The network that suits the inputs."""
     if isinstance(source.format, TextFormat):
         return "bag"

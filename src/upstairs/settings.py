@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from upstairs.errors import UpstairsError
 
+Net = Literal["conv4", "mlp", "bag", "projection"]
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 
 
@@ -56,7 +57,7 @@ class Settings:
     compile: Literal["off", "on", "auto"] = field(
         default="off", metadata={"help": "Compile the meta-step: on, or auto where it pays (small networks)."}
     )
-    net: Literal["conv4", "mlp", "bag", "projection"] = field(
+    net: Net = field(
         default="conv4", metadata={"help": "The network: bag is for texts, projection for the features of --encoder."}
     )
     width: int = field(default=64, metadata={"help": "Its width, in channels or units."})
