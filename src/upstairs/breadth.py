@@ -10,7 +10,7 @@ from upstairs.console import counting, show_table, write_number, write_score
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import describe_score, enough_seeds, score_kind, score_tasks
 from upstairs.opening import choose_episodes
-from upstairs.report.measure import name_runs
+from upstairs.report.measure import name_runs, short_name
 from upstairs.run import load
 
 
@@ -74,10 +74,6 @@ def breadth(
     return {"data": list(data), "way": way, "shot": shot, "tasks": tasks, "seed": seed, "rows": rows}
 
 
-def short(data: str) -> str:
-    return " + ".join(Path(part).name for part in data.split(" + "))
-
-
 def print_breadth(result: dict[str, Any]) -> None:
     """The table on the terminal."""
     show_table(
@@ -86,7 +82,7 @@ def print_breadth(result: dict[str, Any]) -> None:
         [
             (
                 row["name"],
-                short(row["trained_on"]),
+                short_name(row["trained_on"]),
                 *(write_score({**cell, "transductive": row["transductive"]}) for cell in row["cells"]),
                 write_number("accuracy", row["mean"]),
                 write_number("accuracy", row["worst"]),
@@ -108,8 +104,8 @@ def draw_breadth(result: dict[str, Any], path: Path) -> Path:
     figure = Figure(figsize=(2.6 + 1.5 * scores.shape[1], 1.4 + 0.6 * scores.shape[0]), layout="constrained")
     axes = figure.subplots()
     axes.imshow(scores, vmin=100 / result["way"], vmax=100, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(scores.shape[1]), [short(d) for d in result["data"]])
-    axes.set_yticks(range(scores.shape[0]), [f"{r['name']} on {short(r['trained_on'])}" for r in result["rows"]])
+    axes.set_xticks(range(scores.shape[1]), [short_name(d) for d in result["data"]])
+    axes.set_yticks(range(scores.shape[0]), [f"{r['name']} on {short_name(r['trained_on'])}" for r in result["rows"]])
     axes.set_xlabel("tested on")
     for (i, j), value in np.ndenumerate(scores):
         bright = value < (100 + 100 / result["way"]) / 2

@@ -264,3 +264,21 @@ def test_a_failed_write_leaves_the_old_page(
 def test_a_folder_is_no_file(plain_report: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UpstairsError, match="choose another place"):
         write_report(plain_report, tmp_path)
+
+
+def test_texts_are_shown_as_they_are(plain_report: dict[str, Any]) -> None:
+    """Escaped, cut where they are long, and marked right or wrong as pictures are."""
+    episode = {
+        "learner": "protonet", "way": 2, "shot": 1, "classes": ["pay", "play"], "accuracy": 0.5,
+        "support": [{"text": "pay <b>my</b> bill", "label": 0}, {"text": "a song", "label": 1}],
+        "query": [
+            {"text": "שלום 🎉", "label": 0, "predicted": 0, "probability": 0.9},
+            {"text": "word " * 60, "label": 1, "predicted": 0, "probability": 0.6},
+        ],
+    }  # fmt: skip
+    page = render(plain_report | {"episode": episode})
+    shown = re.findall(r'<span class="words">([^<]*)</span>', page)
+    assert shown[:3] == ["pay &lt;b&gt;my&lt;/b&gt; bill", "a song", "שלום 🎉"]
+    assert shown[3].endswith("word …") and len(shown[3]) <= 90 and len(shown) == 4
+    tiles = re.findall(r'class="tile (right|wrong)"', page)
+    assert tiles == ["right", "wrong"] and "taken for pay" in page

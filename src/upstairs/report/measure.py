@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from upstairs.report.sentences import choose_words
 from upstairs.run import Run
 from upstairs.statistics import interval, paired_differences
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.mixture import episodes_of
+from upstairs.tasks.mixture import SIGN, episodes_of
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tree import take
 
@@ -59,7 +60,7 @@ def measure(
     scored: dict[tuple[int, int], dict[str, Any]] = {}  # each task's score in each setting, by contestant
     seeds = frozen_seeds(seed, tasks)
     report: dict[str, Any] = {
-        "title": f"Learning to learn: {runs[0].settings.data}",
+        "title": f"Learning to learn: {short_name(runs[0].settings.data)}",
         "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": runs[0].meta["versions"],
@@ -104,6 +105,11 @@ def measure(
     report["episode"] = episode(runs[names.index(best)], best, source, way, query, seed)
     report["seconds"] = time.monotonic() - started
     return report
+
+
+def short_name(data: str) -> str:
+    """What data is called where there is no room for its path."""
+    return " + ".join(Path(part).name or part for part in data.split(SIGN))
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
@@ -190,14 +196,15 @@ def episode(run: Run, name: str, source: Source, way: int, query: int, seed: int
     with evaluating(learner):
         probabilities = learner.solve(tasks)[0].softmax(-1)
     task, predicted = take(tasks, 0), probabilities.argmax(-1)
-    pictures = [part.x.numpy() for part in task]
-    queries = zip(pictures[1], task.query.y.tolist(), predicted.tolist(), probabilities.amax(-1).tolist(), strict=True)
+    texts = episodes.texts(first[0])
+    shown = [[{"text": t} for t in part] for part in texts] or [[{"image": x} for x in p.x.numpy()] for p in task]
+    queries = zip(shown[1], task.query.y.tolist(), predicted.tolist(), probabilities.amax(-1).tolist(), strict=True)
     return {
         "learner": name,
         "way": way,
         "shot": 1,
         "classes": episodes.labels(first[0]),
-        "support": [{"image": x, "label": y} for x, y in zip(pictures[0], task.support.y.tolist(), strict=True)],
-        "query": [{"image": x, "label": y, "predicted": k, "probability": p} for x, y, k, p in queries],
+        "support": [{**x, "label": y} for x, y in zip(shown[0], task.support.y.tolist(), strict=True)],
+        "query": [{**x, "label": y, "predicted": k, "probability": p} for x, y, k, p in queries],
         "accuracy": float((predicted == task.query.y).float().mean()),
     }

@@ -1,5 +1,6 @@
 """The report: a dict becomes one standalone HTML page, with no script and no request to anywhere."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -122,25 +123,31 @@ def make_bars(result: Result, order: Mapping[str, int]) -> list[Bar]:
 
 
 def make_episode(episode: Record) -> dict[str, Any] | None:
-    """The support pictures and the judged queries of one task, by class; None where there is nothing to look at."""
+    """The support examples and the judged queries of one task, by class; None where there is nothing to look at."""
     support, queries = episode.get("support") or (), episode.get("query") or ()
-    if not (support or queries) or not all(is_picture(item["image"]) for item in (*support, *queries)):
+    if not (support or queries) or not all("text" in i or is_picture(i["image"]) for i in (*support, *queries)):
         return None
     count = 1 + max(int(item[key]) for item in (*support, *queries) for key in ("label", "predicted") if key in item)
     labels = [str(label) for label in episode.get("classes") or ()]
     labels += [f"class {k + 1}" for k in range(len(labels), count)]
     rows = [Row(label, [], []) for label in labels]
     for item in support:
-        rows[int(item["label"])].support.append(encode_picture(item["image"]))
+        rows[int(item["label"])].support.append(show_example(item))
     for item in queries:
         rows[int(item["label"])].queries.append(make_tile(item, labels))
     learner, shot = str(episode.get("learner") or ""), episode.get("shot")
     return {
         "rows": rows,
+        "texts": any("text" in item for item in support),
         "says": say_episode(learner, queries, labels, shot) if queries else "",
         "examples": {row.label: row.support[0] for row in rows if row.support},
         "task": f"{len(labels)}-way" + (f" {shot}-shot" if shot else ""),
     }
+
+
+def show_example(item: Record) -> str:
+    """A picture's address, or a text that is not too long to be looked at."""
+    return textwrap.shorten(item["text"], 90, placeholder=" …") if "text" in item else encode_picture(item["image"])
 
 
 def make_tile(item: Record, labels: Sequence[str]) -> Tile:
@@ -149,7 +156,7 @@ def make_tile(item: Record, labels: Sequence[str]) -> Tile:
     taken = "" if item.get("predicted") is None else labels[int(item["predicted"])]
     sure = read_number(item.get("probability"))
     says = f"{'right' if right else 'wrong'}: {labels[int(item['label'])]} taken for {taken or 'nothing'}"
-    return Tile(encode_picture(item["image"]), right, taken, says + (f", {100 * sure:.0f}% sure" if sure else ""))
+    return Tile(show_example(item), right, taken, says + (f", {100 * sure:.0f}% sure" if sure else ""))
 
 
 def list_facts(report: Record, results: Sequence[Result]) -> dict[str, str]:

@@ -108,6 +108,11 @@ class Episodes:
         """The names of the classes 0, 1, ... of the task with this seed."""
         return [self.source.labels[k] for k in self.classes(seed)]
 
+    def texts(self, seed: int) -> list[list[str]]:
+        """Where examples are texts, those of the support set and the queries of the task with this seed."""
+        drawn = self._draw(seed, None) if self.source.texts else []
+        return [[self.source.texts[row] for row in part[0].tolist()] for part in drawn]
+
     def classes(self, seed: int, among: Sequence[int] | None = None) -> list[int]:
         """The places in the source of the classes of the task with this seed, in the order of their labels."""
         return self._begin(seed, among)[2].tolist()

@@ -102,6 +102,10 @@ class Mixture(Episodes):
         """The names of the classes 0, 1, ... of the task with this seed."""
         return self.parts[self.part(seed)].labels(seed)
 
+    def texts(self, seed: int) -> list[list[str]]:
+        """Where examples are texts, those of the support set and the queries of the task with this seed."""
+        return self.parts[self.part(seed)].texts(seed)
+
     def classes(self, seed: int, among: Sequence[int] | None = None) -> list[int]:
         """The places in the mixed source of the classes of the task with this seed."""
         place = self.part(seed)

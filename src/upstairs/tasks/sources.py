@@ -62,6 +62,7 @@ class Source:
         augment: changes each sampled input at random; None leaves them alone.
         format: how a user's raw input becomes a row; None for arrays, taken as they are.
         functions: what tasks are drawn from where they are regression: there are no classes then.
+        texts: where inputs are texts, each row's own, to be shown.
         parts, weights: of a mixture, the sources that it is of and the share of each (see `mixed`).
     """
 
@@ -74,6 +75,7 @@ class Source:
     augment: Augment | None = None
     format: InputFormat | None = None
     functions: Functions | None = None
+    texts: tuple[str, ...] = ()
     parts: "tuple[Source, ...]" = ()
     weights: tuple[float, ...] = ()
     _group: tuple[str, ...] = field(init=False, repr=False)

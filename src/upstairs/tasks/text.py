@@ -143,7 +143,7 @@ def text_source(
     own = np.array([place[label] for label in labels])
     rows = tuple(np.flatnonzero(own == k) for k in range(len(order)))
     named = tuple(groups[int(r[0])] for r in rows) if groups is not None else ()
-    return Source(name, inputs, tuple(order), rows, named if any(named) else (), format=format)
+    return Source(name, inputs, tuple(order), rows, named if any(named) else (), format=format, texts=tuple(read))
 
 
 def read_all(format: InputFormat, texts: Sequence[str], progress: Progress | None) -> np.ndarray:
