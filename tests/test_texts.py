@@ -124,3 +124,15 @@ def test_features_of_a_frozen_transformer(tiny: Path, table: Path, tmp_path: Pat
 def test_an_encoder_that_is_not_there(tmp_path: Path, table: Path) -> None:
     with pytest.raises(UpstairsError, match=r"is no model that can be loaded|needs transformers"):
         upstairs.train("protonet", data=table, encoder=str(tmp_path), out=tmp_path / "run", steps=1, quiet=True)
+
+
+def test_a_demo_of_texts(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("babel", reason="Babel (extra [text]) is not installed")
+    words = ("demo", "--kind", "text", "--minutes", 0.05, "--tasks", 20, "--out", tmp_path / "demo", "--quiet")
+    status, _, err = call(*words)
+    assert status == 0, err
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert {(r["way"], r["shot"]) for r in results} == {(5, 1), (5, 5)} and "tf_idf" in results[0]["baselines"]
+    assert '<span class="words">' in (tmp_path / "demo" / "report.html").read_text()
+    status, _, err = call("demo", "--kind", "audio", "--out", tmp_path / "other")
+    assert status == 2 and "needs recordings" in err

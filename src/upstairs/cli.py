@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -19,7 +19,15 @@ app = tyro.extras.SubcommandApp()
 @app.command(name="demo")
 def demo(
     *,
-    out: Annotated[Path, arg(help="Where the runs, results.json and report.html go.")] = Path("runs/demo"),
+    kind: Annotated[
+        Literal["image", "text", "audio"],
+        arg(help="image: letters. text: which language is it? audio: recordings of --data."),
+    ] = "image",
+    data: Annotated[str | None, arg(help="Other data of that kind, as --data of `upstairs train`.")] = None,
+    out: Annotated[
+        Path | None,
+        arg(help="Where the runs, results.json and report.html go: runs/demo, for other kinds runs/demo-KIND."),
+    ] = None,
     minutes: Annotated[float, arg(help="Minutes of training, all learners together.")] = 2.5,
     tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
     seed: Annotated[int, arg(help="Of everything that is drawn.")] = 0,
@@ -31,7 +39,10 @@ def demo(
     """
     from upstairs.demo import run_demo
 
-    run_demo(out, minutes=minutes, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
+    out = out or Path("runs") / ("demo" if kind == "image" else f"demo-{kind}")
+    run_demo(
+        out, kind=kind, data=data, minutes=minutes, tasks=tasks, seed=seed, quiet=quiet, command=command_line()
+    )  # fmt: skip
 
 
 @app.command(name="train")
@@ -100,13 +111,12 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Several runs on the same tasks: each one's accuracy, and the paired differences with 95% intervals."""
-    from upstairs.comparison import compare as compare_runs
-    from upstairs.comparison import print_comparison, write_comparison
+    from upstairs import comparison as room
 
-    result = compare_runs(runs, **vars(on), quiet=quiet or json)
+    result = room.compare(runs, **vars(on), quiet=quiet or json)
     if out is not None:
-        write_comparison(result, out)
-    print_json(result) if json else print_comparison(result)
+        room.write_comparison(result, out)
+    print_json(result) if json else room.print_comparison(result)
 
 
 @app.command(name="breadth")
@@ -123,13 +133,12 @@ def breadth(
     quiet: Quiet = False,
 ) -> None:
     """How far learning reaches: every run on the test classes of every kind of data, with the mean and the worst."""
-    from upstairs.breadth import breadth as measure_breadth
-    from upstairs.breadth import draw_breadth, print_breadth
+    from upstairs import breadth as room
 
-    result = measure_breadth(runs, data, way=way, shot=shot, tasks=tasks, quiet=quiet or json)
+    result = room.breadth(runs, data, way=way, shot=shot, tasks=tasks, quiet=quiet or json)
     if out is not None:
-        draw_breadth(result, out)
-    print_json(result) if json else print_breadth(result)
+        room.draw_breadth(result, out)
+    print_json(result) if json else room.print_breadth(result)
 
 
 @app.command(name="adapt")
@@ -203,23 +212,16 @@ def report(
 @app.command(name="list")
 def list_names(*, json: Json = False) -> None:
     """Name every learner, kind of data and recipe."""
-    from upstairs.learners import learners
-    from upstairs.recipes import DATA, RECIPES
+    from upstairs.session import list_all
 
-    table = {name: e.summary for name, e in sorted(learners().items())}
+    table = list_all()
     if json:
-        print_json(
-            {
-                "learners": [{"name": n, "summary": s, "defaults": learners()[n].defaults} for n, s in table.items()],
-                "data": [{"name": n, "summary": s} for n, s in DATA.items()],
-                "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in RECIPES.items()],
-            }
-        )
+        print_json(table)
         return
-    for title, rows in (("learners", table), ("data", DATA), ("recipes", {n: r.summary for n, r in RECIPES.items()})):
+    for title, rows in table.items():
         print(title)
-        for name, summary in rows.items():
-            print(f"  {name:<18} {summary}")
+        for row in rows:
+            print(f"  {row['name']:<18} {row['summary']}")
 
 
 def print_json(value: Any) -> None:

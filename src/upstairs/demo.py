@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from upstairs.checkpoint import write_atomically
 from upstairs.console import counting, print_results
@@ -13,34 +14,71 @@ from upstairs.report.page import write_report
 from upstairs.run import Run, load
 from upstairs.session import resume_run, start_run
 
-NAMES = ("demo_protonet", "demo_maml")
-SETTINGS = ((5, 1), (20, 1))
+Kind = Literal["image", "text", "audio"]
 
 
-def run_demo(out: Path, *, minutes: float, tasks: int, seed: int, quiet: bool, command: str) -> Path:
-    """Train on glyphs, evaluate on unseen scripts, leave results.json and report.html in `out`.
+class Demo(NamedTuple):
+    """What a kind of demo trains, on what, and what it is measured by."""
+
+    data: str | None
+    recipes: tuple[str, ...]
+    settings: tuple[tuple[int, int], ...]  # way and shot
+    unseen: str
+
+
+DEMOS: dict[Kind, Demo] = {
+    "image": Demo("glyphs", ("demo_protonet", "demo_maml"), ((5, 1), (20, 1)), "scripts"),
+    "text": Demo("languages", ("demo_texts",), ((5, 1), (5, 5)), "languages"),
+    "audio": Demo(None, ("demo_sounds",), ((5, 1), (5, 5)), "words"),
+}
+
+
+def run_demo(
+    out: Path,
+    *,
+    minutes: float,
+    tasks: int,
+    seed: int,
+    quiet: bool,
+    command: str,
+    kind: Kind = "image",
+    data: str | None = None,
+) -> Path:
+    """Train on glyphs (languages, or recordings), evaluate on unseen ones, leave results.json and report.html in `out`.
+
+    Args:
+        data: other data than the kind's own; there are no recordings of our own.
 
     A demo that was stopped goes on where it stood; one that was finished is measured again.
 
     Raises:
-        UpstairsError: the budget is not above 0, or `out` holds a demo with another budget or seed.
+        UpstairsError: the budget is not above 0, `out` holds a demo with another budget or seed, or no recordings.
     """
+    demo = DEMOS[kind]
+    data = data or demo.data
+    if data is None:
+        raise UpstairsError(
+            "the demo of sounds needs recordings, and none come with the library: give --data with a folder or zip of "
+            "class/file, such as words said by many voices"
+        )
     if not minutes > 0:
         raise UpstairsError(f"--minutes is {minutes}: it must be above 0")
-    splits = open_splits({"data": "glyphs"}, quiet=quiet)
+    splits = open_splits({"data": data}, quiet=quiet)
     runs: list[Run] = []
-    whole = sum(RECIPES[name].settings["minutes"] for name in NAMES)
-    for settings in (RECIPES[name].settings for name in NAMES):
+    whole = sum(RECIPES[name].settings["minutes"] for name in demo.recipes)
+    for settings in (RECIPES[name].settings for name in demo.recipes):
         folder = out / settings["learner"]
         budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
-        given = {**settings, **budget, "seed": seed}
+        given = {**settings, **budget, "seed": seed, "data": data}
         if not (folder / "last.safetensors").exists():
             start_run(given, folder, quiet=quiet, splits=splits)
         else:
             resume_run(folder, given, quiet=quiet)
         runs.append(load(folder))
-    with counting("measuring on unseen scripts", quiet=quiet) as progress:
-        report = measure(runs, splits, settings=SETTINGS, tasks=tasks, seed=seed, command=command, progress=progress)
+    with counting(f"measuring on unseen {demo.unseen}", quiet=quiet) as progress:
+        report = measure(
+            runs, splits, settings=demo.settings, tasks=tasks, seed=seed, command=command, progress=progress
+        )
     report["title"] = "A network that learned to learn"
     write_atomically(out / "results.json", json.dumps(report["results"], indent=1).encode())
     page = write_report(report, out / "report.html")

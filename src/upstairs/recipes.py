@@ -36,6 +36,14 @@ RECIPES: dict[str, Recipe] = {
         "the demo's gradient learner on glyphs, 16 channels",
         {"learner": "maml", "data": "glyphs", "width": 16, "rate": 4e-3, "minutes": 0.6},
     ),
+    "demo_texts": Recipe(
+        "the demo of texts: which language is it? (needs Babel)",
+        {"learner": "protonet", "data": "languages", "way": 20, "query": 10, "minutes": 2.5},
+    ),
+    "demo_sounds": Recipe(
+        "the demo of sounds; add --data with a folder of recordings",
+        {"learner": "protonet", "way": 20, "minutes": 2.5},
+    ),
     "omniglot_protonet": Recipe(
         "60-way training (Snell 2017) in 15 minutes; add --data with the folder of Omniglot",
         {"learner": "protonet", "way": 60, "minutes": 14.3},

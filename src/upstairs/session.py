@@ -12,9 +12,10 @@ from upstairs.console import counting, tell_user, training, write_number
 from upstairs.defaults import draft, resolve, with_paths
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, score_kind
-from upstairs.learners import GradientLearner, baselines_for, with_steps
+from upstairs.learners import GradientLearner, baselines_for, learners, with_steps
 from upstairs.opening import choose_episodes, open_splits
 from upstairs.pipeline import prepare
+from upstairs.recipes import DATA, RECIPES
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
 from upstairs.run import Run, load, load_adapted, refuse_unlike
@@ -189,3 +190,13 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
     with counting("measuring", quiet=quiet) as progress:
         report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
     return write_report(report, out or paths[0] / "report.html")
+
+
+def list_all() -> dict[str, list[dict[str, Any]]]:
+    """Every learner with its defaults, kind of data and recipe."""
+    table = sorted(learners().items())
+    return {
+        "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
+        "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
+        "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in RECIPES.items()],
+    }
