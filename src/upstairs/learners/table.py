@@ -158,7 +158,8 @@ LEARNERS: dict[str, Entry] = {
     # meta transfer learning
     "reptile": Entry(
         _gradient(reptile), _INNER_LOOP | {"shot": "10", "inner_steps": 8, "inner_batch": 10, "inner_rate": 0.1},
-        "Reptile: the start moves to where tasks end (Nichol 2018)", _FUNCTIONS,
+        "Reptile: the start moves to where tasks end (Nichol 2018)",
+        _FUNCTIONS | {"shot": "10", "inner_steps": 8, "inner_rate": 0.02},
     ),
     "es_maml": Entry(
         _gradient(maml),
@@ -181,7 +182,8 @@ LEARNERS: dict[str, Entry] = {
         _MATCHINGNET, _METRIC, "matching network: attention to the support examples by cosine (Vinyals 2016)"
     ),
     "relationnet": Entry(
-        _relationnet, _METRIC | {"way": 20}, "relation network: a learned comparison of query and class (Sung 2018)"
+        _relationnet, _METRIC | {"way": 5, "tasks": 4, "query": 10},
+        "relation network: a learned comparison of query and class (Sung 2018)",
     ),
     "r2d2": Entry(
         _R2D2, _SOLVER, "ridge regression on each task, solved in closed form (Bertinetto 2019)", _FUNCTIONS
