@@ -13,7 +13,6 @@ from upstairs.tasks.mixture import SIGN
 from upstairs.tasks.sources import Source
 from upstairs.tasks.text import TextFormat
 
-
 # What suits a network better than the learner's own defaults. A pretrained encoder's features are good already: larger
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
 SUITED: dict[str, dict[str, Any]] = {"bag": {"width": 256}, "projection": {"rate": 1e-4, "scale": 0.3}}
