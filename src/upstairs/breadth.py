@@ -78,7 +78,7 @@ def print_breadth(result: dict[str, Any]) -> None:
     """The table on the terminal."""
     show_table(
         f"{result['way']}-way {result['shot']}-shot, {result['tasks']} tasks of test classes",
-        ("run", "trained on", *map(short, result["data"]), "mean", "worst"),
+        ("run", "trained on", *map(short_name, result["data"]), "mean", "worst"),
         [
             (
                 row["name"],
