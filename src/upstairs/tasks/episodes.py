@@ -57,8 +57,7 @@ class Episodes:
 
     `way` and `shot` may be ranges `(low, high)`: each task then draws its own, and a batch is padded to its
     largest task, with `mask` False on the padding. Support and query never share an example. Classes are uniform over
-    those of the source, however many examples they have, without repetition and in random order; so are a class's
-    examples.
+    those of the source, without repetition and in random order; so are a class's examples.
 
     Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
     list of seeds, and a task that made trouble is had again by `batch([seed])`.
@@ -78,11 +77,7 @@ class Episodes:
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
-        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n].
-
-        Args:
-            among: draw from these classes (by place) alone.
-        """
+        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n]; `among` these classes alone."""
         if self.source.functions:
             return draw_functions(self.source.functions, seeds, shot=self.shot, query=self.query)
         drawn = [self._draw(seed, among) for seed in seeds]
