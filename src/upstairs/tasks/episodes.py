@@ -77,7 +77,7 @@ class Episodes:
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
-        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n]; `among` these classes alone."""
+        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""
         if self.source.functions:
             return draw_functions(self.source.functions, seeds, shot=self.shot, query=self.query)
         drawn = [self._draw(seed, among) for seed in seeds]
