@@ -36,6 +36,12 @@ def test_a_run_on_two_kinds_and_the_table(call: Call, kinds: tuple[Path, Path], 
         assert row["worst"] == min(scores) and row["mean"] == pytest.approx(sum(scores) / 2)
     own = json.loads(call("evaluate", tmp_path / "one", "--way", 3, "--tasks", 30, "--no-baselines", "--json")[1])
     assert result["rows"][0]["cells"][0] == {"accuracy": own["accuracy"], "ci95": own["ci95"]}
+    for words, message in (
+        ((*table, "--out", tmp_path / "breadth.nonesuch"), "cannot be drawn"),
+        (("evaluate", tmp_path / "both", "--split", "all"), "--split all is about one data set"),
+    ):
+        status, _, err = call(*words)
+        assert status == 2 and message in err and err.count("\n") == 1, err
     shown = call(*table)[1]
     assert "one + two" in shown and "worst" in shown
     mixture = json.loads(call("evaluate", tmp_path / "both", "--way", 3, "--tasks", 40, "--json")[1])
@@ -51,6 +57,11 @@ def test_mistakes(call: Call, kinds: tuple[Path, Path], tmp_path: Path) -> None:
         ((*train, "--data", f"{one} + sinusoid"), "sinusoid"),
         ((*train, "--data", f"{one} + nowhere"), "nowhere does not exist"),
         ((*train, "--data", f"{one} + {two}", "--hard", "0.2"), "--hard draws"),
+        ((*train, "--data", f"{one} + "), "on each side of '+'"),
+        ((*train, "--data", one, "--mix", "2,1"), "there is one data set"),
+        ((*train, "--data", one, "--columns", "a,b"), "--columns is about texts"),
+        ((*train, "--data", one, "--encoder", "mini"), "--encoder is about texts"),
+        ((*train, "--data", one, "--net", "bag"), "--net bag reads texts"),
     ]
     for words, message in cases:
         status, _, err = call(*words)

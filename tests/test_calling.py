@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tasks_for_tests import WAY, blobs, double
 from upstairs.core import Task
 from upstairs.engine import meta_step, plan
-from upstairs.inner import Exact, FirstOrder
+from upstairs.inner import EXACT, Exact, FirstOrder
 from upstairs.learners import SGD, GradientLearner
 
 
@@ -35,8 +35,11 @@ class Net(nn.Module):
         return self.head(z)
 
 
-def anil_net(net: nn.Module, how: Exact | FirstOrder = Exact()) -> GradientLearner:  # noqa: B008
-    adapts = lambda name: name.startswith("head")  # noqa: E731
+def anil_net(net: nn.Module, how: Exact | FirstOrder = EXACT) -> GradientLearner:
+
+    def adapts(name: str) -> bool:
+        return name.startswith("head")
+
     return GradientLearner(net, SGD(0.3), way=WAY, steps=4, fast=adapts, differentiate=how)
 
 

@@ -31,7 +31,10 @@ def test_chunks_do_not_matter(chunk: int) -> None:
 
 def padded(tasks: Task, more: int) -> Task:
     def part(e: Examples) -> Examples:
-        zeros = lambda t: t.new_zeros(len(t), more, *t.shape[2:])  # noqa: E731
+
+        def zeros(t: torch.Tensor) -> torch.Tensor:
+            return t.new_zeros(len(t), more, *t.shape[2:])
+
         return Examples(*(torch.cat([t, zeros(t)], 1) for t in e))
 
     return Task(part(tasks.support), part(tasks.query))

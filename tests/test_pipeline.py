@@ -182,7 +182,7 @@ def test_stopped_while_it_pretrains_it_goes_on(pictures: Path, tmp_path: Path, m
         real(run, stop)
 
     monkeypatch.setattr(pipeline, "train_run", stopped)
-    with pytest.raises(KeyboardInterrupt, match="pretraining is saved at step 5; the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match="step 5 of pretraining for mtl is saved; the same command goes on"):
         upstairs.train("mtl", data=pictures, out=tmp_path / "run", **small)
     monkeypatch.undo()
     part = upstairs.train("mtl", data=pictures, out=tmp_path / "run", **small)

@@ -64,10 +64,11 @@ def test_files_and_classes_are_small() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
-                limit = 150 if node.name in ("Learner", "Source", "Settings") else 85
-                if file.parent.name == "learners":
-                    lines, limit = lines - len((ast.get_docstring(node) or "").splitlines()), 60
+                limit = 110 if node.name in ("Learner", "Source", "Settings") else 85
                 assert lines <= limit, f"{node.name} in {file.name} has {lines} lines"
+                if file.parent.name == "learners":
+                    own = lines - len((ast.get_docstring(node) or "").splitlines())
+                    assert own <= 60, f"{node.name} in {file.name} has {own} lines without what it says of itself"
 
 
 def test_importing_the_package_is_instant() -> None:

@@ -51,6 +51,9 @@ def test_from_a_table_to_answers(call: Call, table: Path, tmp_path: Path, monkey
     assert [row["label"] for row in json.loads(call("predict", model, support, "--json")[1])] == ["first", "second"]
     monkeypatch.setattr("sys.stdin", io.StringIO("venimu\n"))
     assert call("predict", model, "-")[1].split("\t")[:2] == ["venimu", "second"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+    status, _, err = call("predict", model, "-")
+    assert status == 2 and "standard input is not UTF-8 at byte 3" in err
     again = upstairs.load_adapted(model)
     assert again.predict(["zakopi", b"venimu", lines]) == ["first", "second", again.predict([lines.read_text()])[0]]
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")

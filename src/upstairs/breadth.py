@@ -42,6 +42,8 @@ def breadth(
     loaded = [load(path) for path in runs]
     if not loaded or not data:
         raise UpstairsError("a table of breadth needs runs and data: write `upstairs breadth RUN RUN --data A B`")
+    if regression := [str(run.path) for run in loaded if run.settings.way == 0]:
+        raise UpstairsError(f"{regression[0]} learned regression, which has no kinds of classes: take other runs")
     seeds, rows = enough_seeds(seed, tasks), []
     with counting("measuring breadth", quiet=quiet) as progress:
         for name, run in zip(name_runs(loaded), loaded, strict=True):
@@ -112,5 +114,8 @@ def draw_breadth(result: dict[str, Any], path: Path) -> Path:
         axes.text(
             j, i, f"{value:.1f} ± {half[i, j]:.1f}", ha="center", va="center", color="black" if bright else "white"
         )
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except (ValueError, OSError) as error:
+        raise UpstairsError(f"the picture {path} cannot be drawn ({error}): name one such as breadth.png") from error
     return path

@@ -51,6 +51,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *
     write_atomically(path, content)
 
 
+def checkpoint_in(folder: Path) -> Path | None:
+    """A run's weights that were best on the validation tasks, or else its last ones; None where it has none."""
+    return next((folder / n for n in ("best.safetensors", "last.safetensors") if (folder / n).is_file()), None)
+
+
 def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save_tensors` wrote.
 
@@ -63,7 +68,7 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("upstairs")
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise UpstairsError(
             f"{path} is damaged or no safetensors file ({error}): take an older copy, or train again"

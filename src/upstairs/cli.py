@@ -57,7 +57,7 @@ def train(
         bool, arg(help="Go on with the run in --out (or named instead of NAME), to the same bits as if never stopped.")
     ] = False,
     quiet: Quiet = False,
-    settings: OmitArgPrefixes[Options] = Options(),  # noqa: B008
+    settings: OmitArgPrefixes[Options] = Options(),
 ) -> None:
     """Meta-train a learner: upstairs train protonet --data my_pictures/ --minutes 10 --out runs/mine
 
@@ -83,7 +83,7 @@ def evaluate(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
-    on: OmitArgPrefixes[TaskOptions] = TaskOptions(),  # noqa: B008
+    on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
     inner_steps: InnerSteps = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -105,7 +105,7 @@ def compare(
     runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Two or more runs on the same data.")],
     /,
     *,
-    on: OmitArgPrefixes[TaskOptions] = TaskOptions(),  # noqa: B008
+    on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
     out: Annotated[Path | None, arg(help="A file to write the result to, as json.")] = None,
     json: Json = False,
     quiet: Quiet = False,

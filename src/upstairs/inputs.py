@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,8 +49,7 @@ class Inputs:
         for i, row in enumerate(rows):
             if row.shape != self.shape:
                 raise UpstairsError(f"input {i} has shape {row.shape} and this learner takes {self.shape}: reshape it")
-        x = np.stack(rows)
-        return torch.from_numpy(x.astype(np.float32) / 255 if x.dtype == np.uint8 else x.astype(np.float32))
+        return as_floats(np.stack(rows))
 
     def to_json(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "format_of_inputs": self.format.to_json() if self.format else None}

@@ -14,20 +14,26 @@ from upstairs.tasks.functions import function_splits
 from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.mixture import SIGN, episodes_of, mixed_splits
 from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
-from upstairs.tasks.sources import Source, Splits
+from upstairs.tasks.sources import InputFormat, Source, Splits
 from upstairs.tasks.tables import is_text, open_texts, text_splits
 
 
-def open_splits(settings: dict[str, Any], *, quiet: bool, format: Any = None) -> Splits:
+def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None = None) -> Splits:
     """The data that settings name, with a bar while it is read for the first time.
 
     Args:
         format: that of a trained run, where the data is for it.
     """
     data, split, seed = settings.get("data", "glyphs"), settings.get("split"), settings.get("split_seed") or 0
+    refuse_unread(settings)
     if SIGN in data:
         mix = parse_mix(settings["mix"]) if settings.get("mix") else None
-        parts = [open_splits({**settings, "data": d}, quiet=quiet, format=format) for d in data.split(SIGN)]
+        own = {**settings, "mix": None}
+        other = {**own, "columns": None, "encoder": None}
+        parts = [
+            open_splits({**(own if is_text(part) else other), "data": part}, quiet=quiet, format=format)
+            for part in data.split(SIGN)
+        ]
         return mixed_splits(parts, mix)
     if functions := function_splits(data):
         return functions
@@ -39,9 +45,22 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: Any = None) ->
             )  # fmt: skip
     if is_sound(data):
         with counting("reading sounds", quiet=quiet) as progress:
-            return sound_splits(data, split=split, seed=seed, format=format, progress=progress)
+            heard = format if isinstance(format, AudioFormat) else None
+            return sound_splits(data, split=split, seed=seed, format=heard, progress=progress)
     with counting("reading pictures", quiet=quiet) as progress:
         return open_data(data, split=split, seed=seed, progress=progress, **asked_of(format))
+
+
+def refuse_unread(settings: dict[str, Any]) -> None:
+    """Raise UpstairsError for an option that says something about other data than is there."""
+    parts = settings.get("data", "glyphs").split(SIGN)
+    if not all(part.strip() for part in parts):
+        raise UpstairsError(f"--data is '{settings['data']}': name a data set on each side of '+'")
+    if settings.get("mix") and len(parts) == 1:
+        raise UpstairsError(f"--mix is '{settings['mix']}' and there is one data set: name several, as --data 'A + B'")
+    for name in ("columns", "encoder"):
+        if settings.get(name) and not any(is_text(part) for part in parts):
+            raise UpstairsError(f"--{name} is about texts and {settings.get('data', 'glyphs')} has none: leave it out")
 
 
 def parse_mix(text: str) -> list[float]:
@@ -52,7 +71,7 @@ def parse_mix(text: str) -> list[float]:
         raise UpstairsError(f"--mix is '{text}': give a number for each data set, such as 2,1") from None
 
 
-def asked_of(format: Any) -> dict[str, Any]:
+def asked_of(format: InputFormat | None) -> dict[str, Any]:
     """What is asked of pictures that are for a trained run."""
     if not isinstance(format, ImageFormat):
         return {}
@@ -78,6 +97,8 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     columns = run.settings.columns if own else None
     if split != "all":
         return getattr(open_splits({"data": name, "columns": columns}, quiet=quiet, format=form), split), name, split
+    if SIGN in name:
+        raise UpstairsError(f"--split all is about one data set and {name} is several: leave it out, or name one")
     with counting("reading examples", quiet=quiet) as progress:
         if run.inputs.are_texts:
             return open_texts(name, columns=columns, format=form, progress=progress), name, split

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from upstairs.checkpoint import load_tensors
+from upstairs.checkpoint import checkpoint_in, load_tensors
 from upstairs.console import training
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
@@ -33,27 +33,30 @@ def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
 
     One that was stopped goes on where it stood.
     """
-    first = Training(pretraining(run.settings), splits, run.out / "pretrain")
+    first = Training(pretraining(run.settings, run.source.most_way), splits, run.out / "pretrain")
     if (first.out / "last.safetensors").exists():
         restore(first)
-    try:
-        with training(f"pretraining for {run.settings.learner}", quiet=quiet) as tell:
-            train_run(first, tell)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"pretraining is saved at step {first.progress.step}; the same command goes on"
-        ) from None
+    with_bar(first, f"pretraining for {run.settings.learner}", "the same command goes on", quiet=quiet)
     return first.out
 
 
-def pretraining(settings: Settings) -> Settings:
+def with_bar(run: Training, what: str, go_on: str, *, quiet: bool) -> None:
+    """Train until the budget is spent, with a bar; one who interrupts it is told what is saved and how to go on."""
+    try:
+        with training(what, quiet=quiet) as tell:
+            train_run(run, tell)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"step {run.progress.step} of {what} is saved; {go_on}") from None
+
+
+def pretraining(settings: Settings, most_way: int) -> Settings:
     """The settings of the first stage: the run's network, and its share of the budget."""
     own = defaults_for("simpleshot", regression=False)
     return replace(
         settings,
         **{name: own[name] for name in ("shot", "query", "tasks", "rate")},
         learner="simpleshot",
-        way=min(own["way"], settings.classes or own["way"]),
+        way=min(own["way"], most_way),
         estimator="autograd",
         hard=0.0,
         pretrain=0.0,
@@ -71,7 +74,7 @@ def copy_weights(learner: Learner, path: Path) -> int:
     Raises:
         UpstairsError: there is no run at `path`, or nothing of it fits.
     """
-    file = next((path / n for n in ("best.safetensors", "last.safetensors") if (path / n).is_file()), None)
+    file = checkpoint_in(path)
     if file is None:
         raise UpstairsError(f"{path} holds no checkpoint to start from: give the directory that `upstairs train` wrote")
     tensors, meta = load_tensors(file, kind="run")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upstairs.checkpoint import load_tensors, save_tensors
+from upstairs.checkpoint import checkpoint_in, load_tensors, save_tensors
 from upstairs.core import Examples, Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.inputs import Inputs, Support, read_support
@@ -149,7 +149,7 @@ def load(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train --out` wrote")
-    file = next((path / n for n in ("best.safetensors", "last.safetensors") if (path / n).is_file()), None)
+    file = checkpoint_in(path)
     if file is None:
         raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train --out` wrote")
     tensors, meta = load_tensors(file, kind="run")

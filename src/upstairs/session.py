@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from upstairs.checkpoint import load_tensors, write_atomically
-from upstairs.console import counting, tell_user, training, write_number
+from upstairs.console import counting, tell_user, write_number
 from upstairs.defaults import draft, resolve, with_paths
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, score_kind
 from upstairs.learners import GradientLearner, baselines_for, learners, with_steps
 from upstairs.opening import choose_episodes, open_splits
-from upstairs.pipeline import prepare
+from upstairs.pipeline import prepare, with_bar
 from upstairs.recipes import DATA, RECIPES
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
@@ -23,7 +23,7 @@ from upstairs.settings import Settings
 from upstairs.tasks.functions import FUNCTIONS
 from upstairs.tasks.sources import Splits
 from upstairs.tasks.tables import texts_of
-from upstairs.trainer import Training, restore, train_run
+from upstairs.trainer import Training, restore
 
 
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
@@ -91,13 +91,8 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
 
 
 def _train(trainer: Training, *, quiet: bool) -> Run:
-    try:
-        with training(f"training {trainer.settings.learner}", quiet=quiet) as tell:
-            train_run(trainer, tell)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"step {trainer.progress.step} is saved; go on with: upstairs train --out {trainer.out} --resume"
-        ) from None
+    go_on = f"go on with: upstairs train --out {trainer.out} --resume"
+    with_bar(trainer, f"training {trainer.settings.learner}", go_on, quiet=quiet)
     run = load(trainer.out)
     if not quiet:
         kind, value = score_kind(trainer.episodes), trainer.progress.best
@@ -149,7 +144,12 @@ def evaluate_run(
 
 def lines_of(path: Path) -> list[str]:
     """The texts of a file, or of standard input where it is `-`."""
-    return [line for line in sys.stdin.read().splitlines() if line.strip()] if str(path) == "-" else texts_of(path)
+    if str(path) != "-":
+        return texts_of(path)
+    try:
+        return [line for line in sys.stdin.read().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UpstairsError(f"standard input is not UTF-8 at byte {error.start}: send it as UTF-8") from error
 
 
 def predict_file(model: Path, inputs: list[Path]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Settings: everything that decides a training run, as one frozen value that travels in its checkpoint."""
 
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from upstairs.errors import UpstairsError
@@ -10,135 +10,75 @@ Net = Literal["conv4", "mlp", "bag", "projection"]
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 
 
+def option(*parts: Any) -> Any:
+    """A field that is an option of the command line: (default, what it is), or where it must be given what it is."""
+    *default, text = parts
+    return field(default=default[0] if default else MISSING, metadata={"help": text})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What `train` does. A learner's entry in the table has its own defaults for some of them."""
 
-    learner: str = field(metadata={"help": "Published name, such as maml or protonet: see `upstairs list`."})
-    data: str = field(
-        default="glyphs",
-        metadata={
-            "help": "`glyphs`, `languages`, `sinusoid`, `gp`, or the path of a folder, a zip, a table or a data set."
-        },
+    learner: str = option("Published name, such as maml or protonet: see `upstairs list`.")
+    data: str = option(
+        "glyphs", "`glyphs`, `languages`, `sinusoid`, `gp`, or the path of a folder, a zip, a table or a data set."
     )
-    split: str | None = field(
-        default=None,
-        metadata={
-            "help": "How classes are split into train, val and test: `ratio`, `group`, or a name that the data set has."
-        },
+    split: str | None = option(
+        None, "How classes are split into train, val and test: `ratio`, `group`, or a name that the data set has."
     )
-    split_seed: int = field(default=0, metadata={"help": "Which random split, where the split is random."})
-    mix: str | None = field(
-        default=None,
-        metadata={"help": "With several data sets (--data 'A + B'): their shares, such as 2,1. Left out: equal."},
+    split_seed: int = option(0, "Which random split, where the split is random.")
+    mix: str | None = option(
+        None, "With several data sets (--data 'A + B'): their shares, such as 2,1. Left out: equal."
     )
-    columns: str | None = field(
-        default=None,
-        metadata={"help": "A table's columns for text and label, such as utterance,intent. Left out: found by name."},
+    columns: str | None = option(
+        None, "A table's columns for text and label, such as utterance,intent. Left out: found by name."
     )
-    encoder: str | None = field(
-        default=None,
-        metadata={"help": "Texts: a pretrained transformer, a folder or a name, whose features are used as they are."},
+    encoder: str | None = option(
+        None, "Texts: a pretrained transformer, a folder or a name, whose features are used as they are."
     )
-    way: int = field(default=5, metadata={"help": "Classes in a training task."})
-    shot: str = field(
-        default="1",
-        metadata={"help": "Support examples of each class: a number, or a range such as 1-5 drawn anew for each task."},
+    way: int = option(5, "Classes in a training task.")
+    shot: str = option(
+        "1", "Support examples of each class: a number, or a range such as 1-5 drawn anew for each task."
     )
-    query: int = field(default=5, metadata={"help": "Query examples of each class."})
-    tasks: int = field(default=1, metadata={"help": "Tasks in a meta-step."})
-    chunk: int | None = field(
-        default=None,
-        metadata={"help": "Tasks at a time; changes the speed, never the result. Left out: as many as fit."},
+    query: int = option(5, "Query examples of each class.")
+    tasks: int = option(1, "Tasks in a meta-step.")
+    chunk: int | None = option(None, "Tasks at a time; changes the speed, never the result. Left out: as many as fit.")
+    memory: str | None = option(None, "Memory for a meta-step, such as 2GiB. Left out: half of the machine's.")
+    compile: Literal["off", "on", "auto"] = option(
+        "off", "Compile the meta-step: on, or auto where it pays (small networks)."
     )
-    memory: str | None = field(
-        default=None, metadata={"help": "Memory for a meta-step, such as 2GiB. Left out: half of the machine's."}
+    net: Net = option("conv4", "The network: bag is for texts, projection for the features of --encoder.")
+    width: int = option(64, "Its width, in channels or units.")
+    norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
+    scale: float = option(0.8, "Metric learners: of the squared distance, over the square root of its dimension.")
+    inner_steps: int = option(1, "Gradient learners: steps of the inner loop.")
+    inner_rate: float = option(0.4, "Gradient learners: learning rate of the inner loop.")
+    inner_batch: int | None = option(
+        None, "Gradient learners: support examples in an inner step. Left out: all of them."
     )
-    compile: Literal["off", "on", "auto"] = field(
-        default="off", metadata={"help": "Compile the meta-step: on, or auto where it pays (small networks)."}
+    start_from: str | None = option(None, "A run whose weights to start from, as far as their names and shapes fit.")
+    pretrain: float = option(0.0, "Share of the budget that goes to classifying all training classes first.")
+    hard: float = option(0.0, "Share of the meta-steps on classes that were the hardest of their tasks of late.")
+    classes: int | None = option(None, "Training classes there are: filled in.")
+    estimator: Literal["autograd", "es"] = option(
+        "autograd", "The meta-gradient: autograd, or es (evolution strategies, by losses alone)."
     )
-    net: Net = field(
-        default="conv4", metadata={"help": "The network: bag is for texts, projection for the features of --encoder."}
+    pairs: int = option(1, "Evolution strategies: pairs of opposite perturbations of each task.")
+    sigma: float = option(0.02, "Evolution strategies: standard deviation of a perturbation.")
+    rate: float = option(
+        2e-3, "Learning rate of the outer loop (AdamW) at its highest: after a warm-up it falls to 0 on a cosine."
     )
-    width: int = field(default=64, metadata={"help": "Its width, in channels or units."})
-    norm: Norm = field(
-        default="population",
-        metadata={"help": "Normalisation: batch (transductive), population, per_step, group or none."},
-    )
-    scale: float = field(
-        default=0.8,
-        metadata={"help": "Metric learners: of the squared distance, over the square root of its dimension."},
-    )
-    inner_steps: int = field(default=1, metadata={"help": "Gradient learners: steps of the inner loop."})
-    inner_rate: float = field(default=0.4, metadata={"help": "Gradient learners: learning rate of the inner loop."})
-    inner_batch: int | None = field(
-        default=None,
-        metadata={"help": "Gradient learners: support examples in an inner step. Left out: all of them."},
-    )
-    start_from: str | None = field(
-        default=None, metadata={"help": "A run whose weights to start from, as far as their names and shapes fit."}
-    )
-    pretrain: float = field(
-        default=0.0, metadata={"help": "Share of the budget that goes to classifying all training classes first."}
-    )
-    hard: float = field(
-        default=0.0,
-        metadata={"help": "Share of the meta-steps on classes that were the hardest of their tasks of late."},
-    )
-    classes: int | None = field(default=None, metadata={"help": "Training classes there are: filled in."})
-    estimator: Literal["autograd", "es"] = field(
-        default="autograd",
-        metadata={"help": "The meta-gradient: autograd, or es (evolution strategies, by losses alone)."},
-    )
-    pairs: int = field(
-        default=1, metadata={"help": "Evolution strategies: pairs of opposite perturbations of each task."}
-    )
-    sigma: float = field(default=0.02, metadata={"help": "Evolution strategies: standard deviation of a perturbation."})
-    rate: float = field(
-        default=2e-3,
-        metadata={
-            "help": "Learning rate of the outer loop (AdamW) at its highest: after a warm-up it falls to 0 on a cosine."
-        },
-    )
-    weight_decay: float = field(default=0.0, metadata={"help": "Of the meta-parameters, decoupled (AdamW)."})
-    clip: float = field(
-        default=10.0, metadata={"help": "The longest meta-gradient: a longer one is shortened to this norm."}
-    )
-    steps: int | None = field(default=None, metadata={"help": "The budget in meta-steps."})
-    minutes: float | None = field(
-        default=None, metadata={"help": "The budget in minutes of training, instead of steps."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of the initialisation and of the training tasks."})
-    validations: int = field(
-        default=10, metadata={"help": "How many times the run stops to score the validation tasks."}
-    )
-    validation_tasks: int = field(default=100, metadata={"help": "How many validation tasks."})
+    weight_decay: float = option(0.0, "Of the meta-parameters, decoupled (AdamW).")
+    clip: float = option(10.0, "The longest meta-gradient: a longer one is shortened to this norm.")
+    steps: int | None = option(None, "The budget in meta-steps.")
+    minutes: float | None = option(None, "The budget in minutes of training, instead of steps.")
+    seed: int = option(0, "Of the initialisation and of the training tasks.")
+    validations: int = option(10, "How many times the run stops to score the validation tasks.")
+    validation_tasks: int = option(100, "How many validation tasks.")
 
     def __post_init__(self) -> None:
-        for name in ("width", "tasks", "pairs", "validation_tasks"):
-            if getattr(self, name) < 1:
-                raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
-        if self.memory is not None:
-            parse_bytes(self.memory)
-        for name in ("chunk", "inner_batch"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
-        for name in ("rate", "inner_rate", "clip", "scale", "sigma"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be above 0")
-        if self.steps is not None and self.minutes is not None:
-            raise UpstairsError("both --steps and --minutes were given: a run has one budget, so give one of them")
-        if (self.steps is not None and self.steps < 1) or (self.minutes is not None and not self.minutes > 0):
-            raise UpstairsError(f"the budget is {self.steps or self.minutes}: it must be above 0")
-        if self.inner_steps < 0 or self.weight_decay < 0 or self.validations < 1:
-            raise UpstairsError("--inner-steps and --weight-decay must be 0 or more, and --validations at least 1")
-        if not (0 <= self.pretrain < 1 and 0 <= self.hard <= 0.5):
-            raise UpstairsError(
-                "--pretrain must be from 0 to below 1, and --hard from 0 to 0.5: half of the meta-steps"
-            )
-        if self.pretrain and self.start_from:
-            raise UpstairsError("both --pretrain and --start-from were given: give one of them")
-        parse_range(self.shot)
+        refuse_impossible(self)
 
     @property
     def shots(self) -> tuple[int, int]:
@@ -152,6 +92,32 @@ class Settings:
         """Settings that an older version wrote may lack newer fields: those take their defaults."""
         known = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def refuse_impossible(s: Settings) -> None:
+    """Raise UpstairsError for a setting, or two of them, that cannot be."""
+    for name in ("width", "tasks", "pairs", "validation_tasks"):
+        if getattr(s, name) < 1:
+            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
+    if s.memory is not None:
+        parse_bytes(s.memory)
+    for name in ("chunk", "inner_batch"):
+        if getattr(s, name) is not None and getattr(s, name) < 1:
+            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
+    for name in ("rate", "inner_rate", "clip", "scale", "sigma"):
+        if not 0 < getattr(s, name) < float("inf"):
+            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be above 0")
+    if s.steps is not None and s.minutes is not None:
+        raise UpstairsError("both --steps and --minutes were given: a run has one budget, so give one of them")
+    if (s.steps is not None and s.steps < 1) or (s.minutes is not None and not s.minutes > 0):
+        raise UpstairsError(f"the budget is {s.steps or s.minutes}: it must be above 0")
+    if s.inner_steps < 0 or s.weight_decay < 0 or s.validations < 1:
+        raise UpstairsError("--inner-steps and --weight-decay must be 0 or more, and --validations at least 1")
+    if not (0 <= s.pretrain < 1 and 0 <= s.hard <= 0.5):
+        raise UpstairsError("--pretrain must be from 0 to below 1, and --hard from 0 to 0.5: half of the meta-steps")
+    if s.pretrain and s.start_from:
+        raise UpstairsError("both --pretrain and --start-from were given: give one of them")
+    parse_range(s.shot)
 
 
 def parse_range(text: str) -> tuple[int, int]:

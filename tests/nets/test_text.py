@@ -1,17 +1,19 @@
 """Networks of texts against plain loops, and one learner class on texts as on pictures."""
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from upstairs.core import Examples, Task
 from upstairs.evaluate import evaluate
-from upstairs.learners import ProtoNet, make_learner, nearest_centroid
+from upstairs.learners import ProtoNet, make_learner
+from upstairs.learners.gradient import adapting
 from upstairs.nets import TfIdf, bag
 from upstairs.nets.mlp import Projection
 from upstairs.tasks.episodes import Episodes
@@ -24,7 +26,10 @@ FIRST = ["zo", "ka", "mi", "tu", "re", "lo", "pa", "ve", "su", "ni"]
 def sentences(classes: int, seed: int = 0) -> Splits:
     """Each class has three words of its own, among others that say nothing."""
     rng = np.random.default_rng(seed)
-    word = lambda: "".join(rng.choice(FIRST, 3))  # noqa: E731
+
+    def word() -> str:
+        return "".join(rng.choice(FIRST, 3))
+
     common = [word() for _ in range(30)]
     texts, labels = [], []
     for k in range(classes):
@@ -61,6 +66,13 @@ def test_tf_idf_by_hand() -> None:
         length = math.sqrt(sum(v * v for v in expected.values()))
         assert sorted(row.nonzero()[:, 0].tolist()) == sorted(expected)
         assert all(row[t].item() == pytest.approx(v / length, rel=1e-5) for t, v in expected.items())
+
+
+def test_only_a_network_s_own_tokens_are_shared() -> None:
+    """A module of the user's that is called `tokens` adapts as any other."""
+    own = nn.Sequential(OrderedDict(body=nn.Sequential(OrderedDict(tokens=nn.Linear(3, 4))), head=nn.Linear(4, 2)))
+    assert set(adapting(own)) == {n for n, _ in own.named_parameters()}
+    assert set(adapting(bag(4, out=2))) == {"head.weight", "head.bias"}
 
 
 def test_a_projection_starts_as_none() -> None:
@@ -101,4 +113,3 @@ def test_the_same_learner_learns_texts(name: str, tmp_path: Path) -> None:
     assert scores["accuracy"] > before["accuracy"] + 0.03, (scores["accuracy"], before["accuracy"])
     model = run.adapt({"a": ["zokami turelo"], "b": ["paveni sumizo"]})
     assert model.predict(["zokami"]) == ["a"]
-    assert nearest_centroid(way=5).transductive is False

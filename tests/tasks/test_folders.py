@@ -4,6 +4,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +34,10 @@ def draw(path: Path, seed: int, *, side: int = 40, kind: str = "ink") -> None:
     Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC).save(path)
 
 
-def make(folder: Path, labels: list[str], *, count: int = 3, **options: object) -> Path:
+def make(folder: Path, labels: list[str], *, count: int = 3, **options: Any) -> Path:
     for i, label in enumerate(labels):
         for k in range(count):
-            draw(folder / label / f"{k}.png", 100 * i + k, **options)  # type: ignore[arg-type]
+            draw(folder / label / f"{k}.png", 100 * i + k, **options)
     return folder
 
 

@@ -69,7 +69,10 @@ def test_the_exact_posterior_equals_numpys_closed_form(shot: int | tuple[int, in
         keep = tasks.support.mask[i].numpy()
         a, b, q = (t.double().numpy() for t in (tasks.support.x[i], tasks.support.y[i], tasks.query.x[i]))
         a, b = a[keep], b[keep]
-        k = lambda u, v: np.exp(-0.5 * (u - v.T) ** 2 / process.length**2)  # noqa: E731
+
+        def k(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+            return np.exp(-0.5 * (u - v.T) ** 2 / process.length**2)
+
         expected = k(q, a) @ np.linalg.inv(k(a, a) + process.noise**2 * np.eye(len(a))) @ b
         np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-7)
 

@@ -13,8 +13,6 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.tables import from_dataset, is_text, open_texts, read_texts, text_splits, texts_of
 from upstairs.tasks.text import BUCKETS, TOKENS, TextFormat, as_text, text_source, words_of
 
-CLINC = Path(__file__).parents[3] / "shared" / "data" / "clinc150"
-
 
 @pytest.mark.parametrize(
     ("text", "words"),
@@ -99,6 +97,16 @@ def test_tables(kind: str, tmp_path: Path) -> None:
             read_texts(swapped, columns)
 
 
+def test_a_row_with_a_field_too_many(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\nhello,a,more\nthere,b\n")
+    assert read_texts(tmp_path / "a.csv").labels == ["a", "b"]
+
+
+def test_too_few_classes_to_split(tmp_path: Path) -> None:
+    with pytest.raises(UpstairsError, match="mine has 2 classes, of which 1 would be for train"):
+        text_splits(write(tmp_path / "mine.csv"))
+
+
 def test_a_parquet_file(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow", reason="pyarrow (extra [hub]) is not installed")
     from pyarrow import parquet
@@ -154,9 +162,8 @@ def test_clinc_by_domain_and_by_lists(tmp_path: Path) -> None:
         text_splits(tmp_path, split="09")
 
 
-@pytest.mark.skipif(not CLINC.exists(), reason="CLINC150 is not at hand")
-def test_the_real_clinc() -> None:
-    splits = text_splits(CLINC)
+def test_the_real_clinc(data_dir: Path) -> None:
+    splits = text_splits(data_dir / "clinc150")
     assert sum(map(len, splits)) == 150 and all(len(rows) == 150 for part in splits for rows in part.rows)
     assert len({group for part in splits for group in part.groups}) == 10
 

@@ -93,7 +93,10 @@ def test_elastic_bends_near_its_control_point_only():
 
 
 def test_the_generator_decides():
-    draw = lambda seed: Warp().draw(5, torch.Generator().manual_seed(seed))  # noqa: E731
+
+    def draw(seed: int) -> torch.Tensor:
+        return Warp().draw(5, torch.Generator().manual_seed(seed))
+
     assert torch.equal(draw(3), draw(3))
     assert not torch.equal(draw(3), draw(4))
     assert draw(3).shape == (5, AFFINE + 2 * 4**2)

@@ -17,7 +17,7 @@ from upstairs.learners.gradient import (
 from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
-from upstairs.learners.openset import OpenSet, max_logit, open_set, threshold
+from upstairs.learners.openset import max_logit, threshold
 from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.registry import (
     baselines_for,
@@ -51,7 +51,6 @@ __all__ = [
     "MetaCurvature",
     "MetaOptNet",
     "MultiStep",
-    "OpenSet",
     "ProtoNet",
     "RelationNet",
     "Reptile",
@@ -79,7 +78,6 @@ __all__ = [
     "modulated",
     "mtl",
     "nearest_centroid",
-    "open_set",
     "proto_maml",
     "reptile",
     "scratch",

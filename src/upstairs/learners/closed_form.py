@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, LossFn, cross_entropy
+from upstairs.core import Examples, LossFn, cross_entropy, squared_error
 from upstairs.learners.metric import MetricLearner, members, only_seen
 
 
@@ -47,6 +47,7 @@ class R2D2(MetricLearner[LinearHead]):
         way: classes that `predict` answers (the meta-parameters serve any number); 0 for regression.
         strength: lambda at the start.
         scale: alpha at the start.
+        loss_fn: None is cross-entropy, and for regression the squared error.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class R2D2(MetricLearner[LinearHead]):
         way: int,
         strength: float = 1.0,
         scale: float = 1.0,
-        loss_fn: LossFn = cross_entropy,
+        loss_fn: LossFn | None = None,
     ) -> None:
         super().__init__(encoder, way=way)
-        self.loss_fn = loss_fn
+        self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
         self.log_strength = nn.Parameter(torch.tensor(strength).log())
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
         self.bias = nn.Parameter(torch.tensor(0.0)) if way == 0 else None

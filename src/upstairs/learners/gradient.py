@@ -21,6 +21,7 @@ from upstairs.inner import EXACT, Differentiation, FirstOrder, Implicit, at_step
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule
 from upstairs.minimise import minimise
 from upstairs.nets.norm import is_transductive
+from upstairs.nets.text import Tokens
 
 Fast = Callable[[str], bool]  # does the parameter of this name adapt?
 
@@ -124,7 +125,8 @@ def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
     params: Params = {name: p for name, p in net.named_parameters() if p.is_floating_point()}
     if fast is not None:
         return {name: p for name, p in params.items() if fast(name)}
-    params = {name: p for name, p in params.items() if ".tokens." not in name} or params
+    tokens = {p for module in net.modules() if isinstance(module, Tokens) for p in module.parameters()}
+    params = {name: p for name, p in params.items() if p not in tokens} or params
     return {name: p for name, p in params.items() if p.requires_grad} or params
 
 

@@ -1,18 +1,17 @@
 """Open sets: refuse what belongs to no class of the support set. For every learner whose predictions are logits.
 
-A score says how surely an input belongs to some class. Below a threshold the answer is `UNKNOWN`. Nothing that is
+A score says how surely an input belongs to some class. Below a threshold it is of none. Nothing that is
 unknown is at hand when a task is learned, so the threshold comes from the support set itself: each class is left out in
 turn, and its examples are then examples of no class (`threshold`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from upstairs.errors import UpstairsError
 from upstairs.tree import take
 
 Score = Callable[[Float[Tensor, "n way"]], Float[Tensor, " n"]]
-UNKNOWN = -1
 
 
 def max_logit(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
@@ -32,36 +30,6 @@ def max_logit(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
 def max_probability(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
     """The probability of the likeliest class (Hendrycks and Gimpel 2017)."""
     return logits.softmax(-1).amax(-1)
-
-
-@dataclass(frozen=True)
-class OpenSet:
-    """A learner adapted to one task, which may answer that an input belongs to none of its classes."""
-
-    learner: Learner
-    state: Any
-    score: Score
-    threshold: float
-
-    def predict(self, x: Float[Tensor, "n *feature"]) -> Int[Tensor, " n"]:
-        """The class of each input, or `UNKNOWN`."""
-        with evaluating(self.learner):
-            logits = self.learner.predict(self.state, x)
-        return torch.where(self.score(logits).double() >= self.threshold, logits.argmax(-1), UNKNOWN)
-
-
-def open_set(learner: Learner, support: Examples, *, score: Score = max_logit, accepted: float = 0.1) -> OpenSet:
-    """Adapt to a support set, and find the threshold on it.
-
-    Args:
-        accepted: the share of inputs of no class that may be taken for one of a class.
-
-    Raises:
-        UpstairsError: see `threshold`.
-    """
-    bar = threshold(learner, support, score=score, accepted=accepted)
-    with evaluating(learner):
-        return OpenSet(learner, learner.adapt(support), score, bar)
 
 
 def threshold(learner: Learner, support: Examples, *, score: Score = max_logit, accepted: float = 0.1) -> float:
@@ -130,11 +98,12 @@ def score_open_tasks(
     for i in range(len(tasks.query.mask)):
         support, query = (take(part, part.mask & (part.y < known)) for part in take(tasks, i))
         others = take(tasks.query, i)
-        task = open_set(learner, support, score=score, accepted=accepted)
+        bar = threshold(learner, support, score=score, accepted=accepted)
         with evaluating(learner):
-            logits = learner.predict(task.state, query.x)
-            strange = score(learner.predict(task.state, others.x[others.mask & (others.y >= known)]))
+            state = learner.adapt(support)
+            logits = learner.predict(state, query.x)
+            strange = score(learner.predict(state, others.x[others.mask & (others.y >= known)]))
         right, own = (logits.argmax(-1) == query.y).double().mean().item(), score(logits)
-        shares = [float((s.double() >= task.threshold).double().mean()) for s in (own, strange)]
+        shares = [float((s.double() >= bar).double().mean()) for s in (own, strange)]
         rows.append((auroc(own.double().numpy(), strange.double().numpy()), right, *shares))
     return OpenScores(*(np.array(column) for column in zip(*rows, strict=True)))

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from upstairs.core import Learner, cross_entropy, evaluating, squared_error
+from upstairs.core import Learner, evaluating
+from upstairs.errors import UpstairsError
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.context import cavia, modulated
 from upstairs.learners.gradient import GradientLearner, anil, boil, fomaml, imaml, maml, meta_curvature, meta_sgd
@@ -41,6 +42,8 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     if settings.net == "conv4":
         return conv4(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
     if settings.net == "bag":
+        if len(shape) != 2:
+            raise UpstairsError(f"--net bag reads texts and was given inputs of shape {shape}: use conv4 or mlp")
         return bag(settings.width, out=out)
     if settings.net == "projection":
         return projection(shape, out=out)
@@ -92,11 +95,8 @@ def _relationnet(settings: Settings, shape: Shape, way: int) -> Learner:
 _PROTONET = _on_encoder(lambda net, size, s, way: ProtoNet(net, way=way, scale=_scale(s, size)))
 _MATCHINGNET = _on_encoder(lambda net, size, s, way: MatchingNet(net, way=way))
 _R2D2 = _on_encoder(
-    lambda net, size, s, way: R2D2(
-        net, way=way, strength=10.0 if way else 1.0, scale=10.0 if way else 1.0,
-        loss_fn=cross_entropy if way else squared_error,
-    )
-)  # fmt: skip
+    lambda net, size, s, way: R2D2(net, way=way, strength=10.0 if way else 1.0, scale=10.0 if way else 1.0)
+)
 _METAOPTNET = _on_encoder(lambda net, size, s, way: MetaOptNet(net, way=way, scale=10.0))
 _PROTO_MAML = _on_encoder(
     lambda net, size, s, way: proto_maml(net, way=way, rate=s.inner_rate, steps=s.inner_steps, scale=_scale(s, size))
@@ -138,7 +138,8 @@ LEARNERS: dict[str, Entry] = {
         "MAML++: judged after each step, a learned rate for each step and layer (Antoniou 2019)", _FUNCTIONS,
     ),
     "imaml": Entry(
-        _gradient(imaml), _SMALL_STEPS, "iMAML: meta-gradients at the minimum (Rajeswaran 2019)", _FUNCTIONS
+        _gradient(imaml), _SMALL_STEPS, "iMAML: meta-gradients at the minimum (Rajeswaran 2019)",
+        _FUNCTIONS | {"inner_steps": 16, "inner_rate": 0.003},  # larger steps diverge within a few thousand
     ),
     "cavia": Entry(
         _gradient(cavia, lambda net: modulated(net, size=100)), _INNER_LOOP | {"inner_rate": 20.0, "inner_steps": 3},

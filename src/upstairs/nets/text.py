@@ -73,8 +73,10 @@ class TfIdf(nn.Module):
         super().__init__()
         found = np.zeros(BUCKETS)
         for rows in inputs:
-            for row in rows:
-                found[np.unique(row)] += 1
+            for start in range(0, len(rows), 4096):
+                ids = np.sort(rows[start : start + 4096].reshape(-1, rows[0].size), axis=1)
+                first = np.diff(ids, axis=1, prepend=0) > 0  # a token counts once for each text
+                found += np.bincount(ids[first], minlength=BUCKETS)
         idf = 1 + np.log((1 + sum(map(len, inputs))) / (1 + found))
         idf[0] = 0
         self.register_buffer("idf", torch.from_numpy(idf).float())

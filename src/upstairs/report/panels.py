@@ -22,7 +22,7 @@ from upstairs.report.values import (
     write_name,
 )
 
-BASELINES = frozenset({"nearest_centroid", "scratch"})  # what they are called where no result names them
+BASELINES = frozenset({"nearest_centroid", "tf_idf", "scratch"})  # what they are called where no result names them
 
 
 class Panel(NamedTuple):

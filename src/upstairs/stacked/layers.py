@@ -83,6 +83,7 @@ def _pool(function: Any, *names: Any, spatial: int, relu_after: bool) -> None:
     rule(function, *names)(apply)
 
 
+# torch's types do not name the functions that its own boolean dispatch calls
 _pool(F.max_pool2d, F._max_pool2d, torch.max_pool2d, spatial=2, relu_after=True)  # type: ignore[attr-defined]
 _pool(F.max_pool1d, F._max_pool1d, torch.max_pool1d, spatial=1, relu_after=True)  # type: ignore[attr-defined]
 _pool(F.avg_pool2d, torch._C._nn.avg_pool2d, spatial=2, relu_after=False)

@@ -130,6 +130,7 @@ def same(x: Stacked, **_: Any) -> Stacked:
     return x
 
 
+# a getter is the function that reads a tensor's attribute; torch's types have no such thing
 @rule(torch.Tensor.data.__get__)  # type: ignore[attr-defined]
 def data(x: Stacked) -> Stacked:
     return wrap(x.raw.detach(), x.count, folded=x.folded)

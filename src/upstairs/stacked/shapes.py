@@ -139,6 +139,7 @@ def permute(x: Stacked, *dims: Any, **kwargs: Any) -> Stacked:
     return wrap(front(x).permute(0, *(d % x.ndim + 1 for d in dims)))
 
 
+# getters, as in pointwise.py: torch's types have no such thing
 @rule(torch.Tensor.t, torch.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
 def swap(x: Stacked) -> Any:
     return wrap(front(x).transpose(-1, -2)) if x.ndim == 2 else (x if x.ndim < 2 else NotImplemented)

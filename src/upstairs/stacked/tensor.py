@@ -51,6 +51,7 @@ class Stacked(Tensor):
             self._raw, self.late_relu = torch.relu(self._raw), False
         return self._raw
 
+    # Attributes of a tensor are properties here: those of one task. torch's types call them plain attributes.
     @property
     def shape(self) -> torch.Size:  # type: ignore[override]
         size = self._raw.shape

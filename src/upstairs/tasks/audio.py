@@ -19,7 +19,8 @@ from upstairs.errors import UpstairsError
 RATE = 16_000  # samples a second that everything is brought to
 WINDOW, HOP = 512, 160  # samples: 32 ms, every 10 ms
 LOWEST = 50.0  # Hz: below is hum
-RANGE = 80.0  # decibels below the loudest that are told apart
+RANGE = 50.0  # decibels below the loudest that are told apart: what is fainter is the room
+READING = 2  # raise it when the same sound is read to other values: rows in the cache are then made anew
 LONGEST = 600.0  # seconds; more is no example of a class
 FAINTEST = 1e-5  # of full scale, below which a recording is silent
 
@@ -29,8 +30,8 @@ class AudioFormat:
     """How a recording becomes a row: uint8 [1, bands, frames], decibels below its loudest, 255 to 0.
 
     Attributes:
-        seconds: how much is heard: of a longer recording the part with the most energy; a shorter one is padded with
-            silence on both sides.
+        seconds: how much is heard, centred where the energy is: of a longer recording the part with the most of it;
+            where there is no more, silence.
         bands: of the mel scale.
 
     Raises:
@@ -68,15 +69,14 @@ class AudioFormat:
 
     def _heard(self, samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " size"]:
         size = round(self.seconds * RATE)
-        if len(samples) <= size:
-            before = (size - len(samples)) // 2
-            return np.pad(samples, (before, size - len(samples) - before))
         energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
-        start = int((energy[size:] - energy[:-size]).argmax())
-        return samples[start : start + size]
+        start = int((energy[size:] - energy[:-size]).argmax()) if len(samples) > size else 0
+        power = np.diff(energy[start : start + size + 1])
+        centre = start + round(float(power @ np.arange(len(power)) / power.sum()))
+        return np.pad(samples, size)[centre + size - size // 2 :][:size]
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "audio", **asdict(self)}
+        return {"kind": "audio", "reading": READING, **asdict(self)}
 
 
 def read_sound(item: Any, *, name: str | None = None) -> Float32[np.ndarray, " n"]:

@@ -13,7 +13,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress, memory_mapped
 from upstairs.tasks.folders import folder_source, folder_splits, source_of
 from upstairs.tasks.images import ImageFormat, read_picture
-from upstairs.tasks.sources import Source, Splits, split_by_group, split_by_list, split_by_ratio
+from upstairs.tasks.sources import Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.trees import Tree, arrange, open_tree
 
 OMNIGLOT = ("images_background.zip", "images_evaluation.zip")
@@ -64,17 +64,7 @@ def open_data(
         if split:
             raise UpstairsError(f"{data} is split by its folders train, val and test: leave --split {split} out")
         return splits
-    source = open_source(data, **asked, progress=progress)
-    if split == "group" or (split is None and len(set(source.groups)) >= 3):
-        return split_by_group(source, ratio, seed=seed)
-    splits = split_by_ratio(source, ratio, seed=seed)
-    for name, part, share in zip(Splits._fields, splits, ratio, strict=True):
-        if share and len(part) < 2:
-            raise UpstairsError(
-                f"{data} has {len(source)} classes, of which {len(part)} would be for {name}, and a task needs 2: "
-                "add classes, or change the ratio"
-            )
-    return splits
+    return split_by_class(open_source(data, **asked, progress=progress), split, ratio, seed=seed)
 
 
 def open_source(

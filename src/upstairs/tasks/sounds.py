@@ -12,7 +12,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.audio import AudioFormat, Masking, longest_of, read_sound
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.folders import source_of
-from upstairs.tasks.sources import Source, Splits, split_by_group, split_by_ratio
+from upstairs.tasks.sources import Source, Splits, split_by_class
 from upstairs.tasks.tables import read_rows
 from upstairs.tasks.trees import SOUNDS, FileClass, Tree, arrange, open_tree
 
@@ -61,10 +61,10 @@ def sound_splits(
         UpstairsError: a recording that cannot be read; another split; speakers that are not known.
     """
     source, speakers, official = open_index(Path(data), format=format, progress=progress)
-    split = split or ("speakers" if speakers else "group" if len(set(source.groups)) >= 3 else "ratio")
-    if split not in CHOICES:
+    split = split or ("speakers" if speakers else None)
+    if split and split not in CHOICES:
         raise UpstairsError(f"--split is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")
-    parts = split_by_group(source, seed=seed) if split == "group" else split_by_ratio(source, seed=seed)
+    parts = split_by_class(source, "ratio" if split == "speakers" else split, seed=seed)
     if split == "speakers":
         if not speakers:
             raise UpstairsError(f"{data} names no speakers: add {INDEX[0]} with the columns file, label and speaker")

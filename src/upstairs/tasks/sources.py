@@ -130,7 +130,10 @@ class Source:
     def subset(self, classes: Iterable[int], *, name: str | None = None) -> "Source":
         """The same examples, only these classes (by place)."""
         keep = list(classes)
-        pick = lambda values: tuple(values[i] for i in keep) if values else ()  # noqa: E731
+
+        def pick(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in keep) if values else ()
+
         return replace(
             self, name=name or self.name, labels=pick(self.labels), rows=pick(self.rows),
             groups=pick(self.groups), turns=pick(self.turns),
@@ -194,6 +197,26 @@ def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.
     second = min(max(first + 1, first + round(ratio[1] * len(order))), len(order) - 1)
     parts = (order[:first], order[first:second], order[second:])
     return split_by_list(source, *([i for i, g in enumerate(source.groups) if g in part] for part in parts))
+
+
+def split_by_class(
+    source: Source, split: str | None, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0
+) -> Splits:
+    """`split_by_group` where `split` is "group", or is None and there are three groups; else `split_by_ratio`.
+
+    Raises:
+        UpstairsError: so few classes that a part would have less than a task needs.
+    """
+    if split == "group" or (split is None and len(set(source.groups)) >= 3):
+        return split_by_group(source, ratio, seed=seed)
+    splits = split_by_ratio(source, ratio, seed=seed)
+    for name, part, share in zip(Splits._fields, splits, ratio, strict=True):
+        if share and len(part) < 2:
+            raise UpstairsError(
+                f"{source.name} has {len(source)} classes, of which {len(part)} would be for {name}, and a task needs "
+                "2: add classes, or change the ratio"
+            )
+    return splits
 
 
 def split_by_list(

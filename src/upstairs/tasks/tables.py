@@ -11,7 +11,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.frozen import frozen_format
 from upstairs.tasks.languages import language_source
-from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_group, split_by_list, split_by_ratio
+from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.text import as_text, text_source
 from upstairs.tasks.trees import PICTURES, SOUNDS, Files
 
@@ -76,9 +76,7 @@ def text_splits(
             raise UpstairsError(f"--split is '{split}', which {data} does not have: choose {' or '.join(CHOICES)}")
         parts = (lists / f"labels.{part}.txt" for part in ("train", "valid", "test"))
         return split_by_list(source, *(as_text(part).split() for part in parts))
-    if split == "group" or (split is None and len(set(source.groups)) >= 3):
-        return split_by_group(source, seed=seed)
-    return split_by_ratio(source, seed=seed)
+    return split_by_class(source, split, seed=seed)
 
 
 def open_texts(
@@ -109,7 +107,7 @@ def read_texts(path: Path, columns: str | None = None) -> Texts:
     rows = read_rows(path)
     if not rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column of texts and one of labels")
-    names = list(rows[0])
+    names = [name for name in rows[0] if name]  # fields beyond the header have none
     text, label = _asked(path, names, columns) if columns else (_find(path, names, what) for what in ("text", "label"))
     group = next((name for name in names if name.lower() in NAMES["group"] and name not in (text, label)), None)
     kept = [row for row in rows if row.get(label) not in (None, "")]
