@@ -71,8 +71,8 @@ def absolute(data: str | Path) -> str:
     """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
     if SIGN in str(data):
         return SIGN.join(absolute(part) for part in str(data).split(SIGN))
-    built_in = data in ("glyphs", "languages", *FUNCTIONS)
-    return str(data) if built_in or not Path(data).exists() else str(Path(data).resolve())
+    named = not str(data) or data in ("glyphs", "languages", *FUNCTIONS)  # an empty path would be this folder
+    return str(data) if named or not Path(data).exists() else str(Path(data).resolve())
 
 
 def with_paths(given: dict[str, Any]) -> dict[str, Any]:

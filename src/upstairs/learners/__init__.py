@@ -1,4 +1,4 @@
-"""Room 3, the learners: one family a file; `table.py` has them by name, `registry.py` finds them."""
+"""Room 3, the learners: one family a file; `table` has them by name, `registry.py` finds them."""
 
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.context import Concatenated, cavia, modulated

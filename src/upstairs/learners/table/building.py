@@ -1,0 +1,81 @@
+"""How an entry of the table makes its learner: networks that settings name, and defaults that families share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from upstairs.core import Learner, evaluating
+from upstairs.errors import UpstairsError
+from upstairs.learners.gradient import GradientLearner
+from upstairs.nets import bag, conv4, mlp, projection
+from upstairs.settings import Settings
+
+Shape = tuple[int, ...]
+Build = Callable[[Settings, Shape, int], Learner]  # (settings, shape of one input, way) -> learner; way 0: regression
+
+
+class Entry(NamedTuple):
+    """One line of the table: how to make it, its default settings, what it is in a sentence."""
+
+    make: Build
+    defaults: dict[str, Any] | None  # None where it does not classify
+    summary: str
+    regression: dict[str, Any] | None = None  # its default settings for regression; None where it does not regress
+
+
+def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
+    """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
+    if settings.net == "conv4":
+        return conv4(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
+    if settings.net == "bag":
+        if len(shape) != 2:
+            raise UpstairsError(f"--net bag reads texts and was given inputs of shape {shape}: use conv4 or mlp")
+        return bag(settings.width, out=out)
+    if settings.net == "projection":
+        return projection(shape, out=out)
+    return mlp(shape, widths=(settings.width * (4 if settings.way else 1), settings.width), out=out)
+
+
+def on_net(make: Callable[..., GradientLearner], wrap: Callable[[Any], Any] = lambda net: net) -> Build:
+    """On a network with a last layer, as `wrap` changes it."""
+
+    def build(settings: Settings, shape: Shape, way: int) -> Learner:
+        net, rate = wrap(make_net(settings, shape, way or 1)), settings.inner_rate
+        return make(net, way=way, rate=rate, steps=settings.inner_steps, batch=settings.inner_batch)
+
+    return build
+
+
+def on_encoder(make: Callable[[nn.Module, int, Settings, int], Learner]) -> Build:
+    """From (encoder, length of its embeddings, settings, way)."""
+
+    def build(settings: Settings, shape: Shape, way: int) -> Learner:
+        encoder = make_net(settings, shape, None)
+        return make(encoder, length(encoder, shape), settings, way)
+
+    return build
+
+
+def length(encoder: nn.Module, shape: Shape) -> int:
+    """Of one embedding."""
+    with evaluating(encoder):
+        return encoder(torch.zeros(1, *shape)).shape[-1]
+
+
+def scale(settings: Settings, size: int) -> float:
+    """Of the squared distance between embeddings of `size` numbers."""
+    return settings.scale / size**0.5
+
+
+INNER_LOOP = {
+    "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 32, "norm": "batch", "inner_steps": 1, "inner_rate": 0.4,
+    "rate": 3e-3,
+}  # fmt: skip
+SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_rate": 0.1}  # no second order mends what one large step spoils
+METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3}
+FUNCTIONS = {
+    "way": 0, "shot": "5", "query": 10, "tasks": 25, "net": "mlp", "width": 40, "norm": "none", "inner_steps": 1,
+    "inner_rate": 0.01, "rate": 1e-3,
+}  # fmt: skip
