@@ -12,12 +12,13 @@ from upstairs.console import (
     show_table,
     title_of,
     write_difference,
+    write_likelihood,
     write_score,
     write_task,
 )
 from upstairs.defaults import absolute
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import describe_score, enough_seeds, score_beside, score_kind
+from upstairs.evaluate import describe_likelihood, describe_score, enough_seeds, score_beside, score_kind
 from upstairs.learners import baselines_for
 from upstairs.opening import choose_episodes
 from upstairs.report.measure import name_runs
@@ -67,6 +68,7 @@ def compare(
     kind = score_kind(episodes)
     opponents = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
     total = len(seeds) * (len(opponents) + sum(1 + run.learner.transductive for run in loaded))
+    likelihoods: dict[str, dict[str, Any]] = {}
     scores, transductive = {}, {name for name, learner in opponents.items() if learner.transductive}
     with counting("comparing", quiet=quiet) as progress:
         for label, run in zip(name_runs(loaded), loaded, strict=True):
@@ -75,9 +77,12 @@ def compare(
             beside = {} if scores else opponents
             found = score_beside(run.learner, episodes, seeds, baselines=beside, progress=tell)
             scores |= found.named(label) | found.baselines
+            for who, learner in {label: run.learner, **beside}.items():
+                likelihoods[who] = describe_likelihood(learner, episodes, seeds)
             transductive |= {label} if run.learner.transductive else set()
     table = [
-        {"name": who, **describe_score(own, kind), "transductive": who in transductive, "baseline": who in opponents}
+        {"name": who, **describe_score(own, kind), "transductive": who in transductive, "baseline": who in opponents,
+         **likelihoods.get(who, {})}
         for who, own in scores.items()
     ]
     return {
@@ -106,8 +111,11 @@ def print_comparison(result: dict[str, Any]) -> None:
     transductive = {row["name"] for row in result["scores"] if row["transductive"]}
     words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in result["scores"]}
     show_table(
-        f"{title_of(result)}, {write_task(result)}", ("contestant", name, ""),
-        [(words[r["name"]], write_score(r), "baseline" if r["baseline"] else "") for r in result["scores"]],
+        f"{title_of(result)}, {write_task(result)}", ("contestant", name, "", ""),
+        [
+            (words[r["name"]], write_score(r), write_likelihood(r), "baseline" if r["baseline"] else "")
+            for r in result["scores"]
+        ],
         "† transductive: it sees all queries of a task at once" if transductive else None,
     )  # fmt: skip
     pairs = result["differences"]

@@ -93,7 +93,10 @@ def print_results(results: list[dict[str, Any]]) -> None:
     sign = 1 if kind == "accuracy" else -1
     for r in results:
         cells = [write_score(r["baselines"].get(name)) for name in names]
-        note = f"each query alone: {write_score(r['inductive'])}" if "inductive" in r else ""
+        note = f"each query alone: {write_score(r['inductive'])}" if "inductive" in r else write_likelihood(r)
+        for name in BEST if "likelihood" in r else ():
+            best = write_likelihood(r["baselines"].get(name, {}))
+            note += best and f"; {name.replace('_', ' ')}: {best}"
         beaten = [n for n, b in r["baselines"].items() if n not in BEST and sign * (b[kind] - r[kind]) >= 0]
         if beaten:
             note += f"; does NOT beat {', '.join(beaten)}"
@@ -142,6 +145,12 @@ def write_score(score: Mapping[str, Any] | None) -> str:
     name = score_name(score)
     half = f"{100 * score['ci95']:.1f}" if name == "accuracy" else f"{score['ci95']:.2g}"
     return f"{write_number(name, score[name])} ± {half}{'†' if score.get('transductive') else ''}"
+
+
+def write_likelihood(score: Mapping[str, Any]) -> str:
+    """The mean log-likelihood of a query with its interval; nothing where predictions are not Gaussian."""
+    own = score.get("likelihood")
+    return f"log-likelihood {own['likelihood']:.3f} ± {own['ci95']:.3f} nats" if own else ""
 
 
 def write_difference(name: str, pair: Mapping[str, Any]) -> str:

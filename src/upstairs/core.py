@@ -1,6 +1,7 @@
 """Tasks and learners: the two nouns everything else is built from."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,13 @@ def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " 
 def squared_error(mean: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Squared Euclidean distance per example."""
     return (mean - y).square().sum(-1)
+
+
+def gaussian_nll(prediction: Float[Tensor, "n d2"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """-log N(y; mean, scale^2) in nats per example; a prediction is [mean, log scale], d numbers each."""
+    mean, log_scale = prediction.chunk(2, -1)
+    error = (y - mean) * (-log_scale).exp()
+    return (0.5 * error.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 class Learner(nn.Module, ABC, Generic[State]):
@@ -114,6 +122,11 @@ class Learner(nn.Module, ABC, Generic[State]):
     def transductive(self) -> bool:
         """True where the prediction for one query depends on the other queries."""
         return False
+
+    @property
+    def gaussian(self) -> bool:
+        """True where a prediction is [mean, log scale] of a Gaussian, whose log-likelihood is then scored too."""
+        return self.loss_fn is gaussian_nll
 
     @property
     def second_order(self) -> bool:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.core import Learner, Task, evaluating
+from upstairs.core import Learner, Task, evaluating, gaussian_nll
 from upstairs.errors import UpstairsError
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes, task_seed
@@ -30,6 +30,7 @@ def score_tasks(
     seeds: Iterable[int],
     *,
     alone: bool = False,
+    kind: ScoreKind | None = None,
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, " task"]:
@@ -37,13 +38,14 @@ def score_tasks(
 
     Args:
         alone: predict each query without the others, which a transductive learner otherwise sees.
+        kind: how they are judged; None is what suits the tasks.
         chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
     """
     seeds = list(seeds)
     learner = learner.for_way(episodes.way[1])
     chunk = chunk or chunk_size(episodes)
     scores: list[Tensor] = []
-    kind = score_kind(episodes)
+    kind = kind or score_kind(episodes)
     with evaluating(learner):
         for start in range(0, len(seeds), chunk):
             tasks = episodes.batch(seeds[start : start + chunk])
@@ -74,9 +76,16 @@ def hardest_classes(predictions: Float[Tensor, "task n way"], tasks: Task) -> li
 
 
 def task_squared_error(predictions: Float[Tensor, "task n d"], tasks: Task) -> Float[Tensor, " task"]:
-    """The mean squared error of each task's real queries."""
-    errors = torch.where(tasks.query.mask, (predictions - tasks.query.y).square().sum(-1), 0.0)
+    """The mean squared error of each task's real queries; of a Gaussian's [mean, log scale] the mean is taken."""
+    means = predictions[..., : tasks.query.y.shape[-1]]
+    errors = torch.where(tasks.query.mask, (means - tasks.query.y).square().sum(-1), 0.0)
     return errors.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
+def task_likelihood(predictions: Float[Tensor, "task n d2"], tasks: Task) -> Float[Tensor, " task"]:
+    """The mean log-likelihood of each task's real queries, in nats per query, where predictions are Gaussians."""
+    each = -gaussian_nll(predictions.flatten(0, 1), tasks.query.y.flatten(0, 1)).reshape(tasks.query.mask.shape)
+    return torch.where(tasks.query.mask, each, 0.0).sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
 class ScoreKind(NamedTuple):
@@ -92,6 +101,7 @@ class ScoreKind(NamedTuple):
 
 ACCURACY = ScoreKind("accuracy", task_accuracy, False)
 SQUARED_ERROR = ScoreKind("mse", task_squared_error, True)
+LIKELIHOOD = ScoreKind("likelihood", task_likelihood, False)  # beside the squared error, where predictions are Gaussian
 
 
 def score_kind(episodes: Episodes) -> ScoreKind:
@@ -149,6 +159,7 @@ def evaluate(
     """The mean score (accuracy, or "mse") with its 95% interval over tasks, and each baseline's on the same tasks.
 
     A transductive learner's entry also has "inductive": its score when each query is predicted without the others.
+    Those that predict a Gaussian also have "likelihood": the mean log-likelihood of a query, in nats.
 
     Raises:
         UpstairsError: fewer than 2 tasks, or a way that the learner cannot answer.
@@ -156,7 +167,17 @@ def evaluate(
     opponents = baselines or {}
     seeds = enough_seeds(seed, tasks)
     scores = score_beside(learner, episodes, seeds, baselines=opponents, chunk=chunk, progress=progress)
-    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+    result = describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+    for row, contestant in ((result, learner), *((result["baselines"][n], b) for n, b in opponents.items())):
+        row |= describe_likelihood(contestant, episodes, seeds)
+    return result
+
+
+def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[int]) -> dict[str, Any]:
+    """The mean log-likelihood of a query in nats and its interval; nothing where predictions are not Gaussian."""
+    if not learner.gaussian:
+        return {}
+    return {"likelihood": describe_score(score_tasks(learner, episodes, seeds, kind=LIKELIHOOD), LIKELIHOOD)}
 
 
 def enough_seeds(seed: int, tasks: int) -> list[int]:

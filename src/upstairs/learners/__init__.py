@@ -1,6 +1,7 @@
 """Room 3, the learners: one family a file; `table` has them by name, `registry.py` finds them."""
 
 from upstairs.learners.closed_form import R2D2, MetaOptNet
+from upstairs.learners.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.context import Concatenated, cavia, modulated
 from upstairs.learners.gradient import (
     GradientLearner,
@@ -19,6 +20,7 @@ from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest
 from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold
 from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
+from upstairs.learners.processes import ANP, CNP, LNP
 from upstairs.learners.registry import (
     baselines_for,
     defaults_for,
@@ -36,16 +38,21 @@ from upstairs.learners.transductive import BDCSPN
 from upstairs.learners.transfer import mtl
 
 __all__ = [
+    "ANP",
     "BDCSPN",
+    "CNP",
     "LEARNERS",
+    "LNP",
     "R2D2",
     "SGD",
     "BaselinePlusPlus",
     "Concatenated",
     "Entry",
+    "FilmLearner",
     "GaussianPosterior",
     "GradientLearner",
     "HeadPerTask",
+    "Hypernetwork",
     "LearnedRates",
     "MatchingNet",
     "MetaCurvature",
@@ -58,6 +65,7 @@ __all__ = [
     "StepRates",
     "SupportMean",
     "UpdateRule",
+    "Versa",
     "anil",
     "baselines_for",
     "boil",

@@ -5,8 +5,9 @@ Adding one touches three places: its class or function in a file of this room, a
 
 from upstairs.learners.table.building import Entry, Shape, make_net
 from upstairs.learners.table.categories import CATEGORIES
+from upstairs.learners.table.conditioned import CONDITIONED
 from upstairs.learners.table.gradient import GRADIENT
 
-LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES
+LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED
 
 __all__ = ["LEARNERS", "Entry", "Shape", "make_net"]
