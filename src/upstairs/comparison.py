@@ -81,8 +81,13 @@ def compare(
                 likelihoods[who] = describe_likelihood(learner, episodes, seeds)
             transductive |= {label} if run.learner.transductive else set()
     table = [
-        {"name": who, **describe_score(own, kind), "transductive": who in transductive, "baseline": who in opponents,
-         **likelihoods.get(who, {})}
+        {
+            "name": who,
+            **describe_score(own, kind),
+            "transductive": who in transductive,
+            "baseline": who in opponents,
+            **likelihoods.get(who, {}),
+        }
         for who, own in scores.items()
     ]
     return {

@@ -24,43 +24,6 @@ def frozen_seeds(seed: int, tasks: int) -> list[int]:
     return [task_seed(EVALUATION + seed, i) for i in range(tasks)]
 
 
-def score_tasks(
-    learner: Learner,
-    episodes: Episodes,
-    seeds: Iterable[int],
-    *,
-    alone: bool = False,
-    kind: ScoreKind | None = None,
-    chunk: int | None = None,
-    progress: Progress | None = None,
-) -> Float[np.ndarray, " task"]:
-    """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
-
-    Args:
-        alone: predict each query without the others, which a transductive learner otherwise sees.
-        kind: how they are judged; None is what suits the tasks.
-        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
-    """
-    seeds = list(seeds)
-    learner = learner.for_way(episodes.way[1])
-    chunk = chunk or chunk_size(episodes)
-    scores: list[Tensor] = []
-    kind = kind or score_kind(episodes)
-    with evaluating(learner):
-        for start in range(0, len(seeds), chunk):
-            tasks = episodes.batch(seeds[start : start + chunk])
-            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
-            if progress:
-                progress(min(start + chunk, len(seeds)), len(seeds))
-    return torch.cat(scores).double().numpy()
-
-
-def chunk_size(episodes: Episodes) -> int:
-    """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
-    values = max(1, episodes.way[1]) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
-    return min(32, max(1, 500_000 // values))
-
-
 def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Float[Tensor, " task"]:
     """The share of each task's real queries whose largest logit is that of the true class."""
     right = (predictions.argmax(-1) == tasks.query.y) & tasks.query.mask
@@ -107,6 +70,43 @@ LIKELIHOOD = ScoreKind("likelihood", task_likelihood, False)  # beside the squar
 def score_kind(episodes: Episodes) -> ScoreKind:
     """Accuracy (0 to 1) for classes, mean squared error for functions."""
     return SQUARED_ERROR if episodes.source.functions else ACCURACY
+
+
+def score_tasks(
+    learner: Learner,
+    episodes: Episodes,
+    seeds: Iterable[int],
+    *,
+    alone: bool = False,
+    kind: ScoreKind | None = None,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, " task"]:
+    """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
+
+    Args:
+        alone: predict each query without the others, which a transductive learner otherwise sees.
+        kind: how they are judged; None is what suits the tasks.
+        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
+    """
+    seeds = list(seeds)
+    learner = learner.for_way(episodes.way[1])
+    chunk = chunk or chunk_size(episodes)
+    scores: list[Tensor] = []
+    kind = kind or score_kind(episodes)
+    with evaluating(learner):
+        for start in range(0, len(seeds), chunk):
+            tasks = episodes.batch(seeds[start : start + chunk])
+            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
+            if progress:
+                progress(min(start + chunk, len(seeds)), len(seeds))
+    return torch.cat(scores).double().numpy()
+
+
+def chunk_size(episodes: Episodes) -> int:
+    """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
+    values = max(1, episodes.way[1]) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
+    return min(32, max(1, 500_000 // values))
 
 
 class Scores(NamedTuple):
@@ -167,10 +167,7 @@ def evaluate(
     opponents = baselines or {}
     seeds = enough_seeds(seed, tasks)
     scores = score_beside(learner, episodes, seeds, baselines=opponents, chunk=chunk, progress=progress)
-    result = describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
-    for row, contestant in ((result, learner), *((result["baselines"][n], b) for n, b in opponents.items())):
-        row |= describe_likelihood(contestant, episodes, seeds)
-    return result
+    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
 
 
 def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[int]) -> dict[str, Any]:
@@ -191,7 +188,7 @@ def describe_scores(
     scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
 ) -> dict[str, Any]:
     """What `evaluate` returns."""
-    kind = score_kind(episodes)
+    kind, seeds = score_kind(episodes), frozen_seeds(seed, tasks)
     return {
         "way": episodes.way[1],
         "shot": episodes.shot[1],
@@ -199,10 +196,15 @@ def describe_scores(
         "tasks": tasks,
         "seed": seed,
         **describe_score(scores.own, kind),
+        **describe_likelihood(learner, episodes, seeds),
         "transductive": learner.transductive,
         **({} if scores.alone is None else {"inductive": describe_score(scores.alone, kind)}),
         "baselines": {
-            name: {**describe_score(own, kind), "transductive": baselines[name].transductive}
+            name: {
+                **describe_score(own, kind),
+                **describe_likelihood(baselines[name], episodes, seeds),
+                "transductive": baselines[name].transductive,
+            }
             for name, own in scores.baselines.items()
         },
     }

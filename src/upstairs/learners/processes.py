@@ -3,6 +3,7 @@
 A prediction is [mean, log scale]. Scales are at least 0.05, so that no single query can have a likelihood without end.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ LEAST = 0.05
 def layers(*sizes: int) -> nn.Sequential:
     """Linear layers of these sizes with GELU between."""
     net = nn.Sequential()
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         net.extend([nn.GELU(), nn.Linear(a, b)] if i else [nn.Linear(a, b)])
     return net
 
