@@ -31,7 +31,7 @@ def main() -> None:
     words.add_argument("--out", type=Path, default=Path("runs/table"))
     words.add_argument("--minutes", type=float, default=5.0)
     words.add_argument("--jobs", type=int, default=1, help="at a time; with more than one, each has one core")
-    words.add_argument("--only", nargs="+", default=list(LEARNERS))
+    words.add_argument("--only", nargs="+", default=[n for n, e in LEARNERS.items() if e.defaults is not None])
     words.add_argument("--table-only", action="store_true", help="train nothing, compare what is there")
     chosen = words.parse_args()
 
