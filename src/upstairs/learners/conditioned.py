@@ -35,7 +35,7 @@ class Noise(nn.Module):
         self.at(1.0)
 
     def at(self, progress: float) -> None:
-        generator = torch.Generator().manual_seed(int(progress * 2**52))
+        generator = torch.Generator().manual_seed(1 + int(progress * (2**31 - 1)))  # torch reads 32 bits of a seed
         self.drawn.copy_(torch.randn(self.drawn.shape, generator=generator))
 
     def forward(self) -> Float[Tensor, "samples size"]:
