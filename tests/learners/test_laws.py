@@ -13,6 +13,7 @@ from upstairs.testing import LAWS, check_learner
 
 HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
 BATCH = {"padding": "counts padding in the statistics of the batch"}
+LABELS = {"relabelled": "reads labels by weights that are not alike"}
 EXPECTED = {
     "maml": HEAD, "fomaml": HEAD, "anil": HEAD, "boil": HEAD, "maml_pp": HEAD, "meta_sgd": HEAD,
     "meta_curvature": HEAD, "imaml": HEAD, "cavia": HEAD, "reptile": HEAD, "es_maml": HEAD, "mtl": HEAD,
@@ -20,6 +21,7 @@ EXPECTED = {
     "unicorn_maml": {}, "simpleshot": {}, "baseline_pp": {}, "bd_cspn": {},
     "hypernetwork": {}, "film": {},
     "versa": {"relabelled": "has noise for each class's place"},
+    "snail": LABELS, "in_context": LABELS, "memory": LABELS,
 }  # fmt: skip
 CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None]
 

@@ -21,6 +21,7 @@ from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold
 from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.processes import ANP, CNP, LNP
+from upstairs.learners.recurrent import MemoryLearner
 from upstairs.learners.registry import (
     baselines_for,
     defaults_for,
@@ -33,6 +34,7 @@ from upstairs.learners.registry import (
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.reptile import Reptile, reptile
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
+from upstairs.learners.sequence import SequenceLearner, in_context, snail
 from upstairs.learners.table import LEARNERS, Entry, make_net
 from upstairs.learners.transductive import BDCSPN
 from upstairs.learners.transfer import mtl
@@ -55,12 +57,14 @@ __all__ = [
     "Hypernetwork",
     "LearnedRates",
     "MatchingNet",
+    "MemoryLearner",
     "MetaCurvature",
     "MetaOptNet",
     "MultiStep",
     "ProtoNet",
     "RelationNet",
     "Reptile",
+    "SequenceLearner",
     "SimpleShot",
     "StepRates",
     "SupportMean",
@@ -74,6 +78,7 @@ __all__ = [
     "entry",
     "fomaml",
     "imaml",
+    "in_context",
     "learners",
     "load_plugin",
     "make_learner",
@@ -90,6 +95,7 @@ __all__ = [
     "reptile",
     "scratch",
     "seeded_learner",
+    "snail",
     "threshold",
     "unicorn_maml",
     "with_steps",

@@ -1,0 +1,156 @@
+"""Networks that read a set or a stream: attention, causal convolution, a recurrent cell, a memory.
+
+The readers of a task take `tokens` [m + n, d], of which the first m are the support set (`mask`: which are real; any
+padding is in front) and the rest are queries: a query stands in the place after the support set, and sees no other.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def sees(mask: Bool[Tensor, " m"], queries: int, *, causal: bool) -> Bool[Tensor, "t t"]:
+    """Who sees whom, row by row: a support example the real ones (`causal`: up to itself), a query them and itself."""
+    m = len(mask)
+    own = torch.eye(m + queries, dtype=torch.bool, device=mask.device)
+    before = torch.ones(m, m, dtype=torch.bool, device=mask.device).tril() if causal else own.new_ones(m, m)
+    before = torch.cat([before, own.new_ones(queries, m)])
+    return own | F.pad(before & mask, (0, queries))
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention of several heads (Vaswani et al. 2017), in its plain form.
+
+        a = softmax over the seen of (q k^T / sqrt(d)),   output = a v
+
+    Queries and keys start as the same map: alike then attends to alike.
+    """
+
+    def __init__(self, size: int, key: int, value: int, *, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key = nn.Linear(size, key, bias=False), nn.Linear(size, key, bias=False)
+        self.value = nn.Linear(size, value)
+        self.query.load_state_dict(self.key.state_dict())
+
+    def forward(self, z: Float[Tensor, "t d"], see: Bool[Tensor, "t t"]) -> Float[Tensor, "t v"]:
+        q, k, v = (
+            layer(z).reshape(len(z), self.heads, -1).transpose(0, 1) for layer in (self.query, self.key, self.value)
+        )
+        score = q @ k.transpose(1, 2) / math.sqrt(k.shape[-1])
+        weight = torch.where(see, score, torch.finfo(z.dtype).min).softmax(-1)
+        return (weight @ v).transpose(0, 1).reshape(len(z), -1)
+
+
+class Transformer(nn.Module):
+    """Blocks of attention and of a two-layer network, each added to what it reads after a layer norm."""
+
+    def __init__(self, tokens: int, *, width: int, layers: int, heads: int, out: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(tokens, width)
+        self.attention = nn.ModuleList(Attention(width, width, width, heads=heads) for _ in range(layers))
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * layers + 1))
+        self.forth = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(layers))
+        self.back = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(layers))
+        self.head = nn.Linear(width, out)
+
+    def forward(self, tokens: Float[Tensor, "t d"], mask: Bool[Tensor, " m"]) -> Float[Tensor, "t out"]:
+        see = sees(mask, len(tokens) - len(mask), causal=False)
+        z = self.enter(tokens)
+        for i, attention in enumerate(self.attention):
+            z = z + attention(self.norm[2 * i](z), see)
+            z = z + self.back[i](F.gelu(self.forth[i](self.norm[2 * i + 1](z))))
+        return self.head(self.norm[-1](z))
+
+
+class Dense(nn.Module):
+    """SNAIL's dense block: [x, tanh(a) * sigmoid(b)], a and b causal convolutions of kernel 2 (Mishra et al. 2018)."""
+
+    def __init__(self, size: int, filters: int, *, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.now, self.past = nn.Linear(size, 2 * filters), nn.Linear(size, 2 * filters, bias=False)
+
+    def forward(self, z: Float[Tensor, "t d"], mask: Bool[Tensor, " m"]) -> Float[Tensor, "t e"]:
+        m = len(mask)
+        real = torch.where(mask[:, None], z[:m], 0.0)
+        zeros = torch.zeros_like(real[:1]).expand(self.dilation, -1)
+        before = torch.cat([zeros, real])[: m + 1]  # row i: what stands `dilation` before place i
+        before = torch.cat([before[:m], before[m:].expand(len(z) - m, -1)])
+        a, b = (self.now(z) + self.past(before)).chunk(2, -1)
+        return torch.cat([z, a.tanh() * b.sigmoid()], -1)
+
+
+class Snail(nn.Module):
+    """Attention and temporal convolution in turn, each beside what it reads (Mishra et al. 2018, section 3).
+
+    Attention(64, 32), TC(128), Attention(256, 128), TC(128), Attention(512, 256), a linear layer, as in their appendix
+    for Omniglot; a TC is dense blocks of dilation 1, 2, 4 ... until they reach back over `length` places.
+    """
+
+    def __init__(self, tokens: int, *, length: int, filters: int = 128, out: int) -> None:
+        super().__init__()
+        self.blocks, size = nn.ModuleList(), tokens
+        for key, value in ((filters // 2, filters // 4), (2 * filters, filters), (4 * filters, 2 * filters)):
+            self.blocks.append(Attention(size, key, value))
+            size += value
+            if key == 4 * filters:
+                break
+            for i in range(max(1, math.ceil(math.log2(length)))):
+                self.blocks.append(Dense(size, filters, dilation=2**i))
+                size += filters
+        self.head = nn.Linear(size, out)
+
+    def forward(self, tokens: Float[Tensor, "t d"], mask: Bool[Tensor, " m"]) -> Float[Tensor, "t out"]:
+        see, z = sees(mask, len(tokens) - len(mask), causal=True), tokens
+        for block in self.blocks:
+            z = torch.cat([z, block(z, see)], -1) if isinstance(block, Attention) else block(z, mask)
+        return self.head(z)
+
+
+class LSTMCell(nn.Module):
+    """One step of a long short-term memory (Hochreiter and Schmidhuber 1997), of linear layers: vmap can stack it."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.input, self.hidden = nn.Linear(size, 4 * hidden), nn.Linear(hidden, 4 * hidden, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "*n d"], h: Float[Tensor, "*n e"], c: Float[Tensor, "*n e"]
+    ) -> tuple[Float[Tensor, "*n e"], Float[Tensor, "*n e"]]:
+        i, f, g, o = (self.input(x) + self.hidden(h)).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+
+
+class Slots(NamedTuple):
+    """A memory of rows, how much each was used, and how the last reading was spread over them."""
+
+    rows: Float[Tensor, "slot d"]
+    usage: Float[Tensor, " slot"]
+    read: Float[Tensor, " slot"]
+
+
+def write(
+    slots: Slots, row: Float[Tensor, " d"], gate: Float[Tensor, ""], told: Float[Tensor, ""], *, decay: float = 0.99
+) -> Slots:
+    """Least recently used access (Santoro et al. 2016, equations 5 to 8).
+
+    w = gate * (last reading) + (1 - gate) * (1 at the least used row, which is emptied first); every row gains w times
+    `row`, and its usage w. Where `told` is 0 nothing is written.
+    """
+    least = F.one_hot(slots.usage.argmin(-1), len(slots.usage)).to(row.dtype)
+    weight = told * (gate * slots.read + (1 - gate) * least)
+    rows = slots.rows * (1 - told * least)[:, None] + weight[:, None] * row
+    return Slots(rows, decay * slots.usage + weight, slots.read)
+
+
+def read(slots: Slots, key: Float[Tensor, " k"], scale: Float[Tensor, ""]) -> tuple[Float[Tensor, " d"], Slots]:
+    """By the softmax of scale * cosine of `key` and the first numbers of each row; usage gains the weights."""
+    rows = slots.rows[:, : len(key)]
+    weight = (scale * F.normalize(rows, dim=-1, eps=1e-6) @ F.normalize(key, dim=-1, eps=1e-6)).softmax(-1)
+    return weight @ slots.rows, Slots(slots.rows, slots.usage + weight, weight)
