@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -65,7 +66,9 @@ class SequenceLearner(Learner[Tokens]):
 
     def answer(self, state: Tokens, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         label = torch.cat([state.label, state.label.new_zeros(len(z), self.most)])
-        tokens = torch.cat([torch.cat([state.z, z]), label], -1)
+        # numbers of size 1, and a label that is heard beside them
+        z = F.layer_norm(torch.cat([state.z, z]), z.shape[-1:])
+        tokens = torch.cat([z, 0.5 * z.shape[-1] ** 0.5 * label], -1)
         logits = self.reader(tokens, state.mask)[len(state.mask) :]
         return only_seen(logits, state.label.sum(0) > 0)[:, : self.way]
 

@@ -35,6 +35,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.key = nn.Linear(size, key, bias=False), nn.Linear(size, key, bias=False)
         self.value = nn.Linear(size, value)
+        nn.init.orthogonal_(self.key.weight, gain=1.5)  # sharp enough to tell a support set apart at the start
         self.query.load_state_dict(self.key.state_dict())
 
     def forward(self, z: Float[Tensor, "t d"], see: Bool[Tensor, "t t"]) -> Float[Tensor, "t v"]:
