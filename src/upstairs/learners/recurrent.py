@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -49,6 +50,9 @@ class MemoryLearner(Learner[Recall]):
         self.key = nn.Linear(size, hidden)
         self.cell = LSTMCell(size + way, hidden)
         self.head = nn.Linear(2 * hidden + way, way)
+        nn.init.orthogonal_(self.key.weight)
+        with torch.no_grad():  # it starts by answering the label that it reads
+            self.head.weight[:, -way:] = 5 * torch.eye(way)
         self.gate, self.log_scale = nn.Parameter(torch.tensor(-2.0)), nn.Parameter(torch.tensor(10.0).log())
 
     @property
@@ -58,6 +62,9 @@ class MemoryLearner(Learner[Recall]):
     @property
     def transductive(self) -> bool:
         return is_transductive(self)
+
+    def keys(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        return self.key(F.layer_norm(z, z.shape[-1:]))
 
     def begin(self, like: Tensor) -> Recall:
         """Before the first step."""
@@ -74,7 +81,7 @@ class MemoryLearner(Learner[Recall]):
 
     def stream(self, z: Tensor, label: Tensor, mask: Bool[Tensor, " t"]) -> tuple[Recall, Float[Tensor, "t way"]]:
         """The state after a stream of examples, and what was predicted of each before its label was told."""
-        state, predictions, keys = self.begin(z), [], self.key(z)
+        state, predictions, keys = self.begin(z), [], self.keys(z)
         for t in range(len(z)):
             new, prediction = self.step(state, z[t], keys[t])
             new = new._replace(label=label[t])
@@ -93,7 +100,7 @@ class MemoryLearner(Learner[Recall]):
 
     def predict(self, state: Recall, x: Tensor, /) -> Float[Tensor, "n way"]:
         z = self.encoder(x)
-        return torch.stack([self.step(state, a, k)[1] for a, k in zip(z, self.key(z), strict=True)])[:, : self.way]
+        return torch.stack([self.step(state, a, k)[1] for a, k in zip(z, self.keys(z), strict=True)])[:, : self.way]
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         """The loss of every step of one stream of support set and queries, and the predictions of the queries."""
