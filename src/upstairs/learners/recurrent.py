@@ -1,16 +1,17 @@
 """Meta recurrent networks: y_t = f(y_{t-1}, x_t), a network that learns a task while its examples pass by."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
+from upstairs.core import Examples, Task
 from upstairs.learners.metric import members
-from upstairs.learners.sequence import content_order
-from upstairs.nets.norm import is_transductive
+from upstairs.learners.sequence import Reader, content_order
 from upstairs.nets.sequence import LSTMCell, Slots, read, write
 
 
@@ -24,7 +25,7 @@ class Recall(NamedTuple):
     label: Float[Tensor, " way"]
 
 
-class MemoryLearner(Learner[Recall]):
+class MemoryLearner(Reader[Recall]):
     """A memory-augmented LSTM that is told each label one step late (Hochreiter 2001; Santoro et al. 2016).
 
         (h_t, c_t) = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1})
@@ -42,11 +43,9 @@ class MemoryLearner(Learner[Recall]):
         rows: of the memory; a longer stream overwrites the least recently used.
     """
 
-    loss_fn: LossFn = staticmethod(cross_entropy)
-
     def __init__(self, encoder: nn.Module, size: int, *, way: int, hidden: int = 64, rows: int = 64) -> None:
-        super().__init__()
-        self.encoder, self.way, self.most, self.rows, self.hidden = encoder, way, way, rows, hidden
+        super().__init__(encoder, way=way)
+        self.rows, self.hidden = rows, hidden
         self.key = nn.Linear(size, hidden)
         self.cell = LSTMCell(size + way, hidden)
         self.head = nn.Linear(2 * hidden + way, way)
@@ -54,14 +53,6 @@ class MemoryLearner(Learner[Recall]):
         with torch.no_grad():  # it starts by answering the label that it reads
             self.head.weight[:, -way:] = 5 * torch.eye(way)
         self.gate, self.log_scale = nn.Parameter(torch.tensor(-2.0)), nn.Parameter(torch.tensor(10.0).log())
-
-    @property
-    def max_way(self) -> int | None:
-        return self.most
-
-    @property
-    def transductive(self) -> bool:
-        return is_transductive(self)
 
     def keys(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
         return self.key(F.layer_norm(z, z.shape[-1:]))
@@ -85,14 +76,9 @@ class MemoryLearner(Learner[Recall]):
         for t in range(len(z)):
             new, prediction = self.step(state, z[t], keys[t])
             new = new._replace(label=label[t])
-            state = Recall(*(self._kept(mask[t], a, b) for a, b in zip(new, state, strict=True)))
+            state = tree_map(partial(torch.where, mask[t]), new, state)
             predictions.append(prediction)
         return state, torch.stack(predictions)
-
-    def _kept(self, real: Tensor, new: Tensor | Slots, old: Tensor | Slots) -> Tensor | Slots:
-        if isinstance(new, Slots):
-            return Slots(*(torch.where(real, a, b) for a, b in zip(new, old, strict=True)))
-        return torch.where(real, new, old)
 
     def adapt(self, support: Examples, /) -> Recall:
         order, z = content_order(support), self.encoder(support.x)

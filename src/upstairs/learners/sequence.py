@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
+from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
 from upstairs.learners.metric import members, only_seen
 from upstairs.nets.norm import is_transductive
 from upstairs.nets.sequence import Snail, Transformer
@@ -33,7 +33,25 @@ class Tokens(NamedTuple):
     mask: Bool[Tensor, " m"]
 
 
-class SequenceLearner(Learner[Tokens]):
+class Reader(Learner[State]):
+    """An encoder, and a network with a fixed number of inputs for labels: it takes `way` classes or fewer."""
+
+    loss_fn: LossFn = staticmethod(cross_entropy)
+
+    def __init__(self, encoder: nn.Module, *, way: int) -> None:
+        super().__init__()
+        self.encoder, self.way, self.most = encoder, way, way
+
+    @property
+    def max_way(self) -> int | None:
+        return self.most
+
+    @property
+    def transductive(self) -> bool:
+        return is_transductive(self)
+
+
+class SequenceLearner(Reader[Tokens]):
     """An encoder, and a reader of the tokens [f(x_i), y_i] of the support set and [f(x), 0] of the queries.
 
         p(y | x) = softmax(reader([f(x_1), y_1], ..., [f(x_m), y_m], [f(x), 0]))
@@ -46,19 +64,9 @@ class SequenceLearner(Learner[Tokens]):
         way: the most classes of a task.
     """
 
-    loss_fn: LossFn = staticmethod(cross_entropy)
-
     def __init__(self, encoder: nn.Module, reader: nn.Module, *, way: int) -> None:
-        super().__init__()
-        self.encoder, self.reader, self.way, self.most = encoder, reader, way, way
-
-    @property
-    def max_way(self) -> int | None:
-        return self.most
-
-    @property
-    def transductive(self) -> bool:
-        return is_transductive(self)
+        super().__init__(encoder, way=way)
+        self.reader = reader
 
     def tokens(self, z: Float[Tensor, "m d"], support: Examples) -> Tokens:
         order = content_order(support)
