@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, kind: str) -> None:
-    """Write tensors and a json header of `kind` ("run" or "adapted") in one atomic file."""
+    """Write tensors and a json header of `kind` ("run", "adapted" or "rule") in one atomic file."""
     header = {"upstairs": json.dumps({"format": FORMAT, "kind": kind, **meta}, allow_nan=True)}
     content = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, header)
     write_atomically(path, content)
@@ -83,7 +83,7 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             "use that version, or train again"
         )
     if meta.get("kind") != kind:
-        names = {"run": "a run's checkpoint", "adapted": "an adapted model"}
+        names = {"run": "a run's checkpoint", "adapted": "an adapted model", "rule": "a learned rule"}
         raise UpstairsError(
             f"{path} holds {names.get(meta.get('kind'), 'something else')}: {names[kind]} is needed here"
         )

@@ -16,6 +16,7 @@ from upstairs.learners.gradient import (
     with_steps,
 )
 from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
+from upstairs.learners.learned_rules import LSTMRule, MLPRule, learned_optimizer
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold
@@ -55,7 +56,9 @@ __all__ = [
     "GradientLearner",
     "HeadPerTask",
     "Hypernetwork",
+    "LSTMRule",
     "LearnedRates",
+    "MLPRule",
     "MatchingNet",
     "MemoryLearner",
     "MetaCurvature",
@@ -79,6 +82,7 @@ __all__ = [
     "fomaml",
     "imaml",
     "in_context",
+    "learned_optimizer",
     "learners",
     "load_plugin",
     "make_learner",

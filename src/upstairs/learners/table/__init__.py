@@ -7,8 +7,9 @@ from upstairs.learners.table.building import Entry, Shape, make_net
 from upstairs.learners.table.categories import CATEGORIES
 from upstairs.learners.table.conditioned import CONDITIONED
 from upstairs.learners.table.gradient import GRADIENT
+from upstairs.learners.table.optimizers import OPTIMIZERS
 from upstairs.learners.table.sequence import SEQUENCE
 
-LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE
+LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | OPTIMIZERS
 
 __all__ = ["LEARNERS", "Entry", "Shape", "make_net"]

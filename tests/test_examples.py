@@ -1,0 +1,33 @@
+"""The article's three examples print its numbers, and what each stands for learns."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [("gradient_step", [0.9, 2.0, 3.1]), ("shift", [1.5, 2.5, 3.5]), ("recursion", 4.25)],
+)
+def test_the_articles_numbers(name: str, numbers: list[float] | float) -> None:
+    np.testing.assert_allclose(load(name).article(), numbers, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "meta_steps", "factor"), [("gradient_step", 150, 0.9), ("shift", 150, 0.8), ("recursion", 60, 0.9)]
+)
+def test_the_system_learns(name: str, meta_steps: int, factor: float) -> None:
+    before, after = load(name).system(meta_steps)
+    assert after < factor * before
