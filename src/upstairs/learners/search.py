@@ -32,7 +32,7 @@ class MetaNAS(ProtoNet):
     """
 
     def __init__(
-        self, encoder: nn.Module, *, way: int, scale: float = 1.0, until: float = 0.3, rate: float = 0.01
+        self, encoder: nn.Module, *, way: int, scale: float = 1.0, until: float = 1 / 3, rate: float = 0.01
     ) -> None:
         super().__init__(encoder, way=way, scale=scale)
         self.until, self.rule, self.searching = until, SGD(rate), False
