@@ -44,7 +44,7 @@ def test_a_task_that_ends_early_computes_no_later_stage(depth: int) -> None:
 def test_the_loss_is_a_sum_over_depths() -> None:
     """Prototypes, gates and shares again, one task and one depth after another."""
     own, tasks = learner(price=0.3, scale=0.5), double(blobs(3))
-    own.bias.data, own.slope.data = torch.randn(3).double(), torch.rand(3).double()
+    own.bias.data, own.slope.data = 0.1 * torch.randn(3).double(), torch.rand(3).double()
     step = meta_step(own, tasks)
     for i in range(3):
         support, query = take(tasks, i)
@@ -56,7 +56,7 @@ def test_the_loss_is_a_sum_over_depths() -> None:
             apart = F.cross_entropy(-size * torch.cdist(means, means) ** 2, torch.arange(WAY))
             gate = 1.0
             if depth < 3:
-                gate = torch.sigmoid(own.bias[depth] - own.slope[depth] * torch.log(apart + 1e-6))
+                gate = torch.sigmoid(10 * (own.bias[depth] - own.slope[depth] * torch.log(apart + 1e-6)))
             loss = F.cross_entropy(-size * torch.cdist(q, means) ** 2, query.y)
             total += left * gate * (loss + 0.3 * (depth + 1) / 4) + loss / 4
             left = left * (1 - gate)

@@ -1,15 +1,16 @@
 """How deep: a depth for each task, decided from its support set."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners.metric import Prototypes, class_means, only_seen
+from upstairs.nets.cells import Exit
 from upstairs.nets.norm import is_transductive
 
 
@@ -25,12 +26,12 @@ class EarlyExit(Learner[Exits]):
 
         d_l = scale_l |f_l(x) - c_lk|^2                     logits of exit l are -d_l
         s_l = log of mean over classes of -log p_l(k | c_k)  how little the class means stand apart at depth l
-        g_l = sigmoid(u_l - v_l s_l),  g_L = 1               the probability to end at l, if not before
+        g_l = sigmoid(10 (u_l - v_l s_l)),  g_L = 1          the probability to end at l, if not before
         q_l = g_l * product over j < l of (1 - g_j)
         loss = sum over l of q_l (CE_l + price * cost_l) + mean over l of CE_l
 
-    In training depth is a mixture (adaptive computation, Graves 2016; here with exits, BranchyNet, Teerapittayanon et al.
-    2016); in use a task ends at the first depth with g_l above a half: `solve_early` computes nothing beyond it. The
+    In training depth is a mixture (adaptive computation, Graves 2016; with exits, Teerapittayanon et al. 2016); in
+    use a task ends at the first depth with g_l above a half: `solve_early` computes nothing beyond it. The
     price makes depth worth its while: it is what a whole pass may cost in nats. Embeddings are not trained to please
     the gates: s_l is a constant to them.
 
@@ -52,10 +53,11 @@ class EarlyExit(Learner[Exits]):
         super().__init__()
         if len(stages) < 2:
             raise UpstairsError(f"the network has {len(stages)} stage: to end early it needs 2 or more")
-        self.stages, self.way, self.price, self.costs = stages, way, price, costs
+        self.stages, self.exit, self.way = stages, Exit(), way
+        self.price, self.costs = price, costs
         self.log_scale = nn.Parameter(torch.tensor([scale / size**0.5 for size in sizes]).log())
-        self.bias = nn.Parameter(torch.full((len(stages) - 1,), -2.0))
-        self.slope = nn.Parameter(torch.ones(len(stages) - 1))
+        self.bias = nn.Parameter(torch.full((len(stages) - 1,), -0.2))
+        self.slope = nn.Parameter(torch.full((len(stages) - 1,), 0.1))
 
     @property
     def transductive(self) -> bool:
@@ -66,7 +68,7 @@ class EarlyExit(Learner[Exits]):
         found = []
         for stage in self.stages:
             x = stage(x)
-            found.append(flat(x))
+            found.append(self.exit(x))
         return found
 
     def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
@@ -79,7 +81,7 @@ class EarlyExit(Learner[Exits]):
         each = self.logits(depth, prototypes, prototypes.mean).log_softmax(-1)
         own = (each * torch.eye(self.way, dtype=each.dtype, device=each.device)).sum(-1)
         confused = torch.where(prototypes.seen, -own, 0.0).sum() / prototypes.seen.sum().clamp(min=1)
-        return (self.bias[depth] - self.slope[depth] * (confused.detach() + 1e-6).log()).sigmoid()
+        return (10 * (self.bias[depth] - self.slope[depth] * (confused.detach() + 1e-6).log())).sigmoid()
 
     def fit(self, found: list[Tensor], support: Examples) -> Exits:
         prototypes = [class_means(z, support, self.way) for z in found]
@@ -96,7 +98,7 @@ class EarlyExit(Learner[Exits]):
         """The logits of the depth at which the task ends."""
         ends = endings([(gate > 0.5).to(gate.dtype) for gate in state.gates])
         each = [self.logits(depth, own, z) for depth, (own, z) in enumerate(zip(state.prototypes, found, strict=True))]
-        return sum(torch.where(end > 0.5, logits, 0.0) for end, logits in zip(ends, each, strict=True))
+        return reduce(torch.add, [torch.where(end > 0.5, z, 0.0) for end, z in zip(ends, each, strict=True)])
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         n = len(task.support.x)
@@ -108,11 +110,6 @@ class EarlyExit(Learner[Exits]):
             loss = task.query.mean(self.loss_fn(logits, task.query.y))
             total = total + share * (loss + self.price * self.costs[depth]) + loss / len(queries)
         return total, self.ended(state, queries)
-
-
-def flat(x: Float[Tensor, "n *d"]) -> Float[Tensor, "n d"]:
-    """An exit: maps are max-pooled 2x2, and all is one vector."""
-    return (F.max_pool2d(x, 2) if x.ndim == 4 else x).flatten(1)
 
 
 def endings(gates: list[Tensor]) -> list[Tensor]:
@@ -133,9 +130,9 @@ def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float
     z = support.x
     for depth, stage in enumerate(learner.stages):
         z = stage(z)
-        prototypes = class_means(flat(z), support, learner.way)
+        prototypes = class_means(learner.exit(z), support, learner.way)
         if depth == len(learner.stages) - 1 or learner.gate(depth, prototypes) > 0.5:
-            return learner.logits(depth, prototypes, flat(learner.stages[: depth + 1](x))), depth
+            return learner.logits(depth, prototypes, learner.exit(learner.stages[: depth + 1](x))), depth
     raise AssertionError("a task ends at the last stage")
 
 
@@ -144,7 +141,7 @@ def costs_of(stages: nn.Sequential, shape: tuple[int, ...]) -> list[float]:
     counts: list[int] = []
 
     def count(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        counts[-1] += layer.weight.numel() * out[0].numel() // out.shape[1]
+        counts[-1] += layer.get_parameter("weight").numel() * out[0].numel() // out.shape[1]
 
     layers = [m for m in stages.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
     hooks = [layer.register_forward_hook(count) for layer in layers]

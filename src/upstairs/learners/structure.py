@@ -32,7 +32,8 @@ class _Threshold(torch.autograd.Function):
 
 
 class SparseSGD(nn.Module):
-    """Gradient descent on the weights that a learned mask lets adapt (von Oswald et al. 2021, "Learning where to learn").
+    """Gradient descent on the weights that a learned mask lets adapt
+    ("Learning where to learn", von Oswald et al. 2021).
 
         theta <- theta - rate * 1[m >= 0] * gradient,   d 1[m >= 0] / d m taken as 1 (straight-through)
 
@@ -72,10 +73,10 @@ class Transformed(nn.Module):
     T starts as the identity.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
         super().__init__()
         weight = layer.weight
-        self.layer = layer
+        self.layer: nn.Linear | nn.Conv1d | nn.Conv2d = layer
         self.transform = nn.Parameter(torch.eye(len(weight), dtype=weight.dtype, device=weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,4 +114,3 @@ def t_net(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Opti
         net: as `transformed` gives it: its parameters named `transform` do not adapt.
     """
     return GradientLearner(net, SGD(rate), way=way, fast=lambda name: not name.endswith("transform"), **options)
-

@@ -2,6 +2,7 @@
 
 import copy
 from collections import OrderedDict
+from functools import reduce
 from math import prod
 
 import torch
@@ -38,7 +39,7 @@ class Mixed(nn.Module):
         if not (self.soft and self.training):
             return self.operations[self.chosen](x)
         share = (SHARPNESS * self.architecture / self.temperature).softmax(-1)
-        return sum(share[k] * operation(x) for k, operation in enumerate(self.operations.values()))
+        return reduce(torch.add, [share[k] * operation(x) for k, operation in enumerate(self.operations.values())])
 
     def choose(self) -> None:
         """The operation with the largest weight alone from now on."""
@@ -139,6 +140,13 @@ class Residual(nn.Module):
 
     def forward(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
         return F.relu(x + self.inner(x))
+
+
+class Exit(nn.Module):
+    """Maps are max-pooled 2x2, and all of an example is one vector."""
+
+    def forward(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n d"]:
+        return (F.max_pool2d(x, 2) if x.ndim == 4 else x).flatten(1)
 
 
 def chain(shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", depth: int = 3) -> nn.Sequential:

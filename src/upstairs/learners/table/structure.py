@@ -4,11 +4,11 @@ import torch
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.depth import EarlyExit, costs_of, flat
+from upstairs.learners.depth import EarlyExit, costs_of
 from upstairs.learners.search import MetaNAS
 from upstairs.learners.structure import sparse_maml, t_net, transformed
 from upstairs.learners.table.building import FUNCTIONS, INNER_LOOP, METRIC, Entry, Shape, length, on_net, scale
-from upstairs.nets.cells import cells, chain
+from upstairs.nets.cells import Exit, cells, chain
 from upstairs.settings import Settings
 
 
@@ -22,11 +22,11 @@ def _own_network(settings: Settings) -> None:
 def _early_exit(settings: Settings, shape: Shape, way: int) -> Learner:
     _own_network(settings)
     stages = chain(shape, width=settings.width, norm=settings.norm)
-    x, sizes = torch.zeros(1, *shape), []
+    x, end, sizes = torch.zeros(1, *shape), Exit(), []
     with evaluating(stages):
         for stage in stages:
             x = stage(x)
-            sizes.append(flat(x).shape[1])
+            sizes.append(end(x).shape[1])
     return EarlyExit(stages, sizes=sizes, costs=costs_of(stages, shape), way=way, scale=settings.scale)
 
 
