@@ -144,7 +144,7 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
             other = copy.deepcopy(learner)
             other.bias.copy_(torch.tensor([1e9 if i == depth else -1e9 for i in range(len(other.bias))]))
             result["fixed"].append(measure(other))
-        for shift in (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0):
+        for shift in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4):
             other = copy.deepcopy(learner)
             other.bias.add_(shift)
             result["gated"].append({"shift": shift} | measure(other))
