@@ -37,10 +37,10 @@ class EarlyExit(Learner[Exits]):
 
     Args:
         stages: modules, each reading the last one's output.
-        sizes: the numbers in each stage's output once pooled and flattened, which scale the distance.
+        sizes: of the vector at each exit, which scale the distance.
         costs: of all stages up to each, as shares of the whole; the last is 1.
         way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        scale: of the squared distance over the square root of its size, at the start (it is learned).
+        scale: of the squared distance over the square root of its size, at the start.
         price: of a full pass, in nats.
     """
 
@@ -65,11 +65,7 @@ class EarlyExit(Learner[Exits]):
 
     def embeddings(self, x: Tensor) -> list[Float[Tensor, "n d"]]:
         """After each stage."""
-        found = []
-        for stage in self.stages:
-            x = stage(x)
-            found.append(self.exit(x))
-        return found
+        return [self.exit(x := stage(x)) for stage in self.stages]
 
     def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         c = prototypes.mean
