@@ -68,9 +68,7 @@ class EarlyExit(Learner[Exits]):
         return [self.exit(x := stage(x)) for stage in self.stages]
 
     def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        c = prototypes.mean
-        distance = z.square().sum(-1, keepdim=True) - 2 * z @ c.T + c.square().sum(-1)
-        return only_seen(-self.log_scale[depth].exp() * distance, prototypes.seen)
+        return only_seen(-self.log_scale[depth].exp() * distances(z, prototypes.mean), prototypes.seen)
 
     def gate(self, depth: int, prototypes: Prototypes) -> Float[Tensor, ""]:
         """g_l: the probability to end after stage `depth`, if the task has come so far."""
@@ -106,6 +104,11 @@ class EarlyExit(Learner[Exits]):
             loss = task.query.mean(self.loss_fn(logits, task.query.y))
             total = total + share * (loss + self.price * self.costs[depth]) + loss / len(queries)
         return total, self.ended(state, queries)
+
+
+def distances(z: Float[Tensor, "n d"], c: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
+    """Squared, by one matrix product."""
+    return z.square().sum(-1, keepdim=True) - 2 * z @ c.T + c.square().sum(-1)
 
 
 def endings(gates: list[Tensor]) -> list[Tensor]:
