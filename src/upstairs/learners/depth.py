@@ -64,7 +64,6 @@ class EarlyExit(Learner[Exits]):
         return is_transductive(self)
 
     def embeddings(self, x: Tensor) -> list[Float[Tensor, "n d"]]:
-        """After each stage."""
         return [self.exit(x := stage(x)) for stage in self.stages]
 
     def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
@@ -79,7 +78,7 @@ class EarlyExit(Learner[Exits]):
 
     def fit(self, found: list[Tensor], support: Examples) -> Exits:
         prototypes = [class_means(z, support, self.way) for z in found]
-        gates = [self.gate(depth, own) for depth, own in enumerate(prototypes[:-1])]
+        gates = list(map(self.gate, range(len(found) - 1), prototypes))
         return Exits(prototypes, [*gates, torch.ones_like(gates[0])])
 
     def adapt(self, support: Examples, /) -> Exits:
@@ -89,14 +88,12 @@ class EarlyExit(Learner[Exits]):
         return self.ended(state, self.embeddings(x))
 
     def ended(self, state: Exits, found: list[Tensor]) -> Float[Tensor, "n way"]:
-        """The logits of the depth at which the task ends."""
         ends = endings([(gate > 0.5).to(gate.dtype) for gate in state.gates])
-        each = [self.logits(depth, own, z) for depth, (own, z) in enumerate(zip(state.prototypes, found, strict=True))]
+        each = map(self.logits, range(len(found)), state.prototypes, found)
         return reduce(torch.add, [torch.where(end > 0.5, z, 0.0) for end, z in zip(ends, each, strict=True)])
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        n = len(task.support.x)
-        found = self.embeddings(torch.cat([task.support.x, task.query.x]))
+        found, n = self.embeddings(torch.cat([task.support.x, task.query.x])), len(task.support.x)
         state, queries = self.fit([z[:n] for z in found], task.support), [z[n:] for z in found]
         total = torch.zeros_like(state.gates[0])
         for depth, share in enumerate(endings(state.gates)):

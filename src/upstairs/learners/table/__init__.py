@@ -9,9 +9,8 @@ from upstairs.learners.table.conditioned import CONDITIONED
 from upstairs.learners.table.gradient import GRADIENT
 from upstairs.learners.table.sequence import SEQUENCE
 
-LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE
 from upstairs.learners.table.structure import STRUCTURE
 
-LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | STRUCTURE
+LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | STRUCTURE
 
 __all__ = ["LEARNERS", "Entry", "Shape", "make_net"]
