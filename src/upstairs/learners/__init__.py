@@ -35,8 +35,8 @@ from upstairs.learners.registry import (
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.reptile import Reptile, reptile
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
-from upstairs.learners.sequence import SequenceLearner, in_context, snail
 from upstairs.learners.search import MetaNAS
+from upstairs.learners.sequence import SequenceLearner, in_context, snail
 from upstairs.learners.structure import SparseSGD, sparse_maml, t_net, transformed
 from upstairs.learners.table import LEARNERS, Entry, make_net
 from upstairs.learners.transductive import BDCSPN

@@ -8,7 +8,6 @@ from upstairs.learners.table.categories import CATEGORIES
 from upstairs.learners.table.conditioned import CONDITIONED
 from upstairs.learners.table.gradient import GRADIENT
 from upstairs.learners.table.sequence import SEQUENCE
-
 from upstairs.learners.table.structure import STRUCTURE
 
 LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | STRUCTURE
