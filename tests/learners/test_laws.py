@@ -23,6 +23,7 @@ EXPECTED = {
     "versa": {"relabelled": "has noise for each class's place"},
     "snail": LABELS, "in_context": LABELS, "memory": LABELS,
     "learned_optimizer": HEAD,
+    "sparse_maml": HEAD, "t_net": HEAD, "early_exit": {}, "metanas": {"gradients": "has operations that were pruned"},
 }  # fmt: skip
 CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None]
 

@@ -3,6 +3,7 @@
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.context import Concatenated, cavia, modulated
+from upstairs.learners.depth import EarlyExit, solve_early
 from upstairs.learners.gradient import (
     GradientLearner,
     anil,
@@ -35,7 +36,9 @@ from upstairs.learners.registry import (
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.reptile import Reptile, reptile
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
+from upstairs.learners.search import MetaNAS
 from upstairs.learners.sequence import SequenceLearner, in_context, snail
+from upstairs.learners.structure import SparseSGD, sparse_maml, t_net, transformed
 from upstairs.learners.table import LEARNERS, Entry, make_net
 from upstairs.learners.transductive import BDCSPN
 from upstairs.learners.transfer import mtl
@@ -50,6 +53,7 @@ __all__ = [
     "SGD",
     "BaselinePlusPlus",
     "Concatenated",
+    "EarlyExit",
     "Entry",
     "FilmLearner",
     "GaussianPosterior",
@@ -62,6 +66,7 @@ __all__ = [
     "MatchingNet",
     "MemoryLearner",
     "MetaCurvature",
+    "MetaNAS",
     "MetaOptNet",
     "MultiStep",
     "ProtoNet",
@@ -69,6 +74,7 @@ __all__ = [
     "Reptile",
     "SequenceLearner",
     "SimpleShot",
+    "SparseSGD",
     "StepRates",
     "SupportMean",
     "UpdateRule",
@@ -100,7 +106,11 @@ __all__ = [
     "scratch",
     "seeded_learner",
     "snail",
+    "solve_early",
+    "sparse_maml",
+    "t_net",
     "threshold",
+    "transformed",
     "unicorn_maml",
     "with_steps",
 ]

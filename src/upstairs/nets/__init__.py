@@ -1,5 +1,6 @@
 """Ordinary modules, nothing meta in them."""
 
+from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, relation_conv
 from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
@@ -7,13 +8,17 @@ from upstairs.nets.text import TfIdf, bag
 
 __all__ = [
     "BatchNorm",
+    "Mixed",
     "Norm",
     "TfIdf",
     "bag",
     "batch_norm",
     "calibrate",
+    "cells",
+    "chain",
     "conv4",
     "convert_batch_norm",
+    "discretise",
     "is_transductive",
     "mlp",
     "projection",

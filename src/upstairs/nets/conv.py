@@ -27,7 +27,7 @@ def conv4(
     layers["flatten"] = nn.Flatten()
     if out is not None:
         layers["head"] = nn.Linear(width * (shape[1] // 16) * (shape[2] // 16), out)
-    return _channels_last(layers)
+    return channels_last(nn.Sequential(layers))
 
 
 def relation_conv(
@@ -43,7 +43,7 @@ def relation_conv(
     relation["flatten"] = nn.Flatten()
     relation["linear"] = nn.Linear(width * (shape[1] // 16) * (shape[2] // 16), 8)
     relation["relu"], relation["head"] = nn.ReLU(), nn.Linear(8, 1)
-    return _channels_last(encoder), _channels_last(relation)
+    return channels_last(nn.Sequential(encoder)), channels_last(nn.Sequential(relation))
 
 
 def _blocks(
@@ -62,8 +62,8 @@ def _blocks(
     return layers
 
 
-def _channels_last(layers: OrderedDict[str, nn.Module]) -> nn.Sequential:
-    net = nn.Sequential(layers)
+def channels_last(net: nn.Sequential) -> nn.Sequential:
+    """`net` itself, its kernels stored channels-last."""
     for p in net.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)

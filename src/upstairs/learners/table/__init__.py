@@ -9,7 +9,8 @@ from upstairs.learners.table.conditioned import CONDITIONED
 from upstairs.learners.table.gradient import GRADIENT
 from upstairs.learners.table.optimizers import OPTIMIZERS
 from upstairs.learners.table.sequence import SEQUENCE
+from upstairs.learners.table.structure import STRUCTURE
 
-LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | OPTIMIZERS
+LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | OPTIMIZERS | STRUCTURE
 
 __all__ = ["LEARNERS", "Entry", "Shape", "make_net"]

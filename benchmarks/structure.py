@@ -1,0 +1,168 @@
+# ruff: noqa: T201
+"""Learned structure against the fixed network of as many parameters: paired differences on the same 600 tasks.
+
+    OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --minutes 5
+    OMP_NUM_THREADS=1 python benchmarks/structure.py glyphs --out runs/structure_glyphs --only metanas
+    OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --only early_exit --compare-only
+
+Each of a pair trains for as long, one after another; what was trained is not trained again, and what was stopped goes
+on. Writes structure-DATA.json, and for early_exit a picture of accuracy against cost, to benchmarks/results.
+"""
+
+import argparse
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from record import RESULTS, surroundings
+from torch import nn
+
+import upstairs
+from upstairs.core import evaluating
+from upstairs.evaluate import enough_seeds, score_tasks
+from upstairs.learners import LEARNERS, Entry, ProtoNet
+from upstairs.learners.depth import EarlyExit, Exit, endings
+from upstairs.learners.table.building import METRIC, length, scale
+from upstairs.nets import chain
+from upstairs.opening import choose_episodes
+from upstairs.run import Run
+from upstairs.stacked import over_tasks
+from upstairs.statistics import interval, paired_interval
+from upstairs.tasks.episodes import Episodes
+
+
+def full_depth(settings: Any, shape: tuple[int, ...], way: int) -> ProtoNet:
+    """early_exit's network without exits, under ProtoNet's loss."""
+    net = nn.Sequential(chain(shape, width=settings.width, norm=settings.norm), Exit())
+    return ProtoNet(net, way=way, scale=scale(settings, length(net, shape)))
+
+
+LEARNERS["full_depth"] = Entry(full_depth, METRIC | {"way": 20, "tasks": 3}, "early_exit's network, always whole")
+OPPONENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sparse_maml": ("maml", {}),
+    "t_net": ("maml", {"width": 34}),  # 31,965 parameters beside 32,478
+    "early_exit": ("full_depth", {}),
+    "metanas": ("protonet", {"way": 20}),  # and the width of as many parameters as were found
+}
+
+
+def main() -> None:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("data")
+    words.add_argument("--out", type=Path, default=Path("runs/structure"))
+    words.add_argument("--minutes", type=float, default=5.0)
+    words.add_argument("--tasks", type=int, default=600)
+    words.add_argument("--only", nargs="+", default=list(OPPONENTS), choices=list(OPPONENTS))
+    words.add_argument("--compare-only", action="store_true", help="train nothing: the pairs of which both are there")
+    chosen = words.parse_args()
+    split = {} if chosen.data == "glyphs" else {"split": "vinyals"}
+    file = RESULTS / f"structure-{Path(chosen.data).name}.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+
+    def trained(name: str, out: Path, options: dict[str, Any]) -> Run | None:
+        if not chosen.compare_only:
+            print(f"{out.name}: {chosen.minutes:g} minutes", flush=True)
+            return upstairs.train(
+                name, out=out, data=chosen.data, quiet=True, minutes=chosen.minutes, **split, **options
+            )
+        return upstairs.load(out) if (out / "best.safetensors").exists() else None
+
+    for name in chosen.only:
+        own = trained(name, chosen.out / name, {})
+        if own is None:
+            continue
+        other, options = OPPONENTS[name]
+        if name == "metanas":
+            options = options | {"width": width_of(parameters(own))}
+        label = "-".join([other, *(f"{k}{v}" for k, v in options.items())])
+        opponent = trained(other, chosen.out / label, options)
+        if name == "early_exit":
+            results["depth"] = by_depth(own, tasks_of(own, None), chosen.tasks)
+            draw(results["depth"], file.with_suffix(".png"))
+        if opponent is not None:
+            results[name] = paired(own, opponent, chosen.tasks) | {"opponent": label}
+            print(name, json.dumps(results[name]), flush=True)
+        file.write_text(json.dumps(results | {"surroundings": surroundings()}, indent=1))
+
+
+def parameters(run: Run) -> int:
+    """Of the network that answers: pruned operations, masks and rates do not count."""
+    learner = run.learner
+    if hasattr(learner, "found"):
+        learner = learner.found()
+    return sum(p.numel() for name, p in learner.named_parameters() if not name.startswith("rule."))
+
+
+def width_of(count: int) -> int:
+    """Of the Conv4 encoder for one channel with as many parameters: 27 w^2 + 17 w."""
+    return round((math.sqrt(17**2 + 4 * 27 * count) - 17) / (2 * 27))
+
+
+def tasks_of(own: Run, other: Run | None) -> Episodes:
+    runs = [own] if other is None else [own, other]
+    return choose_episodes(runs, data=None, split=None, way=5, shot=1, query=15, quiet=True)[0]
+
+
+def paired(own: Run, other: Run, tasks: int) -> dict[str, Any]:
+    """Accuracies of both on the same tasks, each query alone where a learner is transductive, and the difference."""
+    episodes, seeds = tasks_of(own, other), enough_seeds(0, tasks)
+    rows: dict[str, Any] = {"parameters": [parameters(own), parameters(other)]}
+    rows["steps"] = [run.meta["progress"]["step"] for run in (own, other)]
+    for alone in (False, True) if own.learner.transductive else (False,):
+        scores = [score_tasks(run.learner, episodes, seeds, alone=alone) for run in (own, other)]
+        kind = "alone" if alone else "accuracy"
+        rows[kind] = [interval(s)._asdict() for s in scores]
+        rows[f"{kind}_difference"] = paired_interval(*scores)._asdict()
+    return rows
+
+
+@torch.no_grad()
+def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
+    """Accuracy and mean cost where every task ends after the same stage, and where each ends as its gates say; the
+    gates' biases are shifted to trace the curve (0: as trained)."""
+    learner = own.learner
+    assert isinstance(learner, EarlyExit)
+    costs = torch.tensor(learner.costs)
+    result: dict[str, Any] = {"costs": learner.costs, "fixed": [], "gated": []}
+
+    def measure(other: EarlyExit) -> dict[str, float]:
+        scores, ends = [], []
+        for seed in enough_seeds(0, count):
+            tasks = episodes.batch([seed])
+            scores.append((other.solve(tasks).argmax(-1) == tasks.query.y).float().mean().item())
+            gates = over_tasks(lambda s: torch.stack(other.adapt(s).gates), (tasks.support,), owner=other, name="gates")
+            ends.append(torch.stack(endings(list((gates[0] > 0.5).float()))))
+        share = torch.stack(ends).mean(0)
+        return interval(scores)._asdict() | {"cost": float(share @ costs), "ends": share.tolist()}
+
+    with evaluating(learner):
+        for depth in range(len(learner.costs)):
+            other = copy.deepcopy(learner)
+            other.bias.copy_(torch.tensor([1e9 if i == depth else -1e9 for i in range(len(other.bias))]))
+            result["fixed"].append(measure(other))
+        for shift in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4):
+            other = copy.deepcopy(learner)
+            other.bias.add_(shift)
+            result["gated"].append({"shift": shift} | measure(other))
+    return result
+
+
+def draw(depth: dict[str, Any], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for kind, label in (("fixed", "every task after the same stage"), ("gated", "each task after its own")):
+        rows = sorted(depth[kind], key=lambda row: row["cost"])
+        axes.errorbar(
+            [r["cost"] for r in rows], [100 * r["mean"] for r in rows], [100 * r["ci95"] for r in rows],
+            marker="o", label=label,
+        )  # fmt: skip
+    axes.set(xlabel="mean cost, share of the whole network", ylabel="% correct, 5-way 1-shot")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
