@@ -30,12 +30,20 @@ class Examples(NamedTuple):
         """Mean over the real examples; zero where there are none."""
         return torch.where(self.mask, values, 0.0).sum() / self.mask.sum().clamp(min=1)
 
+    def pool(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
+        """The mean row over the real examples; zero where there are none."""
+        return torch.where(self.mask[:, None], rows, 0.0).sum(0) / self.mask.sum().clamp(min=1)
+
 
 class Task(NamedTuple):
     """Adapt on `support`, be judged on `query`."""
 
     support: Examples
     query: Examples
+
+    def together(self) -> Examples:
+        """All examples, those of the support set first."""
+        return Examples(*(torch.cat(pair) for pair in zip(self.support, self.query, strict=True)))
 
 
 def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " n"]:

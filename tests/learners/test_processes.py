@@ -14,7 +14,7 @@ from tasks_for_tests import double
 from upstairs.core import Task, gaussian_nll
 from upstairs.evaluate import LIKELIHOOD, evaluate
 from upstairs.learners import ANP, CNP, LNP, GaussianPosterior, make_learner
-from upstairs.learners.processes import Attention, Latent, kl_divergence
+from upstairs.learners.processes import CrossAttention, Latent, kl_divergence
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import GaussianProcess, function_source
@@ -59,7 +59,7 @@ def test_the_exact_posteriors_likelihood_equals_that_of_the_joint_normal() -> No
 @torch.no_grad()
 def test_attention_equals_a_loop() -> None:
     torch.manual_seed(0)
-    layer = Attention(8, heads=2).double()
+    layer = CrossAttention(8, heads=2).double()
     a, b = torch.randn(3, 8).double(), torch.randn(5, 8).double()
     mask = torch.tensor([True, True, False, True, False])
     found = layer(a, b, mask)

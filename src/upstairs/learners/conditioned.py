@@ -15,7 +15,7 @@ from upstairs.calling import call_with
 from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
 from upstairs.errors import UpstairsError
 from upstairs.learners.context import modulated
-from upstairs.learners.metric import MetricLearner, Prototypes, class_means, only_seen
+from upstairs.learners.metric import MetricLearner, Prototypes, by_distance, class_means, only_seen
 from upstairs.nets.norm import is_transductive
 
 MOST_CLASSES = 512  # for whose logits VERSA has noise
@@ -170,27 +170,21 @@ class FilmLearner(Learner[Conditioned]):
         return is_transductive(self)
 
     def context(self, support: Examples) -> Float[Tensor, " size"]:
-        s = self.summary(support.x)
-        mean = torch.where(support.mask[:, None], s, 0.0).sum(0) / support.mask.sum().clamp(min=1)
-        return self.condition(mean[None])[0]
+        return self.condition(support.pool(self.summary(support.x))[None])[0]
 
     def embed(self, context: Float[Tensor, " size"], x: Tensor) -> Float[Tensor, "n d"]:
         return call_with(self.encoder, dict.fromkeys(self.contexts, context), x)
-
-    def logits(self, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        c = prototypes.mean
-        return only_seen(self.scale * (2 * z @ c.T - c.square().sum(-1)), prototypes.seen)
 
     def adapt(self, support: Examples, /) -> Conditioned:
         context = self.context(support)
         return Conditioned(context, class_means(self.embed(context, support.x), support, self.way))
 
     def predict(self, state: Conditioned, x: Tensor, /) -> Float[Tensor, "n way"]:
-        return self.logits(state.prototypes, self.embed(state.context, x))
+        return by_distance(state.prototypes, self.embed(state.context, x), self.scale)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         """The query loss, with support and query embedded as one batch."""
         z = self.embed(self.context(task.support), torch.cat([task.support.x, task.query.x]))
         n = len(task.support.x)
-        prediction = self.logits(class_means(z[:n], task.support, self.way), z[n:])
+        prediction = by_distance(class_means(z[:n], task.support, self.way), z[n:], self.scale)
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.metric import Prototypes, class_means, only_seen
+from upstairs.learners.metric import Prototypes, by_distance, class_means
 from upstairs.nets.cells import Exit
 from upstairs.nets.norm import is_transductive
 
@@ -67,7 +67,7 @@ class EarlyExit(Learner[Exits]):
         return [self.exit(x := stage(x)) for stage in self.stages]
 
     def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        return only_seen(-self.log_scale[depth].exp() * distances(z, prototypes.mean), prototypes.seen)
+        return by_distance(prototypes, z, self.log_scale[depth].exp())
 
     def gate(self, depth: int, prototypes: Prototypes) -> Float[Tensor, ""]:
         """g_l: the probability to end after stage `depth`, if the task has come so far."""
@@ -101,11 +101,6 @@ class EarlyExit(Learner[Exits]):
             loss = task.query.mean(self.loss_fn(logits, task.query.y))
             total = total + share * (loss + self.price * self.costs[depth]) + loss / len(queries)
         return total, self.ended(state, queries)
-
-
-def distances(z: Float[Tensor, "n d"], c: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    """Squared, by one matrix product."""
-    return z.square().sum(-1, keepdim=True) - 2 * z @ c.T + c.square().sum(-1)
 
 
 def endings(gates: list[Tensor]) -> list[Tensor]:

@@ -41,6 +41,16 @@ def only_seen(logits: Float[Tensor, "n way"], seen: Bool[Tensor, " way"]) -> Flo
     return torch.where(seen, logits, torch.finfo(logits.dtype).min)
 
 
+def by_distance(means: Prototypes, z: Float[Tensor, "n d"], scale: float | Tensor) -> Float[Tensor, "n way"]:
+    """-scale * |z - c_k|^2 by one matrix product: n x way memory.
+
+    No class differs in z's own square, but how far a query is from all of them says whether it is of any (openset.py).
+    """
+    c = means.mean
+    distance = z.square().sum(-1, keepdim=True) - 2 * z @ c.T + c.square().sum(-1)
+    return only_seen(-scale * distance, means.seen)
+
+
 class MetricLearner(Learner[State]):
     """An encoder, and a head that a task's support embeddings decide; the encoder does not adapt.
 
@@ -104,11 +114,7 @@ class ProtoNet(MetricLearner[Prototypes]):
         return class_means(z, support, self.way)
 
     def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        # |z - c|^2 by one matrix product: n x way memory. No class differs in z's own square, but how far a query
-        # is from all of them says whether it is of any (openset.py).
-        c = state.mean
-        distance = z.square().sum(-1, keepdim=True) - 2 * z @ c.T + c.square().sum(-1)
-        return only_seen(-self.scale * distance, state.seen)
+        return by_distance(state, z, self.scale)
 
 
 def nearest_centroid(*, way: int) -> ProtoNet:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, Task, gaussian_nll
 from upstairs.learners.conditioned import Noise
+from upstairs.nets.sequence import attend
 
 LEAST = 0.05
 
@@ -29,11 +30,6 @@ def bounded(raw: Float[Tensor, "*n d2"]) -> Float[Tensor, "*n d2"]:
     """[mean, log scale] with scale = 0.05 + 0.95 softplus."""
     mean, scale = raw.chunk(2, -1)
     return torch.cat([mean, (LEAST + (1 - LEAST) * F.softplus(scale)).log()], -1)
-
-
-def set_mean(r: Float[Tensor, "n d"], mask: Bool[Tensor, " n"]) -> Float[Tensor, " d"]:
-    """The mean over the real examples."""
-    return torch.where(mask[:, None], r, 0.0).sum(0) / mask.sum().clamp(min=1)
 
 
 class CNP(Learner[Tensor]):
@@ -55,7 +51,7 @@ class CNP(Learner[Tensor]):
         self.answer = layers(size + width, width, width, 2 * outputs)
 
     def adapt(self, support: Examples, /) -> Float[Tensor, " d"]:
-        return set_mean(self.read(torch.cat([support.x, support.y], 1)), support.mask)
+        return support.pool(self.read(torch.cat([support.x, support.y], 1)))
 
     def predict(self, state: Float[Tensor, " d"], x: Tensor, /) -> Float[Tensor, "n out"]:
         return bounded(self.answer(torch.cat([x, state.expand(len(x), -1)], 1)))
@@ -102,7 +98,7 @@ class LNP(Learner[Latent]):
         self.noise.at(progress)
 
     def adapt(self, support: Examples, /) -> Latent:
-        r = set_mean(self.read(torch.cat([support.x, support.y], 1)), support.mask)
+        r = support.pool(self.read(torch.cat([support.x, support.y], 1)))
         mean, scale = self.latent(r[None])[0].chunk(2)
         return Latent(mean, 0.01 + 0.99 * scale.sigmoid())
 
@@ -120,8 +116,7 @@ class LNP(Learner[Latent]):
 
     def terms(self, task: Task, noise: Float[Tensor, "samples d"]) -> tuple[Tensor, Latent, Latent, Tensor]:
         """log p(queries | z) of each draw z of q(z | all) [samples], q(z | all), q(z | support), and the draws."""
-        both = Examples(*(torch.cat([a, b]) for a, b in zip(task.support, task.query, strict=True)))
-        q, prior = self.adapt(both), self.adapt(task.support)
+        q, prior = self.adapt(task.together()), self.adapt(task.support)
         z = q.mean + q.scale * noise.to(q.mean.dtype)
         count = len(z)
         y = task.query.y[None].expand(count, -1, -1).flatten(0, 1)
@@ -147,7 +142,7 @@ def log_density(latent: Latent, z: Float[Tensor, "samples d"]) -> Float[Tensor, 
     return -gaussian_nll(torch.cat([latent.mean, latent.scale.log()]).expand(len(z), -1), z)
 
 
-class Attention(nn.Module):
+class CrossAttention(nn.Module):
     """Attention of several heads to the real examples of a set (Vaswani et al. 2017), written out, and what follows.
 
         a = softmax(q k / sqrt(d)) v of each head,   out = u + MLP(u),   u = from_ + a
@@ -168,12 +163,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "n d"]:
         to = torch.cat([self.nothing, to])
         real = F.pad(mask.to(to.dtype), (1, 0), value=1.0) > 0
-        n, m, h = len(from_), len(to), self.heads
-        q = self.query(from_).reshape(n, h, -1).transpose(0, 1)
-        k, v = self.key(to).reshape(m, h, -1).transpose(0, 1), self.value(to).reshape(m, h, -1).transpose(0, 1)
-        score = q @ k.transpose(1, 2) / q.shape[-1] ** 0.5
-        weight = torch.where(real, score, torch.finfo(score.dtype).min).softmax(-1)
-        u = from_ + self.out((weight @ v).transpose(0, 1).reshape(n, -1))
+        u = from_ + self.out(attend(self.query(from_), self.key(to), self.value(to), real, heads=self.heads))
         return u + self.after(u)
 
 
@@ -207,8 +197,8 @@ class ANP(Learner[Memory]):
         nn.init.normal_(self.waves.weight, std=2.0)
         features = size + 2 * waves
         self.read, self.ask = layers(features + outputs, width, width), layers(features, width, width)
-        self.among = nn.ModuleList(Attention(width) for _ in range(2))
-        self.across = nn.ModuleList(Attention(width) for _ in range(2))
+        self.among = nn.ModuleList(CrossAttention(width) for _ in range(2))
+        self.across = nn.ModuleList(CrossAttention(width) for _ in range(2))
         self.answer = layers(width, width, 2 * outputs)
 
     def features(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:

@@ -90,7 +90,7 @@ class MemoryLearner(Reader[Recall]):
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         """The loss of every step of one stream of support set and queries, and the predictions of the queries."""
-        both = Examples(*(torch.cat(pair) for pair in zip(task.support, task.query, strict=True)))
+        both = task.together()
         order, z = content_order(both), self.encoder(both.x)
         _, prediction = self.stream(z[order], members(both, self.most, z)[order], both.mask[order])
         prediction = prediction[order.argsort()]

@@ -16,7 +16,7 @@ class SupportMean(Learner[Tensor]):
     loss_fn: LossFn = staticmethod(squared_error)
 
     def adapt(self, support: Examples, /) -> Float[Tensor, " d"]:
-        return torch.where(support.mask[:, None], support.y, 0.0).sum(0) / support.mask.sum().clamp(min=1)
+        return support.pool(support.y)
 
     def predict(self, mean: Float[Tensor, " d"], x: Tensor, /) -> Float[Tensor, "n d"]:
         return mean.expand(len(x), -1)

@@ -22,13 +22,22 @@ def sees(mask: Bool[Tensor, " m"], queries: int, *, causal: bool) -> Bool[Tensor
     return own | F.pad(before & mask, (0, queries))
 
 
-class Attention(nn.Module):
-    """Scaled dot-product attention of several heads (Vaswani et al. 2017), in its plain form.
+def attend(
+    query: Float[Tensor, "n k"], key: Float[Tensor, "m k"], value: Float[Tensor, "m v"], see: Bool[Tensor, "*n m"],
+    *, heads: int,
+) -> Float[Tensor, "n v"]:  # fmt: skip
+    """Scaled dot-product attention of several heads (Vaswani et al. 2017), in its plain form: differentiable twice.
 
-        a = softmax over the seen of (q k^T / sqrt(d)),   output = a v
-
-    Queries and keys start as the same map: alike then attends to alike.
+    a = softmax over the seen of (q k^T / sqrt(d)),   output = a v
     """
+    q, k, v = (rows.reshape(len(rows), heads, -1).transpose(0, 1) for rows in (query, key, value))
+    score = q @ k.transpose(1, 2) / math.sqrt(k.shape[-1])
+    weight = torch.where(see, score, torch.finfo(score.dtype).min).softmax(-1)
+    return (weight @ v).transpose(0, 1).reshape(len(query), -1)
+
+
+class Attention(nn.Module):
+    """A set that attends to itself (`attend`). Queries and keys start as the same map: alike then attends to alike."""
 
     def __init__(self, size: int, key: int, value: int, *, heads: int = 1) -> None:
         super().__init__()
@@ -39,12 +48,7 @@ class Attention(nn.Module):
         self.query.load_state_dict(self.key.state_dict())
 
     def forward(self, z: Float[Tensor, "t d"], see: Bool[Tensor, "t t"]) -> Float[Tensor, "t v"]:
-        q, k, v = (
-            layer(z).reshape(len(z), self.heads, -1).transpose(0, 1) for layer in (self.query, self.key, self.value)
-        )
-        score = q @ k.transpose(1, 2) / math.sqrt(k.shape[-1])
-        weight = torch.where(see, score, torch.finfo(z.dtype).min).softmax(-1)
-        return (weight @ v).transpose(0, 1).reshape(len(z), -1)
+        return attend(self.query(z), self.key(z), self.value(z), see, heads=self.heads)
 
 
 class Transformer(nn.Module):
