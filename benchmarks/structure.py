@@ -10,7 +10,6 @@ on. Writes structure-DATA.json, and for early_exit a picture of accuracy against
 """
 
 import argparse
-import copy
 import json
 import math
 from pathlib import Path
@@ -19,15 +18,16 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 from record import RESULTS, surroundings
-from torch import nn
+from torch import Tensor, nn
 
 import upstairs
-from upstairs.core import evaluating
+from upstairs.core import Examples, evaluating
 from upstairs.evaluate import enough_seeds, score_tasks
 from upstairs.learners import LEARNERS, Entry, ProtoNet
-from upstairs.learners.depth import EarlyExit, Exit, endings
+from upstairs.learners.depth import EarlyExit
 from upstairs.learners.table.building import METRIC, length, scale
 from upstairs.nets import chain
+from upstairs.nets.cells import Exit
 from upstairs.opening import choose_episodes
 from upstairs.run import Run
 from upstairs.stacked import over_tasks
@@ -120,35 +120,42 @@ def paired(own: Run, other: Run, tasks: int) -> dict[str, Any]:
     return rows
 
 
-@torch.no_grad()
 def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
     """Accuracy and mean cost where every task ends after the same stage, and where each ends as its gates say; the
     gates' biases are shifted to trace the curve (0: as trained)."""
     learner = own.learner
     assert isinstance(learner, EarlyExit)
-    costs = torch.tensor(learner.costs)
-    result: dict[str, Any] = {"costs": learner.costs, "fixed": [], "gated": []}
+    depths, costs = range(len(learner.costs)), torch.tensor(learner.costs)
 
-    def measure(other: EarlyExit) -> dict[str, float]:
-        scores, ends = [], []
+    def answers(support: Examples, x: Tensor) -> tuple[Tensor, Tensor]:
+        state, found = learner.adapt(support), learner.embeddings(x)
+        logits = [learner.logits(d, own, z) for d, own, z in zip(depths, state.prototypes, found, strict=True)]
+        return torch.stack(logits), torch.stack(state.gates)
+
+    right, gates = [], []
+    with evaluating(learner):
         for seed in enough_seeds(0, count):
             tasks = episodes.batch([seed])
-            scores.append((other.solve(tasks).argmax(-1) == tasks.query.y).float().mean().item())
-            gates = over_tasks(lambda s: torch.stack(other.adapt(s).gates), (tasks.support,), owner=other, name="gates")
-            ends.append(torch.stack(endings(list((gates[0] > 0.5).float()))))
-        share = torch.stack(ends).mean(0)
-        return interval(scores)._asdict() | {"cost": float(share @ costs), "ends": share.tolist()}
+            logits, gate = over_tasks(answers, (tasks.support, tasks.query.x), owner=learner, name="answers")
+            right.append((logits[0].argmax(-1) == tasks.query.y[0]).double().mean(-1))
+            gates.append(gate[0])
 
-    with evaluating(learner):
-        for depth in range(len(learner.costs)):
-            other = copy.deepcopy(learner)
-            other.bias.copy_(torch.tensor([1e9 if i == depth else -1e9 for i in range(len(other.bias))]))
-            result["fixed"].append(measure(other))
-        for shift in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4):
-            other = copy.deepcopy(learner)
-            other.bias.add_(shift)
-            result["gated"].append({"shift": shift} | measure(other))
-    return result
+    def scored(ends: Tensor) -> dict[str, Any]:
+        """From the depth at which each task ends."""
+        scores = torch.stack(right).gather(1, ends[:, None])[:, 0]
+        share = [float((ends == d).double().mean()) for d in depths]
+        return interval(scores.numpy())._asdict() | {"cost": float(costs[ends].mean()), "ends": share}
+
+    opened = 0.1 * torch.stack(gates).logit(eps=1e-7)
+    opened[:, -1] = torch.inf
+    return {
+        "costs": learner.costs,
+        "fixed": [scored(torch.full((count,), d)) for d in depths],
+        "gated": [
+            {"shift": shift} | scored((opened + shift > 0).int().argmax(1))
+            for shift in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4)
+        ],
+    }
 
 
 def draw(depth: dict[str, Any], path: Path) -> None:
