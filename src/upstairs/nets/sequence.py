@@ -154,8 +154,13 @@ def write(
     return Slots(rows, decay * slots.usage + weight, slots.read)
 
 
+def unit(rows: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k"]:
+    """Each of length 1; zeros stay. (F.normalize has no rule for stacked tasks, and this is called at every step.)"""
+    return rows / (rows.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+
+
 def read(slots: Slots, key: Float[Tensor, " k"], scale: Float[Tensor, ""]) -> tuple[Float[Tensor, " d"], Slots]:
     """By the softmax of scale * cosine of `key` and the first numbers of each row; usage gains the weights."""
     rows = slots.rows[:, : len(key)]
-    weight = (scale * F.normalize(rows, dim=-1, eps=1e-6) @ F.normalize(key, dim=-1, eps=1e-6)).softmax(-1)
+    weight = (scale * unit(rows) @ unit(key)).softmax(-1)
     return weight @ slots.rows, Slots(slots.rows, slots.usage + weight, weight)

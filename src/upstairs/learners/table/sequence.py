@@ -19,6 +19,7 @@ SEQUENCE: dict[str, Entry] = {
     # meta recurrent networks
     "memory": Entry(
         on_encoder(lambda net, size, s, way: MemoryLearner(net, size, way=way)),
-        _READER, "memory-augmented LSTM, told each label one step late (Santoro 2016)",
+        _READER | {"chunk": 8},  # a step is little work and many calls: all tasks in each of them
+        "memory-augmented LSTM, told each label one step late (Santoro 2016)",
     ),
 }  # fmt: skip
