@@ -40,7 +40,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if steps is not None and isinstance(self.rule, MLPRule):
             self.rule.horizon = steps
 
-    @torch.no_grad()
+    @torch.no_grad()  # torch's types split `step` into overloads, with a closure and without
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of every parameter that has a gradient; what `closure` returns."""
         loss = None
