@@ -15,8 +15,8 @@ from upstairs.settings import Settings
 def _own_network(settings: Settings) -> None:
     if settings.net not in ("conv4", "mlp"):
         raise UpstairsError(
-            f"{settings.learner} brings a network of its own, for pictures and vectors, and --net is {settings.net} (what "
-            "texts and frozen features need): choose another learner, such as protonet"
+            f"{settings.learner} brings a network of its own, for pictures and vectors, and --net is {settings.net} ("
+            "what texts and frozen features need): choose another learner, such as protonet"
         )
 
 
