@@ -4,16 +4,15 @@
 The example steps along `np.gradient`, which is no gradient of a loss: it takes an array for the values of some function
 on a grid and returns the slopes between neighbours, (L[i+1] - L[i-1]) / 2. How the loss changes with theta does not
 come into it; no theta is better after this step than before. What the formula theta - alpha * grad L(theta) means is
-in `maml()`: L is a loss of theta, its gradient is exact, and the step that is learned *from* is inside the loss.
+in `system()`: L is a loss of theta, its gradient is exact, and the step that is learned *from* is inside the loss.
 """
 
 import numpy as np
 import torch
+from sinusoids import error, meta_train
 
-from upstairs.engine import meta_step
 from upstairs.learners import maml
 from upstairs.nets import mlp
-from upstairs.tasks.functions import Sinusoids, draw_functions
 
 
 def article() -> np.ndarray:
@@ -26,13 +25,9 @@ def system(meta_steps: int = 1000) -> tuple[float, float]:
     """Squared error on 200 sinusoids never met, one gradient step from 5 points: before meta-training, and after."""
     torch.manual_seed(0)
     learner = maml(mlp((1,), out=1), way=0, rate=0.01, steps=1)
-    test = draw_functions(Sinusoids(), range(10**6, 10**6 + 200), shot=(5, 5), query=10)
-    before = learner(test)[0].mean().item()
-    outer = torch.optim.Adam(learner.parameters(), lr=2e-3)
-    for k in range(meta_steps):
-        meta_step(learner, draw_functions(Sinusoids(), range(10 * k, 10 * k + 10), shot=(5, 5), query=10))
-        outer.step()
-    return before, learner(test)[0].mean().item()
+    before = error(learner)
+    meta_train(learner, meta_steps)
+    return before, error(learner)
 
 
 if __name__ == "__main__":

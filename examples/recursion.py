@@ -8,11 +8,10 @@ optimiser (Andrychowicz et al. 2016, Ravi and Larochelle 2017).
 """
 
 import torch
+from sinusoids import error, meta_train
 
-from upstairs.engine import meta_step
 from upstairs.learners import learned_optimizer
 from upstairs.nets import mlp
-from upstairs.tasks.functions import Sinusoids, draw_functions
 
 
 def article() -> float:
@@ -27,13 +26,9 @@ def system(meta_steps: int = 500) -> tuple[float, float]:
     """Squared error on 200 sinusoids never met, 3 recurrent steps on 5 points: before meta-training, and after."""
     torch.manual_seed(0)
     learner = learned_optimizer(mlp((1,), out=1), way=0, rate=0.01, steps=3)
-    test = draw_functions(Sinusoids(), range(10**6, 10**6 + 200), shot=(5, 5), query=10)
-    before = learner(test)[0].mean().item()
-    outer = torch.optim.Adam(learner.parameters(), lr=2e-3)
-    for k in range(meta_steps):
-        meta_step(learner, draw_functions(Sinusoids(), range(10 * k, 10 * k + 10), shot=(5, 5), query=10))
-        outer.step()
-    return before, learner(test)[0].mean().item()
+    before = error(learner)
+    meta_train(learner, meta_steps)
+    return before, error(learner)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ layers): the sum is there, once for each layer.
 
 import numpy as np
 import torch
+from sinusoids import error, meta_train, unseen
 
-from upstairs.engine import meta_step
 from upstairs.learners import cavia, modulated
 from upstairs.nets import mlp
-from upstairs.tasks.functions import Sinusoids, draw_functions
 
 
 def article() -> np.ndarray:
@@ -26,13 +25,10 @@ def system(meta_steps: int = 1000) -> tuple[float, float]:
     """Squared error on 200 sinusoids never met: with the context at zero, and with that of the task's 5 points."""
     torch.manual_seed(0)
     learner = cavia(modulated(mlp((1,), out=1), size=8), way=0, rate=0.1, steps=2)
-    outer = torch.optim.Adam(learner.parameters(), lr=2e-3)
-    for k in range(meta_steps):
-        meta_step(learner, draw_functions(Sinusoids(), range(10 * k, 10 * k + 10), shot=(5, 5), query=10))
-        outer.step()
-    test = draw_functions(Sinusoids(), range(10**6, 10**6 + 200), shot=(5, 5), query=10)
-    unconditioned = (learner.net(test.query.x.flatten(0, 1)) - test.query.y.flatten(0, 1)).square().mean().item()
-    return unconditioned, learner(test)[0].mean().item()
+    meta_train(learner, meta_steps)
+    query = unseen().query
+    unconditioned = (learner.net(query.x.flatten(0, 1)) - query.y.flatten(0, 1)).square().mean().item()
+    return unconditioned, error(learner)
 
 
 if __name__ == "__main__":

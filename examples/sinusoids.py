@@ -1,0 +1,27 @@
+"""The tasks of the examples: sinusoids from 5 points each, learned on and then judged by 200 that were never met."""
+
+import torch
+
+from upstairs.core import Learner, Task
+from upstairs.engine import meta_step
+from upstairs.tasks.functions import Sinusoids, draw_functions
+
+
+def tasks(first: int, count: int) -> Task:
+    return draw_functions(Sinusoids(), range(first, first + count), shot=(5, 5), query=10)
+
+
+def unseen() -> Task:
+    return tasks(10**6, 200)
+
+
+def error(learner: Learner) -> float:
+    """Mean squared error on those that were never met."""
+    return learner(unseen())[0].mean().item()
+
+
+def meta_train(learner: Learner, meta_steps: int) -> None:
+    outer = torch.optim.Adam(learner.parameters(), lr=2e-3)
+    for k in range(meta_steps):
+        meta_step(learner, tasks(10 * k, 10))
+        outer.step()
