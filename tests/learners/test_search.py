@@ -11,9 +11,11 @@ from torch.func import functional_call
 
 from tasks_for_tests import WAY, blobs, double
 from upstairs.engine import meta_step
-from upstairs.learners import MetaNAS
+from upstairs.errors import UpstairsError
+from upstairs.learners import MetaNAS, make_learner
 from upstairs.nets import Mixed, cells, discretise
 from upstairs.nets.cells import SHARPNESS, mixtures
+from upstairs.settings import Settings
 from upstairs.testing import check_learner
 from upstairs.tree import take
 
@@ -130,3 +132,9 @@ def test_the_search_ends_and_the_rest_is_pruned() -> None:
         for other, operation in mixed.operations.items():
             trained = [p.grad is not None for p in operation.parameters()]
             assert all(trained) if other == before[name] else not any(trained)
+
+
+@pytest.mark.parametrize("name", ["metanas", "early_exit"])
+def test_texts_are_refused_by_a_learner_with_a_network_of_its_own(name: str) -> None:
+    with pytest.raises(UpstairsError, match="--net is bag"):
+        make_learner(Settings(learner=name, net="bag"), (64, 8), 5)
