@@ -21,7 +21,7 @@ EXPECTED = {
     "unicorn_maml": {}, "simpleshot": {}, "baseline_pp": {}, "bd_cspn": {},
     "hypernetwork": {}, "film": {},
     "versa": {"relabelled": "has noise for each class's place"},
-    "snail": LABELS, "in_context": LABELS, "memory": LABELS,
+    "snail": LABELS, "in_context": LABELS, "lstm": LABELS, "memory": LABELS,
     "learned_optimizer": HEAD,
     "sparse_maml": HEAD, "t_net": HEAD, "early_exit": {}, "metanas": {"gradients": "has operations that were pruned"},
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Meta neural networks and meta recurrent networks: networks that learn a task inside their own activations."""
 
-from upstairs.learners.recurrent import MemoryLearner
+from upstairs.learners.recurrent import LSTMLearner, MemoryLearner
 from upstairs.learners.sequence import in_context, snail
 from upstairs.learners.table.building import METRIC, Entry, on_encoder
 
@@ -16,10 +16,13 @@ SEQUENCE: dict[str, Entry] = {
         on_encoder(lambda net, size, s, way: in_context(net, size, way=way)),
         _READER, "a transformer that reads the support set and answers in one pass (TabPFN, Hollmann 2023)",
     ),
-    # meta recurrent networks
+    # meta recurrent networks; a step is little work and many calls: all tasks in each of them
+    "lstm": Entry(
+        on_encoder(lambda net, size, s, way: LSTMLearner(net, size, way=way)),
+        _READER | {"chunk": 8}, "an LSTM that is told each label one step late (Hochreiter 2001)",
+    ),
     "memory": Entry(
         on_encoder(lambda net, size, s, way: MemoryLearner(net, size, way=way)),
-        _READER | {"chunk": 8},  # a step is little work and many calls: all tasks in each of them
-        "memory-augmented LSTM, told each label one step late (Santoro 2016)",
+        _READER | {"chunk": 8}, "memory-augmented LSTM, told each label one step late (Santoro 2016)",
     ),
 }  # fmt: skip
