@@ -1,4 +1,4 @@
-"""Neural processes: laws on functions, attention against loops, bounds, and the exact posterior's log-likelihood."""
+"""Neural processes: laws on functions, attention against loops, a mixture, and the exact posterior's log-likelihood."""
 
 import math
 
@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import Normal
-from torch.distributions import kl_divergence as torch_kl
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.func import functional_call
 
 from tasks_for_tests import double
 from upstairs.core import Task, gaussian_nll
 from upstairs.evaluate import LIKELIHOOD, evaluate
 from upstairs.learners import ANP, CNP, LNP, GaussianPosterior, make_learner
-from upstairs.learners.processes import CrossAttention, Latent, kl_divergence
+from upstairs.learners.processes import CrossAttention
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import GaussianProcess, function_source
@@ -97,26 +96,22 @@ def test_the_meta_loss_has_true_derivatives_of_both_orders(make: type) -> None:
     assert torch.autograd.gradgradcheck(loss, (start,))
 
 
-def test_kl_equals_torchs() -> None:
+def test_a_latents_likelihood_is_that_of_a_mixture_of_functions() -> None:
+    """Each draw is a component with independent queries (torch.distributions); answers are the mixture's moments."""
     torch.manual_seed(0)
-    q, p = (Latent(torch.randn(6), torch.rand(6) + 0.1) for _ in range(2))
-    torch.testing.assert_close(kl_divergence(q, p), torch_kl(Normal(*q), Normal(*p)).sum())
-
-
-def test_importance_weighting_tightens_the_bound() -> None:
-    """The mean of one-draw bounds is the ELBO; with 100 draws it is higher (Burda 2016, theorem 1)."""
-    torch.manual_seed(0)
-    learner, task = LNP(1, width=16).double(), take(double(functions(1)), 0)
-    with torch.no_grad():
-        learner.latent[-1].weight.mul_(5), learner.answer[0].weight.mul_(5)  # latents that matter
-        noise = torch.randn(3000, 16).double()
-        one = torch.stack([learner.importance_bound(task, draw[None]) for draw in noise[:200]])
-        many = torch.stack([learner.importance_bound(task, draws) for draws in noise.split(100)])
-        likelihood, q, prior, _ = learner.terms(task, noise[:200])
-        elbo = (likelihood.mean() - kl_divergence(q, prior)) / task.query.mask.sum()
-    spread = float(one.std()) / 200**0.5
-    assert many.mean() > one.mean() + 3 * spread
-    assert abs(float(elbo - one.mean())) < 5 * spread
+    learner, tasks = LNP(1, width=16, samples=5).double(), double(functions(3))
+    learner.latent[-1].weight.data.mul_(5), learner.answer[0].weight.data.mul_(5)  # latents that matter
+    losses, predictions = learner(tasks)
+    for i, (support, query) in enumerate(take(tasks, j) for j in range(3)):
+        r = learner.read(torch.cat([support.x, support.y], 1)[support.mask]).mean(0)
+        mean, scale = learner.latent(r).split(16)
+        z = mean + (0.01 + 0.99 * scale.sigmoid()) * learner.noise.drawn
+        answers = torch.stack([learner.answer(torch.cat([query.x, row.expand(4, -1)], 1)) for row in z])
+        each = Normal(answers[..., 0], 0.05 + 0.95 * torch.nn.functional.softplus(answers[..., 1]))
+        joint = MixtureSameFamily(Categorical(torch.ones(5).double()), Independent(each, 1))
+        torch.testing.assert_close(losses[i], -joint.log_prob(query.y[:, 0]) / 4)
+        torch.testing.assert_close(predictions[i, :, 0], joint.mean)
+        torch.testing.assert_close(predictions[i, :, 1].exp(), joint.variance.sqrt())
 
 
 def test_likelihood_is_evaluated_beside_the_error() -> None:

@@ -77,7 +77,7 @@ def test_the_stream_equals_torchs_lstm() -> None:
 
 
 def test_an_lstm_starts_as_a_memory() -> None:
-    """Before any training it tells which of the classes seen before an input is like; from an ordinary start, chance."""
+    """Before any training it tells which class of those seen an input is like; from an ordinary start it does not."""
     torch.manual_seed(0)
     learner, task = LSTMLearner(nn.Identity(), 64, way=WAY), torch.Generator().manual_seed(0)
     centres = torch.randn(100, WAY, 64, generator=task)

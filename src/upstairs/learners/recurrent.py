@@ -42,19 +42,20 @@ class StreamLearner(Reader[tuple[State, Tensor]]):
         self, tokens: Float[Tensor, "t e"], label: Float[Tensor, "t way"], mask: Bool[Tensor, " t"]
     ) -> tuple[tuple[State, Tensor], Float[Tensor, "t way"]]:
         """The state after a stream of examples, and what was predicted of each before its label was told."""
-        state, predictions = (self.begin(tokens), torch.zeros_like(label[0])), []
+        state, told, predictions = self.begin(tokens), torch.zeros_like(label[0]), []
         for t in range(len(tokens)):
-            new, prediction = self.step(*state, tokens[t])
-            state = tree_map(partial(torch.where, mask[t]), (new, label[t]), state)
+            new, prediction = self.step(state, told, tokens[t])
+            state, told = tree_map(partial(torch.where, mask[t]), (new, label[t]), (state, told))
             predictions.append(prediction)
-        return state, torch.stack(predictions)
+        return (state, told), torch.stack(predictions)
 
     def adapt(self, support: Examples, /) -> tuple[State, Tensor]:
         order, tokens = content_order(support), self.tokens(support.x)
         return self.stream(tokens[order], members(support, self.most, tokens)[order], support.mask[order])[0]
 
     def predict(self, state: tuple[State, Tensor], x: Tensor, /) -> Float[Tensor, "n way"]:
-        return torch.stack([self.step(*state, token)[1] for token in self.tokens(x)])[:, : self.way]
+        kept, told = state
+        return torch.stack([self.step(kept, told, token)[1] for token in self.tokens(x)])[:, : self.way]
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         """The loss of every step of one stream of support set and queries, and the predictions of the queries."""

@@ -47,7 +47,9 @@ CONDITIONED: dict[str, Entry] = {
     "cnp": Entry(
         _process(CNP), None, "conditional neural process: a mean over the support set (Garnelo 2018)", _PROCESS
     ),
-    "lnp": Entry(_process(LNP), None, "neural process with a latent, by its bound (Garnelo 2018)", _PROCESS),
+    "lnp": Entry(
+        _process(LNP), None, "neural process with a latent, by maximum likelihood (Garnelo 2018, Foong 2020)", _PROCESS
+    ),
     "anp": Entry(
         _process(ANP), None, "attentive neural process: queries attend to the support set (Kim 2019)",
         _PROCESS | {"width": 64},
