@@ -5,7 +5,7 @@
     python benchmarks/processes.py runs/cnp runs/lnp runs/anp
 
 The mean log-likelihood of a query for 1 to 20 support examples, 1,000 tasks each, and two tasks with what each learner
-answers: to benchmarks/results/processes.json and .png.
+answers: to benchmarks/results/processes.json and .png. What is there of other runs stays.
 """
 
 import argparse
@@ -20,13 +20,14 @@ from record import RESULTS
 
 import upstairs
 from upstairs.core import Learner, evaluating
-from upstairs.evaluate import LIKELIHOOD, describe_score, frozen_seeds, score_tasks
+from upstairs.evaluate import LIKELIHOOD, SQUARED_ERROR, describe_score, frozen_seeds, score_tasks
 from upstairs.learners import GaussianPosterior
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import GaussianProcess, function_source
 from upstairs.tree import take
 
 SHOTS, TASKS, QUERY = (1, 2, 5, 10, 20), 1000, 15
+GRID = np.linspace(-2, 2, 100, dtype=np.float32)
 
 
 def main() -> None:
@@ -36,37 +37,53 @@ def main() -> None:
     runs = [upstairs.load(path) for path in words.parse_args().runs]
     learners: dict[str, Learner] = {run.settings.learner: run.learner for run in runs}
     learners["exact posterior"] = GaussianPosterior(process)
-    source, result = function_source(process), {"tasks": TASKS, "query": QUERY, "scores": {}}
-    for shot in SHOTS:
-        episodes, seeds = Episodes(source, way=0, shot=shot, query=QUERY), frozen_seeds(0, TASKS)
-        for name, learner in learners.items():
-            scores = score_tasks(learner, episodes, seeds, kind=LIKELIHOOD)
-            result["scores"].setdefault(name, {})[shot] = found = describe_score(scores, LIKELIHOOD)
-            print(f"{shot} examples, {name}: {found['likelihood']:.3f} ± {found['ci95']:.3f} nats", flush=True)
-    (RESULTS / "processes.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(result["scores"], learners, Episodes(source, way=0, shot=5, query=QUERY))
+    source, file = function_source(process), RESULTS / "processes.json"
+    result = json.loads(file.read_text()) if file.exists() else {}
+    result |= {"tasks": TASKS, "query": QUERY}
+    for name, learner in learners.items():
+        result.setdefault("scores", {})[name] = {}
+        for shot in SHOTS:
+            episodes, seeds = Episodes(source, way=0, shot=shot, query=QUERY), frozen_seeds(0, TASKS)
+            found = describe_score(score_tasks(learner, episodes, seeds, kind=LIKELIHOOD), LIKELIHOOD)
+            found |= {"mse": describe_score(score_tasks(learner, episodes, seeds), SQUARED_ERROR)}
+            result["scores"][name][str(shot)] = found
+            print(f"{shot} examples, {name}: {found['likelihood']:.3f} ± {found['ci95']:.3f} nats,", end=" ")
+            print(f"mse {found['mse']['mse']:.3f} ± {found['mse']['ci95']:.3f}", flush=True)
+        result.setdefault("shown", {})[name] = shown(learner, Episodes(source, way=0, shot=5, query=QUERY))
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result)
 
 
-def draw(scores: dict[str, Any], learners: dict[str, Learner], episodes: Episodes) -> None:
-    figure = plt.figure(figsize=(3 * len(learners), 8), layout="constrained")
-    grid = figure.add_gridspec(3, len(learners))
+def shown(learner: Learner, episodes: Episodes) -> list[dict[str, Any]]:
+    """Of two tasks, the support set and what the learner answers on a grid."""
+    found = []
+    for seed in frozen_seeds(0, 2):
+        support = take(episodes.batch([seed]), 0).support
+        with evaluating(learner):
+            mean, log_scale = learner.predict(learner.adapt(support), torch.tensor(GRID)[:, None]).T
+        numbers = {"x": support.x, "y": support.y, "mean": mean, "scale": log_scale.exp()}
+        found.append({key: [round(v, 4) for v in value.flatten().tolist()] for key, value in numbers.items()})
+    return found
+
+
+def draw(result: dict[str, Any]) -> None:
+    shown = result["shown"]
+    figure = plt.figure(figsize=(3 * max(3, len(shown)), 8), layout="constrained")
+    grid = figure.add_gridspec(3, len(shown))
     axes = figure.add_subplot(grid[0, :])
-    for name, row in scores.items():
-        means, halves = ([row[s][key] for s in SHOTS] for key in ("likelihood", "ci95"))
+    for name, row in result["scores"].items():
+        means, halves = ([row[str(s)][key] for s in SHOTS] for key in ("likelihood", "ci95"))
         axes.errorbar(SHOTS, means, halves, marker="o", capsize=3, label=name)
     axes.set(xlabel="support examples", ylabel="log-likelihood of a query, nats", xscale="log", xticks=SHOTS)
     axes.set_xticks(SHOTS, [str(s) for s in SHOTS])
     axes.legend(frameon=False)
-    x = torch.linspace(-2, 2, 200)[:, None]
-    for line, seed in enumerate(frozen_seeds(0, 2)):
-        support = take(episodes.batch([seed]), 0).support
-        for column, (name, learner) in enumerate(learners.items()):
-            with evaluating(learner):
-                mean, log_scale = learner.predict(learner.adapt(support), x).T.numpy()
+    for column, (name, tasks) in enumerate(shown.items()):
+        for line, task in enumerate(tasks):
+            mean, scale = np.array(task["mean"]), np.array(task["scale"])
             axes = figure.add_subplot(grid[1 + line, column])
-            axes.plot(x[:, 0], mean)
-            axes.fill_between(x[:, 0], mean - 2 * np.exp(log_scale), mean + 2 * np.exp(log_scale), alpha=0.2)
-            axes.plot(support.x[:, 0], support.y[:, 0], "k.")
+            axes.plot(GRID, mean)
+            axes.fill_between(GRID, mean - 2 * scale, mean + 2 * scale, alpha=0.2)
+            axes.plot(task["x"], task["y"], "k.")
             axes.set(title=name, ylim=(-3.5, 3.5))
     figure.savefig(RESULTS / "processes.png", dpi=100)
     plt.close(figure)
