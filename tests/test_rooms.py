@@ -28,7 +28,7 @@ ROOMS = [
     ["trainer", "optimizer"],
     ["run"],
     ["console", "report", "recipes"],
-    ["pipeline", "opening"],
+    ["pipeline", "opening", "bilevel"],
     ["session"],
     ["comparison", "breadth", "demo"],
     ["cli"],

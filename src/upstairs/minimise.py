@@ -62,7 +62,7 @@ def minimise(
         with remembering(graph=True, off=True):  # steps are run alone here, each with a graph of its own
             if isinstance(how, Implicit):
                 return implicitly(step, carry, steps, loss=loss, args=args, how=how)
-            return recomputed(step, carry, steps)
+            return recomputed(step, carry, steps)[0]
     if isinstance(how, Implicit) and grad_on:
         raise UpstairsError("implicit differentiation does not run under a torch.func transform: use autograd")
     with remembering(graph=exact, off=transformed()):
@@ -95,13 +95,16 @@ class _Backward(torch.autograd.Function):
         return None, None, *ctx.pull(grads)
 
 
-def recomputed(step: Step, carry: Any, steps: int) -> Params:
-    """The last parameters, as if unrolled. Kept are the parameters (and the rule's state) before each step.
+def recomputed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | None = None) -> Any:
+    """The last carry, as if unrolled. Kept are the parameters (and the rule's state) before each step.
 
     Walking back, each step is computed once more, and the vector-Jacobian product of it alone is taken.
+
+    Args:
+        shared: leaves with a gradient that steps depend on beside their carry; None: those of the first step.
     """
     leaves, structure = tree_flatten(carry)
-    shared = _shared(step, carry)
+    shared = _shared(step, carry) if shared is None else shared
     stacked = [isinstance(leaf, Stacked) for leaf in leaves]
     inputs = [raw_of(leaf) for leaf in leaves]
 
@@ -136,7 +139,7 @@ def recomputed(step: Step, carry: Any, steps: int) -> Params:
 
     out = _Backward.apply(pull, path.pop(), *inputs, *shared)
     parts = [wrap(r) if s else r for r, s in zip(out, stacked, strict=True)]
-    return tree_unflatten(parts, structure)[0]
+    return tree_unflatten(parts, structure)
 
 
 def _shared(step: Step, carry: Any) -> list[Tensor]:
@@ -188,9 +191,7 @@ def implicitly(step: Step, carry: Any, steps: int, *, loss: Loss, args: Any, how
         def curvature(v: list[Tensor]) -> list[Tensor]:
             return list(_vjp(grads, phi, v))
 
-        v = _conjugate_gradients(
-            curvature, list(cotangents), how.iterations, strength=how.strength, per_task=stacked[0]
-        )
+        v = conjugate_gradients(curvature, list(cotangents), how.iterations, strength=how.strength, per_task=stacked[0])
         totals = [-g for g in _vjp(grads, shared, v)] if shared else []
         return [*(how.strength * t for t in v), *totals]
 
@@ -202,13 +203,15 @@ def _vjp(outputs: list[Tensor], inputs: list[Tensor], v: list[Tensor]) -> tuple[
     return torch.autograd.grad(outputs, inputs, v, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
-def _conjugate_gradients(
-    matrix: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], iterations: int, *, strength: float, per_task: bool
-) -> list[Tensor]:
+def conjugate_gradients(
+    matrix: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], iterations: int, *, strength: float,
+    per_task: bool = False,
+) -> list[Tensor]:  # fmt: skip
     """x with matrix x = b, for each task on its own (Hestenes and Stiefel 1952).
 
     Where the inner loop did not reach a minimum, the matrix H + strength may bend down in some direction. There a task
-    stops with what it has (Steihaug 1983), and at the very first with b / strength, which is the first-order gradient.
+    stops with what it has (Steihaug 1983), and at the very first with b / strength, which is the first-order gradient
+    (and with 0 where nothing was added).
     """
 
     def dot(a: list[Tensor], c: list[Tensor]) -> Tensor:
@@ -227,7 +230,7 @@ def _conjugate_gradients(
         image = matrix(direction)
         bend = dot(direction, image)
         up = bend > LEAST_BEND * strength * dot(direction, direction)
-        rate = torch.where(up, size / bend.clamp(min=tiny), 0.0 if number else 1 / strength)
+        rate = torch.where(up, size / bend.clamp(min=tiny), 0.0 if number or not strength else 1 / strength)
         rate = torch.where(going, rate, 0.0)
         going = going & up & (size > tiny)
         x, residual = along(x, rate, direction), along(residual, -rate, image)

@@ -132,7 +132,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
         with mode, torch.random.fork_rng(devices=[]):
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
             FOLDS.append([])
-            with _Tracker() as tracker, executing(recompute=recompute):
+            with Tracker() as tracker, executing(recompute=recompute):
                 losses, _ = learner(one)
                 refuse_once(losses)
                 if losses.requires_grad:
@@ -156,7 +156,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
             forget(learner)
 
 
-class _Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):
     """Bytes of the tensors alive at once that were made inside."""
 
     def __init__(self) -> None:

@@ -32,11 +32,11 @@ def snapshot(root: nn.Module) -> list[Written]:
     return kept
 
 
-def refuse_writes(before: list[Written]) -> None:
+def refuse_writes(before: list[Written], harm: str = "while tasks adapt, so that tasks would see each other") -> None:
     """Compare with a snapshot, and put back what was written.
 
     Raises:
-        UpstairsError: a module wrote to its own tensor: tasks would see each other.
+        UpstairsError: a module wrote to its own tensor; `harm` says when, and what comes of it.
     """
     found = ""
     for was in before:
@@ -52,6 +52,6 @@ def refuse_writes(before: list[Written]) -> None:
         found = found or f"'{was.attribute}' of {type(was.module).__name__} ({was.name or 'the learner'})"
     if found:
         raise UpstairsError(
-            f"{found} is written to while tasks adapt, so that tasks would see each other: let `forward` return what "
-            "it computes and keep nothing, or use a layer of torch.nn"
+            f"{found} is written to {harm}: let `forward` return what it computes and keep nothing, or use a layer of "
+            "torch.nn"
         )

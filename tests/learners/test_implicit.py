@@ -9,7 +9,7 @@ from tasks_for_tests import WAY, blobs, double
 from upstairs.core import Examples
 from upstairs.engine import meta_step
 from upstairs.learners import imaml
-from upstairs.minimise import _conjugate_gradients
+from upstairs.minimise import conjugate_gradients
 
 
 def test_equals_the_dense_solve_at_the_same_point() -> None:
@@ -43,7 +43,7 @@ def test_where_the_loss_bends_down_the_solve_stops(iterations: int) -> None:
     bad = -good
     mixed = torch.diag(torch.tensor([5.0, 3.0, -1.0], dtype=torch.float64))
     matrices, b = torch.stack([good, bad, mixed]), torch.ones(3, 3, dtype=torch.float64)
-    x = _conjugate_gradients(
+    x = conjugate_gradients(
         lambda v: [(matrices @ v[0][..., None])[..., 0]], [b], iterations, strength=0.5, per_task=True
     )[0]
     torch.testing.assert_close(x[1], b[1] / 0.5)

@@ -1,0 +1,104 @@
+"""The one call: the hypergradient of a problem, by whichever method."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from upstairs.bilevel.evolution import EvolutionStrategies, PersistentES
+from upstairs.bilevel.first_order import FiniteDifference, FirstOrder
+from upstairs.bilevel.implicit import ConjugateGradients, Implicit, Neumann, Nystrom
+from upstairs.bilevel.problem import Carry, Hypergradient, Method, Problem, begin, inner_gradient
+from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
+from upstairs.derivatives import refuse_once, twice
+from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.inner import Params
+
+# Every method with settings that are a fair start.
+METHODS: dict[str, Method] = {
+    "unrolled": Unrolled(),
+    "recomputed": Recomputed(),
+    "forward": Forward(),
+    "truncated": Truncated(5),
+    "implicit_cg": Implicit(ConjugateGradients()),
+    "implicit_neumann": Implicit(Neumann()),
+    "implicit_nystrom": Implicit(Nystrom()),
+    "one_step": OneStep(),
+    "finite_difference": FiniteDifference(),
+    "first_order": FirstOrder(),
+    "es": EvolutionStrategies(),
+    "pes": PersistentES(),
+}
+ONE_GRADIENT = (FiniteDifference, FirstOrder, EvolutionStrategies, PersistentES)  # need no second derivative
+_CHECKED: WeakSet[Problem] = WeakSet()
+
+
+def hypergradient(
+    problem: Problem, meta_parameters: Mapping[str, Tensor], *, method: Method, carry: Carry | None = None
+) -> Hypergradient:
+    """The gradient of the outer loss after the inner loop, in the meta-parameters.
+
+    Args:
+        meta_parameters: floating tensors by name, such as `dict(module.named_parameters())`; they are only read.
+        method: `Unrolled()`, `Implicit()`, ...: all are in `METHODS`, with their cost in their docstrings.
+        carry: of an earlier call: the inner loop goes on from there. None: it starts anew.
+
+    Raises:
+        UpstairsError: a meta-parameter or a loss that cannot be used, or an operation without a second derivative.
+        NonFiniteError: the outer loss or the hypergradient is NaN or infinite.
+    """
+    for name, p in meta_parameters.items():
+        if not isinstance(p, Tensor) or not p.is_floating_point():
+            raise UpstairsError(f"meta-parameter '{name}' is {_kind(p)}: a hypergradient needs floating tensors")
+    if not meta_parameters:
+        raise UpstairsError("there are no meta-parameters: give a dict of tensors by name")
+    meta = {n: p.detach().requires_grad_() for n, p in meta_parameters.items()}
+    try:
+        if not isinstance(method, ONE_GRADIENT) and problem not in _CHECKED:
+            _refuse_once(problem, meta)
+            _CHECKED.add(problem)
+        found = method(problem, meta, carry)
+    except RuntimeError as error:
+        advice = twice(str(error))
+        if advice is None:
+            raise
+        way = advice.replace("this learner", "this method").replace("differentiate=FirstOrder()", "method=FirstOrder()")
+        raise UpstairsError(way) from error
+    _refuse_non_finite(found, type(method).__name__)
+    return found
+
+
+def _refuse_once(problem: Problem, meta: Params) -> None:
+    """A step whose graph has a node without a second derivative would pass wrong numbers on."""
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        params = {n: p.detach().requires_grad_() for n, p in begin(problem, meta).parameters.items()}
+        grads = inner_gradient(problem, params, meta, 0, create_graph=True)
+        live = [g.sum() for g in grads.values() if g.requires_grad]
+        if live:
+            refuse_once(torch.stack(live).sum())
+
+
+def _refuse_non_finite(found: Hypergradient, method: str) -> None:
+    after = f"after {found.carry.step} inner steps"
+    if not bool(found.outer.isfinite()):
+        bad = next((n for n, p in found.carry.parameters.items() if not bool(p.isfinite().all())), None)
+        where = f" and so is the parameter '{bad}'" if bad else ", though the parameters are finite"
+        raise NonFiniteError(
+            f"the outer loss is {found.outer.item()} {after}{where}: lower the inner rate, or look at the losses' "
+            "logs, roots and divisions",
+            index=0,
+        )
+    for name, g in found.gradients.items():
+        if not bool(g.isfinite().all()):
+            raise NonFiniteError(
+                f"the hypergradient of '{name}' by {method} is not finite {after}, the outer loss being "
+                f"{found.outer.item():.4g}: a long loop may explode on the way back: take Truncated(...), fewer steps "
+                "or a lower inner rate, and look for roots and norms of zero in the losses",
+                index=0,
+            )
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -1,0 +1,155 @@
+"""Hypergradients at the end of the inner loop, by the implicit function theorem.
+
+Where grad_phi inner(phi, lambda) = 0, with H = d^2 inner / d phi^2 (Bengio 2000; Pedregosa 2016):
+
+    dJ/dlambda = d outer/d lambda - (d outer/d phi) H^-1 (d^2 inner / d phi d lambda)
+
+The path there does not matter, so neither do learned rates, nor where it starts; an end that is no minimum biases it.
+Its solvers differ in how H^-1 v is had from products of H with vectors; each costs two gradients.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from upstairs.bilevel.problem import (
+    Carry,
+    Hypergradient,
+    Problem,
+    inner_gradient,
+    outer_gradients,
+    vjp,
+    walk,
+)
+from upstairs.errors import UpstairsError
+from upstairs.inner import Params
+from upstairs.minimise import conjugate_gradients
+
+Matrix = Callable[[list[Tensor]], list[Tensor]]  # v -> H v
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """x with H x = b, from products of H with vectors."""
+
+    def __call__(self, matrix: Matrix, b: list[Tensor]) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """(H + damping) x = b by conjugate gradients (Hestenes and Stiefel 1952; Pedregosa 2016; Rajeswaran et al. 2019).
+
+    After n iterations the error is at most 2 ((sqrt(c) - 1) / (sqrt(c) + 1))^n of b, c being the condition number.
+    Where H bends down it ends with what it has: damping mends that.
+
+    Cost: `iterations` products, 4 copies of the parameters.
+    """
+
+    iterations: int = 20
+    damping: float = 0.0
+
+    def __call__(self, matrix: Matrix, b: list[Tensor]) -> list[Tensor]:
+        return conjugate_gradients(_damped(matrix, self.damping), b, self.iterations, strength=self.damping)
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """x = rate sum over j < terms of (I - rate H)^j b (Lorraine, Vicol and Duvenaud 2020).
+
+    It is what unrolling `terms` steps of gradient descent at the minimum gives. The error is (1 - rate h)^terms along a
+    direction of curvature h.
+
+    Args:
+        rate: below 2 / the largest curvature. None: half of that bound, by 10 steps of power iteration.
+
+    Cost: `terms` products (and 10), 3 copies of the parameters.
+    """
+
+    terms: int = 100
+    rate: float | None = None
+    damping: float = 0.0
+
+    def __call__(self, matrix: Matrix, b: list[Tensor]) -> list[Tensor]:
+        matrix = _damped(matrix, self.damping)
+        rate = self.rate or 1 / max(_largest_curvature(matrix, b), torch.finfo(b[0].dtype).tiny)
+        x = term = [rate * t for t in b]
+        for _ in range(self.terms - 1):
+            term = [t - rate * h for t, h in zip(term, matrix(term), strict=True)]
+            x = [s + t for s, t in zip(x, term, strict=True)]
+        return x
+
+
+@dataclass(frozen=True)
+class Nystrom:
+    """H taken for its part in `rank` random directions, and inverted by Woodbury's formula (Hataya and Yamada 2023).
+
+        H ~ Y C^-1 Y^T,  Y = H Q,  C = Q^T Y,   x = (b - Y (damping C + Y^T Y)^-1 Y^T b) / damping
+
+    Q are orthonormal Gaussian directions (the paper takes columns of H: of the same cost, and worse where curvature is
+    spread over many coordinates). Exact but for `damping` where rank is the number of parameters, and no iteration can
+    diverge. The draw is of torch's global generator.
+
+    Cost: `rank` products, 2 rank copies of the parameters.
+    """
+
+    rank: int = 20
+    damping: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if self.damping <= 0:
+            raise UpstairsError(f"damping is {self.damping} and Nystrom divides by it: give one above 0, such as 0.01")
+
+    def __call__(self, matrix: Matrix, b: list[Tensor]) -> list[Tensor]:
+        flat, sizes = torch.cat([t.flatten() for t in b]), [t.numel() for t in b]
+
+        def shaped(v: Tensor) -> list[Tensor]:
+            return [part.view_as(t) for part, t in zip(v.split(sizes), b, strict=True)]
+
+        q = torch.linalg.qr(torch.randn(len(flat), min(self.rank, len(flat)), dtype=flat.dtype, device=flat.device))[0]
+        y = torch.stack([torch.cat([t.flatten() for t in matrix(shaped(column))]) for column in q.T], 1)
+        wide, small = y.double(), (q.T @ y).double()
+        inside = self.damping * (small + small.T) / 2 + wide.T @ wide
+        solved = torch.linalg.lstsq(inside, wide.T @ flat.double()[:, None], driver="gelsd").solution
+        return shaped(((flat.double() - (wide @ solved)[:, 0]) / self.damping).to(flat.dtype))
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """The implicit function theorem at the end of the loop, whatever way led there.
+
+    Cost: K gradients, then the solver's products of two gradients each, and 2 more; one graph of a step. The curvature
+    is that of the batch of the step that would come next: give the inner loop batches large enough to have one.
+    """
+
+    solver: Solver = field(default_factory=ConjugateGradients)
+
+    def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
+        carry = walk(problem, meta, carry, problem.steps)
+        value, v, direct = outer_gradients(problem, carry.parameters, meta, carry.step)
+        with torch.enable_grad():
+            phi = {n: p.detach().requires_grad_() for n, p in carry.parameters.items()}
+            grads = list(inner_gradient(problem, phi, meta, carry.step, create_graph=True).values())
+        leaves = list(phi.values())
+        x = self.solver(lambda w: vjp(grads, [leaves], w)[0], list(v.values()))
+        (mixed,) = vjp(grads, [list(meta.values())], x)
+        return Hypergradient({n: direct[n] - m for n, m in zip(meta, mixed, strict=True)}, value, carry)
+
+
+def _damped(matrix: Matrix, damping: float) -> Matrix:
+    if not damping:
+        return matrix
+    return lambda v: [h + damping * t for h, t in zip(matrix(v), v, strict=True)]
+
+
+def _largest_curvature(matrix: Matrix, b: list[Tensor], steps: int = 10) -> float:
+    """By power iteration, which comes from below: a fifth is added."""
+    v = [torch.randn_like(t) for t in b]
+    size = 1.0
+    for _ in range(steps):
+        length = torch.stack([t.square().sum() for t in v]).sum().sqrt().clamp(min=1e-30)
+        v = matrix([t / length for t in v])
+        size = float(torch.stack([t.square().sum() for t in v]).sum().sqrt())
+    return 1.2 * size

@@ -1,0 +1,71 @@
+"""A module as a pure function of its parameters, which is what inner and outer losses are made of."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upstairs.calling import call_with
+from upstairs.inner import Params
+from upstairs.purity import refuse_writes, snapshot
+
+HARM = "by its own forward, so that it is no function of its parameters"
+TorchNorm = nn.modules.batchnorm._BatchNorm
+
+
+class _BatchNorm(nn.Module):
+    """A torch batch norm of operations that have every derivative, forward mode too; it gathers nothing."""
+
+    def __init__(self, norm: TorchNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
+        self.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.running_mean, self.running_var
+        if self.training or mean is None or variance is None:
+            variance, mean = torch.var_mean(x, [a for a in range(x.ndim) if a != 1], correction=0)
+        scale = torch.rsqrt(variance + self.eps)
+        scale = scale if self.weight is None else scale * self.weight
+        shift = -mean * scale if self.bias is None else self.bias - mean * scale
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return x * scale.view(shape) + shift.view(shape)
+
+
+class Pure:
+    """`pure(net)(parameters, x)` is what `net(x)` gives with these parameters; `net` itself is never touched.
+
+    - Tied weights are one parameter, under the first of their names.
+    - Batch norm uses the batch in training mode, and what it had gathered in evaluation mode; it gathers no more.
+    - Dropout draws from torch's global generator, as ever.
+    - A module that writes to itself (spectral norm, a running mean of your own) is refused by name when first called.
+
+    Attributes:
+        parameters: copies of those of `net`, where an inner loop may start.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        home = nn.ModuleList([copy.deepcopy(net)])  # a parent, so that a batch norm that is all of `net` has one too
+        for module in list(home.modules()):
+            norms = {n: m for n, m in module._modules.items() if isinstance(m, TorchNorm)}
+            module._modules.update({n: _BatchNorm(m) for n, m in norms.items()})
+        self.net = home[0]
+        self.parameters: Params = {n: p.detach().clone() for n, p in self.net.named_parameters()}
+        self._checked = False
+
+    def __call__(self, parameters: Params, *args: Any) -> Tensor:
+        if self._checked:
+            return call_with(self.net, parameters, *args)
+        before = snapshot(self.net)
+        value = call_with(self.net, parameters, *args)
+        refuse_writes(before, HARM)
+        self._checked = True
+        return value
+
+
+def pure(net: nn.Module) -> Pure:
+    """`net` as a function of its parameters; see `Pure`."""
+    return Pure(net)
