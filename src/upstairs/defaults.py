@@ -6,7 +6,8 @@ from typing import Any
 
 from upstairs.errors import UpstairsError
 from upstairs.learners import defaults_for
-from upstairs.settings import Net, Settings
+from upstairs.settings import CONVOLUTIONAL, Net, Settings
+from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.functions import FUNCTIONS
 from upstairs.tasks.mixture import SIGN
@@ -15,7 +16,11 @@ from upstairs.tasks.text import TextFormat
 
 # What suits a network better than the learner's own defaults. A pretrained encoder's features are good already: larger
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
-SUITED: dict[str, dict[str, Any]] = {"bag": {"width": 256}, "projection": {"rate": 1e-4, "scale": 0.3}}
+SUITED: dict[str, dict[str, Any]] = {
+    "bag": {"width": 256},
+    "projection": {"rate": 1e-4, "scale": 0.3},
+    "sound": {"query": 3},  # more steps of fewer recordings
+}
 
 
 def draft(given: dict[str, Any], *, regression: bool) -> Settings:
@@ -41,6 +46,10 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
     if settings.hard and source.parts:
         raise UpstairsError("--hard draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
+    if settings.net == "conv4" and given.get("net") is None:
+        net = net_for(source)
+        settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
+        settings = replace(settings, **{n: v for n, v in SUITED.get(net, {}).items() if given.get(n) is None})
     smallest = min((len(rows) for rows in source.rows), default=0)
     if "way" not in given or given["way"] is None:
         settings = replace(settings, way=max(2, min(settings.way, source.most_way)))
@@ -50,10 +59,6 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         low = settings.shots[0]
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
-    if settings.net == "conv4" and given.get("net") is None:
-        net = net_for(source)
-        settings = settings if net == "conv4" else replace(settings, net=net, norm="none")
-        settings = replace(settings, **{n: v for n, v in SUITED.get(net, {}).items() if given.get(n) is None})
     return settings
 
 
@@ -63,6 +68,8 @@ def net_for(source: Source) -> Net:
         return "bag"
     if isinstance(source.format, FrozenFormat):
         return "projection"
+    if isinstance(source.format, AudioFormat):
+        return "sound"
     shape = source.feature_shape
     return "conv4" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"
 

@@ -1,6 +1,8 @@
 """Sounds: their log-mel rows, what is refused, and the folders, zips and index tables that they come in."""
 
 import zipfile
+from dataclasses import replace
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 
 from sounds_for_tests import bytes_of, folder, tone
 from upstairs.errors import UpstairsError
-from upstairs.tasks.audio import LOWEST, RANGE, RATE, AudioFormat, Masking, mel_bands, read_sound
+from upstairs.tasks.audio import LOWEST, RANGE, RATE, AudioFormat, mel_bands, read_sound
+from upstairs.tasks.hearing import ROUGHNESS, Hearing
 from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
 
 pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
@@ -97,12 +100,12 @@ def test_folders_and_zips(tmp_path: Path) -> None:
     path = folder(tmp_path / "words", words=14)
     assert is_sound(path) and not is_sound(tmp_path / "nowhere")
     source = open_sounds(path)
-    assert len(source) == 14 and source.inputs.shape == (70, 1, 40, 60) and source.format == AudioFormat(0.6, 40)
+    assert len(source) == 14 and source.inputs.shape == (70, 1, 64, 60) and source.format == AudioFormat(0.6, 64)
     with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
         for file in sorted(path.rglob("*.flac")):
             archive.write(file, file.relative_to(path))
     np.testing.assert_array_equal(open_sounds(tmp_path / "words.zip").inputs, source.inputs)
-    assert sound_splits(path).train.augment == Masking() and sound_splits(path).test.augment is None
+    assert sound_splits(path).train.augment == Hearing() and sound_splits(path).test.augment is None
     with pytest.raises(UpstairsError, match="names no speakers"):
         sound_splits(path, split="speakers")
     (path / "word3" / "2.flac").write_bytes(b"fLaC")
@@ -135,14 +138,52 @@ def test_real_words_and_speakers_are_apart(data_dir: Path) -> None:
     assert all(not a & b for a, b in zip(speakers, speakers[1:] + speakers[:1], strict=True))
 
 
-def test_masking() -> None:
-    x = torch.rand(3, 1, 8, 20) + 0.1
-    none = Masking(shift=0.0, bands=0.0, frames=0.0)
-    torch.testing.assert_close(none.apply(x, none.draw(3, torch.Generator().manual_seed(0))), x)
-    drawn = torch.tensor([[1.0, 0, 0, 0, 0], [0.0, 0, 0, 0, 0], [0.5, 1, 0.5, 1, 1]])
-    out = Masking(shift=0.1, bands=0.25, frames=0.2).apply(x, drawn)
-    torch.testing.assert_close(out[0, :, :, 2:], x[0, :, :, :-2])  # later by two frames, of 20
-    assert out[0, :, :, :2].abs().max() == 0 and out[1, :, :, -2:].abs().max() == 0
-    expected = x[2].clone()
-    expected[:, 3:5], expected[:, :, 16:] = 0, 0
-    torch.testing.assert_close(out[2], expected)
+NONE = Hearing(tempo=0, shift=0, pitch=0, tract=0, colour=0, noise=0, bands=0, frames=0)
+MIDDLE = torch.full((15,), 0.5)  # no change of tempo, moment, voice or colour
+
+
+def heard(x: torch.Tensor, *drawn: tuple[int, float], **strengths: float) -> torch.Tensor:
+    """One sound, with these of the random numbers (place, value) not at their middle."""
+    u = MIDDLE.clone()
+    for place, value in drawn:
+        u[place] = value
+    return replace(NONE, **strengths).apply(x[None, None], u[None])[0, 0]
+
+
+def test_hearing_of_no_strength_changes_nothing() -> None:
+    x = torch.rand(3, 1, 8, 20)
+    torch.testing.assert_close(NONE.apply(x, NONE.draw(3, torch.Generator().manual_seed(0))), x)
+    drawn = Hearing().draw(50, torch.Generator().manual_seed(0))
+    out = Hearing().apply(x[:1].expand(50, -1, -1, -1), drawn)
+    assert out.shape == (50, 1, 8, 20) and out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
+    torch.testing.assert_close(Hearing().apply(x[:1], drawn[7:8]), out[7:8])  # each by its own numbers alone
+
+
+def test_hearing_shifts_stretches_and_leaves_out() -> None:
+    x = torch.rand(9, 21) + 0.1
+    later = heard(x, (1, 1.0), shift=0.1)  # a tenth of the 20 steps from the first frame to the last
+    torch.testing.assert_close(later[:, 2:], x[:, :-2])
+    assert later[:, :2].abs().max() == 0
+    higher = heard(x, (2, 1.0), pitch=0.25)
+    torch.testing.assert_close(higher[2:], x[:-2])
+    assert higher[:2].abs().max() == 0
+    faster = heard(x, (0, 1.0), tempo=log(2))  # twice as fast: every second frame, around the middle
+    torch.testing.assert_close(faster[:, 5:16], x[:, ::2])
+    longer = heard(x, (3, 1.0), tract=1.0)  # the lowest band stays, the others are read from twice as high
+    torch.testing.assert_close(longer[:5], x[::2])
+    expected = x.clone()
+    expected[3:5], expected[:, 17:] = 0, 0
+    torch.testing.assert_close(heard(x, (11, 1), (12, 0.45), (13, 1), (14, 1), bands=0.25, frames=0.2), expected)
+
+
+def test_hearing_colours_and_adds_noise() -> None:
+    x = torch.full((9, 200), 0.5)
+    x[:, 50:60], x[:, 150:] = 1.0, 0.0
+    tilt = heard(x, *((4 + i, i / 4) for i in range(5)), colour=0.1)  # from 5 decibels softer to 5 louder
+    torch.testing.assert_close(tilt[:, 55], 0.8 + torch.arange(9) * 0.025)  # the loudest is 1
+    torch.testing.assert_close(tilt[:, 160], torch.full((9,), 0.0))
+    torch.testing.assert_close(heard(x, (9, 0.2), noise=0.3), x)  # the lowest draws have no noise
+    noisy = heard(x, (9, 1.0), noise=0.3)
+    assert (noisy[:, 150:].mean() - 0.3).abs() < 0.02, "as loud as was drawn"
+    assert noisy[:, 150:].std() == pytest.approx(ROUGHNESS / RANGE, rel=0.1)
+    assert (noisy[:, 60:150].mean() - 0.5).abs() < 0.02, "hardly heard below what is 10 decibels louder"

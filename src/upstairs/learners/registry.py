@@ -13,7 +13,7 @@ from upstairs.learners.metric import ProtoNet, nearest_centroid
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.table import LEARNERS, Entry, Shape
 from upstairs.nets import TfIdf
-from upstairs.settings import Settings
+from upstairs.settings import CONVOLUTIONAL, Settings
 from upstairs.tasks.functions import GaussianProcess
 from upstairs.tasks.sources import Source
 
@@ -104,7 +104,7 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
         return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
-    norm, width = ("batch", 32) if settings.net == "conv4" else ("none", 256 if settings.net == "bag" else 32)
+    norm, width = ("batch", 32) if settings.net in CONVOLUTIONAL else ("none", 256 if settings.net == "bag" else 32)
     plain = Settings(learner="maml", net=settings.net, width=width, norm=norm)
     net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
     texts = settings.net == "bag"

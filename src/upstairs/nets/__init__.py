@@ -1,7 +1,7 @@
 """Ordinary modules, nothing meta in them."""
 
 from upstairs.nets.cells import Mixed, cells, chain, discretise
-from upstairs.nets.conv import conv4, relation_conv
+from upstairs.nets.conv import conv4, relation_conv, sound_conv
 from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
 from upstairs.nets.text import TfIdf, bag
@@ -23,4 +23,5 @@ __all__ = [
     "mlp",
     "projection",
     "relation_conv",
+    "sound_conv",
 ]

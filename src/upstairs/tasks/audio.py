@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32, UInt8
 from scipy.signal import resample_poly
-from torch import Tensor
 
 from upstairs.errors import UpstairsError
 
@@ -39,7 +37,7 @@ class AudioFormat:
     """
 
     seconds: float = 1.0
-    bands: int = 40
+    bands: int = 64
 
     def __post_init__(self) -> None:
         if not 0.2 <= self.seconds <= 60 or not 16 <= self.bands <= 128:
@@ -145,41 +143,3 @@ def longest_of(sounds: Sequence[Float32[np.ndarray, " n"]]) -> float:
     """Seconds that nine in ten of these recordings do not exceed, rounded up to a tenth; from 0.5 to 4."""
     lengths = np.sort([len(samples) / RATE for samples in sounds])
     return float(np.clip(np.ceil(10 * lengths[int(0.9 * (len(lengths) - 1))]) / 10, 0.5, 4.0))
-
-
-@dataclass(frozen=True)
-class Masking:
-    """A new hearing at every draw: shifted in time, with a band and a stretch left out (SpecAugment; Park et al. 2019).
-
-    Attributes:
-        shift: the largest shift either way, as a share of the frames.
-        bands, frames: the widest gap, as a share of all.
-    """
-
-    shift: float = 0.12
-    bands: float = 0.2
-    frames: float = 0.15
-
-    def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "count k"]:
-        """The random numbers for `count` sounds: [count, 5], uniform from 0 to 1."""
-        return torch.rand(count, 5, generator=generator)
-
-    def apply(self, x: Float[Tensor, "n 1 b t"], drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 b t"]:
-        """The sounds `x` changed as `drawn` says; what comes in is silence."""
-        bands, frames = x.shape[-2:]
-        u = drawn.to(x)
-        move = ((2 * u[:, 0] - 1) * self.shift * frames).round().long()
-        places = torch.arange(frames, device=x.device) - move[:, None]
-        inside = (places >= 0) & (places < frames)
-        moved = x.gather(3, places.clamp(0, frames - 1)[:, None, None].expand(-1, 1, bands, -1))
-        gap_b = _gap(u[:, 1], u[:, 2], bands, self.bands)[:, None, :, None]
-        gap_t = (_gap(u[:, 3], u[:, 4], frames, self.frames) | ~inside)[:, None, None]
-        return torch.where(gap_b | gap_t, 0.0, moved)
-
-
-def _gap(width: Float[Tensor, " n"], start: Float[Tensor, " n"], size: int, most: float) -> Tensor:
-    """Which of `size` places fall into a gap of at most the share `most`."""
-    wide = (width * most * size).round()
-    first = (start * (size - wide)).round()
-    places = torch.arange(size, device=width.device)
-    return (places >= first[:, None]) & (places < (first + wide)[:, None])

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from upstairs.errors import UpstairsError
-from upstairs.tasks.audio import AudioFormat, Masking, longest_of, read_sound
+from upstairs.tasks.audio import AudioFormat, longest_of, read_sound
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.folders import source_of
+from upstairs.tasks.hearing import Hearing
 from upstairs.tasks.sources import Source, Splits, split_by_class
 from upstairs.tasks.tables import read_rows
 from upstairs.tasks.trees import SOUNDS, FileClass, Tree, arrange, open_tree
@@ -70,7 +71,7 @@ def sound_splits(
             raise UpstairsError(f"{data} names no speakers: add {INDEX[0]} with the columns file, label and speaker")
         owner = official or _at_random(sorted(set(speakers)), seed)
         parts = Splits(*(_only(part, [owner[s] == place for s in speakers]) for place, part in enumerate(parts)))
-    return parts._replace(train=replace(parts.train, augment=Masking()))
+    return parts._replace(train=replace(parts.train, augment=Hearing()))
 
 
 def open_sounds(data: str | Path, *, format: AudioFormat | None = None, progress: Progress | None = None) -> Source:
@@ -79,7 +80,7 @@ def open_sounds(data: str | Path, *, format: AudioFormat | None = None, progress
     Args:
         data: a folder or a zip as class/file or group/class/file; or a folder with index.tsv (or .csv), whose columns
             `file`, `label` (or `word`), `speaker` and `split` name the recordings below it or in its one zip.
-        format: None is 40 bands of as many seconds as nine in ten recordings have.
+        format: None is 64 bands of as many seconds as nine in ten recordings have.
     """
     return open_index(Path(data), format=format, progress=progress)[0]
 

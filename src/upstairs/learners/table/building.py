@@ -9,8 +9,8 @@ from torch import nn
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import GradientLearner
-from upstairs.nets import bag, conv4, mlp, projection
-from upstairs.settings import Settings
+from upstairs.nets import bag, conv4, mlp, projection, sound_conv
+from upstairs.settings import CONVOLUTIONAL, Settings
 
 Shape = tuple[int, ...]
 Build = Callable[[Settings, Shape, int], Learner]  # (settings, shape of one input, way) -> learner; way 0: regression
@@ -27,8 +27,9 @@ class Entry(NamedTuple):
 
 def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
-    if settings.net == "conv4":
-        return conv4(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
+    if settings.net in CONVOLUTIONAL:
+        make = conv4 if settings.net == "conv4" else sound_conv
+        return make(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
     if settings.net == "bag":
         if len(shape) != 2:
             raise UpstairsError(f"--net bag reads texts and was given inputs of shape {shape}: use conv4 or mlp")

@@ -9,11 +9,11 @@ from upstairs.learners.search import MetaNAS
 from upstairs.learners.structure import sparse_maml, t_net, transformed
 from upstairs.learners.table.building import FUNCTIONS, INNER_LOOP, METRIC, Entry, Shape, length, on_net, scale
 from upstairs.nets.cells import Exit, cells, chain
-from upstairs.settings import Settings
+from upstairs.settings import CONVOLUTIONAL, Settings
 
 
 def _own_network(settings: Settings) -> None:
-    if settings.net not in ("conv4", "mlp"):
+    if settings.net not in (*CONVOLUTIONAL, "mlp"):
         raise UpstairsError(
             f"{settings.learner} brings a network of its own, for pictures and vectors, and --net is {settings.net} ("
             "what texts and frozen features need): choose another learner, such as protonet"
