@@ -1,5 +1,7 @@
 """Sounds: their log-mel rows, what is refused, and the folders, zips and index tables that they come in."""
 
+import struct
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from math import log
@@ -94,6 +96,34 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert clipped.max() == 255
     with pytest.raises(UpstairsError, match=r"0\.2 to 60 seconds"):
         AudioFormat(seconds=0)
+
+
+def test_eight_hours(tmp_path: Path) -> None:
+    """A WAV header that promises them, and a file of nothing: 28.8 million bytes of 8 bits at 1000 Hz."""
+    samples, path = 8 * 3600 * 1000, tmp_path / "night.wav"
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 1000, 1000, 1, 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sI4s", b"RIFF", 36 + samples, b"WAVE") + form + struct.pack("<4sI", b"data", samples))
+        file.truncate(44 + samples)
+    with pytest.raises(UpstairsError, match=r"night\.wav is 480 minutes long: cut out the seconds that are meant"):
+        read_sound(path)
+
+
+def test_memory_stays_bounded(tmp_path: Path) -> None:
+    """Recordings that take ten times the memory that reading them may take."""
+    whole, count = bytes_of(tone(440.0, seconds=8), "OGG"), 120
+    for k in range(4):
+        (tmp_path / f"class{k}").mkdir()
+        for i in range(count // 4):
+            (tmp_path / f"class{k}" / f"{i}.ogg").write_bytes(whole)
+    tracemalloc.start()
+    try:
+        source = open_sounds(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(source.inputs) == count and source.inputs[-1].max() == 255
+    assert 10 * peak < count * 8 * RATE * 4
 
 
 def test_folders_and_zips(tmp_path: Path) -> None:

@@ -139,7 +139,6 @@ def mel_bands(count: int) -> Float[np.ndarray, "count lines"]:
     return np.clip(np.minimum((lines - low) / (middle - low), (high - lines) / (high - middle)), 0, None)
 
 
-def longest_of(sounds: Sequence[Float32[np.ndarray, " n"]]) -> float:
-    """Seconds that nine in ten of these recordings do not exceed, rounded up to a tenth; from 0.5 to 4."""
-    lengths = np.sort([len(samples) / RATE for samples in sounds])
-    return float(np.clip(np.ceil(10 * lengths[int(0.9 * (len(lengths) - 1))]) / 10, 0.5, 4.0))
+def usual_length(seconds: Sequence[float]) -> float:
+    """Seconds that nine in ten recordings do not exceed, rounded up to a tenth; from 0.5 to 4."""
+    return float(np.clip(np.ceil(10 * sorted(seconds)[int(0.9 * (len(seconds) - 1))]) / 10, 0.5, 4.0))

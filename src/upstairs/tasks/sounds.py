@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from upstairs.errors import UpstairsError
-from upstairs.tasks.audio import AudioFormat, longest_of, read_sound
+from upstairs.tasks.audio import RATE, AudioFormat, read_sound, usual_length
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.folders import source_of
 from upstairs.tasks.hearing import Hearing
@@ -131,8 +131,8 @@ def _from_index(tree: Tree, index: Path) -> tuple[list[FileClass], dict[str, str
 
 def _suited(tree: Tree, names: Sequence[str]) -> AudioFormat:
     step = max(1, len(names) // SAMPLE)
-    sounds = [read_sound(tree.item(name), name=f"{tree.name}/{name}") for name in names[::step]]
-    return AudioFormat(longest_of(sounds))
+    seconds = [len(read_sound(tree.item(name), name=f"{tree.name}/{name}")) / RATE for name in names[::step]]
+    return AudioFormat(usual_length(seconds))
 
 
 def _at_random(speakers: list[str], seed: int) -> dict[str, int]:
