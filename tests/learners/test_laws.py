@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tasks_for_tests import WAY, blobs, sinusoids
 from upstairs.core import Examples, squared_error
 from upstairs.learners import LEARNERS, SGD, GradientLearner, ProtoNet, make_learner, nearest_centroid, scratch
-from upstairs.nets import conv4, mlp
+from upstairs.nets import conv4, mlp, sound_conv
 from upstairs.settings import Settings
 from upstairs.testing import LAWS, check_learner
 
@@ -85,3 +85,11 @@ def test_suite_refuses_a_stale_excuse() -> None:
 def test_conv4_is_conv4() -> None:
     """113,088 weights: 4 blocks of 64 (Snell 2017 counts the biases too; batch norm makes them idle)."""
     assert sum(p.numel() for p in conv4((1, 28, 28)).parameters()) == 9 * 64 + 3 * 9 * 64 * 64 + 4 * 2 * 64
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 20), (1, 33, 47), (1, 40, 61), (1, 64, 100)])
+def test_sound_conv_of_any_shape(shape: tuple[int, ...]) -> None:
+    net = sound_conv(shape, width=6, norm="none", out=WAY)
+    assert net(torch.rand(2, *shape)).shape == (2, WAY)
+    weights = [p.shape for name, p in net.named_parameters() if "block" in name and name.endswith("weight")]
+    assert weights == [(3, 1, 3, 3), (6, 3, 3, 3), (6, 6, 3, 3), (6, 6, 3, 3)] and net.block0[0].stride == (2, 2)
