@@ -83,7 +83,12 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             "use that version, or train again"
         )
     if meta.get("kind") != kind:
-        names = {"run": "a run's checkpoint", "adapted": "an adapted model", "rule": "a learned rule"}
+        names = {
+            "run": "a run's checkpoint",
+            "adapted": "an adapted model",
+            "rule": "a learned rule",
+            "bilevel": "meta-parameters",
+        }
         raise UpstairsError(
             f"{path} holds {names.get(meta.get('kind'), 'something else')}: {names[kind]} is needed here"
         )

@@ -4,6 +4,7 @@ problem = Problem(inner, outer, start=net.parameters, rule=SGD(0.1), steps=100)
 found = hypergradient(problem, {"log_decay": torch.tensor(-3.0)}, method=Implicit())
 """
 
+from upstairs.bilevel.diagnose import Diagnosis, diagnose
 from upstairs.bilevel.evolution import EvolutionStrategies, PersistentES
 from upstairs.bilevel.first_order import FiniteDifference, FirstOrder
 from upstairs.bilevel.hypergradient import METHODS, hypergradient
@@ -12,6 +13,7 @@ from upstairs.bilevel.problem import Carry, Hypergradient, Problem
 from upstairs.bilevel.pure import Pure, pure
 from upstairs.bilevel.rules import RULES, SGD, Adam, AdamW, InnerRule, RMSprop, Updates
 from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
+from upstairs.bilevel.train import Trained, train
 
 __all__ = [
     "METHODS",
@@ -21,6 +23,7 @@ __all__ = [
     "AdamW",
     "Carry",
     "ConjugateGradients",
+    "Diagnosis",
     "EvolutionStrategies",
     "FiniteDifference",
     "FirstOrder",
@@ -36,9 +39,12 @@ __all__ = [
     "Pure",
     "RMSprop",
     "Recomputed",
+    "Trained",
     "Truncated",
     "Unrolled",
     "Updates",
+    "diagnose",
     "hypergradient",
     "pure",
+    "train",
 ]
