@@ -80,12 +80,23 @@ def main() -> None:
             options = options | {"width": width_of(parameters(own))}
         label = "-".join([other, *(f"{k}{v}" for k, v in options.items())])
         opponent = trained(other, chosen.out / label, options)
+        usual = tasks_of(own, opponent)
+        kinds = {"": usual}
         if name == "early_exit":
-            results["depth"] = by_depth(own, tasks_of(own, None), chosen.tasks)
-            draw(results["depth"], file.with_suffix(".png"))
-        if opponent is not None:
-            results[name] = paired(own, opponent, chosen.tasks) | {"opponent": label}
-            print(name, json.dumps(results[name]), flush=True)
+            kinds["1 to 10 shots"] = Episodes(usual.source, way=5, shot=(1, 10), query=10)
+        for kind, episodes in kinds.items():
+            key = f"{name}, {kind}" if kind else name
+            results[key] = {"opponent": label}
+            if opponent is not None:
+                results[key] |= paired(own, opponent, episodes, chosen.tasks)
+            if name == "early_exit":
+                results[key] |= by_depth(own, episodes, chosen.tasks)
+            print(key, json.dumps(results[key]), flush=True)
+        if name == "early_exit":
+            draw(
+                {kind or "1 shot": results[f"{name}, {kind}" if kind else name] for kind in kinds},
+                file.with_suffix(".png"),
+            )
         file.write_text(json.dumps(results | {"surroundings": surroundings()}, indent=1))
 
 
@@ -107,9 +118,9 @@ def tasks_of(own: Run, other: Run | None) -> Episodes:
     return choose_episodes(runs, data=None, split=None, way=5, shot=1, query=15, quiet=True)[0]
 
 
-def paired(own: Run, other: Run, tasks: int) -> dict[str, Any]:
+def paired(own: Run, other: Run, episodes: Episodes, tasks: int) -> dict[str, Any]:
     """Accuracies of both on the same tasks, each query alone where a learner is transductive, and the difference."""
-    episodes, seeds = tasks_of(own, other), enough_seeds(0, tasks)
+    seeds = enough_seeds(0, tasks)
     rows: dict[str, Any] = {"parameters": [parameters(own), parameters(other)]}
     rows["steps"] = [run.meta["progress"]["step"] for run in (own, other)]
     for alone in (False, True) if own.learner.transductive else (False,):
@@ -121,36 +132,43 @@ def paired(own: Run, other: Run, tasks: int) -> dict[str, Any]:
 
 
 def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
-    """Accuracy and mean cost where every task ends after the same stage, and where each ends as its gates say; the
-    gates' biases are shifted to trace the curve (0: as trained)."""
+    """Accuracy and mean cost of a query where all end after the same stage, and where each ends as its gate says; the
+    gates' biases are shifted to trace the curve (0: as trained). `with_support` counts the work on the support set too,
+    which goes as deep as the deepest query; `tasks` are the mean costs of the cheapest and the dearest 5% of tasks."""
     learner = own.learner
     assert isinstance(learner, EarlyExit)
     depths, costs = range(len(learner.costs)), torch.tensor(learner.costs)
 
     def answers(support: Examples, x: Tensor) -> tuple[Tensor, Tensor]:
-        state, found = learner.adapt(support), learner.embeddings(x)
-        logits = [learner.logits(d, own, z) for d, own, z in zip(depths, state.prototypes, found, strict=True)]
-        return torch.stack(logits), torch.stack(state.gates)
+        found = learner.answers(learner.adapt(support), learner.embeddings(x))
+        return torch.stack(found), torch.stack(learner.gates(found))
 
-    right, gates = [], []
+    right, gates, supports = [], [], []
     with evaluating(learner):
         for seed in enough_seeds(0, count):
             tasks = episodes.batch([seed])
             logits, gate = over_tasks(answers, (tasks.support, tasks.query.x), owner=learner, name="answers")
-            right.append((logits[0].argmax(-1) == tasks.query.y[0]).double().mean(-1))
+            right.append((logits[0].argmax(-1) == tasks.query.y[0]).double())
             gates.append(gate[0])
+            supports.append(tasks.support.mask.sum())
 
     def scored(ends: Tensor) -> dict[str, Any]:
-        """From the depth at which each task ends."""
-        scores = torch.stack(right).gather(1, ends[:, None])[:, 0]
+        """From the depth at which each query of each task ends."""
+        scores = torch.stack(right).gather(1, ends[:, None])[:, 0].mean(1)
+        each = costs[ends].double()
+        tasks, size = each.mean(1), torch.tensor(supports)
+        whole = (each.sum(1) + size * costs[ends.amax(1)]) / (ends.shape[1] + size)
         share = [float((ends == d).double().mean()) for d in depths]
-        return interval(scores.numpy())._asdict() | {"cost": float(costs[ends].mean()), "ends": share}
+        return interval(scores.numpy())._asdict() | {
+            "cost": float(each.mean()), "with_support": float(whole.mean()), "ends": share,
+            "tasks": [float(tasks.quantile(q)) for q in (0.05, 0.95)],
+        }  # fmt: skip
 
     opened = 0.1 * torch.stack(gates).logit(eps=1e-7)
     opened[:, -1] = torch.inf
     return {
         "costs": learner.costs,
-        "fixed": [scored(torch.full((count,), d)) for d in depths],
+        "fixed": [scored(torch.full((count, opened.shape[2]), d)) for d in depths],
         "gated": [
             {"shift": shift} | scored((opened + shift > 0).int().argmax(1))
             for shift in (-0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4)
@@ -158,17 +176,21 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
     }
 
 
-def draw(depth: dict[str, Any], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for kind, label in (("fixed", "every task after the same stage"), ("gated", "each task after its own")):
-        rows = sorted(depth[kind], key=lambda row: row["cost"])
-        axes.errorbar(
-            [r["cost"] for r in rows], [100 * r["mean"] for r in rows], [100 * r["ci95"] for r in rows],
-            marker="o", label=label,
-        )  # fmt: skip
-    axes.set(xlabel="mean cost, share of the whole network", ylabel="% correct, 5-way 1-shot")
-    axes.legend()
-    figure.savefig(path, dpi=120)
+def draw(results: dict[str, dict[str, Any]], path: Path) -> None:
+    figure, panels = plt.subplots(1, len(results), figsize=(5 * len(results), 4), layout="constrained", sharey=True)
+    for axes, (kind, result) in zip(panels, results.items(), strict=True):
+        for key, label in (("fixed", "all queries after the same stage"), ("gated", "each query after its own")):
+            rows = sorted(result[key], key=lambda row: row["cost"])
+            numbers = ([row["cost"] for row in rows], *([100 * row[k] for row in rows] for k in ("mean", "ci95")))
+            axes.errorbar(*numbers, marker="o", label=label)
+        if "accuracy" in result:
+            other = result["accuracy"][1]
+            axes.errorbar(1, 100 * other["mean"], 100 * other["ci95"], marker="s", label="trained without exits")
+        axes.set(xlabel="mean cost of a query, share of the whole network", title=f"Omniglot, 5-way, {kind}")
+    panels[0].set_ylabel("% correct")
+    panels[0].legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Categorical
 
 from tasks_for_tests import WAY, blobs, double
 from upstairs.engine import meta_step
@@ -29,38 +29,57 @@ def test_with_every_early_exit_shut_it_is_the_whole_network() -> None:
     torch.testing.assert_close(own.predict(own.adapt(task.support), task.query.x), expected)
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2, 3])
-def test_a_task_that_ends_early_computes_no_later_stage(depth: int) -> None:
-    own, task = learner(), take(double(blobs(1)), 0)
-    own.bias.data = torch.tensor([1e9 if i == depth else -1e9 for i in range(3)]).double()
-    ran: list[int] = []
-    for i, stage in enumerate(own.stages):
-        stage.register_forward_hook(lambda *_, i=i: ran.append(i))
-    logits, ended = solve_early(own, task.support, task.query.x)
-    assert (ended, set(ran)) == (depth, set(range(depth + 1)))
+@torch.no_grad()
+def test_a_query_that_ends_early_is_read_by_no_later_stage() -> None:
+    own, task = learner(scale=2.0), take(double(blobs(1, query=20)), 0)
+    own.bias.data[1] = -1e9  # none after the second stage
+    rows: list[int] = []
+    for stage in own.stages:
+        stage.register_forward_hook(lambda _, args, __: rows.append(len(args[0])))
+    logits, ends = solve_early(own, task.support, task.query.x)
+    counts = torch.bincount(ends, minlength=4).tolist()
+    assert counts[0] > 0 and counts[1] == 0 and counts[2] > 0 and counts[3] > 0
+    assert rows[::2] == [2 * WAY] * 4  # the support set, as deep as the deepest query
+    assert rows[1::2] == [sum(counts[depth:]) for depth in range(4)]
     torch.testing.assert_close(logits, own.predict(own.adapt(task.support), task.query.x))
 
 
+def test_where_all_are_sure_nothing_else_is_computed() -> None:
+    own, task, ran = learner(), take(double(blobs(1)), 0), []
+    own.bias.data.fill_(1e9)
+    own.stages[1].register_forward_hook(lambda *_: ran.append(1))
+    assert (solve_early(own, task.support, task.query.x)[1] == 0).all() and not ran
+
+
 def test_the_loss_is_a_sum_over_depths() -> None:
-    """Prototypes, gates and shares again, one task and one depth after another."""
+    """Prototypes, gates and shares again, one query and one depth after another."""
     own, tasks = learner(price=0.3, scale=0.5), double(blobs(3))
     own.bias.data, own.slope.data = 0.1 * torch.randn(3).double(), torch.rand(3).double()
     step = meta_step(own, tasks)
     for i in range(3):
         support, query = take(tasks, i)
-        z, q, left, total = support.x, query.x, 1.0, 0.0
-        for depth, stage in enumerate(own.stages):
-            z, q = stage(z), stage(q)
-            means = torch.stack([z[support.y == k].mean(0) for k in range(WAY)])
-            size = own.log_scale[depth].exp().item()
-            apart = F.cross_entropy(-size * torch.cdist(means, means) ** 2, torch.arange(WAY))
-            gate = 1.0
-            if depth < 3:
-                gate = torch.sigmoid(10 * (own.bias[depth] - own.slope[depth] * torch.log(apart + 1e-6)))
-            loss = F.cross_entropy(-size * torch.cdist(q, means) ** 2, query.y)
-            total += left * gate * (loss + 0.3 * (depth + 1) / 4) + loss / 4
-            left = left * (1 - gate)
-        torch.testing.assert_close(step.losses[i], total.detach(), rtol=1e-6, atol=1e-6)
+        total, used = 0.0, []
+        for x, y in zip(query.x, query.y, strict=True):
+            z, q, left, answer = support.x, x[None], 1.0, None
+            for depth, stage in enumerate(own.stages):
+                z, q = stage(z), stage(q)
+                means = torch.stack([z[support.y == k].mean(0) for k in range(WAY)])
+                p = Categorical(logits=-own.log_scale[depth].exp() * torch.cdist(q, means)[0] ** 2)
+                unsure = (p.entropy() + 1e-6).log()
+                gate = torch.sigmoid(10 * (own.bias[depth] - own.slope[depth] * unsure)) if depth < 3 else 1.0
+                total += left * gate * (-p.log_prob(y) + 0.3 * (depth + 1) / 4) - p.log_prob(y) / 4
+                left = left * (1 - gate)
+                answer = p.logits if answer is None and gate > 0.5 else answer
+            used.append(answer)
+        torch.testing.assert_close(step.losses[i], total.detach() / len(query.y))
+        torch.testing.assert_close(step.predictions[i].log_softmax(-1), torch.stack(used).detach())
+
+
+def test_queries_that_must_stay_together_are_refused() -> None:
+    own = EarlyExit(chain((1, 16, 16), width=4, norm="batch", depth=1), sizes=[16] * 2, costs=[0.5, 1.0], way=WAY)
+    task = take(blobs(1, shape=(1, 16, 16)), 0)
+    with pytest.raises(UpstairsError, match="which queries are left"):
+        solve_early(own, task.support, task.query.x)
 
 
 def test_shares_add_up_to_one() -> None:

@@ -1,10 +1,7 @@
-"""How deep: a depth for each task, decided from its support set."""
-
-from functools import reduce
-from typing import NamedTuple
+"""How deep: a depth for each query, decided by how sure of its answer the network is by then."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy, evaluating
@@ -14,26 +11,19 @@ from upstairs.nets.cells import Exit
 from upstairs.nets.norm import is_transductive
 
 
-class Exits(NamedTuple):
-    """At each depth the prototypes, and the probability to end there if not before."""
+class EarlyExit(Learner[list[Prototypes]]):
+    """A ProtoNet that may end after any stage of its encoder, for each query as soon as its answer is sure enough.
 
-    prototypes: list[Prototypes]
-    gates: list[Float[Tensor, ""]]
-
-
-class EarlyExit(Learner[Exits]):
-    """A ProtoNet that may end after any stage of its encoder; a task's support set decides where, for all its queries.
-
-        d_l = scale_l |f_l(x) - c_lk|^2                     logits of exit l are -d_l
-        s_l = log of mean over classes of -log p_l(k | c_k)  how little the class means stand apart at depth l
-        g_l = sigmoid(10 (u_l - v_l s_l)),  g_L = 1          the probability to end at l, if not before
+        p_l(k | x) = softmax over k of -scale_l |f_l(x) - c_lk|^2    the answer at depth l
+        H_l = entropy of p_l                                         how unsure it is, in nats
+        g_l = sigmoid(10 (u_l - v_l log H_l)),  g_L = 1              the probability to end at l, if not before
         q_l = g_l * product over j < l of (1 - g_j)
-        loss = sum over l of q_l (CE_l + price * cost_l) + mean over l of CE_l
+        loss = mean over queries of  sum over l of q_l (CE_l + price * cost_l) + mean over l of CE_l
 
-    In training depth is a mixture (adaptive computation, Graves 2016; with exits, Teerapittayanon et al. 2016); in
-    use a task ends at the first depth with g_l above a half: `solve_early` computes nothing beyond it. The
-    price makes depth worth its while: it is what a whole pass may cost in nats. Embeddings are not trained to please
-    the gates: s_l is a constant to them.
+    In training depth is a mixture (adaptive computation, Graves 2016; exits by entropy, Teerapittayanon et al. 2016);
+    in use a query ends at the first depth with g_l above a half: `solve_early` computes nothing beyond it. The price
+    makes depth worth its while: it is what a whole pass may cost in nats. Embeddings are not trained to please the
+    gates: H_l is a constant to them.
 
     Args:
         stages: modules, each reading the last one's output.
@@ -69,38 +59,38 @@ class EarlyExit(Learner[Exits]):
     def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         return by_distance(prototypes, z, self.log_scale[depth].exp())
 
-    def gate(self, depth: int, prototypes: Prototypes) -> Float[Tensor, ""]:
-        """g_l: the probability to end after stage `depth`, if the task has come so far."""
-        each = self.logits(depth, prototypes, prototypes.mean).log_softmax(-1)
-        own = (each * torch.eye(self.way, dtype=each.dtype, device=each.device)).sum(-1)
-        confused = torch.where(prototypes.seen, -own, 0.0).sum() / prototypes.seen.sum().clamp(min=1)
-        return (10 * (self.bias[depth] - self.slope[depth] * (confused.detach() + 1e-6).log())).sigmoid()
+    def gate(self, depth: int, logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
+        """g_l: the probability to end after stage `depth`, of each query that has come so far."""
+        if depth == len(self.stages) - 1:
+            return torch.ones_like(logits[:, 0])
+        log_p = logits.detach().log_softmax(-1)
+        unsure = -(log_p.exp() * log_p).sum(-1)
+        return (10 * (self.bias[depth] - self.slope[depth] * (unsure + 1e-6).log())).sigmoid()
 
-    def fit(self, found: list[Tensor], support: Examples) -> Exits:
-        prototypes = [class_means(z, support, self.way) for z in found]
-        gates = list(map(self.gate, range(len(found) - 1), prototypes))
-        return Exits(prototypes, [*gates, torch.ones_like(gates[0])])
+    def fit(self, found: list[Tensor], support: Examples) -> list[Prototypes]:
+        return [class_means(z, support, self.way) for z in found]
 
-    def adapt(self, support: Examples, /) -> Exits:
+    def answers(self, state: list[Prototypes], found: list[Tensor]) -> list[Float[Tensor, "n way"]]:
+        return list(map(self.logits, range(len(found)), state, found))
+
+    def gates(self, answers: list[Float[Tensor, "n way"]]) -> list[Float[Tensor, " n"]]:
+        return list(map(self.gate, range(len(answers)), answers))
+
+    def adapt(self, support: Examples, /) -> list[Prototypes]:
         return self.fit(self.embeddings(support.x), support)
 
-    def predict(self, state: Exits, x: Tensor, /) -> Float[Tensor, "n way"]:
-        return self.ended(state, self.embeddings(x))
-
-    def ended(self, state: Exits, found: list[Tensor]) -> Float[Tensor, "n way"]:
-        ends = endings([(gate > 0.5).to(gate.dtype) for gate in state.gates])
-        each = map(self.logits, range(len(found)), state.prototypes, found)
-        return reduce(torch.add, [torch.where(end > 0.5, z, 0.0) for end, z in zip(ends, each, strict=True)])
+    def predict(self, state: list[Prototypes], x: Tensor, /) -> Float[Tensor, "n way"]:
+        answers = self.answers(state, self.embeddings(x))
+        return ended(self.gates(answers), answers)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         found, n = self.embeddings(torch.cat([task.support.x, task.query.x])), len(task.support.x)
-        state, queries = self.fit([z[:n] for z in found], task.support), [z[n:] for z in found]
-        total = torch.zeros_like(state.gates[0])
-        for depth, share in enumerate(endings(state.gates)):
-            logits = self.logits(depth, state.prototypes[depth], queries[depth])
-            loss = task.query.mean(self.loss_fn(logits, task.query.y))
-            total = total + share * (loss + self.price * self.costs[depth]) + loss / len(queries)
-        return total, self.ended(state, queries)
+        answers = self.answers(self.fit([z[:n] for z in found], task.support), [z[n:] for z in found])
+        gates, total = self.gates(answers), torch.zeros_like(answers[0][:, 0])
+        for share, logits, cost in zip(endings(gates), answers, self.costs, strict=True):
+            loss = self.loss_fn(logits, task.query.y)
+            total = total + share * (loss + self.price * cost) + loss / len(answers)
+        return task.query.mean(total), ended(gates, answers)
 
 
 def endings(gates: list[Tensor]) -> list[Tensor]:
@@ -112,19 +102,41 @@ def endings(gates: list[Tensor]) -> list[Tensor]:
     return shares
 
 
+def ended(gates: list[Float[Tensor, " n"]], answers: list[Float[Tensor, "n way"]]) -> Float[Tensor, "n way"]:
+    """Each query's answer at the first depth whose gate is above a half."""
+    ends = endings([(gate > 0.5).to(gate.dtype) for gate in gates])
+    each = [torch.where(end[:, None] > 0.5, z, 0.0) for end, z in zip(ends, answers, strict=True)]
+    return torch.stack(each).sum(0)
+
+
 @torch.no_grad()
-def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float[Tensor, "n way"], int]:
-    """The predictions of one task and the stage it ended after; no later stage is computed, not even for the support.
+def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float[Tensor, "n way"], Int[Tensor, " n"]]:
+    """The predictions of one task and the stage that each query ended after; no later stage reads it.
 
     What `learner.predict(learner.adapt(support), x)` gives, which runs every stage since it answers many tasks at once.
+    The support set goes as deep as the deepest query.
+
+    Raises:
+        UpstairsError: the network is normalised with the statistics of the queries, which must then stay together.
     """
-    z = support.x
+    if learner.transductive:
+        raise UpstairsError(
+            "this network is normalised with the statistics of its batch, so that an answer depends on which queries "
+            "are left: train it with --norm population"
+        )
+    z, left, last = support.x, torch.arange(len(x), device=x.device), len(learner.stages) - 1
+    ends, result = torch.full_like(left, last), None
     for depth, stage in enumerate(learner.stages):
-        z = stage(z)
-        prototypes = class_means(learner.exit(z), support, learner.way)
-        if depth == len(learner.stages) - 1 or learner.gate(depth, prototypes) > 0.5:
-            return learner.logits(depth, prototypes, learner.exit(learner.stages[: depth + 1](x))), depth
-    raise AssertionError("a task ends at the last stage")
+        z, x = stage(z), stage(x)
+        logits = learner.logits(depth, class_means(learner.exit(z), support, learner.way), learner.exit(x))
+        result = torch.zeros_like(logits) if result is None else result
+        done = learner.gate(depth, logits) > 0.5
+        result[left[done]], ends[left[done]] = logits[done], depth
+        left, x = left[~done], x[~done]
+        if not len(left):
+            break
+    assert result is not None
+    return result, ends
 
 
 def costs_of(stages: nn.Sequential, shape: tuple[int, ...]) -> list[float]:
