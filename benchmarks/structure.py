@@ -141,7 +141,7 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
 
     def answers(support: Examples, x: Tensor) -> tuple[Tensor, Tensor]:
         found = learner.answers(learner.adapt(support), learner.embeddings(x))
-        return torch.stack(found), torch.stack(learner.gates(found))
+        return torch.stack(found.logits), torch.stack(found.gates)
 
     right, gates, supports = [], [], []
     with evaluating(learner):

@@ -1,5 +1,8 @@
 """How deep: a depth for each query, decided by how sure of its answer the network is by then."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -9,6 +12,13 @@ from upstairs.errors import UpstairsError
 from upstairs.learners.metric import Prototypes, by_distance, class_means
 from upstairs.nets.cells import Exit
 from upstairs.nets.norm import is_transductive
+
+
+class Answers(NamedTuple):
+    """At each depth the logits, and of each query the probability to end there if not before."""
+
+    logits: tuple[Float[Tensor, "n way"], ...]
+    gates: tuple[Float[Tensor, " n"], ...]
 
 
 class EarlyExit(Learner[list[Prototypes]]):
@@ -56,44 +66,37 @@ class EarlyExit(Learner[list[Prototypes]]):
     def embeddings(self, x: Tensor) -> list[Float[Tensor, "n d"]]:
         return [self.exit(x := stage(x)) for stage in self.stages]
 
-    def logits(self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        return by_distance(prototypes, z, self.log_scale[depth].exp())
-
-    def gate(self, depth: int, logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
-        """g_l: the probability to end after stage `depth`, of each query that has come so far."""
+    def answer(
+        self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n way"], Float[Tensor, " n"]]:
+        """Each query's logits at exit `depth`, and g_l: the probability to end there, if it has come so far."""
+        logits = by_distance(prototypes, z, self.log_scale[depth].exp())
         if depth == len(self.stages) - 1:
-            return torch.ones_like(logits[:, 0])
+            return logits, torch.ones_like(z[:, 0])
         log_p = logits.detach().log_softmax(-1)
         unsure = -(log_p.exp() * log_p).sum(-1)
-        return (10 * (self.bias[depth] - self.slope[depth] * (unsure + 1e-6).log())).sigmoid()
+        return logits, (10 * (self.bias[depth] - self.slope[depth] * (unsure + 1e-6).log())).sigmoid()
 
-    def fit(self, found: list[Tensor], support: Examples) -> list[Prototypes]:
-        return [class_means(z, support, self.way) for z in found]
-
-    def answers(self, state: list[Prototypes], found: list[Tensor]) -> list[Float[Tensor, "n way"]]:
-        return list(map(self.logits, range(len(found)), state, found))
-
-    def gates(self, answers: list[Float[Tensor, "n way"]]) -> list[Float[Tensor, " n"]]:
-        return list(map(self.gate, range(len(answers)), answers))
+    def answers(self, state: list[Prototypes], found: list[Float[Tensor, "n d"]]) -> Answers:
+        return Answers(*zip(*map(self.answer, range(len(found)), state, found), strict=True))
 
     def adapt(self, support: Examples, /) -> list[Prototypes]:
-        return self.fit(self.embeddings(support.x), support)
+        return [class_means(z, support, self.way) for z in self.embeddings(support.x)]
 
     def predict(self, state: list[Prototypes], x: Tensor, /) -> Float[Tensor, "n way"]:
-        answers = self.answers(state, self.embeddings(x))
-        return ended(self.gates(answers), answers)
+        return ended(self.answers(state, self.embeddings(x)))
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         found, n = self.embeddings(torch.cat([task.support.x, task.query.x])), len(task.support.x)
-        answers = self.answers(self.fit([z[:n] for z in found], task.support), [z[n:] for z in found])
-        gates, total = self.gates(answers), torch.zeros_like(answers[0][:, 0])
-        for share, logits, cost in zip(endings(gates), answers, self.costs, strict=True):
+        state = [class_means(z[:n], task.support, self.way) for z in found]
+        answers, losses = self.answers(state, [z[n:] for z in found]), []
+        for share, logits, cost in zip(endings(answers.gates), answers.logits, self.costs, strict=True):
             loss = self.loss_fn(logits, task.query.y)
-            total = total + share * (loss + self.price * cost) + loss / len(answers)
-        return task.query.mean(total), ended(gates, answers)
+            losses.append(share * (loss + self.price * cost) + loss / len(found))
+        return task.query.mean(torch.stack(losses).sum(0)), ended(answers)
 
 
-def endings(gates: list[Tensor]) -> list[Tensor]:
+def endings(gates: Sequence[Tensor]) -> list[Tensor]:
     """q_l, the probability to end at each depth, from the probability to end there if not before."""
     left, shares = torch.ones_like(gates[0]), []
     for gate in gates:
@@ -102,10 +105,10 @@ def endings(gates: list[Tensor]) -> list[Tensor]:
     return shares
 
 
-def ended(gates: list[Float[Tensor, " n"]], answers: list[Float[Tensor, "n way"]]) -> Float[Tensor, "n way"]:
-    """Each query's answer at the first depth whose gate is above a half."""
-    ends = endings([(gate > 0.5).to(gate.dtype) for gate in gates])
-    each = [torch.where(end[:, None] > 0.5, z, 0.0) for end, z in zip(ends, answers, strict=True)]
+def ended(answers: Answers) -> Float[Tensor, "n way"]:
+    """Each query's logits at the first depth whose gate is above a half."""
+    ends = endings([(gate > 0.5).to(gate.dtype) for gate in answers.gates])
+    each = [torch.where(end[:, None] > 0.5, z, 0.0) for end, z in zip(ends, answers.logits, strict=True)]
     return torch.stack(each).sum(0)
 
 
@@ -128,9 +131,10 @@ def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float
     ends, result = torch.full_like(left, last), None
     for depth, stage in enumerate(learner.stages):
         z, x = stage(z), stage(x)
-        logits = learner.logits(depth, class_means(learner.exit(z), support, learner.way), learner.exit(x))
+        prototypes = class_means(learner.exit(z), support, learner.way)
+        logits, gate = learner.answer(depth, prototypes, learner.exit(x))
         result = torch.zeros_like(logits) if result is None else result
-        done = learner.gate(depth, logits) > 0.5
+        done = gate > 0.5
         result[left[done]], ends[left[done]] = logits[done], depth
         left, x = left[~done], x[~done]
         if not len(left):
