@@ -3,6 +3,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --minutes 5
     OMP_NUM_THREADS=1 python benchmarks/structure.py glyphs --out runs/structure_glyphs --only metanas
+    OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/exits --only early_exit --steps 800
     OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --only early_exit --compare-only
 
 Each of a pair trains for as long, one after another; what was trained is not trained again, and what was stopped goes
@@ -55,6 +56,7 @@ def main() -> None:
     words.add_argument("data")
     words.add_argument("--out", type=Path, default=Path("runs/structure"))
     words.add_argument("--minutes", type=float, default=5.0)
+    words.add_argument("--steps", type=int, help="meta-steps of each, instead of minutes: for a core that is shared")
     words.add_argument("--tasks", type=int, default=600)
     words.add_argument("--only", nargs="+", default=list(OPPONENTS), choices=list(OPPONENTS))
     words.add_argument("--compare-only", action="store_true", help="train nothing: the pairs of which both are there")
@@ -65,10 +67,9 @@ def main() -> None:
 
     def trained(name: str, out: Path, options: dict[str, Any]) -> Run | None:
         if not chosen.compare_only:
-            print(f"{out.name}: {chosen.minutes:g} minutes", flush=True)
-            return upstairs.train(
-                name, out=out, data=chosen.data, quiet=True, minutes=chosen.minutes, **split, **options
-            )
+            budget = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
+            print(f"{out.name}: {budget}", flush=True)
+            return upstairs.train(name, out=out, data=chosen.data, quiet=True, **budget, **split, **options)
         return upstairs.load(out) if (out / "best.safetensors").exists() else None
 
     for name in chosen.only:
