@@ -3,16 +3,17 @@
 
     OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --minutes 5
     OMP_NUM_THREADS=1 python benchmarks/structure.py glyphs --out runs/structure_glyphs --only metanas
-    OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/exits --only early_exit --steps 800
     OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --only early_exit --compare-only
 
-Each of a pair trains for as long, one after another; what was trained is not trained again, and what was stopped goes
-on. Writes structure-DATA.json, and for early_exit a picture of accuracy against cost, to benchmarks/results.
+Each of a pair trains for as long, one after another (early_exit's opponent for as many meta-steps); what was trained is
+not trained again, and what was stopped goes on. Writes structure-DATA.json, and for early_exit a picture of accuracy
+against cost, to benchmarks/results.
 """
 
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import upstairs
 from upstairs.core import Examples, evaluating
 from upstairs.evaluate import enough_seeds, score_tasks
 from upstairs.learners import LEARNERS, Entry, ProtoNet
-from upstairs.learners.depth import EarlyExit
+from upstairs.learners.depth import EarlyExit, solve_early
 from upstairs.learners.table.building import METRIC, length, scale
 from upstairs.nets import chain
 from upstairs.nets.cells import Exit
@@ -34,6 +35,7 @@ from upstairs.run import Run
 from upstairs.stacked import over_tasks
 from upstairs.statistics import interval, paired_interval
 from upstairs.tasks.episodes import Episodes
+from upstairs.tree import take
 
 
 def full_depth(settings: Any, shape: tuple[int, ...], way: int) -> ProtoNet:
@@ -56,7 +58,6 @@ def main() -> None:
     words.add_argument("data")
     words.add_argument("--out", type=Path, default=Path("runs/structure"))
     words.add_argument("--minutes", type=float, default=5.0)
-    words.add_argument("--steps", type=int, help="meta-steps of each, instead of minutes: for a core that is shared")
     words.add_argument("--tasks", type=int, default=600)
     words.add_argument("--only", nargs="+", default=list(OPPONENTS), choices=list(OPPONENTS))
     words.add_argument("--compare-only", action="store_true", help="train nothing: the pairs of which both are there")
@@ -66,10 +67,10 @@ def main() -> None:
     results = json.loads(file.read_text()) if file.exists() else {}
 
     def trained(name: str, out: Path, options: dict[str, Any]) -> Run | None:
+        options = options if "steps" in options else options | {"minutes": chosen.minutes}
         if not chosen.compare_only:
-            budget = {"steps": chosen.steps} if chosen.steps else {"minutes": chosen.minutes}
-            print(f"{out.name}: {budget}", flush=True)
-            return upstairs.train(name, out=out, data=chosen.data, quiet=True, **budget, **split, **options)
+            print(f"{out.name}: {options}", flush=True)
+            return upstairs.train(name, out=out, data=chosen.data, quiet=True, **split, **options)
         return upstairs.load(out) if (out / "best.safetensors").exists() else None
 
     for name in chosen.only:
@@ -80,6 +81,8 @@ def main() -> None:
         if name == "metanas":
             options = options | {"width": width_of(parameters(own))}
         label = "-".join([other, *(f"{k}{v}" for k, v in options.items())])
+        if name == "early_exit":  # a step is as much work for both, and a core that is shared must not decide
+            options = {"steps": own.meta["progress"]["step"]}
         opponent = trained(other, chosen.out / label, options)
         usual = tasks_of(own, opponent)
         kinds = {"": usual}
@@ -135,7 +138,8 @@ def paired(own: Run, other: Run, episodes: Episodes, tasks: int) -> dict[str, An
 def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
     """Accuracy and mean cost of a query where all end after the same stage, and where each ends as its gate says; the
     gates' biases are shifted to trace the curve (0: as trained). `with_support` counts the work on the support set too,
-    which goes as deep as the deepest query; `tasks` are the mean costs of the cheapest and the dearest 5% of tasks."""
+    which goes as deep as the deepest query; `tasks` are the mean costs of the cheapest and the dearest 5% of tasks;
+    `seconds` a task takes by `solve_early`, and without exits."""
     learner = own.learner
     assert isinstance(learner, EarlyExit)
     depths, costs = range(len(learner.costs)), torch.tensor(learner.costs)
@@ -144,7 +148,7 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
         found = learner.answers(learner.adapt(support), learner.embeddings(x))
         return torch.stack(found.logits), torch.stack(found.gates)
 
-    right, gates, supports = [], [], []
+    right, gates, supports, seconds = [], [], [], []
     with evaluating(learner):
         for seed in enough_seeds(0, count):
             tasks = episodes.batch([seed])
@@ -152,6 +156,11 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
             right.append((logits[0].argmax(-1) == tasks.query.y[0]).double())
             gates.append(gate[0])
             supports.append(tasks.support.mask.sum())
+            task, begun = take(tasks, 0), time.perf_counter()
+            solve_early(learner, task.support, task.query.x)
+            between = time.perf_counter()
+            learner.predict(learner.adapt(task.support), task.query.x)
+            seconds.append([between - begun, time.perf_counter() - between])
 
     def scored(ends: Tensor) -> dict[str, Any]:
         """From the depth at which each query of each task ends."""
@@ -169,6 +178,7 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
     opened[:, -1] = torch.inf
     return {
         "costs": learner.costs,
+        "seconds": torch.tensor(seconds).median(0).values.tolist(),
         "fixed": [scored(torch.full((count, opened.shape[2]), d)) for d in depths],
         "gated": [
             {"shift": shift} | scored((opened + shift > 0).int().argmax(1))

@@ -88,8 +88,8 @@ def test_shares_add_up_to_one() -> None:
 
 
 def test_costs_are_multiplications() -> None:
-    """By hand: 28x28x9x2, 7x7x9x2x4 and twice 7x7x9x4x4."""
-    parts = [28 * 28 * 9 * 2 + 49 * 9 * 8, 49 * 9 * 16, 49 * 9 * 16]
+    """By hand: 14x14x9x2, 7x7x9x2x4 and twice 7x7x9x4x4."""
+    parts = [14 * 14 * 9 * 2 + 49 * 9 * 8, 49 * 9 * 16, 49 * 9 * 16]
     expected = [sum(parts[: i + 1]) / sum(parts) for i in range(3)]
     assert costs_of(chain((1, 28, 28), width=4, depth=2), (1, 28, 28)) == pytest.approx(expected)
 

@@ -152,8 +152,9 @@ class Exit(nn.Module):
 def chain(shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", depth: int = 3) -> nn.Sequential:
     """Stages of like cost, each of which has the same shape of outputs, so that a network may end after any.
 
-    Of pictures: two convolutions that bring them to a quarter of their height and width, then `depth` residual
-    convolutions of `width` channels (He et al. 2016); of anything else a linear layer, then residual linear layers.
+    Of pictures: two convolutions of stride 2, then `depth` residual convolutions of `width` channels (He et al. 2016);
+    of anything else a linear layer, then residual linear layers. No stage has large maps: normalising and pooling them
+    would take most of the time, and no exit could save it.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if len(shape) != 3 or min(shape[1:]) < 16:
@@ -164,7 +165,7 @@ def chain(shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population",
 
     half = max(1, width // 2)
     layers["stage0"] = nn.Sequential(
-        nn.Conv2d(shape[0], half, 3, padding=1, bias=norm == "none"), make_norm(norm, half), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(shape[0], half, 3, stride=2, padding=1, bias=norm == "none"), make_norm(norm, half), nn.ReLU(),
         nn.Conv2d(half, width, 3, stride=2, padding=1, bias=norm == "none"), make_norm(norm, width), nn.ReLU(),
     )  # fmt: skip
     for i in range(1, depth + 1):
