@@ -52,6 +52,6 @@ STRUCTURE: dict[str, Entry] = {
     ),
     "early_exit": Entry(
         _early_exit, METRIC | {"way": 20, "tasks": 3},
-        "a ProtoNet that decides from the support set after which stage it ends (Graves 2016, Teerapittayanon 2016)",
+        "a ProtoNet of which each query reads only as many stages as it needs (Graves 2016, Teerapittayanon 2016)",
     ),
 }  # fmt: skip
