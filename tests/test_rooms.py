@@ -9,7 +9,7 @@ HOME = Path(upstairs.__file__).parent
 # Rooms from the top; the files of one line are one room.
 ROOMS = [
     ["errors"],
-    ["settings", "process"],
+    ["settings", "process", "search"],
     ["options"],
     ["tree"],
     ["stacked"],
