@@ -1,6 +1,6 @@
 """What gradients cannot reach (a network's kind, a number of steps): searched by Optuna, extra `[search]`.
 
-    found = search(score, {"rate": Range(1e-4, 1e-1, log=True), "steps": Range(1, 10), "net": ["mlp", "conv4"]}, trials=9)
+    found = search(score, {"rate": Range(1e-4, 1e-1, log=True), "steps": Range(1, 10), "net": ["mlp", "bag"]}, trials=9)
 
 A search that has a storage is resumed by the same call, in other processes and on other machines too. Warm starts from
 earlier tasks are tried first: learning to search, in its plainest form.
