@@ -9,9 +9,15 @@ import numpy as np
 from upstairs.console import counting, show_table, write_number, write_score
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import describe_score, enough_seeds, score_kind, score_tasks
-from upstairs.opening import choose_episodes
+from upstairs.learners import baselines_for
+from upstairs.opening import choose_episodes, reads
 from upstairs.report.measure import name_runs, short_name
-from upstairs.run import load
+from upstairs.report.page import write_report
+from upstairs.run import Run, load
+from upstairs.tasks.episodes import Episodes
+from upstairs.trainer import versions
+
+NEAREST = "nearest centroid"  # the row of what was not meta-trained
 
 
 def breadth(
@@ -25,55 +31,70 @@ def breadth(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Each run on the test classes of each kind of data.
+    """Each run on the test classes of each kind of data, and the nearest centroid of their raw inputs.
 
     Args:
-        runs: the directories of runs.
-        data: what `upstairs train --data` takes; each must suit the inputs that the runs were trained on.
+        runs: the directories of runs, of texts, pictures and sounds together.
+        data: what `upstairs train --data` takes.
         way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
 
     Returns:
-        `rows`: for each run its name, what it was trained on, its `cells` (score and interval for each kind of data),
-        and the mean and the worst of them.
+        `rows`: for each run its name, what it was trained on, its `cells` (score and interval for each kind of data;
+        None where the run reads another kind of inputs), and the mean and the worst of them.
 
     Raises:
-        UpstairsError: no run, no data, or data that a run cannot read.
+        UpstairsError: no run, no data, data that no run can read, or a run that can read none of it.
     """
     loaded = [load(path) for path in runs]
     if not loaded or not data:
         raise UpstairsError("a table of breadth needs runs and data: write `upstairs breadth RUN RUN --data A B`")
     if regression := [str(run.path) for run in loaded if run.settings.way == 0]:
         raise UpstairsError(f"{regression[0]} learned regression, which has no kinds of classes: take other runs")
-    seeds, rows = enough_seeds(seed, tasks), []
+    able = [[run for run in loaded if reads(run, kind)] for kind in data]
+    if foreign := [kind for kind, some in zip(data, able, strict=True) if not some]:
+        raise UpstairsError(f"no run reads the inputs of {foreign[0]}: take data of the kind that one was trained on")
+    if idle := [run for run in loaded if not any(run in some for some in able)]:
+        raise UpstairsError(f"{idle[0].path} reads the inputs of none of {', '.join(data)}: leave it out")
+    seeds, total = enough_seeds(seed, tasks), len(data) * (len(loaded) + 1)
+    found: list[list[dict[str, Any] | None]] = [[] for _ in [*loaded, None]]  # by row, the last without a run
     with counting("measuring breadth", quiet=quiet) as progress:
-        for name, run in zip(name_runs(loaded), loaded, strict=True):
-            cells = []
-            for kind in data:
-                episodes, *_ = choose_episodes(
-                    [run], data=kind, split="test", way=way, shot=shot, query=query, quiet=True
+        for column, (kind, some) in enumerate(zip(data, able, strict=True)):
+            for row, run in enumerate([*loaded, some[0]]):
+                if run not in some:
+                    found[row].append(None)
+                    continue
+                episodes = tasks_of(run, kind, way=way, shot=shot, query=query)
+                plain = row == len(loaded)
+                learner = (
+                    next(iter(baselines_for(run.settings, episodes.source, way).values())) if plain else run.learner
                 )
-                if tuple(episodes.source.feature_shape) != run.inputs.shape:
-                    raise UpstairsError(
-                        f"{kind} has inputs of shape {tuple(episodes.source.feature_shape)} and {run.path} takes "
-                        f"{run.inputs.shape}: take data of the kind that it was trained on"
-                    )
-                done = len(rows) * len(data) + len(cells)
-                tell = progress and (lambda k, n, done=done: progress(done * n + k, n * len(data) * len(loaded)))
-                cells.append(
-                    describe_score(score_tasks(run.learner, episodes, seeds, progress=tell), score_kind(episodes))
-                )
-            scores = [cell["accuracy"] for cell in cells]
-            rows.append(
-                {
-                    "name": name,
-                    "trained_on": run.settings.data,
-                    "transductive": run.learner.transductive,
-                    "cells": cells,
-                    "mean": float(np.mean(scores)),
-                    "worst": min(scores),
-                }
-            )
+                done = column * len(found) + row
+                tell = progress and (lambda k, n, done=done: progress(done * n + k, n * total))
+                scores = score_tasks(learner, episodes, seeds, progress=tell)
+                found[row].append(describe_score(scores, score_kind(episodes)))
+    rows = [
+        {"name": name, "trained_on": run.settings.data, "transductive": run.learner.transductive, **summary(cells)}
+        for name, run, cells in zip(name_runs(loaded), loaded, found, strict=False)
+    ]
+    rows.append({"name": NEAREST, "trained_on": "", "transductive": False, **summary(found[-1])})
     return {"data": list(data), "way": way, "shot": shot, "tasks": tasks, "seed": seed, "rows": rows}
+
+
+def tasks_of(run: Run, kind: str, *, way: int, shot: int, query: int | None) -> Episodes:
+    """Tasks of the test classes of data, read as the run reads it."""
+    episodes, *_ = choose_episodes([run], data=kind, split="test", way=way, shot=shot, query=query, quiet=True)
+    if tuple(episodes.source.feature_shape) != run.inputs.shape:
+        raise UpstairsError(
+            f"{kind} has inputs of shape {tuple(episodes.source.feature_shape)} and {run.path} takes "
+            f"{run.inputs.shape}: take data of the kind that it was trained on"
+        )
+    return episodes
+
+
+def summary(cells: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """A row's cells, their mean and the worst."""
+    scores = [cell["accuracy"] for cell in cells if cell]
+    return {"cells": list(cells), "mean": float(np.mean(scores or [0.0])), "worst": min(scores, default=0.0)}
 
 
 def print_breadth(result: dict[str, Any]) -> None:
@@ -84,8 +105,8 @@ def print_breadth(result: dict[str, Any]) -> None:
         [
             (
                 row["name"],
-                short_name(row["trained_on"]),
-                *(write_score({**cell, "transductive": row["transductive"]}) for cell in row["cells"]),
+                short_name(row["trained_on"]) or "nothing",
+                *(write_score({**c, "transductive": row["transductive"]}) if c else "–" for c in row["cells"]),
                 write_number("accuracy", row["mean"]),
                 write_number("accuracy", row["worst"]),
             )
@@ -97,19 +118,42 @@ def print_breadth(result: dict[str, Any]) -> None:
     )
 
 
+def write_breadth(result: dict[str, Any], path: Path, *, command: str) -> Path:
+    """The table as a page (.html), or as a picture."""
+    if path.suffix.lower() != ".html":
+        return draw_breadth(result, path)
+    return write_report(
+        {
+            "title": "How far learning to learn reaches",
+            "command": command,
+            "versions": versions(),
+            "matrix": {
+                **result,
+                "data": [short_name(kind) for kind in result["data"]],
+                "rows": [{**row, "trained_on": short_name(row["trained_on"])} for row in result["rows"]],
+            },
+        },
+        path,
+    )
+
+
 def draw_breadth(result: dict[str, Any], path: Path) -> Path:
     """The table as a picture, brighter where more is right."""
     from matplotlib.figure import Figure
 
-    scores = np.array([[100 * cell["accuracy"] for cell in row["cells"]] for row in result["rows"]])
-    half = np.array([[100 * cell["ci95"] for cell in row["cells"]] for row in result["rows"]])
+    scores, half = (
+        np.array([[100 * cell[what] if cell else np.nan for cell in row["cells"]] for row in result["rows"]])
+        for what in ("accuracy", "ci95")
+    )
     figure = Figure(figsize=(2.6 + 1.5 * scores.shape[1], 1.4 + 0.6 * scores.shape[0]), layout="constrained")
     axes = figure.subplots()
     axes.imshow(scores, vmin=100 / result["way"], vmax=100, cmap="Blues", aspect="auto")
     axes.set_xticks(range(scores.shape[1]), [short_name(d) for d in result["data"]])
-    axes.set_yticks(range(scores.shape[0]), [f"{r['name']} on {short_name(r['trained_on'])}" for r in result["rows"]])
+    axes.set_yticks(range(scores.shape[0]), [name_row(row) for row in result["rows"]])
     axes.set_xlabel("tested on")
     for (i, j), value in np.ndenumerate(scores):
+        if np.isnan(value):
+            continue
         bright = value < (100 + 100 / result["way"]) / 2
         axes.text(
             j, i, f"{value:.1f} ± {half[i, j]:.1f}", ha="center", va="center", color="black" if bright else "white"
@@ -119,3 +163,7 @@ def draw_breadth(result: dict[str, Any], path: Path) -> Path:
     except (ValueError, OSError) as error:
         raise UpstairsError(f"the picture {path} cannot be drawn ({error}): name one such as breadth.png") from error
     return path
+
+
+def name_row(row: dict[str, Any]) -> str:
+    return f"{row['name']} on {short_name(row['trained_on'])}" if row["trained_on"] else row["name"]

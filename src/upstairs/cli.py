@@ -121,14 +121,14 @@ def compare(
 
 @app.command(name="breadth")
 def breadth(
-    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Runs on inputs of one kind.")],
+    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
     /,
     *,
     data: Annotated[list[str], arg(help="Kinds of data to test on, each as --data of `upstairs train`.")],
     way: Annotated[int, arg(help="Classes in a task.")] = 5,
     shot: Annotated[int, arg(help="Support examples of each class.")] = 1,
     tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
-    out: Annotated[Path | None, arg(help="A picture to draw, such as breadth.png.")] = None,
+    out: Annotated[Path | None, arg(help="A page or a picture to write: breadth.html, breadth.png.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,7 +137,7 @@ def breadth(
 
     result = room.breadth(runs, data, way=way, shot=shot, tasks=tasks, quiet=quiet or json)
     if out is not None:
-        room.draw_breadth(result, out)
+        room.write_breadth(result, out, command=command_line())
     print_json(result) if json else room.print_breadth(result)
 
 

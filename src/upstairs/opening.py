@@ -78,6 +78,13 @@ def asked_of(format: InputFormat | None) -> dict[str, Any]:
     return {"size": format.size, "channels": format.channels, "ink": format.ink}
 
 
+def reads(run: Run, data: str) -> bool:
+    """Is the data of the kind of inputs (texts, sounds, pictures or arrays) that the run was trained on?"""
+    first = data.split(SIGN)[0]
+    text, sound = run.inputs.are_texts, isinstance(run.inputs.format, AudioFormat)
+    return is_text(first) == text and (text or (first != "glyphs" and is_sound(first)) == sound)
+
+
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """The classes to evaluate on, with the data's name and the split's."""
     if functions := function_splits(data or run.settings.data):

@@ -10,7 +10,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.checkpoint import write_atomically
 from upstairs.errors import UpstairsError
-from upstairs.report.panels import draw_breadth, draw_curves, draw_differences, draw_shots, draw_steps, make_order
+from upstairs.report.panels import (
+    draw_breadth,
+    draw_curves,
+    draw_differences,
+    draw_matrix,
+    draw_shots,
+    draw_steps,
+    make_order,
+)
 from upstairs.report.pictures import encode_picture, is_picture
 from upstairs.report.sentences import (
     choose_words,
@@ -100,7 +108,10 @@ def render(report: Mapping[str, Any]) -> str:
             *draw_shots(report.get("depth_shots") or (), order),
             *draw_steps(report.get("depth_steps") or (), order),
         ],
-        breadth=draw_breadth(report.get("breadth") or (), order, words),
+        breadth=[
+            *draw_breadth(report.get("breadth") or (), order, words),
+            *draw_matrix(report.get("matrix") or {}, order),
+        ],
         words=words,
         comparison=make_comparison(results) if results else None,
         verdicts=say_verdicts(results),

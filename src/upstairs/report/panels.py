@@ -7,7 +7,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from upstairs.report.figures import draw_dots, draw_lines
-from upstairs.report.sentences import Words, say_breadth, say_curve, say_differences, say_shots, say_steps
+from upstairs.report.sentences import Words, say_breadth, say_curve, say_differences, say_matrix, say_shots, say_steps
 from upstairs.report.tables import Table, list_differences, write_score
 from upstairs.report.values import (
     Place,
@@ -18,6 +18,7 @@ from upstairs.report.values import (
     read_groups,
     read_number,
     read_results,
+    read_score,
     read_series,
     write_name,
 )
@@ -107,6 +108,31 @@ def draw_breadth(entries: Sequence[Record], order: Mapping[str, int], words: Wor
             table = list_scores(series, words.group)
             panels.append(Panel(f"By {words.group}{task}", Markup(svg), say_breadth(series, words), table))
     return panels
+
+
+def draw_matrix(matrix: Record, order: Mapping[str, int]) -> list[Panel]:
+    """Runs by kinds of data, trained on rows and tested on columns: dots, and the numbers as a table."""
+    rows, kinds = matrix.get("rows") or (), matrix.get("data") or ()
+    if not rows:
+        return []
+    names = [f"{row['name']} on {row['trained_on']}" if row["trained_on"] else row["name"] for row in rows]
+    scores = [[read_score(cell or {}) for cell in row["cells"]] for row in rows]
+    series = [
+        Series(name, name, {kind: score for kind, score in zip(kinds, own, strict=True) if score})
+        for name, own in zip(names, scores, strict=True)
+    ]
+    alt = "Dot plot: accuracy of each run on each kind of data, with 95% intervals."
+    svg = draw_dots(series, name="matrix", alt=alt, order=order)
+    table = Table(
+        ["trained on ↓, tested on →", *kinds, "mean", "worst"],
+        [
+            [name + (" †" if row["transductive"] else ""), *map(write_score, own)]
+            + [write_score(Score(row[what])) for what in ("mean", "worst")]
+            for name, row, own in zip(names, rows, scores, strict=True)
+        ],
+    )
+    title = f"Trained on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
+    return [Panel(title, Markup(svg), say_matrix(names, rows, matrix["tasks"]), table)]
 
 
 def draw_differences(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:

@@ -202,6 +202,16 @@ def say_breadth(series: Sequence[Series[str]], words: Words) -> str:
     )
 
 
+def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int) -> str:
+    """Which row is best in the mean, and on what its numbers rest."""
+    best = max(range(len(rows)), key=lambda i: rows[i]["mean"])
+    text = (
+        f"Highest mean: {names[best]}, {Score(rows[best]['mean'])}; its worst is {Score(rows[best]['worst'])}. Each "
+        f"number is of {tasks} tasks of classes that no row was trained on, the same tasks for all rows."
+    )
+    return text + (" † sees all queries of a task at once." if any(row["transductive"] for row in rows) else "")
+
+
 def say_marks(results: Sequence[Result]) -> str:
     """What bold and the dagger mean in the table, where they are used."""
     if any(result.transductive for result in results):
