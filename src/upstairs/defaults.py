@@ -6,6 +6,7 @@ from typing import Any
 
 from upstairs.errors import UpstairsError
 from upstairs.learners import defaults_for
+from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Net, Settings
 from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.frozen import FrozenFormat
@@ -17,9 +18,9 @@ from upstairs.tasks.text import TextFormat
 # What suits a network better than the learner's own defaults. A pretrained encoder's features are good already: larger
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
-    "bag": {"width": 256},
     "projection": {"rate": 1e-4, "scale": 0.3},
     "sound": {"query": 3},  # more steps of fewer recordings
+    **{name: {"rate": 1e-2, "scale": 8.0} for name in READINGS},
 }
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from upstairs.checkpoint import checkpoint_in, load_tensors
@@ -10,6 +11,7 @@ from upstairs.console import training
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners import defaults_for
+from upstairs.nets import begin_at_idf
 from upstairs.settings import Settings
 from upstairs.tasks.sources import Splits
 from upstairs.trainer import Training, restore, train_run
@@ -22,10 +24,17 @@ def prepare(run: Training, splits: Splits, *, quiet: bool) -> None:
         UpstairsError: there is no such run, or none of its weights fits.
     """
     s = run.settings
+    begin(run)
     if s.pretrain:
         copy_weights(run.learner, pretrain(run, splits, quiet=quiet))
     elif s.start_from:
         copy_weights(run.learner, Path(s.start_from))
+
+
+def begin(run: Training) -> None:
+    """Tokens of texts start as loud as they are rare among the texts of the training classes."""
+    parts = run.source.parts or (run.source,)
+    begin_at_idf(run.learner, (part.inputs[np.concatenate(part.rows)] for part in parts if part.rows))
 
 
 def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
@@ -36,6 +45,8 @@ def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
     first = Training(pretraining(run.settings, run.source.most_way), splits, run.out / "pretrain")
     if (first.out / "last.safetensors").exists():
         restore(first)
+    else:
+        begin(first)
     with_bar(first, f"pretraining for {run.settings.learner}", "the same command goes on", quiet=quiet)
     return first.out
 

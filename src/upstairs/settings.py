@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from upstairs.errors import UpstairsError
 
-Net = Literal["conv4", "sound", "mlp", "bag", "projection"]
+Net = Literal["conv4", "sound", "mlp", "bag", "cnn", "transformer", "projection"]
 CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "sound")
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 
@@ -49,7 +49,9 @@ class Settings:
     compile: Literal["off", "on", "auto"] = option(
         "off", "Compile the meta-step: on, or auto where it pays (small networks)."
     )
-    net: Net = option("conv4", "The network: sound is for recordings, bag for texts, projection for --encoder.")
+    net: Net = option(
+        "conv4", "The network: sound is for recordings, bag, cnn and transformer for texts, projection for --encoder."
+    )
     width: int = option(64, "Its width, in channels or units.")
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
     scale: float = option(0.8, "Metric learners: of the squared distance, over the square root of its dimension.")

@@ -117,6 +117,14 @@ class ProtoNet(MetricLearner[Prototypes]):
         return by_distance(state, z, self.scale)
 
 
+class Cosine(ProtoNet):
+    """Prototypes by the angle to them: logits = scale * cos(f(x), c_k), whatever the length of a class's mean."""
+
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        cosine = F.normalize(z, dim=-1) @ F.normalize(state.mean, dim=-1).T
+        return only_seen(self.scale * cosine, state.seen)
+
+
 def nearest_centroid(*, way: int) -> ProtoNet:
     """The opponent without learning: the nearest mean of the raw inputs, by Euclidean distance."""
     return ProtoNet(nn.Flatten(), way=way)

@@ -9,10 +9,11 @@ import torch
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import scratch
-from upstairs.learners.metric import ProtoNet, nearest_centroid
+from upstairs.learners.metric import Cosine, nearest_centroid
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.table import LEARNERS, Entry, Shape
 from upstairs.nets import TfIdf
+from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
 from upstairs.tasks.functions import GaussianProcess
 from upstairs.tasks.sources import Source
@@ -96,7 +97,8 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
     The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
     the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
     targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On
-    texts: the nearest centroid by TF-IDF (words, pairs of words, characters), its frequencies counted over all texts.
+    texts: the nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over
+    all texts without their labels.
     """
     if way == 0:
         plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
@@ -104,11 +106,9 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
         return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
-    norm, width = ("batch", 32) if settings.net in CONVOLUTIONAL else ("none", 256 if settings.net == "bag" else 32)
-    plain = Settings(learner="maml", net=settings.net, width=width, norm=norm)
+    texts = settings.net in READINGS
+    norm = "batch" if settings.net in CONVOLUTIONAL else "none"
+    plain = Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm)
     net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
-    texts = settings.net == "bag"
-    nearest = (
-        {"tf_idf": ProtoNet(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
-    )
+    nearest = {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
     return {**(nearest or {"nearest_centroid": nearest_centroid(way=way)}), "scratch": scratch(net, way=way)}

@@ -4,15 +4,15 @@ from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, relation_conv, sound_conv
 from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
-from upstairs.nets.text import TfIdf, bag
+from upstairs.nets.text import TfIdf, begin_at_idf, text_net
 
 __all__ = [
     "BatchNorm",
     "Mixed",
     "Norm",
     "TfIdf",
-    "bag",
     "batch_norm",
+    "begin_at_idf",
     "calibrate",
     "cells",
     "chain",
@@ -24,4 +24,5 @@ __all__ = [
     "projection",
     "relation_conv",
     "sound_conv",
+    "text_net",
 ]

@@ -23,17 +23,18 @@ def sees(mask: Bool[Tensor, " m"], queries: int, *, causal: bool) -> Bool[Tensor
 
 
 def attend(
-    query: Float[Tensor, "n k"], key: Float[Tensor, "m k"], value: Float[Tensor, "m v"], see: Bool[Tensor, "*n m"],
-    *, heads: int,
-) -> Float[Tensor, "n v"]:  # fmt: skip
+    query: Float[Tensor, "*b n k"], key: Float[Tensor, "*b m k"], value: Float[Tensor, "*b m v"],
+    see: Bool[Tensor, "*c m"], *, heads: int,
+) -> Float[Tensor, "*b n v"]:  # fmt: skip
     """Scaled dot-product attention of several heads (Vaswani et al. 2017), in its plain form: differentiable twice.
 
     a = softmax over the seen of (q k^T / sqrt(d)),   output = a v
     """
-    q, k, v = (rows.reshape(len(rows), heads, -1).transpose(0, 1) for rows in (query, key, value))
-    score = q @ k.transpose(1, 2) / math.sqrt(k.shape[-1])
+    q, k, v = (r.reshape(*r.shape[:-1], heads, -1).transpose(-3, -2) for r in (query, key, value))
+    score = q @ k.transpose(-2, -1) / math.sqrt(k.shape[-1])
+    see = see[..., None, :, :] if see.ndim > 2 else see  # the same for all heads
     weight = torch.where(see, score, torch.finfo(score.dtype).min).softmax(-1)
-    return (weight @ v).transpose(0, 1).reshape(len(query), -1)
+    return (weight @ v).transpose(-3, -2).reshape(*query.shape[:-1], -1)
 
 
 class Attention(nn.Module):
@@ -47,7 +48,7 @@ class Attention(nn.Module):
         nn.init.orthogonal_(self.key.weight, gain=1.5)  # sharp enough to tell a support set apart at the start
         self.query.load_state_dict(self.key.state_dict())
 
-    def forward(self, z: Float[Tensor, "t d"], see: Bool[Tensor, "t t"]) -> Float[Tensor, "t v"]:
+    def forward(self, z: Float[Tensor, "*b t d"], see: Bool[Tensor, "*c t"]) -> Float[Tensor, "*b t v"]:
         return attend(self.query(z), self.key(z), self.value(z), see, heads=self.heads)
 
 
@@ -64,7 +65,10 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, out)
 
     def forward(self, tokens: Float[Tensor, "t d"], mask: Bool[Tensor, " m"]) -> Float[Tensor, "t out"]:
-        see = sees(mask, len(tokens) - len(mask), causal=False)
+        return self.read(tokens, sees(mask, len(tokens) - len(mask), causal=False))
+
+    def read(self, tokens: Float[Tensor, "*b t d"], see: Bool[Tensor, "*c t"]) -> Float[Tensor, "*b t out"]:
+        """Of one set, or of several at once, where who sees whom is known."""
         z = self.enter(tokens)
         for i, attention in enumerate(self.attention):
             z = z + attention(self.norm[2 * i](z), see)

@@ -1,85 +1,191 @@
-"""Networks that read rows of hashed tokens: [n, words, tokens of a word], as `upstairs.tasks.text` makes them."""
+"""Networks that read rows of hashed tokens: [n, words, tokens of a word], as `upstairs.tasks.text` makes them.
+
+They start as TF-IDF: what a text is made of, each token as loud as it is rare. A learned reading stands beside it.
+"""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt16
+from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor, nn
 
-from upstairs.tasks.text import BUCKETS
+from upstairs.nets.sequence import Transformer
+from upstairs.tasks.text import BUCKETS, TOKENS
+
+PLACES = 2**13  # of a sketch: an inner product of two texts is off by about 1 / sqrt(PLACES)
+LENGTH = 10.0  # of an embedding
+READINGS = ("bag", "cnn", "transformer")
 
 
 class Tokens(nn.Module):
-    """Each word as the weighted mean of its tokens' vectors: [n, words, tokens] -> [n, words, width].
+    """The tokens of texts, each with a vector and a weight that are learned.
 
-    A token's weight is learned (it starts at 1), so that words which say nothing fall silent. Ids come as floats,
-    which hold them exactly.
+        weight = (1 + log count) / count * exp(loudness of the token) * exp(loudness of its place in a word)
+
+    `count` is how often the token stands in the text, so that the weights of all its places add up to what TF-IDF has
+    where the loudness is log idf (`begin_at_idf`). Ids come as floats, which hold them exactly.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.vectors = nn.Embedding(BUCKETS, width)
         self.loudness = nn.Embedding(BUCKETS, 1)
+        self.of_place = nn.Parameter(torch.zeros(TOKENS))
         nn.init.normal_(self.vectors.weight, std=width**-0.5)
         nn.init.zeros_(self.loudness.weight)
 
     def weights(self, ids: Float[Tensor, "n words tokens"]) -> Float[Tensor, "n words tokens"]:
-        return torch.where(ids > 0, self.loudness(ids.long())[..., 0].exp(), 0.0)
+        count = counts(ids.flatten(1)).reshape(ids.shape)
+        loud = (self.loudness(ids.long())[..., 0] + self.of_place).exp()
+        return torch.where(ids > 0, (1 + count.log()) / count * loud, 0.0)
 
-    def forward(self, ids: Float[Tensor, "n words tokens"]) -> Float[Tensor, "n words width"]:
-        weight = self.weights(ids)
+    def forward(
+        self, ids: Float[Tensor, "n words tokens"], weight: Float[Tensor, "n words tokens"]
+    ) -> Float[Tensor, "n words width"]:
+        """Each word as the weighted sum of its tokens' vectors."""
         bags = F.embedding_bag(
             ids.long().flatten(0, 1), self.vectors.weight, mode="sum", per_sample_weights=weight.flatten(0, 1)
         )
         return bags.unflatten(0, ids.shape[:2])
 
 
-class Bag(nn.Module):
-    """The sum of a text's tokens, whatever their order: a learned and compressed TF-IDF.
+def counts(rows: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+    """How often each number stands in its row."""
+    ordered = rows.sort(-1)[0]
+    first, last = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
+    return (last - first).to(rows.dtype)
 
-    Its length is the square root of its width, so that a number is of size 1.
+
+class Sketch(nn.Module):
+    """A text's weighted tokens in a vector of fixed size: each at its own place, with its own sign (feature hashing).
+
+    Weinberger et al. 2009: inner products are on average those of the vectors with a place for each token. Places and
+    signs are drawn from a fixed seed; nothing is learned.
+    """
+
+    place: Int[Tensor, " buckets"]
+    sign: Float[Tensor, " buckets"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        drawn = np.random.default_rng(0).integers(0, 2 * PLACES, BUCKETS)
+        self.register_buffer("place", torch.from_numpy(drawn // 2), persistent=False)
+        self.register_buffer("sign", torch.from_numpy(drawn % 2 * 2.0 - 1.0).float(), persistent=False)
+
+    def forward(
+        self, ids: Float[Tensor, "n words tokens"], weight: Float[Tensor, "n words tokens"]
+    ) -> Float[Tensor, "n places"]:
+        flat = ids.flatten(1).long()
+        empty = torch.zeros(PLACES, dtype=weight.dtype, device=ids.device).expand(len(flat), -1)
+        return empty.scatter_add(1, self.place[flat], weight.flatten(1) * self.sign[flat])
+
+
+class TextNet(nn.Module):
+    """TF-IDF with learned weights, beside a learned reading of the words.
+
+        f(x) = 10 unit([unit(sketch), share * unit(reading)])
+
+    Args:
+        reading: from the vectors of words and which of them are real to a vector for each text.
+        width: of a token's vector.
+        share: of the reading, at the start (it is learned).
+    """
+
+    def __init__(self, reading: nn.Module, width: int, *, share: float = 0.3) -> None:
+        super().__init__()
+        self.tokens, self.sketch, self.reading = Tokens(width), Sketch(), reading
+        self.log_share = nn.Parameter(torch.tensor(share).log())
+
+    def forward(self, ids: Float[Tensor, "n words tokens"]) -> Float[Tensor, "n d"]:
+        weight = self.tokens.weights(ids)
+        read = self.reading(self.tokens(ids, weight), (ids > 0).any(-1))
+        both = [F.normalize(self.sketch(ids, weight), dim=-1), self.log_share.exp() * F.normalize(read, dim=-1)]
+        return LENGTH * F.normalize(torch.cat(both, -1), dim=-1)
+
+
+class Sum(nn.Module):
+    """All words, whatever their order: a compressed TF-IDF whose vectors are learned."""
+
+    def forward(self, words: Float[Tensor, "n words width"], real: Bool[Tensor, "n words"]) -> Float[Tensor, "n width"]:
+        return words.sum(1)
+
+
+class Convolution(nn.Module):
+    """Filters over two and three neighbouring words, the strongest answer of each (Kim 2014).
+
+    There is no bias, so that padding says nothing.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.tokens = Tokens(width)
+        self.filters = nn.ModuleList(nn.Conv1d(width, width, k, padding=k - 1, bias=False) for k in (2, 3))
 
-    def forward(self, ids: Float[Tensor, "n words tokens"]) -> Float[Tensor, "n width"]:
-        total = self.tokens(ids).sum(1)
-        return F.normalize(total, dim=-1) * total.shape[-1] ** 0.5
+    def forward(self, words: Float[Tensor, "n words width"], real: Bool[Tensor, "n words"]) -> Float[Tensor, "n e"]:
+        rows = F.normalize(words, dim=-1).transpose(1, 2) * words.shape[-1] ** 0.5
+        return torch.cat([filters(rows).relu().amax(-1) for filters in self.filters], -1)
 
 
-def bag(width: int, *, out: int | None = None) -> nn.Sequential:
-    """`Bag`, with a last linear layer named `head` where `out` is given."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict(bag=Bag(width))
+class Attended(nn.Module):
+    """A small transformer over the words and their places; the mean over what it makes of them."""
+
+    def __init__(self, width: int, words: int, *, layers: int = 2) -> None:
+        super().__init__()
+        self.of_place = nn.Parameter(0.1 * torch.randn(words, width))
+        self.body = Transformer(width, width=width, layers=layers, heads=4, out=width)
+
+    def forward(self, words: Float[Tensor, "n words width"], real: Bool[Tensor, "n words"]) -> Float[Tensor, "n width"]:
+        rows = F.normalize(words, dim=-1) * words.shape[-1] ** 0.5 + self.of_place
+        return torch.where(real[..., None], self.body.read(rows, real[:, None]), 0.0).sum(1)
+
+
+def text_net(name: str, width: int, *, words: int, out: int | None = None) -> nn.Sequential:
+    """One of `READINGS`, beside TF-IDF; with a last linear layer named `head` where `out` is given.
+
+    Args:
+        width: of a token's vector; of the transformer's layers; of the CNN's filters of each kind.
+        words: the most in a text.
+    """
+    reading = {"bag": Sum, "cnn": lambda: Convolution(width), "transformer": lambda: Attended(width, words)}[name]()
+    layers: OrderedDict[str, nn.Module] = OrderedDict({name: TextNet(reading, width)})
     if out is not None:
-        layers["head"] = nn.Linear(width, out)
+        layers["head"] = nn.Linear(PLACES + (2 if name == "cnn" else 1) * width, out)
     return nn.Sequential(layers)
 
 
-class TfIdf(nn.Module):
-    """(1 + log count) * idf of each of a text's tokens, at unit length; nothing is learned.
+def idf(inputs: Iterable[UInt16[np.ndarray, "rows words tokens"]]) -> Float[np.ndarray, " buckets"]:
+    """1 + log((1 + texts) / (1 + texts with the token)), from the rows of all texts (several arrays of them)."""
+    found, texts = np.zeros(BUCKETS), 0
+    for rows in inputs:
+        texts += len(rows)
+        for start in range(0, len(rows), 4096):
+            ids = np.sort(rows[start : start + 4096].reshape(-1, rows[0].size), axis=1)
+            first = np.diff(ids, axis=1, prepend=0) > 0  # a token counts once for each text
+            found += np.bincount(ids[first], minlength=BUCKETS)
+    return 1 + np.log((1 + texts) / (1 + found))
 
-    Args:
-        inputs: the rows of all texts (several arrays of them), from which
-            idf = 1 + log((1 + texts) / (1 + texts with the token)).
-    """
+
+@torch.no_grad()
+def begin_at_idf(net: nn.Module, inputs: Iterable[UInt16[np.ndarray, "rows words tokens"]]) -> None:
+    """Make every token of the network as loud as it is rare in these texts."""
+    if own := [module for module in net.modules() if isinstance(module, Tokens)]:
+        loudness = torch.from_numpy(np.log(idf(inputs))).float()
+        for module in own:
+            module.loudness.weight.copy_(loudness[:, None])
+
+
+class TfIdf(nn.Module):
+    """(1 + log count) * `idf` of each of a text's tokens, at unit length; nothing is learned."""
 
     idf: Tensor
 
     def __init__(self, *inputs: UInt16[np.ndarray, "rows words tokens"]) -> None:
         super().__init__()
-        found = np.zeros(BUCKETS)
-        for rows in inputs:
-            for start in range(0, len(rows), 4096):
-                ids = np.sort(rows[start : start + 4096].reshape(-1, rows[0].size), axis=1)
-                first = np.diff(ids, axis=1, prepend=0) > 0  # a token counts once for each text
-                found += np.bincount(ids[first], minlength=BUCKETS)
-        idf = 1 + np.log((1 + sum(map(len, inputs))) / (1 + found))
-        idf[0] = 0
-        self.register_buffer("idf", torch.from_numpy(idf).float())
+        weight = torch.from_numpy(idf(inputs)).float()
+        weight[0] = 0
+        self.register_buffer("idf", weight)
 
     def forward(self, ids: Float[Tensor, "n words tokens"]) -> Float[Tensor, "n buckets"]:
         flat = ids.long().flatten(1)

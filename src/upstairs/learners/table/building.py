@@ -9,7 +9,8 @@ from torch import nn
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import GradientLearner
-from upstairs.nets import bag, conv4, mlp, projection, sound_conv
+from upstairs.nets import conv4, mlp, projection, sound_conv, text_net
+from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
 
 Shape = tuple[int, ...]
@@ -30,10 +31,12 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     if settings.net in CONVOLUTIONAL:
         make = conv4 if settings.net == "conv4" else sound_conv
         return make(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
-    if settings.net == "bag":
+    if settings.net in READINGS:
         if len(shape) != 2:
-            raise UpstairsError(f"--net bag reads texts and was given inputs of shape {shape}: use conv4 or mlp")
-        return bag(settings.width, out=out)
+            raise UpstairsError(
+                f"--net {settings.net} reads texts and was given inputs of shape {shape}: use conv4 or mlp"
+            )
+        return text_net(settings.net, settings.width, words=shape[0], out=out)
     if settings.net == "projection":
         return projection(shape, out=out)
     return mlp(shape, widths=(settings.width * (4 if settings.way else 1), settings.width), out=out)
