@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runs_for_tests import SMALL, Call
 from sounds_for_tests import folder
+from upstairs.tasks.audio import AudioFormat
+from upstairs.tasks.speech import WORDS, Engine, find_engine
 
 pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
 
@@ -28,3 +31,28 @@ def test_from_recordings_to_answers(call: Call, tmp_path: Path) -> None:
     (tmp_path / "bad.wav").write_text("no")
     status, _, err = call("predict", model, tmp_path / "bad.wav")
     assert status == 2 and "bad.wav is no sound" in err and err.count("\n") == 1
+
+
+def test_a_demo_needs_recordings_or_a_synthesiser(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upstairs.demo.find_engine", lambda: None)
+    status, _, err = call("demo", "--kind", "audio", "--out", tmp_path / "demo")
+    assert status == 2 and "needs recordings" in err and "pip install espeakng-loader" in err and err.count("\n") == 1
+    monkeypatch.setattr("upstairs.demo.find_engine", lambda: Engine(str(tmp_path / "no.so"), None))
+    monkeypatch.setattr("upstairs.tasks.speech.find_engine", lambda: Engine(str(tmp_path / "no.so"), None))
+    status, _, err = call("demo", "--kind", "audio", "--out", tmp_path / "demo", "--quiet")
+    assert status == 2 and "no.so cannot be loaded" in err and err.count("\n") == 1
+
+
+def test_a_demo_of_synthesised_speech(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (engine := find_engine()) is None:
+        pytest.skip("eSpeak NG is not installed")
+    monkeypatch.setattr("upstairs.tasks.speech.WORDS", WORDS[:24])
+    words = ("demo", "--kind", "audio", "--minutes", 0.05, "--tasks", 20, "--out", tmp_path)
+    status, out, err = call(*words)
+    assert status == 0, err
+    assert f"synthesised by eSpeak NG ({engine.library})" in " ".join(out.split())
+    assert len(list((tmp_path / "words").rglob("*.flac"))) == 24 * 32
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {(r["way"], r["shot"]) for r in results} == {(5, 1), (5, 5)}
+    first, second = (AudioFormat().read(tmp_path / "words" / "apple" / f"en-us+{voice}.flac") for voice in ("m1", "f2"))
+    assert first.mean() > 5 and not np.array_equal(first, second)

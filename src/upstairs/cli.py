@@ -21,7 +21,7 @@ def demo(
     *,
     kind: Annotated[
         Literal["image", "text", "audio"],
-        arg(help="image: letters. text: which language is it? audio: recordings of --data."),
+        arg(help="image: letters. text: which language is it? audio: recordings of --data, or eSpeak NG's."),
     ] = "image",
     data: Annotated[str | None, arg(help="Other data of that kind, as --data of `upstairs train`.")] = None,
     out: Annotated[

@@ -13,6 +13,7 @@ from upstairs.report.measure import measure
 from upstairs.report.page import write_report
 from upstairs.run import Run, load
 from upstairs.session import resume_run, start_run
+from upstairs.tasks.speech import INSTALL, WORDS, find_engine, say_words
 
 Kind = Literal["image", "text", "audio"]
 
@@ -47,7 +48,8 @@ def run_demo(
     """Train on glyphs (languages, or recordings), evaluate on unseen ones, leave results.json and report.html in `out`.
 
     Args:
-        data: other data than the kind's own; there are no recordings of our own.
+        data: other data than the kind's own. There are no recordings of our own: words that eSpeak NG says, if it is
+            installed, take their place.
 
     A demo that was stopped goes on where it stood; one that was finished is measured again.
 
@@ -56,13 +58,9 @@ def run_demo(
     """
     demo = DEMOS[kind]
     data = data or demo.data
-    if data is None:
-        raise UpstairsError(
-            "the demo of sounds needs recordings, and none come with the library: give --data with a folder or zip of "
-            "class/file, such as words said by many voices"
-        )
     if not minutes > 0:
         raise UpstairsError(f"--minutes is {minutes}: it must be above 0")
+    data = data or str(synthesised(out / "words", quiet=quiet))
     splits = open_splits({"data": data}, quiet=quiet)
     runs: list[Run] = []
     whole = sum(RECIPES[name].settings["minutes"] for name in demo.recipes)
@@ -86,3 +84,21 @@ def run_demo(
         print_results(report["results"])
         print(f"open {page} in a browser")
     return page
+
+
+def synthesised(folder: Path, *, quiet: bool) -> Path:
+    """Recordings for a demo of sounds, by the synthesiser that is installed.
+
+    Raises:
+        UpstairsError: there is none.
+    """
+    engine = find_engine()
+    if engine is None:
+        raise UpstairsError(
+            "the demo of sounds needs recordings, and none come with the library: give --data with a folder or zip of "
+            f"class/file, such as words said by many voices; or install eSpeak NG, which says some ({INSTALL})"
+        )
+    if not quiet:
+        print(f"no --data: {len(WORDS)} English words, synthesised by eSpeak NG ({engine.library}), in {folder}")
+    with counting("eSpeak NG says words", quiet=quiet) as progress:
+        return say_words(folder, progress=progress)

@@ -41,8 +41,8 @@ RECIPES: dict[str, Recipe] = {
         {"learner": "protonet", "data": "languages", "way": 20, "query": 10, "minutes": 2.5},
     ),
     "demo_sounds": Recipe(
-        "the demo of sounds; add --data with a folder of recordings",
-        {"learner": "protonet", "way": 20, "minutes": 2.5},
+        "the demo of sounds: --data with a folder of recordings, or words that eSpeak NG says",
+        {"learner": "protonet", "minutes": 2.5},
     ),
     "omniglot_protonet": Recipe(
         "60-way training (Snell 2017) in 15 minutes; add --data with the folder of Omniglot",

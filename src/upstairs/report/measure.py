@@ -81,8 +81,9 @@ def measure(
     names = name_runs(runs)
     for run, name in zip(runs, names, strict=True):
         for w, s in dict.fromkeys([*settings, (way, 1)]):
-            if able(run.learner, source, w, s + query):
-                episodes = episodes_of(source, way=w, shot=s, query=query)
+            asked = max(1, min(QUERY, smallest - s))  # fewer queries where classes are small, so that shots remain
+            if able(run.learner, source, w, s + asked):
+                episodes = episodes_of(source, way=w, shot=s, query=asked)
                 own = scored.setdefault((w, s), {})
                 jobs.append((report["results"], partial(result, run, name, episodes, seeds, seed, known, own)))
     contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
