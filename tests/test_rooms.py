@@ -30,7 +30,8 @@ ROOMS = [
     ["console", "report", "recipes"],
     ["pipeline", "opening", "bilevel"],
     ["session"],
-    ["comparison", "breadth", "demo"],
+    ["comparison", "breadth", "demo", "vary"],
+    ["commands"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}

@@ -1,14 +1,14 @@
-"""The command line: demo, train, evaluate, compare, breadth, adapt, predict, report, list."""
+"""The command line: demo, train, search, evaluate, compare, breadth, adapt, predict, report, list."""
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from upstairs.commands import print_json, search
 from upstairs.errors import UpstairsError
 from upstairs.options import InnerSteps, Json, Options, Page, Quiet, RunDirectory, TaskOptions
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
@@ -40,9 +40,7 @@ def demo(
     from upstairs.demo import run_demo
 
     out = out or Path("runs") / ("demo" if kind == "image" else f"demo-{kind}")
-    run_demo(
-        out, kind=kind, data=data, minutes=minutes, tasks=tasks, seed=seed, quiet=quiet, command=command_line()
-    )  # fmt: skip
+    run_demo(out, kind=kind, data=data, minutes=minutes, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
 
 
 @app.command(name="train")
@@ -76,6 +74,9 @@ def train(
         raise UpstairsError("no learner was named: write `upstairs train protonet`; `upstairs list` names them all")
     else:
         start_run(given, out, quiet=quiet)
+
+
+app.command(name="search")(search)
 
 
 @app.command(name="evaluate")
@@ -222,10 +223,6 @@ def list_names(*, json: Json = False) -> None:
         print(title)
         for row in rows:
             print(f"  {row['name']:<18} {row['summary']}")
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def command_line() -> str:

@@ -34,13 +34,24 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
-    given = with_paths({"data": "glyphs", **given})
-    draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
-    splits = splits or open_splits(given, quiet=quiet)
-    trainer = Training(resolve(given, splits.train), splits, out)
+    trainer, splits = open_run(given, out, quiet=quiet, splits=splits)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
     prepare(trainer, splits, quiet=quiet)
     return _train(trainer, quiet=quiet)
+
+
+def open_run(
+    given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None
+) -> tuple[Training, Splits]:  # fmt: skip
+    """A run before its first step, and its data; nothing is written.
+
+    Raises:
+        UpstairsError: settings or data that cannot be used.
+    """
+    given = with_paths({"data": "glyphs", **given})
+    draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
+    splits = splits or open_splits(given, quiet=quiet)
+    return Training(resolve(given, splits.train), splits, out), splits
 
 
 def train(

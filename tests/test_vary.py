@@ -1,0 +1,56 @@
+"""`upstairs search`: what is varied is read, trials are runs, and the best of them is named."""
+
+from pathlib import Path
+
+import pytest
+
+from runs_for_tests import draw_folder
+from upstairs.errors import UpstairsError
+from upstairs.search import Range
+from upstairs.vary import parse_space
+
+
+def test_what_to_vary() -> None:
+    space = parse_space(["rate=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32"])
+    assert space == {
+        "rate": Range(1e-4, 0.1, log=True), "inner_steps": Range(1, 5), "norm": ["batch", "group"], "width": [16, 32],
+    }  # fmt: skip
+    assert isinstance(space["inner_steps"].low, int)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("speed=1..2", "no setting 'speed'"),
+        ("rate", "cannot be read"),
+        ("rate=1..x", "cannot"),
+        ("rate=1:log", "cannot"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused(word: str, message: str) -> None:
+    with pytest.raises(UpstairsError, match=message):
+        parse_space([word])
+
+
+@pytest.mark.filterwarnings("ignore")  # of Optuna's own libraries
+def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="Optuna is not installed (extra [search])")
+    draw_folder(tmp_path / "data", classes=12, size=12, examples=4)
+    words = ["search", "protonet", "--vary", "rate=1e-4..1e-1:log", "width=2,4", "--data", tmp_path / "data",
+             "--steps", 2, "--validation-tasks", 2, "--validations", 1, "--way", 3, "--query", 2]  # fmt: skip
+    words.append("--quiet")
+    for name, trials, more in (("one", 2, []), ("one", 3, []), ("two", 1, ["--earlier", "one"])):
+        status, out, error = call(*words, "--out", tmp_path / name, "--trials", trials, *more)
+        assert status == 0, error
+        assert f"{trials} trials, 0 ended early" in out and "--rate" in out and "--width" in out
+    assert len(list((tmp_path / "one").glob("trial-*/best.safetensors"))) == 3
+    assert (tmp_path / "search.db").is_file()
+
+
+def test_without_optuna_the_command_is_one_line(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    draw_folder(tmp_path / "data", classes=12, size=12, examples=4)
+    status, _, error = call("search", "protonet", "--vary", "width=2,4", "--data", tmp_path / "data", "--out",
+                            tmp_path / "x", "--way", 3, "--query", 2, "--quiet")  # fmt: skip
+    assert status == 2 and "pip install 'upstairs[search]'" in error and "Traceback" not in error
+    assert not (tmp_path / "x").exists(), "nothing is left behind"
