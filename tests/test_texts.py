@@ -51,9 +51,13 @@ def test_from_a_table_to_answers(call: Call, table: Path, tmp_path: Path, monkey
     assert [row["label"] for row in json.loads(call("predict", model, support, "--json")[1])] == ["first", "second"]
     monkeypatch.setattr("sys.stdin", io.StringIO("venimu\n"))
     assert call("predict", model, "-")[1].split("\t")[:2] == ["venimu", "second"]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
-    status, _, err = call("predict", model, "-")
-    assert status == 2 and "standard input is not UTF-8 at byte 3" in err
+    rows = json.loads(call("predict", model, "--text", "venimu", "zakopi now", "--json")[1])
+    assert [(row["input"], row["label"]) for row in rows] == [("venimu", "second"), ("zakopi now", "first")]
+    for given, message in ((b"caf\xe9", "standard input is not UTF-8 at byte 3"), (b" \n", "standard input is empty")):
+        lenient = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8", errors="surrogateescape")
+        monkeypatch.setattr("sys.stdin", lenient)
+        status, _, err = call("predict", model, "-")
+        assert status == 2 and message in err and err.count("\n") == 1
     again = upstairs.load_adapted(model)
     assert again.predict(["zakopi", b"venimu", lines]) == ["first", "second", again.predict([lines.read_text()])[0]]
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
@@ -61,6 +65,8 @@ def test_from_a_table_to_answers(call: Call, table: Path, tmp_path: Path, monkey
     cases = [
         (("predict", model, tmp_path / "bad.txt"), "not UTF-8 at byte 3"),
         (("predict", model, tmp_path / "none.txt"), "none.txt cannot be read"),
+        (("predict", model), "no inputs were given"),
+        (("predict", model, "--text", " "), "is empty"),
         (("adapt", out, "--support", hole, "--out", tmp_path / "m"), "row 1, text"),
         (("train", "protonet", "--data", table, "--columns", "a,b", "--out", tmp_path / "no"), "no column 'a'"),
     ]  # fmt: skip

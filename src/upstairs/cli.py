@@ -176,15 +176,16 @@ def predict(
             metavar="INPUT...",
             help="Pictures to name; for a model of texts: files with one on each line, tables, or - (standard input).",
         ),
-    ],
+    ] = [],  # noqa: B006
     /,
     *,
+    text: Annotated[list[str], arg(help="Texts to name, as they stand here, each in quotes.")] = [],  # noqa: B006
     json: Json = False,
 ) -> None:
     """Name inputs with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
     from upstairs.session import predict_file
 
-    rows = predict_file(model, inputs)
+    rows = predict_file(model, inputs, text)
     if json:
         print_json(rows)
     else:

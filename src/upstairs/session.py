@@ -1,8 +1,10 @@
 """What the commands do, with progress on the terminal; each is one call in Python too."""
 
+import io
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from upstairs.settings import Settings
 from upstairs.tasks.functions import FUNCTIONS
 from upstairs.tasks.sources import Splits
 from upstairs.tasks.tables import texts_of
+from upstairs.tasks.text import as_text
 from upstairs.trainer import Training, restore
 
 
@@ -157,22 +160,27 @@ def lines_of(path: Path) -> list[str]:
     """The texts of a file, or of standard input where it is `-`."""
     if str(path) != "-":
         return texts_of(path)
-    try:
-        return [line for line in sys.stdin.read().splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UpstairsError(f"standard input is not UTF-8 at byte {error.start}: send it as UTF-8") from error
+    own = sys.stdin  # bytes where there are some: in some locales Python lets through what is not UTF-8
+    read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
+    return [line for line in read.splitlines() if line.strip()]
 
 
-def predict_file(model: Path, inputs: list[Path]) -> list[dict[str, Any]]:
+def predict_file(model: Path, inputs: list[Path], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
     """For each input its label and the probabilities, by an adapted model's file.
 
+    Args:
+        texts: inputs that are texts, as they stand here.
+
     Raises:
-        UpstairsError: no inputs, or a file that cannot be read.
+        UpstairsError: no inputs, or a file that cannot be read; texts for a model of something else.
     """
-    if not inputs:
+    if not inputs and not texts:
         raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
     adapted = load_adapted(model)
+    if texts and not adapted.inputs.are_texts:
+        raise UpstairsError(f"--text was given and {model} names no texts: give files to name instead")
     items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else inputs
+    items = [*items, *texts]
     logits = adapted.logits(items)
     return [
         {
