@@ -143,20 +143,25 @@ def draw(rows: dict[str, dict[int, dict[str, Any]]], parameters: float, path: Pa
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Memory and time of hypergradients over inner steps.")
     parser.add_argument("--steps", type=int, nargs="*", default=(10, 100, 1000))
+    parser.add_argument(
+        "--methods", nargs="*", default=(*METHODS_HERE, *PEERS), help="others stay as they were written"
+    )
     parser.add_argument("--out", type=Path, default=HOME / "results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    for name in METHODS_HERE:
+    for name in set(arguments.methods) - set(PEERS):
         ours(name, 1)()  # what a first call loads is not counted
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    written = arguments.out / "bilevel.json"
+    before = json.loads(written.read_text())["rows"] if written.is_file() else {}
+    rows = {n: {int(k): p for k, p in before.get(n, {}).items()} for n in (*METHODS_HERE, *PEERS)}
     for steps in (1, *arguments.steps):
-        for name in (*METHODS_HERE, *PEERS):
+        for name in arguments.methods:
             make = (lambda n=name, k=steps: theirs(n, k)) if name in PEERS else (lambda n=name, k=steps: ours(n, k))
-            rows.setdefault(name, {})[steps] = point = measure(make)
+            rows[name][steps] = point = measure(make)
             shown = point.get("skipped") or "{mib:9.3f} MiB {seconds:8.3f} s".format(**point)
             print(f"{name:20}{steps:5} steps {shown}", flush=True)
     parameters = sum(p.numel() for p in net().parameters()) * 4 / MIB
     result = {"name": "bilevel", "parameters_mib": parameters, "torch": torch.__version__, "rows": rows}
-    (arguments.out / "bilevel.json").write_text(json.dumps(result, indent=1) + "\n")
+    written.write_text(json.dumps(result, indent=1) + "\n")
     draw(rows, parameters, arguments.out / "bilevel.png")
