@@ -67,7 +67,7 @@ def linear(params: dict[str, Tensor], x: Tensor) -> Tensor:
     return x @ params["weight"] + params["bias"]
 
 
-def clean(data: tuple[Tensor, Tensor], *, seed: int, outer_steps: int = 60, steps: int = 100) -> dict[str, float]:
+def clean(data: tuple[Tensor, Tensor], *, seed: int, outer_steps: int = 15, steps: int = 25) -> dict[str, float]:
     """Accuracy on the third split by each way to train, and the area under the curve for finding wrong labels."""
     classes = int(data[1].max()) + 1
     (x, right), validation, test = split(*data, seed)
@@ -87,7 +87,7 @@ def clean(data: tuple[Tensor, Tensor], *, seed: int, outer_steps: int = 60, step
     judged = Problem(inner, outer, start=start, rule=problem.rule, steps=steps, outer_batch=lambda k: test)
     done = train(
         problem, {"weights": torch.zeros(len(x))}, test=judged, method=Recomputed(), outer_steps=outer_steps,
-        optimizer=partial(torch.optim.Adam, lr=0.2),
+        optimizer=partial(torch.optim.SGD, lr=5.0 * len(x), momentum=0.5),  # Adam would blow up what says little
     )  # fmt: skip
     print(done)
     learned = done.meta_parameters["weights"]
