@@ -95,7 +95,7 @@ def build(row: str, w: Workload) -> Step:
 
     def step() -> dict[str, Any]:
         meta_step(learner, tasks, recompute=row == "upstairs, recompute")
-        return gradients_of(net)
+        return gradients_of(dict(net.named_parameters()))
 
     return step
 

@@ -40,11 +40,11 @@ def upstairs(compiled: Literal["off", "on"]) -> Peer:
 
     def build(w: Workload, data: Data, first_order: bool) -> Step:
         net, tasks = w.net(data.support_x.dtype), make_tasks(data)
-        learner = make_learner(w, net, first_order=first_order)
+        learner, named = make_learner(w, net, first_order=first_order), dict(net.named_parameters())
 
         def step() -> Gradients:
             meta_step(learner, tasks, compile=compiled)
-            return gradients_of(net)
+            return gradients_of(named)
 
         return step
 

@@ -48,9 +48,9 @@ def use(name: str, module: str) -> Any:
     return import_module(module)
 
 
-def gradients_of(net: nn.Module) -> Gradients:
+def gradients_of(named: dict[str, nn.Parameter]) -> Gradients:
     """What the backward passes left; zero where a parameter had no part."""
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in named.items()}
 
 
 def learn2learn(w: Workload, data: Data, first_order: bool) -> Step:
@@ -70,7 +70,7 @@ def learn2learn(w: Workload, data: Data, first_order: bool) -> Step:
             for _ in range(w.steps):
                 learner.adapt(w.loss(learner(support), support_y))
             (w.loss(learner(query), query_y) / w.tasks).backward()
-        return gradients_of(net)
+        return gradients_of(dict(net.named_parameters()))
 
     return step
 
@@ -85,7 +85,7 @@ def learn2learn_protonet(w: Workload, data: Data) -> Step:
         support, query = net(torch.cat([support_x, query_x])).split([len(support_x), len(query_x)])
         classifier.fit_(support, support_y)
         w.loss(classifier(query), query_y).backward()
-        return gradients_of(net)
+        return gradients_of(dict(net.named_parameters()))
 
     return step
 
@@ -113,7 +113,7 @@ def higher(w: Workload, data: Data, first_order: bool) -> Step:
                     inner.step(w.loss(fast(support_x), support_y))
                 loss = w.loss(fast(query_x), query_y) / w.tasks
                 first_order_task(fast, loss) if first_order else loss.backward()
-        return dict(zip(names, gradients_of(net).values(), strict=True))
+        return dict(zip(names, gradients_of(dict(net.named_parameters())).values(), strict=True))
 
     return step
 
@@ -156,7 +156,7 @@ def parallel_metalearn(backend: str) -> Callable[[Workload, Data, bool], Step]:
 
         def step() -> Gradients:
             maml.step(batches)
-            return gradients_of(net)
+            return gradients_of(dict(net.named_parameters()))
 
         return step
 
@@ -174,7 +174,7 @@ def easyfsl(w: Workload, data: Data, first_order: bool) -> Step:
         net.zero_grad()
         classifier.process_support_set(support_x, support_y)
         w.loss(classifier(query_x), query_y).backward()
-        return gradients_of(net)
+        return gradients_of(dict(net.named_parameters()))
 
     return step
 

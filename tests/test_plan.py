@@ -5,14 +5,16 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from tasks_for_tests import WAY, blobs, sinusoids
+from upstairs import process
 from upstairs.core import squared_error
 from upstairs.engine import meta_step, plan
 from upstairs.errors import UpstairsError
-from upstairs.learners import SGD, GradientLearner, ProtoNet, maml
+from upstairs.learners import SGD, GradientLearner, MemoryLearner, ProtoNet, maml
 from upstairs.nets import conv4, mlp
-from upstairs.plan import LARGEST_BLOCK
+from upstairs.plan import LARGE, LARGEST_BLOCK
 from upstairs.settings import parse_bytes
 
 
@@ -112,3 +114,25 @@ def test_unequal_tasks_through_batch_norm_are_each_normalised_alone() -> None:
         expected.append(meta_step(one, part, chunk=1).losses)
     found = meta_step(one, tasks).losses
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_many_small_calls_are_shared_by_all_tasks_and_large_tensors_are_not_folded() -> None:
+    """Both encoders are shared and their tensors are above LARGE: what differs is the work in a call."""
+    tasks = blobs(4, shot=1, query=2, shape=(1, 28, 28))
+    body = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten())
+    few, many = ProtoNet(body, way=WAY), MemoryLearner(body, 32 * 49, way=WAY, hidden=8, rows=8)
+    assert plan(few, tasks).one.largest > LARGE and plan(many, tasks).one.largest > LARGE
+    assert (plan(few, tasks).chunk, plan(many, tasks).chunk) == (1, 4)
+
+
+def test_recomputed_steps_give_large_blocks_back_while_they_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(process, "_mallopt", lambda name, value: asked.append((name, value)))
+    monkeypatch.setattr(process, "_STEADY", [True])
+    monkeypatch.setattr(process, "_KEPT", [])
+    one, tasks = learner(2), blobs(1, shot=1, query=6, shape=(1, 28, 28))
+    meta_step(one, tasks, recompute=True)
+    largest = plan(one, tasks, recompute=True).one.largest
+    assert asked == [(-3, largest // 8), (-3, 32 * 2**20)]
+    meta_step(one, tasks, recompute=False)
+    assert len(asked) == 2

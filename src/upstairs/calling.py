@@ -23,12 +23,12 @@ _MEMORIES: list["_Memory | None"] = []
 
 def call_with(net: nn.Module, params: Params, *args: Any) -> Any:
     """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
-    if net not in _TIED:
+    if (tied := _TIED.get(net)) is None:
         groups: dict[int, list[str]] = {}
         for name, p in net.named_parameters(remove_duplicate=False):
             groups.setdefault(id(p), []).append(name)
-        _TIED[net] = [names for names in groups.values() if len(names) > 1]
-    if tied := _TIED[net]:
+        tied = _TIED[net] = [names for names in groups.values() if len(names) > 1]
+    if tied:
         params = {**params, **{n: params[names[0]] for names in tied if names[0] in params for n in names}}
     memory = _MEMORIES[-1] if _MEMORIES else None
     if memory is not None and (fixed := _fixed(net, tuple(params))):
@@ -59,18 +59,21 @@ def _call(net: nn.Module, params: Params, args: tuple[Any, ...]) -> Any:
             module._flat_weights = weights
 
 
-@contextmanager
-def remembering(*, graph: bool, off: bool = False) -> Iterator[None]:
+class remembering:
     """Modules whose parameters do not adapt run once for each input inside.
 
     Args:
         graph: keep their graph, for a derivative of the whole loop.
         off: they run each time all the same, also where an outer loop remembers.
     """
-    _MEMORIES.append(None if off else _Memory(graph))
-    try:
-        yield
-    finally:
+
+    def __init__(self, *, graph: bool, off: bool = False) -> None:
+        self.memory = None if off else _Memory(graph)
+
+    def __enter__(self) -> None:
+        _MEMORIES.append(self.memory)
+
+    def __exit__(self, *_: object) -> None:
         _MEMORIES.pop()
 
 

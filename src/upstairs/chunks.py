@@ -27,7 +27,7 @@ def chunks(tasks: Task, size: int, *, whole: bool = False) -> Iterator[tuple[lis
     Args:
         whole: only tasks of equal size together, so that none of them is padded.
     """
-    count, full = len(tasks.query.mask), bool(tasks.support.mask.all() & tasks.query.mask.all())
+    count, full = len(tasks.query.mask), bool(tasks.support.mask.all()) and bool(tasks.query.mask.all())
     if full and size >= count:
         yield list(range(count)), tasks
         return

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
-from upstairs.stacked import over_tasks
+from upstairs.stacked import known_true, over_tasks
 
 State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
@@ -28,6 +28,8 @@ class Examples(NamedTuple):
 
     def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Mean over the real examples; zero where there are none."""
+        if values.dtype.is_floating_point and values.shape == self.mask.shape and known_true(self.mask):
+            return values.mean()  # one operation, where there were five
         return torch.where(self.mask, values, 0.0).sum() / self.mask.sum().clamp(min=1)
 
     def pool(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, " d"]:
@@ -53,7 +55,15 @@ def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " 
 
 def squared_error(mean: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Squared Euclidean distance per example."""
-    return (mean - y).square().sum(-1)
+    return F.mse_loss(mean, y, reduction="none").sum(-1)
+
+
+def mean_loss(loss_fn: LossFn, prediction: Float[Tensor, "n out"], examples: Examples) -> Float[Tensor, ""]:
+    """The mean of `loss_fn` over the real examples."""
+    if loss_fn is squared_error and prediction.ndim == 2 and known_true(examples.mask):  # one operation, not three
+        mean, outputs = F.mse_loss(prediction, examples.y), prediction.shape[1]
+        return mean if outputs == 1 else mean * outputs
+    return examples.mean(loss_fn(prediction, examples.y))
 
 
 def gaussian_nll(prediction: Float[Tensor, "n d2"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -86,7 +96,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     def meta_loss(self, task: Task) -> tuple[Float[Tensor, ""], Float[Tensor, "n out"]]:
         """Outer loss of one task, and the query predictions. Its gradient is the meta-gradient."""
         prediction = self.predict(self.adapt(task.support), task.query.x)
-        return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
+        return mean_loss(self.loss_fn, prediction, task.query), prediction
 
     def at(self, progress: float) -> None:
         """Told before each meta-step which share of training is over, 0 to 1; by default nothing changes.

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 
 from upstairs.chunks import chunks, depends_on_the_batch
 from upstairs.compiled import Compiled, compiled_step
@@ -17,10 +18,10 @@ from upstairs.derivatives import twice
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import explain
 from upstairs.inner import Differentiation, FirstOrder, executing
-from upstairs.plan import LARGEST_BLOCK, MIB, Plan, estimate, plan, signature
-from upstairs.process import large_blocks_reused, release_freed_memory, steady_heap
+from upstairs.plan import LARGE, LARGEST_BLOCK, MIB, Plan, estimate, plan, signature
+from upstairs.process import large_blocks_returned, large_blocks_reused, release_freed_memory, steady_heap
 from upstairs.purity import refuse_writes, snapshot
-from upstairs.stacked.moments import running_statistics, write_running_statistics
+from upstairs.stacked.moments import Moments, running_statistics, write_running_statistics
 from upstairs.stacked.over_tasks import out_of_memory, untracked
 from upstairs.tree import modules_of, parameters_of, take
 
@@ -64,42 +65,45 @@ def meta_step(
         NonFiniteError: a task's loss, or its gradient, is NaN or infinite; the parameters' `.grad` is cleared.
         UpstairsError: memory ran out, an operation has no second derivative, or a precision that is refused.
     """
-    parameters = parameters_of(modules_of(learner))
+    modules = modules_of(learner)
+    parameters = parameters_of(modules)
     _clear(parameters)
-    key = signature(learner, tasks)
+    key = signature(learner, tasks, modules)
     ready = _PREPARED.setdefault(learner, {})
     asked = (key, chunk, memory, recompute, differentiate)
-    before = None
-    if asked not in ready:
+    before, prepared = None, ready.get(asked)
+    if prepared is None:
         before = snapshot(learner)
         with executing(differentiate=differentiate):
             prepared = _prepare(learner, tasks, chunk, memory, recompute)
         refuse_writes(before)
-    else:
-        prepared = ready[asked]
     decided, chunk, recompute, whole, tracked, large = prepared
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
+    moments: Moments = {}
     checked = True  # are losses and gradients known to be finite?
     try:
-        with ExitStack() as contexts:
-            contexts.enter_context(executing(recompute=recompute, differentiate=differentiate))
+        with executing(recompute=recompute, differentiate=differentiate), ExitStack() as contexts:
             if precision != "full":
                 contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
-            moments = contexts.enter_context(running_statistics())
-            contexts.enter_context(large_blocks_reused(large))
-            contexts.enter_context(untracked(learner))  # inner steps are computed again in the backward pass
+            if recompute and decided is not None and decided.one.largest > LARGE:
+                contexts.enter_context(large_blocks_returned(decided.one.largest // 8))
+            elif large:
+                contexts.enter_context(large_blocks_reused())
+            if tracked:
+                moments = contexts.enter_context(running_statistics())
+                contexts.enter_context(untracked(learner))  # inner steps are computed again in the backward pass
             for places, part in chunks(tasks, chunk, whole=whole):
                 fast = None
                 if compile != "off":
                     own = key if part is tasks else signature(learner, part)
                     fast = compiled_step(learner, part, compile, (recompute, differentiate, own))
                 step, sound = _accumulate(learner, part, count, fast)
-                if not sound:
-                    refuse_non_finite(step.losses, places)
-                checked = checked and sound and fast is not None
                 steps.append((places, step))
-            if not checked and not _finite(parameters):
+                checked = checked and sound
+            if not checked and not _finite(parameters, [step.losses for _, step in steps]):
+                for places, step in steps:
+                    refuse_non_finite(step.losses, places)
                 index = _first_bad_gradient(learner, tasks, parameters)
                 raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
         if before is not None:
@@ -149,12 +153,11 @@ def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, reco
 
 
 def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Step, bool]:
-    """Add the gradient of some tasks; their losses and predictions, and whether the losses are finite."""
+    """Add the gradient of some tasks; their losses and predictions, and whether all is known to be finite."""
     if fast is None:
         losses, predictions = learner(part)
-        total = losses.sum()
-        (total / count).backward()
-        return Step(losses.detach(), predictions.detach()), isfinite(total.item())
+        losses.backward(torch.full_like(losses, 1 / count))
+        return Step(losses.detach(), predictions.detach()), False
     size, losses, predictions, grads = fast(part)
     share = len(losses) / count
     for p, g in zip(fast.parameters, grads, strict=True):
@@ -218,18 +221,19 @@ def _clear(parameters: list[nn.Parameter]) -> None:
         p.grad = None
 
 
-def _finite(parameters: list[nn.Parameter]) -> bool:
+def _finite(parameters: list[nn.Parameter], losses: list[Tensor]) -> bool:
+    """Are gradients and losses finite? One number that is not makes the sum of all so."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    # one non-finite number makes the sum of absolute values non-finite
-    return not grads or isfinite(torch.stack(torch._foreach_norm(grads, 1)).sum().item())
+    return isfinite(_flatten_dense_tensors([*losses, *grads]).sum().item())
 
 
 def _first_bad_gradient(learner: Learner, tasks: Task, parameters: list[nn.Parameter]) -> int:
     """Which single task's gradient is not finite; the first where only the sum overflows."""
     for index in range(len(tasks.query.mask)):
         _clear(parameters)
-        learner(take(tasks, slice(index, index + 1)))[0].sum().backward()
-        if not _finite(parameters):
+        losses = learner(take(tasks, slice(index, index + 1)))[0]
+        losses.sum().backward()
+        if not _finite(parameters, [losses.detach()]):
             return index
     return 0
 

@@ -11,6 +11,8 @@ from upstairs.stacked.fallback import recording
 from upstairs.stacked.over_tasks import chosen, forget
 from upstairs.tree import take
 
+PLAIN = "one task, of layers that gain nothing from being stacked"
+
 
 class Report(NamedTuple):
     """What `explain` found; printed, it is a table."""
@@ -37,7 +39,7 @@ def explain(learner: Learner, tasks: Task) -> Report:
     with recording() as functions, torch.random.fork_rng(devices=[]):
         learner(take(tasks, slice(0, 2)))
     way = chosen(learner, "meta_loss")
-    return Report(way.how, way.why, functions) if way else Report("plain", "", functions)
+    return Report(way.how, way.why, functions) if way else Report("plain", PLAIN, functions)
 
 
 def preflight(learner: Learner, tasks: Task) -> None:

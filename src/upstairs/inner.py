@@ -9,17 +9,17 @@
 The pieces are here, the loop itself is `minimise`: written for one task, it runs for all where its tensors are stacked.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
 from upstairs.stacked.tensor import Stacked, front, wrap
+from upstairs.tree import map_tensors
 
 Params = dict[str, Tensor]
 Loss = Callable[..., Tensor]  # (params, *args) -> scalar
@@ -81,15 +81,20 @@ class Execution:
 NOW = Execution()
 
 
-@contextmanager
-def executing(*, recompute: bool = False, differentiate: Differentiation | None = None) -> Iterator[None]:
+# Context managers of a step are classes, named as the functions that they are used like: a generator takes three times
+# as long, which counts in a network of one task.
+class executing:
     """Inner loops inside keep only each step's parameters, or are differentiated in another way than they ask for."""
-    before = NOW.recompute, NOW.differentiate
-    NOW.recompute, NOW.differentiate = recompute, differentiate
-    try:
-        yield
-    finally:
-        NOW.recompute, NOW.differentiate = before
+
+    def __init__(self, *, recompute: bool = False, differentiate: Differentiation | None = None) -> None:
+        self.inside = recompute, differentiate
+
+    def __enter__(self) -> None:
+        self.before = NOW.recompute, NOW.differentiate
+        NOW.recompute, NOW.differentiate = self.inside
+
+    def __exit__(self, *_: object) -> None:
+        NOW.recompute, NOW.differentiate = self.before
 
 
 def inner_step() -> int:
@@ -97,14 +102,17 @@ def inner_step() -> int:
     return NOW.step
 
 
-@contextmanager
-def at_step(number: int) -> Iterator[None]:
+class at_step:
     """Inside, `inner_step()` is this."""
-    before, NOW.step = NOW.step, number
-    try:
-        yield
-    finally:
-        NOW.step = before
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __enter__(self) -> None:
+        self.before, NOW.step = NOW.step, self.number
+
+    def __exit__(self, *_: object) -> None:
+        NOW.step = self.before
 
 
 def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Params:
@@ -116,17 +124,23 @@ def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Para
         grads = torch.func.grad(loss)(params, *args)
         return grads if create_graph else tree_map(torch.detach, grads)
     with torch.enable_grad():
-        raws = [p.raw if isinstance(p, Stacked) else p for p in params.values()]
-        raws = [r if create_graph and r.requires_grad else r.detach().requires_grad_() for r in raws]
-        leaves = {n: wrap(r) if isinstance(p, Stacked) else r for (n, p), r in zip(params.items(), raws, strict=True)}
+        leaves = {n: p if p.requires_grad else _leaf(p) for n, p in params.items()}
+        raws = [raw_of(p) for p in leaves.values()]
         value = loss(leaves, *args)
-        total = value.raw.sum() if isinstance(value, Stacked) else value
-        if not isinstance(total, Tensor) or total.ndim:
-            raise UpstairsError(f"an inner loss must be one number for a task, and this one is {total!r}")
-        if not total.requires_grad:
+        if not isinstance(value, Tensor) or value.ndim:
+            raise UpstairsError(f"an inner loss must be one number for a task, and this one is {value!r}")
+        if not value.requires_grad:
             return {n: torch.zeros_like(p) for n, p in params.items()}
-        grads = torch.autograd.grad(total, raws, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+        each = raw_of(value)  # the gradient of the sum over tasks
+        grads = torch.autograd.grad(
+            each, raws, torch.ones_like(each), create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
     return {n: wrap(g) if isinstance(p, Stacked) else g for (n, p), g in zip(params.items(), grads, strict=True)}
+
+
+def _leaf(p: Tensor) -> Tensor:
+    """The same values, of which a gradient can be taken."""
+    return wrap(p.raw.detach().requires_grad_()) if isinstance(p, Stacked) else p.detach().requires_grad_()
 
 
 def transformed() -> bool:
@@ -136,7 +150,9 @@ def transformed() -> bool:
 
 def per_task(params: Params, args: Any) -> Params:
     """The same start for every task, where `args` are those of all tasks."""
-    count = next((leaf.count for leaf in tree_leaves(args) if isinstance(leaf, Stacked)), None)
+    found: list[Tensor] = []
+    map_tensors(found.append, args)
+    count = next((leaf.count for leaf in found if isinstance(leaf, Stacked)), None)
     if count is None:
         return dict(params)
     return {n: p if isinstance(p, Stacked) else wrap(p.expand(count, *p.shape)) for n, p in params.items()}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -25,6 +25,7 @@ from upstairs.tree import modules_of, parameters_of, take
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
 LARGEST_BLOCK = 32 * 2**20
 LARGE = 2**20  # bytes of a tensor, above which moving it costs more than calling operations
+CALL = 16 * 2**10  # bytes that are written in the time of a call: ANIL, which writes as much, is as fast either way
 MIB = 2**20
 
 
@@ -34,6 +35,13 @@ class Estimate(NamedTuple):
     peak: int
     largest: int  # single tensor
     folds: bool = False  # convolutions with weights that tasks share: several tasks at once are folded and unfolded
+    calls: int = 1  # of torch's operations
+    written: int = 0  # by all of them
+
+    @property
+    def alone(self) -> bool:
+        """Is one task at a time faster? It copies nothing, but all share none of their calls."""
+        return self.folds and self.largest > LARGE and self.written > CALL * self.calls
 
 
 class Plan(NamedTuple):
@@ -82,7 +90,7 @@ def plan(
     if chunk is None:
         on_cpu = tasks.query.x.device.type == "cpu"
         cliff = LARGEST_BLOCK // max(one.largest, 1) if on_cpu else count
-        if on_cpu and one.folds and one.largest > LARGE:
+        if on_cpu and one.alone:
             cliff = 1
         chunk = max(1, min(count, budget // max(one.peak, 1), cliff))
         chunk = -(-count // -(-count // chunk))  # of even size
@@ -93,10 +101,10 @@ def plan(
 _SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
 
 
-def signature(learner: Learner, tasks: Task) -> tuple[Any, ...]:
+def signature(learner: Learner, tasks: Task, modules: list[nn.Module] | None = None) -> tuple[Any, ...]:
     """What an estimate, or a compiled step, depends on: shapes, kinds, parameters, modes, the inner loop's length."""
-    modules = modules_of(learner)
-    leaves = tuple([(t.shape, t.dtype, t.device) for examples in tasks for t in examples])
+    modules = modules or modules_of(learner)
+    leaves = tuple([v for x, y, _ in tasks for v in (x.shape, x.dtype, x.device, y.shape, y.dtype)])
     learned = tuple([(id(p), p.requires_grad) for p in parameters_of(modules)])
     own = [v for v in vars(learner).values() if type(v) not in _CONTAINERS]
     plain = tuple([_plain(v) for v in (*own, *(w for v in own if hasattr(v, "__dict__") for w in vars(v).values()))])
@@ -106,12 +114,15 @@ def signature(learner: Learner, tasks: Task) -> tuple[Any, ...]:
     return leaves, learned, plain, how, numbers, modes, torch.is_grad_enabled()
 
 
-_CONTAINERS = {type(v) for v in vars(torch.nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
+_CONTAINERS = {type(v) for v in vars(nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
+
+
+_BY_VALUE = (bool, int, float, str, Exact, FirstOrder, Implicit)  # a tuple: to build a union takes longer than to ask
 
 
 def _plain(value: Any) -> Any:
     """A number or word by its value, a function by its identity; the rest is in the modules."""
-    if isinstance(value, bool | int | float | str | Exact | FirstOrder | Implicit):
+    if isinstance(value, _BY_VALUE):
         return value
     return id(value) if callable(value) else None
 
@@ -137,7 +148,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
                 refuse_once(losses)
                 if losses.requires_grad:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
-        return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]))
+        return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]), tracker.calls, tracker.written)
 
     before = chosen(learner, "meta_loss")
     noise = logging.getLogger("torch._subclasses.fake_tensor")
@@ -161,11 +172,12 @@ class Tracker(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = self.largest = 0
+        self.live = self.peak = self.largest = self.calls = self.written = 0
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        self.calls += 1
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor) and tensor.device.type != "meta":
                 self._count(tensor.untyped_storage())
@@ -177,6 +189,7 @@ class Tracker(TorchDispatchMode):
             return
         self.known.add(key)
         self.live += size
+        self.written += size
         self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
         finalize(storage, self._release, key, size)
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
+_MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1  # of glibc's malloc.h
+_LARGEST_THRESHOLD = 32 * 2**20  # that glibc takes
 _STEADY: list[bool] = []  # is the heap kept between steps?
 _KEPT: list[bool] = []  # has the whole process been told to keep freed memory?
 
@@ -41,9 +42,9 @@ def steady_heap() -> None:
 
 
 @contextmanager
-def large_blocks_reused(needed: bool) -> Iterator[None]:
+def large_blocks_reused() -> Iterator[None]:
     """While it lasts, blocks above 32 MiB come from the heap too: for steps whose single tensors are that large."""
-    if not needed or _KEPT or not _STEADY:
+    if _KEPT or not _STEADY:
         yield
         return
     _mallopt(_MMAP_MAX, 0)
@@ -51,6 +52,22 @@ def large_blocks_reused(needed: bool) -> Iterator[None]:
         yield
     finally:
         _mallopt(_MMAP_MAX, 65536)  # glibc's default
+
+
+@contextmanager
+def large_blocks_returned(size: int) -> Iterator[None]:
+    """While it lasts, blocks from `size` bytes on go back to the system when they are freed.
+
+    For steps that shall take little memory: in the heap, what lies between the blocks alive was half of it.
+    """
+    if _KEPT or not _STEADY:
+        yield
+        return
+    _mallopt(_MMAP_THRESHOLD, size)
+    try:
+        yield
+    finally:
+        _mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
 
 
 def release_freed_memory() -> None:

@@ -16,9 +16,9 @@ def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
     if kind is dict:
         return {name: map_tensors(function, value) for name, value in tree.items()}
     if kind is tuple or kind is list:
-        return kind(map_tensors(function, value) for value in tree)
+        return kind([map_tensors(function, value) for value in tree])
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return kind(*(map_tensors(function, value) for value in tree))
+        return kind(*[map_tensors(function, value) for value in tree])
     return tree_map(function, tree)
 
 
@@ -47,8 +47,27 @@ def modules_of(root: nn.Module) -> list[nn.Module]:
     """
     found = [root]
     for module in found:  # grows while it is walked
-        found.extend(child for child in module._modules.values() if child is not None)
+        for child in module._modules.values():
+            if child is not None:
+                found.append(child)
     return found
+
+
+def named_parameters_of(root: nn.Module) -> dict[str, nn.Parameter]:
+    """`nn.Module.named_parameters`, for the same reason without its generators: a shared one has its first name."""
+    found: dict[str, nn.Parameter] = {}
+    _gather(root, "", found, set())
+    return found
+
+
+def _gather(module: nn.Module, prefix: str, found: dict[str, nn.Parameter], seen: set[int]) -> None:
+    for name, p in module._parameters.items():
+        if p is not None and id(p) not in seen:
+            seen.add(id(p))
+            found[prefix + name] = p
+    for name, child in module._modules.items():
+        if child is not None and (child._parameters or child._modules):
+            _gather(child, f"{prefix}{name}.", found, seen)
 
 
 def parameters_of(modules: list[nn.Module]) -> list[nn.Parameter]:

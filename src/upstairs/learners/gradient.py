@@ -15,13 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.calling import call_with
-from upstairs.core import Examples, Learner, LossFn, cross_entropy, squared_error
+from upstairs.core import Examples, Learner, LossFn, cross_entropy, mean_loss, squared_error
 from upstairs.errors import UpstairsError
 from upstairs.inner import EXACT, Differentiation, FirstOrder, Implicit, at_step, inner_step
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule
 from upstairs.minimise import minimise
 from upstairs.nets.norm import is_transductive
 from upstairs.nets.text import Tokens
+from upstairs.tree import modules_of, named_parameters_of
 
 Fast = Callable[[str], bool]  # does the parameter of this name adapt?
 
@@ -89,7 +90,7 @@ class GradientLearner(Learner[Params]):
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
         """The mean over the real examples."""
-        return examples.mean(self.loss_fn(self.answer(params, examples.x), examples.y))
+        return mean_loss(self.loss_fn, self.answer(params, examples.x), examples)
 
     def inner_loss(self, params: Params, support: Examples) -> Float[Tensor, ""]:
         """What an inner step descends."""
@@ -122,11 +123,11 @@ def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
 
     The vectors of a text's tokens are shared by all tasks, since one task has few of them.
     """
-    params: Params = {name: p for name, p in net.named_parameters() if p.is_floating_point()}
+    params: Params = {name: p for name, p in named_parameters_of(net).items() if p.is_floating_point()}
     if fast is not None:
         return {name: p for name, p in params.items() if fast(name)}
-    tokens = {p for module in net.modules() if isinstance(module, Tokens) for p in module.parameters()}
-    params = {name: p for name, p in params.items() if p not in tokens} or params
+    if tokens := {id(p) for module in modules_of(net) if isinstance(module, Tokens) for p in module.parameters()}:
+        params = {name: p for name, p in params.items() if id(p) not in tokens} or params
     return {name: p for name, p in params.items() if p.requires_grad} or params
 
 

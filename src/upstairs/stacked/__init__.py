@@ -13,6 +13,6 @@ over_tasks.py   run a function of one task on all: stacked, else under vmap, els
 
 from upstairs.stacked import fallback, layers, normalise, pointwise, recurrent, shapes  # noqa: F401  (they register their rules)
 from upstairs.stacked.over_tasks import Explanation, over_tasks
-from upstairs.stacked.tensor import NotStackable, Stacked, stack
+from upstairs.stacked.tensor import NotStackable, Stacked, known_true, stack
 
-__all__ = ["Explanation", "NotStackable", "Stacked", "over_tasks", "stack"]
+__all__ = ["Explanation", "NotStackable", "Stacked", "known_true", "over_tasks", "stack"]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upstairs.stacked.normalise import pooled
+from upstairs.stacked.pointwise import align
 from upstairs.stacked.tensor import FOLDS, NotStackable, Stacked, channels_last, fold, front, rule, wrap
 
 
@@ -23,7 +24,7 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if bias is None:
         out = torch.bmm(flat, w)
     else:
-        b = front(bias)[:, None] if isinstance(bias, Stacked) else bias
+        b = front(bias).unsqueeze(1) if isinstance(bias, Stacked) else bias
         out = torch.baddbmm(b, flat, w)
     return wrap(out if raw.ndim == 3 else out.reshape(*raw.shape[:-1], -1))
 
@@ -227,11 +228,17 @@ def cross_entropy(
 
 
 @rule(F.mse_loss)
-def mse_loss(x: Any, target: Any, *args: Any, reduction: str = "mean", **kwargs: Any) -> Any:
-    if args or kwargs or x.shape != target.shape:
+def mse_loss(
+    x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Any = None
+) -> Any:
+    if x.shape != target.shape or any(option is not None for option in (size_average, reduce, weight)):
         return NotImplemented
-    each = (x - target).square()
-    return each if reduction == "none" else each.sum() if reduction == "sum" else each.mean()
+    raws, count, folded = align((x, target))
+    each = F.mse_loss(*raws, reduction="none")
+    if reduction == "none":
+        return wrap(each, count, folded=folded)
+    flat = front(wrap(each, count, folded=folded)).reshape(count, -1)
+    return wrap(flat.sum(1) if reduction == "sum" else flat.mean(1))
 
 
 @rule(F.one_hot)

@@ -1,7 +1,7 @@
 """A function of one task on all of them: stacked; where that cannot be, under vmap; else one task after another."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -127,18 +127,19 @@ def _tracks(owner: nn.Module) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in owner.modules())
 
 
-@contextmanager
-def untracked(owner: nn.Module) -> Iterator[None]:
+def untracked(owner: nn.Module) -> AbstractContextManager[None]:
     """torch's batch norms do not count their batches meanwhile: that would be written while tasks adapt."""
     if owner not in _NORMED:
         _NORMED[owner] = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in owner.modules())
-    norms = _NORMED[owner] and [
+    return _uncounted(owner) if _NORMED[owner] else nullcontext()
+
+
+@contextmanager
+def _uncounted(owner: nn.Module) -> Iterator[None]:
+    norms = [
         m for m in owner.modules()
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.num_batches_tracked is not None
     ]  # fmt: skip
-    if not norms:
-        yield
-        return
     counts = [m._buffers["num_batches_tracked"] for m in norms]
     for m in norms:
         m._buffers["num_batches_tracked"] = None

@@ -123,7 +123,7 @@ def _reduce(name: str) -> None:
     def apply(x: Stacked, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         raw = front(x)
         if dim is None or (isinstance(dim, tuple | list) and not dim):
-            return wrap(function(raw.reshape(x.count, -1), 1, **kwargs))
+            return wrap(function(raw if raw.ndim == 2 else raw.reshape(x.count, -1), 1, **kwargs))
         return wrap(function(raw, _shift(dim), keepdim, **kwargs))
 
     rule(name)(apply)

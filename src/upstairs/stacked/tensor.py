@@ -156,15 +156,17 @@ def _stack(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     stacked = wrap(leaf)
-    plain = type(leaf) is Tensor and leaf.dtype == torch.bool and leaf.device.type == "cpu" and not leaf.is_inference()
-    if plain and not torch._C._are_functorch_transforms_active() and bool(leaf.all()):
+    if leaf.dtype == torch.bool and not leaf.is_inference() and known_true(leaf):
         stacked.true = leaf._version
     return stacked
 
 
-def known_true(mask: Stacked) -> bool:
-    """Was it True everywhere, and has nobody written to it since?"""
-    return mask.true >= 0 and mask.true == mask._raw._version
+def known_true(mask: Tensor) -> bool:
+    """Is it True everywhere (and of some size), told without waiting for a device or troubling a tracer?"""
+    if isinstance(mask, Stacked):  # it was, and nobody has written to it since
+        return mask.true >= 0 and mask.true == mask._raw._version
+    plain = type(mask) is Tensor and mask.is_cpu and not torch._C._are_functorch_transforms_active()
+    return plain and mask.numel() > 0 and bool(mask.all())
 
 
 def unstack(tree: Any, count: int) -> Any:

@@ -16,13 +16,13 @@ SEQUENCE: dict[str, Entry] = {
         on_encoder(lambda net, size, s, way: in_context(net, size, way=way)),
         _READER, "a transformer that reads the support set and answers in one pass (TabPFN, Hollmann 2023)",
     ),
-    # meta recurrent networks; a step is little work and many calls: all tasks in each of them
+    # meta recurrent networks
     "lstm": Entry(
         on_encoder(lambda net, size, s, way: LSTMLearner(net, size, way=way)),
-        _READER | {"chunk": 8}, "an LSTM that is told each label one step late (Hochreiter 2001)",
+        _READER, "an LSTM that is told each label one step late (Hochreiter 2001)",
     ),
     "memory": Entry(
         on_encoder(lambda net, size, s, way: MemoryLearner(net, size, way=way)),
-        _READER | {"chunk": 8}, "memory-augmented LSTM, told each label one step late (Santoro 2016)",
+        _READER, "memory-augmented LSTM, told each label one step late (Santoro 2016)",
     ),
 }  # fmt: skip
