@@ -124,7 +124,8 @@ def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Para
         grads = torch.func.grad(loss)(params, *args)
         return grads if create_graph else tree_map(torch.detach, grads)
     with torch.enable_grad():
-        leaves = {n: p if p.requires_grad else _leaf(p) for n, p in params.items()}
+        # without create_graph always copies: a view made under no_grad says that it requires a gradient, and has none
+        leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
         raws = [raw_of(p) for p in leaves.values()]
         value = loss(leaves, *args)
         if not isinstance(value, Tensor) or value.ndim:
