@@ -53,14 +53,14 @@ def modules_of(root: nn.Module) -> list[nn.Module]:
     return found
 
 
-def named_parameters_of(root: nn.Module) -> dict[str, nn.Parameter]:
+def named_parameters_of(root: nn.Module) -> dict[str, Tensor]:
     """`nn.Module.named_parameters`, for the same reason without its generators: a shared one has its first name."""
-    found: dict[str, nn.Parameter] = {}
+    found: dict[str, Tensor] = {}
     _gather(root, "", found, set())
     return found
 
 
-def _gather(module: nn.Module, prefix: str, found: dict[str, nn.Parameter], seen: set[int]) -> None:
+def _gather(module: nn.Module, prefix: str, found: dict[str, Tensor], seen: set[int]) -> None:
     for name, p in module._parameters.items():
         if p is not None and id(p) not in seen:
             seen.add(id(p))
