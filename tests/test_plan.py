@@ -24,12 +24,12 @@ def learner(steps: int = 5, size: int = 28) -> GradientLearner:
 
 def test_a_budget_decides_chunks_and_recomputation() -> None:
     tasks = blobs(8, shot=1, query=5, shape=(1, 28, 28))
-    roomy = plan(learner(30), tasks, memory="4 GiB")
+    roomy = plan(learner(12), tasks, memory="4 GiB")
     assert (roomy.chunk, roomy.recompute) == (8, False)
-    tight = plan(learner(30), tasks, memory=roomy.one.peak // 2)
+    tight = plan(learner(12), tasks, memory=roomy.one.peak // 2)
     assert tight.recompute and tight.chunk * tight.one.peak <= roomy.one.peak // 2
     assert tight.one.peak < roomy.one.peak / 2
-    two = plan(learner(30), tasks, memory=int(2.5 * roomy.one.peak))
+    two = plan(learner(12), tasks, memory=int(2.5 * roomy.one.peak))
     assert two.chunk == 2
     assert "2 at a time" in str(two) and "MiB" in str(two)
     assert "more than the budget" in str(plan(learner(), tasks, memory=1000))
@@ -78,11 +78,11 @@ from upstairs.engine import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import maml
 from upstairs.nets import conv4
-learner = maml(conv4((1, 28, 28), width=32, norm="batch", out=WAY), way=WAY, steps=60)
+learner = maml(conv4((1, 28, 28), width=32, norm="batch", out=WAY), way=WAY, steps=25)
 tasks = blobs(8, shot=1, query=5, shape=(1, 28, 28))
 meta_step(learner, tasks, memory="20 MiB")  # loads the code that it needs
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (used + 250 * 2**20, -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + 120 * 2**20, -1))
 try:
     meta_step(learner, tasks, chunk=8, recompute=False)
 except UpstairsError as error:

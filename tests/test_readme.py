@@ -8,7 +8,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -21,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHORTER = {"--minutes 10": "--steps 4 --width 4 --validation-tasks 4", "--shot 1": "--shot 1 --tasks 20"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_its_commands_run(name: str, tmp_path: Path) -> None:
-    text = (ROOT / name).read_text()
+def test_its_commands_run(tmp_path: Path) -> None:
+    """Those of the Chinese one are the same: the next test."""
+    text = (ROOT / "README.md").read_text()
     shell = [
         line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.split("\n")
     ]

@@ -164,7 +164,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path / "timed")], check=True, env=env)
     length = time.monotonic() - started
     out, kills = tmp_path / "killed", 0
-    for _ in range(int(os.environ.get("UPSTAIRS_TEST_KILLS", "4"))):
+    for _ in range(int(os.environ.get("UPSTAIRS_TEST_KILLS", "3"))):
         process = subprocess.Popen([*command, "--out", str(out), "--resume"], env=env)
         time.sleep(rng.uniform(0.2, 0.7) * length)
         process.send_signal(signal.SIGKILL)

@@ -151,14 +151,13 @@ def test_all_tasks_at_once_are_each_task_alone(name: str) -> None:
         torch.testing.assert_close(p.grad, grads[n], atol=1e-4, rtol=1e-3, msg=n)
 
 
-@pytest.mark.parametrize("name", ["protonet", "maml", "r2d2"])
-def test_the_same_learner_learns_texts(name: str, tmp_path: Path) -> None:
+def test_a_learner_of_pictures_learns_texts(tmp_path: Path) -> None:
     """By the table's own defaults, on sentences of classes that were not trained on."""
     import upstairs
 
     splits = sentences(60)
     asked = {"steps": 25, "way": 5, "query": 3, "width": 8, "validations": 1, "validation_tasks": 10}
-    run = upstairs.train(name, data=splits, out=tmp_path / name, quiet=True, **asked)
+    run = upstairs.train("r2d2", data=splits, out=tmp_path / "run", quiet=True, **asked)
     assert run.settings.net == "bag"
     episodes = Episodes(splits.test, way=5, shot=1, query=5)
     scores = evaluate(run.learner, episodes, tasks=60)

@@ -6,6 +6,7 @@ package `Babel` carries them (extra `[text]`); a name that several languages sha
 
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from upstairs.errors import UpstairsError
@@ -61,4 +62,9 @@ def _names(locale: Any) -> Iterable[str]:
 
 
 def _is_latin(text: str) -> bool:
-    return all("LATIN" in unicodedata.name(c, "") for c in text if c.isalpha())
+    return all(map(_may_be_latin, set(text)))
+
+
+@cache
+def _may_be_latin(sign: str) -> bool:
+    return not sign.isalpha() or "LATIN" in unicodedata.name(sign, "")
