@@ -45,6 +45,16 @@ def test_equals_eager_and_compiles_once_for_each_shape(monkeypatch: pytest.Monke
     assert compile_report(learner) == ["compiled (5 steps)"]
 
 
+@needs_compiler
+@pytest.mark.filterwarnings("ignore")
+def test_one_task_compiles_too() -> None:
+    """Its inner step p + alpha a b is what inductor takes for p + a b."""
+    learner, tasks = regression(), sinusoids(1)
+    eager = meta_step(learner, tasks)
+    torch.testing.assert_close(meta_step(learner, tasks, compile="on").losses, eager.losses)
+    assert compile_report(learner) == ["compiled (1 steps)"]
+
+
 def test_what_cannot_be_traced_runs_eagerly_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     class Reads(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
