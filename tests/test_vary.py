@@ -11,9 +11,10 @@ from upstairs.vary import parse_space
 
 
 def test_what_to_vary() -> None:
-    space = parse_space(["rate=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32"])
+    space = parse_space(["rate=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32", "shot=1,1-5"])
     assert space == {
         "rate": Range(1e-4, 0.1, log=True), "inner_steps": Range(1, 5), "norm": ["batch", "group"], "width": [16, 32],
+        "shot": ["1", "1-5"],
     }  # fmt: skip
     assert isinstance(space["inner_steps"].low, int)
 
@@ -25,6 +26,8 @@ def test_what_to_vary() -> None:
         ("rate", "cannot be read"),
         ("rate=1..x", "cannot"),
         ("rate=1:log", "cannot"),
+        ("shot=1..5", "cannot be read"),
+        ("net=conv4,foo", "--net is 'foo': choose conv4"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(word: str, message: str) -> None:
@@ -44,6 +47,14 @@ def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
         assert status == 0, error
         assert f"{trials} trials, 0 ended early" in out and "--rate" in out and "--width" in out
     assert len(list((tmp_path / "one").glob("trial-*/best.safetensors"))) == 3
+    for wrong, message in (
+        (["--out", tmp_path / "one", "--vary", "rate=0.1,0.2"], "another --out"),
+        (["--out", tmp_path / "x", "--storage", tmp_path / "nowhere" / "s.db"], "cannot be opened"),
+        (["--out", tmp_path / "x", "--storage", "nosuch://x"], "cannot be opened"),
+        (["--out", tmp_path / "x", "--vary", "net=conv4,foo"], "--net is 'foo': choose conv4"),
+    ):
+        status, _, error = call(*words, "--trials", 5, *wrong)
+        assert status == 2 and message in error and "Traceback" not in error, error
     assert (tmp_path / "search.db").is_file()
 
 

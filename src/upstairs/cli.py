@@ -171,15 +171,15 @@ def adapt(
 def predict(
     model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
     inputs: Annotated[
-        Positional[list[Path]],
+        Positional[tuple[Path, ...]],
         arg(
             metavar="INPUT...",
             help="Pictures to name; for a model of texts: files with one on each line, tables, or - (standard input).",
         ),
-    ] = [],  # noqa: B006
+    ] = (),
     /,
     *,
-    text: Annotated[list[str], arg(help="Texts to name, as they stand here, each in quotes.")] = [],  # noqa: B006
+    text: Annotated[tuple[str, ...], arg(help="Texts to name, as they stand here, each in quotes.")] = (),
     json: Json = False,
 ) -> None:
     """Name inputs with an adapted model: upstairs predict model.safetensors a.png b.jpg"""

@@ -73,10 +73,12 @@ def search(
         seed: of the sampler. A resumed search is not that of one never stopped: its sampler begins anew.
 
     Raises:
-        UpstairsError: Optuna is not installed, the space is empty, no such earlier search, or no trial came to its end.
+        UpstairsError: Optuna is not installed, the space is empty or not that of the search that goes on, the storage
+            cannot be opened, there is no such earlier search, or no trial came to its end.
     """
     try:
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise UpstairsError("the search needs Optuna: pip install 'upstairs[search]'") from error
     if not space or trials < 1 or any(not isinstance(r, Range) and len(r) == 0 for r in space.values()):
@@ -86,26 +88,26 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING if quiet else optuna.logging.INFO)
     url = f"sqlite:///{storage}" if storage is not None and "://" not in str(storage) else storage
     way = "maximize" if maximise else "minimize"
-    study = optuna.create_study(
-        storage=None if url is None else str(url), study_name=name, load_if_exists=True, direction=way,
-        sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
-    )  # fmt: skip
+    try:
+        study = optuna.create_study(
+            storage=None if url is None else str(url), study_name=name, load_if_exists=True, direction=way,
+            sampler=optuna.samplers.TPESampler(seed=seed), pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+        )  # fmt: skip
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        raise UpstairsError(
+            f"the storage {storage} cannot be opened ({str(error).splitlines()[0]}): give a file in a folder that is "
+            "there, or a URL whose database driver is installed"
+        ) from error
+    kinds = {n: _distribution(optuna, of) for n, of in space.items()}
+    _refuse_another(optuna, study, kinds)
     if not study.trials:
         for settings in _warm(optuna, str(url), earlier, space, best_of_each):
             study.enqueue_trial(settings, skip_if_exists=True)
 
-    def objective(trial: Any) -> float:
-        def report(step: int, value: float) -> None:
-            trial.report(value, step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        return score({n: _suggest(trial, n, r) for n, r in space.items()}, report)
-
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     left = trials - len(study.get_trials(deepcopy=False, states=ended))
-    if left > 0:
-        study.optimize(objective, n_trials=left, catch=())
+    for _ in range(left):
+        _try(optuna, study, score, kinds)
     done = study.get_trials(deepcopy=False, states=ended[:1])
     if not done:
         raise UpstairsError(f"none of {trials} trials came to its end: every one was pruned; give more trials")
@@ -113,12 +115,46 @@ def search(
     return Found(dict(study.best_params), float(study.best_value), len(done) + pruned, pruned, study)
 
 
-def _suggest(trial: Any, name: str, of: Range | Sequence[Any]) -> Any:
+def _distribution(optuna: Any, of: Range | Sequence[Any]) -> Any:
     if not isinstance(of, Range):
-        return trial.suggest_categorical(name, list(of))
-    if isinstance(of.low, int) and isinstance(of.high, int):
-        return trial.suggest_int(name, of.low, of.high, log=of.log)
-    return trial.suggest_float(name, of.low, of.high, log=of.log)
+        return optuna.distributions.CategoricalDistribution(list(of))
+    whole = isinstance(of.low, int) and isinstance(of.high, int)
+    kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
+    return kind(of.low, of.high, log=of.log)
+
+
+def _refuse_another(optuna: Any, study: Any, kinds: Mapping[str, Any]) -> None:
+    """A search goes on with the kinds of values and the choices that it had."""
+    for trial in study.get_trials(deepcopy=False):
+        for name, had in trial.distributions.items():
+            try:
+                if name in kinds:
+                    optuna.distributions.check_distribution_compatibility(had, kinds[name])
+            except ValueError as error:
+                raise UpstairsError(
+                    f"the search '{study.study_name}' in this storage had {name} from {had}, not from {kinds[name]}: "
+                    "give what it had, or another name (on the command line another --out)"
+                ) from error
+
+
+def _try(optuna: Any, study: Any, score: Score, kinds: dict[str, Any]) -> None:
+    """One trial; what goes wrong in it is the caller's to see, and is not counted as a bad score."""
+    trial = study.ask(kinds)
+
+    def report(step: int, value: float) -> None:
+        trial.report(value, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        value = score(trial.params, report)
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except BaseException:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
+    else:
+        study.tell(trial, value)
 
 
 def _warm(optuna: Any, url: str, earlier: Sequence[str], space: Space, best: int) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ def lines_of(path: Path) -> list[str]:
     return [line for line in read.splitlines() if line.strip()]
 
 
-def predict_file(model: Path, inputs: list[Path], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
+def predict_file(model: Path, inputs: Sequence[Path], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
     """For each input its label and the probabilities, by an adapted model's file.
 
     Args:
@@ -179,7 +179,7 @@ def predict_file(model: Path, inputs: list[Path], texts: Sequence[str] = ()) -> 
     adapted = load_adapted(model)
     if texts and not adapted.inputs.are_texts:
         raise UpstairsError(f"--text was given and {model} names no texts: give files to name instead")
-    items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else inputs
+    items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else list(inputs)
     items = [*items, *texts]
     logits = adapted.logits(items)
     return [

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from upstairs.errors import UpstairsError
 
@@ -99,6 +99,8 @@ class Settings:
 
 def refuse_impossible(s: Settings) -> None:
     """Raise UpstairsError for a setting, or two of them, that cannot be."""
+    for f in fields(s):
+        refuse_choice(f.name, getattr(s, f.name))
     for name in ("width", "tasks", "pairs", "validation_tasks"):
         if getattr(s, name) < 1:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
@@ -121,6 +123,13 @@ def refuse_impossible(s: Settings) -> None:
     if s.pretrain and s.start_from:
         raise UpstairsError("both --pretrain and --start-from were given: give one of them")
     parse_range(s.shot)
+
+
+def refuse_choice(name: str, value: Any) -> None:
+    """Raise UpstairsError where the setting has choices, and this is none of them."""
+    kind = next(f.type for f in fields(Settings) if f.name == name)
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise UpstairsError(f"--{name.replace('_', '-')} is {value!r}: choose {', '.join(get_args(kind))}")
 
 
 def parse_range(text: str) -> tuple[int, int]:

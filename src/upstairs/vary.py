@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from upstairs.checkpoint import write_atomically
+from upstairs.defaults import draft
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.evaluate import score_kind
 from upstairs.pipeline import prepare
 from upstairs.search import Found, Range, Report, Space, search
 from upstairs.session import open_run
-from upstairs.settings import Settings
+from upstairs.settings import Settings, refuse_choice
 from upstairs.trainer import train_run
 
 DATA_SETTINGS = {"data", "split", "split_seed", "mix", "columns", "encoder"}
@@ -26,22 +27,25 @@ def parse_space(words: Sequence[str]) -> dict[str, Range | list[Any]]:
     Raises:
         UpstairsError: what cannot be read, or no setting of that name.
     """
-    names = {f.name for f in fields(Settings)} - {"learner", "classes"}
+    kinds = {f.name: f.type for f in fields(Settings) if f.name not in ("learner", "classes")}
     space: dict[str, Range | list[Any]] = {}
     for word in words:
         name, _, text = word.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
-        if name not in names:
+        if name not in kinds:
             raise UpstairsError(f"there is no setting '{name}' to vary: `upstairs train --help` names them all")
         text, _, how = text.partition(":")
         low, dots, high = text.partition("..")
+        words_only = str in (get_args(kinds[name]) or (kinds[name],))  # a path, or a range of shots
         ends = [_value(low), _value(high)]
-        if dots and all(isinstance(v, int | float) for v in ends) and how in ("", "log"):
+        if dots and not words_only and all(isinstance(v, int | float) for v in ends) and how in ("", "log"):
             space[name] = Range(ends[0], ends[1], log=how == "log")
         elif dots or how or not text:
             raise UpstairsError(f"'{word}' cannot be read: {FORM}")
         else:
-            space[name] = [_value(v) for v in text.split(",")]
+            space[name] = values = [v if words_only else _value(v) for v in text.split(",")]
+            for value in values:
+                refuse_choice(name, value)
     return space
 
 
@@ -60,7 +64,11 @@ def search_settings(
     Raises:
         UpstairsError: settings or data that cannot be used, or Optuna is not installed.
     """
-    first, splits = open_run({**given, **{n: _any(r) for n, r in space.items()}}, out, quiet=quiet)
+    start = {**given, **{n: _ends(r)[0] for n, r in space.items()}}
+    first, splits = open_run(start, out, quiet=quiet)
+    for name, of in space.items():  # a choice that cannot be is told before hours of trials, not after
+        for value in _ends(of):
+            draft({**start, name: value}, regression=splits.train.functions is not None)
     known = None if DATA_SETTINGS & set(space) else splits
     maximise = score_kind(first.episodes).name == "accuracy"
 
@@ -121,5 +129,5 @@ def _value(text: str) -> Any:
     return text
 
 
-def _any(of: Range | Sequence[Any]) -> Any:
-    return of.low if isinstance(of, Range) else of[0]
+def _ends(of: Range | Sequence[Any]) -> Sequence[Any]:
+    return (of.low, of.high) if isinstance(of, Range) else of

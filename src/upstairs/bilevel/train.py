@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,7 @@ class Trained:
             for name, (b, a) in (("validation", self.validation), ("test", self.test))
         ]
         share = self.overfit
-        what = (
-            "nothing was gained on validation" if share != share else f"{100 * share:.0f}% of the gain is overfitting"
-        )
+        what = "nothing was gained on validation" if isnan(share) else f"{100 * share:.0f}% of the gain is overfitting"
         return f"{shown[0]}, {shown[1]}: {what}"
 
 
