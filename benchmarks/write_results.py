@@ -17,6 +17,7 @@ from workloads import WORKLOADS
 
 Result = dict[str, Any]
 OURS, OTHERS, WRONG_COLOR = "#1b6ca8", "#9aa5b1", "#c44536"
+NAMES = [w.name for group in WORKLOADS.values() for w in group]
 INTRODUCTION = f"""# Benchmarks
 
 Made by `python benchmarks/write_results.py` from `benchmarks/results/*.json`; how they are measured is said at the top
@@ -38,7 +39,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS, help="the json files; the pictures go there too")
     parser.add_argument("--out", type=Path, default=HOME / "results.md")
     arguments = parser.parse_args()
-    results = sorted((json.loads(path.read_text()) for path in arguments.folder.glob("*.json")), key=place)
+    found = [json.loads(path.read_text()) for path in arguments.folder.glob("*.json")]  # those of other benchmarks too
+    results = sorted((r for r in found if r.get("name") == "memory" or workload(r) in NAMES), key=place)
     if not results:
         parser.error(f"{arguments.folder} has no json files: run python benchmarks/run.py")
     parts = [INTRODUCTION]
@@ -57,9 +59,13 @@ def main() -> None:
 
 def place(result: Result) -> tuple[int, str]:
     """Tables in the order of the workloads, memory last."""
-    names = [w.name for group in WORKLOADS.values() for w in group]
-    name = result["name"].removesuffix("-first-order")
-    return (names.index(name) if name in names else len(names), result["name"])
+    name = workload(result)
+    return (NAMES.index(name) if name in NAMES else len(NAMES), result["name"])
+
+
+def workload(result: Result) -> str:
+    """The name of what was run, in either order; none where it is of another benchmark."""
+    return result.get("name", "").removesuffix("-first-order")
 
 
 def surroundings(result: Result) -> str:
