@@ -9,15 +9,17 @@ from upstairs.core import Examples, Task
 WAY = 5
 
 
-def blobs(count: int = 4, seed: int = 0, *, shot: int = 2, query: int = 3, shape: tuple[int, ...] = (8,)) -> Task:
-    """5-way classification: each class a Gaussian blob around a random point of `shape`."""
+def blobs(
+    count: int = 4, seed: int = 0, *, shot: int = 2, query: int = 3, way: int = WAY, shape: tuple[int, ...] = (8,)
+) -> Task:  # fmt: skip
+    """Classification: each class a Gaussian blob around a random point of `shape`."""
     g = torch.Generator().manual_seed(seed)
-    centre = 2 * torch.randn(count, WAY, 1, *shape, generator=g)
-    x = centre + torch.randn(count, WAY, shot + query, *shape, generator=g)
-    y = torch.arange(WAY)[None, :, None].expand(count, WAY, shot + query)
+    centre = 2 * torch.randn(count, way, 1, *shape, generator=g)
+    x = centre + torch.randn(count, way, shot + query, *shape, generator=g)
+    y = torch.arange(way)[None, :, None].expand(count, way, shot + query)
 
     def part(start: int, stop: int) -> Examples:
-        mask = torch.ones(count, WAY * (stop - start), dtype=torch.bool)
+        mask = torch.ones(count, way * (stop - start), dtype=torch.bool)
         return Examples(x[:, :, start:stop].flatten(1, 2), y[:, :, start:stop].flatten(1, 2), mask)
 
     return Task(part(0, shot), part(shot, shot + query))

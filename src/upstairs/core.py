@@ -83,6 +83,7 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     loss_fn: LossFn
     way: int = 0
+    min_way: int = 2  # fewest classes in a task; 1 for what generates: its tasks are sets of one class
     own_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
 
     @abstractmethod
@@ -160,8 +161,12 @@ class Learner(nn.Module, ABC, Generic[State]):
         """This learner, sharing its meta-parameters, for tasks of `way` classes.
 
         Raises:
-            UpstairsError: the meta-parameters fix a smaller number of classes.
+            UpstairsError: the meta-parameters fix a smaller number of classes, or one class is nothing to tell apart.
         """
+        if 0 < way < self.min_way:
+            raise UpstairsError(f"--way is {way}: it must be at least {self.min_way}, for a learner that names classes")
+        if self.max_way is not None and self.min_way == 1 < way:
+            raise UpstairsError(f"--way is {way} and this learner makes more of one class: leave --way out")
         if self.max_way is not None and way > self.max_way:
             raise UpstairsError(
                 f"this learner was trained to tell {self.max_way} classes apart and was given {way}: "

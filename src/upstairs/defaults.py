@@ -53,7 +53,7 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         settings = replace(settings, **{n: v for n, v in SUITED.get(net, {}).items() if given.get(n) is None})
     smallest = min((len(rows) for rows in source.rows), default=0)
     if "way" not in given or given["way"] is None:
-        settings = replace(settings, way=max(2, min(settings.way, source.most_way)))
+        settings = replace(settings, way=max(min(2, settings.way), min(settings.way, source.most_way)))
     if given.get("query") is None:
         settings = replace(settings, query=max(1, min(settings.query, smallest - settings.shots[0])))
     if given.get("shot") is None:

@@ -51,6 +51,11 @@ def task_likelihood(predictions: Float[Tensor, "task n d2"], tasks: Task) -> Flo
     return torch.where(tasks.query.mask, each, 0.0).sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
+def task_bound(predictions: Float[Tensor, "task n 1"], tasks: Task) -> Float[Tensor, " task"]:
+    """The mean over each task's real queries of what was predicted of them, such as a bound on their likelihood."""
+    return torch.where(tasks.query.mask, predictions[..., 0], 0.0).sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
+
+
 class ScoreKind(NamedTuple):
     """How tasks are judged."""
 
@@ -64,12 +69,15 @@ class ScoreKind(NamedTuple):
 
 ACCURACY = ScoreKind("accuracy", task_accuracy, False)
 SQUARED_ERROR = ScoreKind("mse", task_squared_error, True)
+BOUND = ScoreKind("bound", task_bound, False)
 LIKELIHOOD = ScoreKind("likelihood", task_likelihood, False)  # beside the squared error, where predictions are Gaussian
 
 
 def score_kind(episodes: Episodes) -> ScoreKind:
-    """Accuracy (0 to 1) for classes, mean squared error for functions."""
-    return SQUARED_ERROR if episodes.source.functions else ACCURACY
+    """Accuracy (0 to 1) for classes, mean squared error for functions, a bound in nats for sets of one class."""
+    if episodes.source.functions:
+        return SQUARED_ERROR
+    return BOUND if episodes.way[1] == 1 else ACCURACY
 
 
 def score_tasks(

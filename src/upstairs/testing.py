@@ -82,7 +82,7 @@ def check_vectorised(learner: Learner, tasks: Task) -> None:
 def check_padding(learner: Learner, tasks: Task) -> None:
     """Examples whose mask is False change nothing."""
     support, query = take(tasks, 0)
-    none = torch.zeros(3, dtype=torch.bool)
+    none = torch.zeros(len(support.x[:3]), dtype=torch.bool)
     padded = Examples(
         torch.cat([support.x, support.x[:3]]), torch.cat([support.y, support.y[:3]]), torch.cat([support.mask, none])
     )

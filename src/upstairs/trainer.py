@@ -74,6 +74,7 @@ class Training:
     def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
         self.settings, self.source, self.out = settings, splits.train, out
         self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way)
+        self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
             splits.train,
             way=settings.way,

@@ -70,7 +70,7 @@ def search_settings(
         for value in _ends(of):
             draft({**start, name: value}, regression=splits.train.functions is not None)
     known = None if DATA_SETTINGS & set(space) else splits
-    maximise = score_kind(first.episodes).name == "accuracy"
+    maximise = not score_kind(first.episodes).less_is_better
 
     def score(settings: dict[str, Any], report: Report) -> float:
         run, data = open_run({**given, **settings}, _own_folder(out), quiet=True, splits=known)

@@ -4,6 +4,7 @@ from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.context import Concatenated, cavia, modulated
 from upstairs.learners.depth import EarlyExit, solve_early
+from upstairs.learners.generative import GenerativeLearner
 from upstairs.learners.gradient import (
     GradientLearner,
     anil,
@@ -57,6 +58,7 @@ __all__ = [
     "Entry",
     "FilmLearner",
     "GaussianPosterior",
+    "GenerativeLearner",
     "GradientLearner",
     "HeadPerTask",
     "Hypernetwork",

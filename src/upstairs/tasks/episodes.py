@@ -31,7 +31,7 @@ def refuse_impossible(source: Source, way: tuple[int, int], shot: tuple[int, int
     """
     if source.functions and way != (0, 0):
         raise UpstairsError(f"--way is {way[1]} and {source.name} is regression, which has no classes: leave it out")
-    classes = 0 if source.functions else 2
+    classes = 0 if source.functions else 1
     for name, (low, high), least in (
         ("way", way, classes),
         ("shot", shot, 1),
@@ -66,7 +66,7 @@ class Episodes:
     classes: `way` is 0, and `shot` and `query` are examples of a task.
 
     Raises:
-        UpstairsError: a way below 2 or above the classes there are, a shot or query below 1, a class too small.
+        UpstairsError: a way below 1 or above the classes there are, a shot or query below 1, a class too small.
     """
 
     def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False) -> None:
