@@ -9,6 +9,7 @@ HOME = Path(upstairs.__file__).parent
 # Rooms from the top; the files of one line are one room.
 ROOMS = [
     ["errors"],
+    ["schedule"],
     ["settings", "process", "search"],
     ["options"],
     ["tree"],
@@ -23,7 +24,7 @@ ROOMS = [
     ["plan", "rewrite", "chunks", "purity"],
     ["compiled", "explain"],
     ["engine", "statistics", "defaults"],
-    ["estimators", "unroll"],
+    ["estimators", "unroll", "outer"],
     ["evaluate", "checkpoint", "testing"],
     ["trainer", "optimizer"],
     ["run"],

@@ -14,6 +14,7 @@ from upstairs.core import Learner, Task, evaluating, gaussian_nll
 from upstairs.errors import UpstairsError
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tree import beside
 
 Progress = Callable[[int, int], None]  # (done, total)
 EVALUATION = 2**20  # evaluation streams start here: training streams (0, 1, ...) never meet their tasks
@@ -104,8 +105,8 @@ def score_tasks(
     kind = kind or score_kind(episodes)
     with evaluating(learner):
         for start in range(0, len(seeds), chunk):
-            tasks = episodes.batch(seeds[start : start + chunk])
-            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks))
+            tasks = beside(learner, episodes.batch(seeds[start : start + chunk]))
+            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks).cpu())
             if progress:
                 progress(min(start + chunk, len(seeds)), len(seeds))
     return torch.cat(scores).double().numpy()

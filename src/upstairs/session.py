@@ -82,7 +82,7 @@ def train(
 
 
 def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits | None = None) -> Run:
-    """Go on from the last checkpoint. A new --steps or --minutes replaces the budget; nothing else may differ.
+    """Go on from the last checkpoint. A new budget or --device replaces the old one; nothing else may differ.
 
     Raises:
         UpstairsError: the checkpoint cannot be read, or a setting was given that the run does not have.
@@ -91,6 +91,7 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
     settings = Settings.from_json(meta["settings"])
     given = with_paths(given)
     budget = {name: given.pop(name) for name in ("steps", "minutes") if name in given}
+    settings = replace(settings, device=given.pop("device", settings.device))
     for name, value in given.items():
         if getattr(settings, name) != value:
             raise UpstairsError(

@@ -5,9 +5,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from upstairs.errors import UpstairsError
+from upstairs.schedule import rate_factor
 
-Net = Literal["conv4", "sound", "mlp", "bag", "cnn", "transformer", "projection"]
-CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "sound")
+Net = Literal["conv4", "resnet12", "sound", "mlp", "bag", "cnn", "transformer", "projection"]
+CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "resnet12", "sound")
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 
 
@@ -38,6 +39,7 @@ class Settings:
     encoder: str | None = option(
         None, "Texts: a pretrained transformer, a folder or a name, whose features are used as they are."
     )
+    jitter: bool = option(False, "Photos: mirror and shift the training pictures at random.")
     way: int = option(5, "Classes in a training task.")
     shot: str = option(
         "1", "Support examples of each class: a number, or a range such as 1-5 drawn anew for each task."
@@ -50,7 +52,9 @@ class Settings:
         "off", "Compile the meta-step: on, or auto where it pays (small networks)."
     )
     net: Net = option(
-        "conv4", "The network: sound is for recordings, bag, cnn and transformer for texts, projection for --encoder."
+        "conv4",
+        "The network: conv4 and resnet12 are for pictures, sound for recordings, bag, cnn and transformer for texts, "
+        "projection for --encoder.",
     )
     width: int = option(64, "Its width, in channels or units.")
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
@@ -69,13 +73,20 @@ class Settings:
     )
     pairs: int = option(1, "Evolution strategies: pairs of opposite perturbations of each task.")
     sigma: float = option(0.02, "Evolution strategies: standard deviation of a perturbation.")
-    rate: float = option(
-        2e-3, "Learning rate of the outer loop (AdamW) at its highest: after a warm-up it falls to 0 on a cosine."
+    rate: float = option(2e-3, "Learning rate of the outer loop at its highest: see --schedule.")
+    schedule: str = option(
+        "cosine", "How it changes: cosine (after a warm-up to 0), linear, constant, halve:STEPS, or STEP:FACTOR,..."
     )
-    weight_decay: float = option(0.0, "Of the meta-parameters, decoupled (AdamW).")
+    optimizer: Literal["adamw", "sgd", "momentum"] = option(
+        "adamw", "The outer loop's: adamw, sgd, or momentum (SGD with Nesterov's, 0.9)."
+    )
+    weight_decay: float = option(0.0, "Of the meta-parameters; decoupled from the rate by adamw.")
     clip: float = option(10.0, "The longest meta-gradient: a longer one is shortened to this norm.")
     steps: int | None = option(None, "The budget in meta-steps.")
     minutes: float | None = option(None, "The budget in minutes of training, instead of steps.")
+    device: Literal["auto", "cpu", "cuda"] = option(
+        "auto", "Where to compute: auto takes a CUDA device if there is one."
+    )
     seed: int = option(0, "Of the initialisation and of the training tasks.")
     validations: int = option(10, "How many times the run stops to score the validation tasks.")
     validation_tasks: int = option(100, "How many validation tasks.")
@@ -122,6 +133,7 @@ def refuse_impossible(s: Settings) -> None:
         raise UpstairsError("--pretrain must be from 0 to below 1, and --hard from 0 to 0.5: half of the meta-steps")
     if s.pretrain and s.start_from:
         raise UpstairsError("both --pretrain and --start-from were given: give one of them")
+    rate_factor(s.schedule, done=0, step=0)  # refuses what is none
     parse_range(s.shot)
 
 

@@ -1,6 +1,5 @@
 """The outer loop: tasks, meta-steps, validation, checkpoints. It goes on from any checkpoint to the same bits."""
 
-import math
 import platform
 import time
 from collections import deque
@@ -21,10 +20,14 @@ from upstairs.estimators import es_step
 from upstairs.evaluate import describe_score, frozen_seeds, hardest_classes, score_kind, score_tasks
 from upstairs.learners import seeded_learner
 from upstairs.nets import calibrate
+from upstairs.outer import choose_device, make_optimizer
+from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.jitter import jittered
 from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.sources import Source, Splits
+from upstairs.tree import beside
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
 
@@ -72,11 +75,13 @@ class Training:
     """
 
     def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
-        self.settings, self.source, self.out = settings, splits.train, out
-        self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way)
+        self.source = jittered(splits.train) if settings.jitter else splits.train
+        self.settings, self.out = settings, out
+        device = choose_device(settings.device)
+        self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way).to(device)
         self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
-            splits.train,
+            self.source,
             way=settings.way,
             shot=settings.shots,
             query=settings.query,
@@ -86,7 +91,7 @@ class Training:
         if not parameters:
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
         self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
-        self.optimizer = torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=settings.weight_decay)
+        self.optimizer = make_optimizer(parameters, settings)
         self.progress = Progress()
 
     @property
@@ -179,10 +184,10 @@ def take_step(run: Training) -> tuple[float, float]:
     s, number = run.settings, run.progress.step
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
     among = hard_classes(run)
-    tasks = run.episodes.batch(seeds, among)
+    tasks = beside(run.learner, run.episodes.batch(seeds, among))
     run.learner.at(run.done)
     for group in run.optimizer.param_groups:
-        group["lr"] = s.rate * schedule(run.done, number)
+        group["lr"] = s.rate * rate_factor(s.schedule, done=run.done, step=number)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task_seed(s.seed, number))
@@ -219,7 +224,9 @@ def validate(run: Training, loss: float, score: float) -> None:
     """Measure the population statistics, score the validation tasks, keep the best weights."""
     progress, kind = run.progress, score_kind(run.episodes)
     calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
-    calibrate(run.learner, lambda: (run.learner(run.episodes.batch([seed])) for seed in calibration))
+    calibrate(
+        run.learner, lambda: (run.learner(beside(run.learner, run.episodes.batch([seed]))) for seed in calibration)
+    )
     point = {"step": progress.step, "seconds": progress.seconds, "loss": loss, f"train_{kind.name}": score}
     if run.validation:
         seeds = frozen_seeds(2**19, run.settings.validation_tasks)
@@ -228,11 +235,6 @@ def validate(run: Training, loss: float, score: float) -> None:
     if progress.best is None or not run.validation or not kind.better(progress.best, point[kind.name]):
         progress.best = point.get(kind.name)
         save(run, "best.safetensors")
-
-
-def schedule(done: float, step: int) -> float:
-    """The learning rate's factor: a warm-up of 50 steps, then a cosine from 1 to 0 over the budget."""
-    return min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 def load_weights(learner: Learner, tensors: dict[str, Tensor], where: Path) -> None:

@@ -34,6 +34,12 @@ def take(tree: Any, index: int | slice | Tensor) -> Any:
     return map_tensors(lambda leaf: leaf[index], tree)
 
 
+def beside(module: nn.Module, tree: Any) -> Any:
+    """The tree's tensors on the device that the module's parameters are on; as they are where it has none."""
+    first = next(module.parameters(), None)
+    return tree if first is None else map_tensors(lambda t: t.to(first.device, non_blocking=True), tree)
+
+
 def detach(tree: Any) -> Any:
     """The same values without their history."""
     return map_tensors(torch.detach, tree)

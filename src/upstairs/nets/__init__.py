@@ -4,6 +4,7 @@ from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, relation_conv, sound_conv
 from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
+from upstairs.nets.resnet import resnet12
 from upstairs.nets.text import TfIdf, begin_at_idf, text_net
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "mlp",
     "projection",
     "relation_conv",
+    "resnet12",
     "sound_conv",
     "text_net",
 ]

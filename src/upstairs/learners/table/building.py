@@ -9,7 +9,7 @@ from torch import nn
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import GradientLearner
-from upstairs.nets import conv4, mlp, projection, sound_conv, text_net
+from upstairs.nets import conv4, mlp, projection, resnet12, sound_conv, text_net
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
 
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
     if settings.net in CONVOLUTIONAL:
-        make = conv4 if settings.net == "conv4" else sound_conv
+        make = {"conv4": conv4, "resnet12": resnet12, "sound": sound_conv}[settings.net]
         return make(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
     if settings.net in READINGS:
         if len(shape) != 2:

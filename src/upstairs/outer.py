@@ -1,0 +1,29 @@
+"""What the outer loop works with: the device that a setting names, and the optimiser."""
+
+from typing import Any
+
+import torch
+
+from upstairs.errors import UpstairsError
+from upstairs.settings import Settings
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device that a setting names: `auto` is CUDA where there is one.
+
+    Raises:
+        UpstairsError: CUDA was asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UpstairsError("--device is cuda and torch finds none: leave it out, or install torch with CUDA")
+    return torch.device("cuda" if there and asked != "cpu" else "cpu")
+
+
+def make_optimizer(parameters: Any, settings: Settings) -> torch.optim.Optimizer:
+    """The outer loop's, for parameters or groups of them."""
+    rate, decay = settings.rate, settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    fast = settings.optimizer == "momentum"
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9 * fast, nesterov=fast)

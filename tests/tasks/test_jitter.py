@@ -1,0 +1,42 @@
+"""Photos mirrored and shifted at random."""
+
+import numpy as np
+import pytest
+import torch
+
+from upstairs.errors import UpstairsError
+from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.jitter import Jitter, jittered
+from upstairs.tasks.sources import Source
+
+
+def test_pictures_against_a_loop() -> None:
+    """numpy's own padding and slicing, one picture after another."""
+    generator = torch.Generator().manual_seed(0)
+    x, jitter = torch.rand(40, 3, 8, 12, generator=generator), Jitter(shift=0.25)
+    drawn = jitter.draw(40, generator)
+    found = jitter.apply(x, drawn)
+    for picture, (mirrored, down, right), mine in zip(x.numpy(), drawn.tolist(), found.numpy(), strict=True):
+        padded = np.pad(picture, ((0, 0), (2, 2), (3, 3)), mode="reflect")
+        top, left = int(down * 5), int(right * 7)
+        cut = padded[:, top : top + 8, left : left + 12]
+        assert np.array_equal(mine, cut[:, :, ::-1] if mirrored < 0.5 else cut)
+
+
+def test_a_task_is_a_function_of_its_seed_and_other_tasks_have_other_pictures() -> None:
+    source = Source.from_arrays(np.arange(4 * 48, dtype=np.uint8).reshape(4, 3, 4, 4), [0, 0, 1, 1])
+    episodes = Episodes(jittered(source), way=2, shot=1, query=1)
+    first, again = (episodes.batch([7]).support.x for _ in range(2))
+    assert torch.equal(first, again)
+    assert len({tuple(episodes.batch([s]).support.x.flatten().tolist()) for s in range(40)}) > 8  # 8 without jitter
+
+
+def test_what_cannot_be() -> None:
+    with pytest.raises(UpstairsError, match="share of the picture's side"):
+        Jitter(shift=1.0)
+    flat = Source.from_arrays(np.zeros((4, 5), np.float32), [0, 0, 1, 1])
+    with pytest.raises(UpstairsError, match="inputs of shape"):
+        jittered(flat)
+    photos = Source.from_arrays(np.zeros((4, 3, 4, 4), np.uint8), [0, 0, 1, 1])
+    with pytest.raises(UpstairsError, match="at random already"):
+        jittered(jittered(photos))
