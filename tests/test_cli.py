@@ -299,7 +299,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(pictures: Path, tmp_path: Pa
 import resource, signal
 from upstairs.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (5500, 5500))
+resource.setrlimit(resource.RLIMIT_FSIZE, (6200, 6200))
 main()
 """
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from upstairs.checkpoint import versions
 from upstairs.console import counting, show_table, write_number, write_score
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import describe_score, enough_seeds, score_kind, score_tasks
@@ -15,7 +16,6 @@ from upstairs.report.measure import name_runs, short_name
 from upstairs.report.page import write_report
 from upstairs.run import Run, load
 from upstairs.tasks.episodes import Episodes
-from upstairs.trainer import versions
 
 NEAREST = "nearest centroid"  # the row of what was not meta-trained
 

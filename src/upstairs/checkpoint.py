@@ -3,15 +3,19 @@
 import contextlib
 import json
 import os
+import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+import upstairs
+from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 
 FORMAT = 1  # of the json header; raised when a reader of the old one would misread the new one
@@ -118,3 +122,21 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
+
+
+def versions() -> dict[str, str]:
+    return {
+        "upstairs": upstairs.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def load_weights(learner: Learner, tensors: dict[str, Tensor], where: Path) -> None:
+    """Copy a checkpoint's weights into a learner of the same shape."""
+    weights = {k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")}
+    try:
+        learner.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UpstairsError(f"the weights in {where} do not fit their own settings ({error}): train again") from error

@@ -10,7 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from upstairs.commands import print_json, search
 from upstairs.errors import UpstairsError
-from upstairs.options import InnerSteps, Json, Options, Page, Quiet, RunDirectory, TaskOptions
+from upstairs.options import InnerSteps, Json, Options, Page, Quiet, RunDirectory, TaskOptions, given
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
 
 app = tyro.extras.SubcommandApp()
@@ -66,14 +66,14 @@ def train(
 
     if resume and out is None and learner and (Path(learner) / "last.safetensors").is_file():
         learner, out = None, Path(learner)
-    given = name_settings(learner, {name: value for name, value in vars(settings).items() if value is not None})
+    asked = name_settings(learner, given(settings))
     out = out or Path("runs") / (learner or "")
     if resume and (out / "last.safetensors").is_file():
-        resume_run(out, given, quiet=quiet)
+        resume_run(out, asked, quiet=quiet)
     elif learner is None:
         raise UpstairsError("no learner was named: write `upstairs train protonet`; `upstairs list` names them all")
     else:
-        start_run(given, out, quiet=quiet)
+        start_run(asked, out, quiet=quiet)
 
 
 app.command(name="search")(search)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.options import Options, Quiet
+from upstairs.options import Options, Quiet, given
 
 
 def search(
@@ -33,10 +33,10 @@ def search(
     from upstairs.recipes import name_settings
     from upstairs.vary import describe, parse_space, search_settings
 
-    given = name_settings(learner, {name: value for name, value in vars(settings).items() if value is not None})
+    start = name_settings(learner, given(settings))
     out = out or Path("runs") / f"search-{learner}"
     found = search_settings(
-        given, parse_space(vary), out=out, trials=trials, storage=storage, earlier=earlier, quiet=quiet
+        start, parse_space(vary), out=out, trials=trials, storage=storage, earlier=earlier, quiet=quiet
     )  # fmt: skip
     print(f"{out}: {describe(found)}")
 

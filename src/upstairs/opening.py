@@ -13,6 +13,7 @@ from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import function_splits
 from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.mixture import SIGN, episodes_of, mixed_splits
+from upstairs.tasks.more_classes import training_classes
 from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
 from upstairs.tasks.sources import InputFormat, Source, Splits
 from upstairs.tasks.tables import is_text, open_texts, text_splits
@@ -24,7 +25,7 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
     Args:
         format: that of a trained run, where the data is for it.
     """
-    data, split, seed = settings.get("data", "glyphs"), settings.get("split"), settings.get("split_seed") or 0
+    data = settings.get("data", "glyphs")
     refuse_unread(settings)
     if SIGN in data:
         mix = parse_mix(settings["mix"]) if settings.get("mix") else None
@@ -35,6 +36,18 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
             for part in data.split(SIGN)
         ]
         return mixed_splits(parts, mix)
+    return limited(open_one(settings, quiet=quiet, format=format), settings)
+
+
+def limited(splits: Splits, settings: dict[str, Any]) -> Splits:
+    """With the training classes that the settings ask for."""
+    count, rotate = settings.get("train_classes"), bool(settings.get("rotate_classes"))
+    return training_classes(splits, count=count, rotate=rotate, seed=settings.get("split_seed") or 0)
+
+
+def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None) -> Splits:
+    """One data set, with all its training classes."""
+    data, split, seed = settings.get("data", "glyphs"), settings.get("split"), settings.get("split_seed") or 0
     if functions := function_splits(data):
         return functions
     if is_text(data):

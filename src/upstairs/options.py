@@ -14,6 +14,8 @@ OWN = "(default: the learner's own)"
 
 def _describe(setting: Field[Any]) -> Any:
     """The option of a setting: its help, and a short word for its value."""
+    if setting.type is bool:
+        return arg(help=setting.metadata["help"])
     kinds = get_args(setting.type) or (setting.type,)
     word = "|".join(kind if isinstance(kind, str) else kind.__name__ for kind in kinds if kind is not NoneType)
     return arg(help=setting.metadata["help"], help_behavior_hint=OWN, metavar=word.upper() if "|" not in word else word)
@@ -26,11 +28,20 @@ else:  # every setting as an option that may be left out: what is left out is th
     Options = make_dataclass(
         "Options",
         [
-            (f.name, Annotated[f.type | None, _describe(f)], None)
+            (
+                f.name,
+                Annotated[bool if f.type is bool else f.type | None, _describe(f)],
+                False if f.type is bool else None,
+            )
             for f in fields(Settings)
             if f.name not in ("learner", "classes")
         ],
     )
+
+
+def given(options: Options) -> dict[str, Any]:
+    """The settings that were given; a flag that is off is one that was left out."""
+    return {name: value for name, value in vars(options).items() if value is not None and value is not False}
 
 
 def _optional(help: str, default: str, *, metavar: str) -> Any:

@@ -70,6 +70,8 @@ def pretraining(settings: Settings, most_way: int) -> Settings:
         way=min(own["way"], most_way),
         estimator="autograd",
         hard=0.0,
+        interpolate="none",
+        patience=None,
         pretrain=0.0,
         steps=settings.steps and max(1, round(settings.pretrain * settings.steps)),
         minutes=settings.minutes and settings.pretrain * settings.minutes,

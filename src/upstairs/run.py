@@ -11,14 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upstairs.checkpoint import checkpoint_in, load_tensors, save_tensors
+from upstairs.checkpoint import checkpoint_in, load_tensors, load_weights, save_tensors, versions
 from upstairs.core import Examples, Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.inputs import Inputs, Support, read_support
 from upstairs.learners import max_logit, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.tasks.sources import Source
-from upstairs.trainer import load_weights, versions
 
 NONE = "none of these"
 

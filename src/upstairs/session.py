@@ -15,7 +15,7 @@ from upstairs.defaults import draft, resolve, with_paths
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, score_kind
 from upstairs.learners import GradientLearner, baselines_for, learners, with_steps
-from upstairs.opening import choose_episodes, open_splits
+from upstairs.opening import choose_episodes, limited, open_splits
 from upstairs.pipeline import prepare, with_bar
 from upstairs.recipes import DATA, RECIPES
 from upstairs.report.measure import measure
@@ -78,7 +78,7 @@ def train(
     given = {**settings, "learner": learner, "data": splits.train.name if splits else str(data)}
     if (out / "last.safetensors").exists():
         return resume_run(out, given, quiet=quiet, splits=splits)
-    return start_run(given, out, quiet=quiet, splits=splits)
+    return start_run(given, out, quiet=quiet, splits=splits and limited(splits, given))
 
 
 def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits | None = None) -> Run:
@@ -100,7 +100,8 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
             )
     if budget:
         settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
-    trainer = Training(settings, splits or open_splits(settings.to_json(), quiet=quiet), out)
+    own = settings.to_json()
+    trainer = Training(settings, limited(splits, own) if splits else open_splits(own, quiet=quiet), out)
     restore(trainer)
     return _train(trainer, quiet=quiet)
 
@@ -112,7 +113,9 @@ def _train(trainer: Training, *, quiet: bool) -> Run:
     if not quiet:
         kind, value = score_kind(trainer.episodes), trainer.progress.best
         best = "no validation" if value is None else f"best on validation tasks {write_number(kind.name, value)}"
-        tell_user(f"{trainer.out}: {trainer.progress.step} steps, {best}; next: upstairs evaluate {trainer.out}")
+        stopped = f", stopped after {trainer.settings.patience} validations without a better one" * trainer.stale
+        steps = f"{trainer.progress.step} steps{stopped}"
+        tell_user(f"{trainer.out}: {steps}, {best}; next: upstairs evaluate {trainer.out}")
     return run
 
 

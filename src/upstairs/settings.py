@@ -10,6 +10,7 @@ from upstairs.schedule import rate_factor
 Net = Literal["conv4", "resnet12", "sound", "mlp", "bag", "cnn", "transformer", "projection"]
 CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "resnet12", "sound")
 Norm = Literal["batch", "population", "per_step", "group", "none"]
+Interpolation = Literal["none", "mlti", "metamix"]
 
 
 def option(*parts: Any) -> Any:
@@ -40,6 +41,14 @@ class Settings:
         None, "Texts: a pretrained transformer, a folder or a name, whose features are used as they are."
     )
     jitter: bool = option(False, "Photos: mirror and shift the training pictures at random.")
+    train_classes: int | None = option(None, "Use only so many of the training classes, at random. Left out: all.")
+    rotate_classes: bool = option(
+        False, "Pictures: a training class turned by 90, 180 or 270 degrees is one more class."
+    )
+    interpolate: Interpolation = option(
+        "none", "More training tasks by mixing: mlti mixes two tasks, metamix the queries with support examples."
+    )
+    mixing: float = option(0.5, "Of --interpolate: shares are drawn from Beta(mixing, mixing).")
     way: int = option(5, "Classes in a training task.")
     shot: str = option(
         "1", "Support examples of each class: a number, or a range such as 1-5 drawn anew for each task."
@@ -58,6 +67,7 @@ class Settings:
     )
     width: int = option(64, "Its width, in channels or units.")
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
+    dropout: float = option(0.0, "conv4, sound and mlp: share of the channels (or units) that training leaves out.")
     scale: float = option(0.8, "Metric learners: of the squared distance, over the square root of its dimension.")
     inner_steps: int = option(1, "Gradient learners: steps of the inner loop.")
     inner_rate: float = option(0.4, "Gradient learners: learning rate of the inner loop.")
@@ -81,6 +91,7 @@ class Settings:
         "adamw", "The outer loop's: adamw, sgd, or momentum (SGD with Nesterov's, 0.9)."
     )
     weight_decay: float = option(0.0, "Of the meta-parameters; decoupled from the rate by adamw.")
+    label_smoothing: float = option(0.0, "Share of a query's label that is spread over all classes of its task.")
     clip: float = option(10.0, "The longest meta-gradient: a longer one is shortened to this norm.")
     steps: int | None = option(None, "The budget in meta-steps.")
     minutes: float | None = option(None, "The budget in minutes of training, instead of steps.")
@@ -90,6 +101,9 @@ class Settings:
     seed: int = option(0, "Of the initialisation and of the training tasks.")
     validations: int = option(10, "How many times the run stops to score the validation tasks.")
     validation_tasks: int = option(100, "How many validation tasks.")
+    patience: int | None = option(
+        None, "Stop early after so many validations in a row without a better one. Left out: the budget is spent."
+    )
 
     def __post_init__(self) -> None:
         refuse_impossible(self)
@@ -117,10 +131,10 @@ def refuse_impossible(s: Settings) -> None:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
     if s.memory is not None:
         parse_bytes(s.memory)
-    for name in ("chunk", "inner_batch"):
+    for name in ("chunk", "inner_batch", "patience"):
         if getattr(s, name) is not None and getattr(s, name) < 1:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
-    for name in ("rate", "inner_rate", "clip", "scale", "sigma"):
+    for name in ("rate", "inner_rate", "clip", "scale", "sigma", "mixing"):
         if not 0 < getattr(s, name) < float("inf"):
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be above 0")
     if s.steps is not None and s.minutes is not None:
@@ -134,7 +148,22 @@ def refuse_impossible(s: Settings) -> None:
     if s.pretrain and s.start_from:
         raise UpstairsError("both --pretrain and --start-from were given: give one of them")
     rate_factor(s.schedule, done=0, step=0)  # refuses what is none
-    parse_range(s.shot)
+    refuse_remedies(s, *parse_range(s.shot))
+
+
+def refuse_remedies(s: Settings, low: int, high: int) -> None:
+    """Raise UpstairsError for a remedy against overfitting that cannot be, or not beside another setting."""
+    for name in ("dropout", "label_smoothing"):
+        if not 0 <= getattr(s, name) < 1:
+            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be from 0 to below 1")
+    if s.train_classes is not None and s.train_classes < 2:
+        raise UpstairsError(f"--train-classes is {s.train_classes}: a task needs 2 or more")
+    if s.interpolate == "mlti" and low != high:
+        raise UpstairsError(f"mlti mixes example with example and --shot is {s.shot}: give one number of shots")
+    if s.interpolate != "none" and s.hard:
+        raise UpstairsError("--hard looks for the hardest classes and mixed tasks have none: give one of them")
+    if s.label_smoothing and not s.way:
+        raise UpstairsError("--label-smoothing is about classes and the data is regression: leave it out")
 
 
 def refuse_choice(name: str, value: Any) -> None:

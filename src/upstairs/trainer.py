@@ -1,32 +1,29 @@
 """The outer loop: tasks, meta-steps, validation, checkpoints. It goes on from any checkpoint to the same bits."""
 
-import platform
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-import upstairs
-from upstairs.checkpoint import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
-from upstairs.core import Learner
+from upstairs.checkpoint import load_tensors, load_weights, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.estimators import es_step
 from upstairs.evaluate import describe_score, frozen_seeds, hardest_classes, score_kind, score_tasks
-from upstairs.learners import seeded_learner
+from upstairs.learners import Reptile, seeded_learner
 from upstairs.nets import calibrate
 from upstairs.outer import choose_device, make_optimizer
 from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.interpolation import remedied, with_places
 from upstairs.tasks.jitter import jittered
 from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.sources import Source, Splits
+from upstairs.tasks.text import TextFormat
 from upstairs.tree import beside
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
@@ -58,15 +55,6 @@ class Status:
     validation: dict[str, float] | None  # the newest point of the learning curve
 
 
-def versions() -> dict[str, str]:
-    return {
-        "upstairs": upstairs.__version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
 class Training:
     """One run in memory: everything a step needs. Made anew, and restored, it goes on as if never stopped.
 
@@ -91,6 +79,7 @@ class Training:
         if not parameters:
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
         self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
+        refuse_unused(self)
         self.optimizer = make_optimizer(parameters, settings)
         self.progress = Progress()
 
@@ -106,6 +95,27 @@ class Training:
     def stage(self) -> int:
         """How many of the run's validations are due."""
         return int(self.done * self.settings.validations + 1e-9)
+
+    @property
+    def stale(self) -> bool:
+        """Have the last `patience` validations brought none that is better than those before?"""
+        kind, patience, history = score_kind(self.episodes), self.settings.patience, self.progress.history
+        if patience is None or len(history) <= patience:
+            return False
+        before, late = (max if not kind.less_is_better else min, history[-patience:])
+        return not kind.better(before(p[kind.name] for p in late), before(p[kind.name] for p in history[:-patience]))
+
+
+def refuse_unused(run: Training) -> None:
+    """Raise UpstairsError for a remedy that would change nothing of this run, or ruin it."""
+    s, learner = run.settings, run.learner
+    if s.patience and not run.validation:
+        raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
+    if s.interpolate != "none" and (learner.own_labels or isinstance(run.source.format, TextFormat)):
+        what = f"'{s.learner}' classifies all training classes" if learner.own_labels else f"{run.source.name} is texts"
+        raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
+    if (s.interpolate == "metamix" or s.label_smoothing) and isinstance(learner, Reptile):
+        raise UpstairsError("Reptile looks at no query, and metamix and --label-smoothing change those: leave it out")
 
 
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:
@@ -160,7 +170,7 @@ def train_run(run: Training, tell: Callable[[Status], None] = lambda status: Non
     started = saved - progress.seconds
     window: deque[tuple[float, float]] = deque(maxlen=50)
     try:
-        while run.done < 1:
+        while run.done < 1 and not run.stale:
             stage = run.stage
             window.append(take_step(run))
             progress.seconds = time.monotonic() - started
@@ -184,7 +194,8 @@ def take_step(run: Training) -> tuple[float, float]:
     s, number = run.settings, run.progress.step
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
     among = hard_classes(run)
-    tasks = beside(run.learner, run.episodes.batch(seeds, among))
+    own, draw = run.episodes.own_labels, run.episodes.batch
+    tasks = beside(run.learner, remedied(draw(seeds, among), seeds, s, own_labels=own, draw=draw))
     run.learner.at(run.done)
     for group in run.optimizer.param_groups:
         group["lr"] = s.rate * rate_factor(s.schedule, done=run.done, step=number)
@@ -203,9 +214,9 @@ def take_step(run: Training) -> tuple[float, float]:
     torch.nn.utils.clip_grad_norm_(run.learner.parameters(), s.clip)
     run.optimizer.step()
     run.progress.step += 1
+    tasks = with_places(tasks) if s.way else tasks
     if s.hard:
         worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
-        own = run.episodes.own_labels
         run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in worst]
     return float(step.losses.mean()), float(score_kind(run.episodes).of(step.predictions, tasks).mean())
 
@@ -235,12 +246,3 @@ def validate(run: Training, loss: float, score: float) -> None:
     if progress.best is None or not run.validation or not kind.better(progress.best, point[kind.name]):
         progress.best = point.get(kind.name)
         save(run, "best.safetensors")
-
-
-def load_weights(learner: Learner, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy a checkpoint's weights into a learner of the same shape."""
-    weights = {k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")}
-    try:
-        learner.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UpstairsError(f"the weights in {where} do not fit their own settings ({error}): train again") from error

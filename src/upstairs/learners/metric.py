@@ -169,8 +169,9 @@ class MatchingNet(MetricLearner[Memory]):
 
 
 def relation_error(score: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " n"]:
-    """Squared difference of each relation, sigmoid(score), and 1 for the true class, 0 for the others."""
-    return (score.sigmoid() - F.one_hot(y, score.shape[-1])).square().sum(-1)
+    """Squared difference of each relation, sigmoid(score), and 1 for the true class, 0 for others (or y's shares)."""
+    target = y if y.ndim == score.ndim else F.one_hot(y, score.shape[-1])
+    return (score.sigmoid() - target).square().sum(-1)
 
 
 class RelationNet(MetricLearner[Prototypes]):

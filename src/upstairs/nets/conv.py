@@ -10,8 +10,9 @@ from upstairs.nets.norm import Norm, make_norm
 
 
 def conv4(
-    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None
-) -> nn.Sequential:
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None,
+    dropout: float = 0.0,
+) -> nn.Sequential:  # fmt: skip
     """Four blocks of 3x3 convolution, normalisation, 2x2 max-pool, ReLU (Vinyals et al. 2016, appendix A.1).
 
     Pooling comes before the ReLU: the same values (both are monotone) for a quarter of the work. Weights are stored
@@ -22,8 +23,9 @@ def conv4(
         width: channels of each block.
         steps: of the inner loop, where `norm` is `per_step`.
         out: outputs of a last linear layer named `head`; None leaves the flattened features.
+        dropout: share of each block's channels that training leaves out, as a whole (Tompson et al. 2015).
     """
-    layers = _blocks(shape, width, norm, "pppp", steps=steps)
+    layers = _blocks(shape, width, norm, "pppp", steps=steps, dropout=dropout)
     layers["flatten"] = nn.Flatten()
     if out is not None:
         layers["head"] = nn.Linear(width * (shape[1] // 16) * (shape[2] // 16), out)
@@ -31,17 +33,18 @@ def conv4(
 
 
 def sound_conv(
-    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None
-) -> nn.Sequential:
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None,
+    dropout: float = 0.0,
+) -> nn.Sequential:  # fmt: skip
     """`conv4` for log-mel pictures of sounds, which are large and smooth.
 
     The first block has half the width and halves the picture once more (stride 2), the last one does not pool: a
     seventh of conv4's work, and seven steps in place of one learn more than detail does.
 
     Args:
-        shape, width, norm, steps, out: as for `conv4`.
+        shape, width, norm, steps, out, dropout: as for `conv4`.
     """
-    layers = _blocks(shape, width, norm, "spp.", steps=steps)
+    layers = _blocks(shape, width, norm, "spp.", steps=steps, dropout=dropout)
     layers["flatten"] = nn.Flatten()
     if out is not None:
         height, length = (-(-side // 2) // 8 for side in shape[1:])
@@ -66,7 +69,7 @@ def relation_conv(
 
 
 def _blocks(
-    shape: tuple[int, ...], width: int, norm: Norm, pools: str, *, steps: int = 0
+    shape: tuple[int, ...], width: int, norm: Norm, pools: str, *, steps: int = 0, dropout: float = 0.0
 ) -> OrderedDict[str, nn.Module]:
     """A block for each letter of `pools`: p has a 2x2 max-pool; s too, half the width and a convolution of stride 2."""
     if len(shape) != 3 or min(shape[1:]) < 16:
@@ -79,7 +82,8 @@ def _blocks(
         own, stride = (max(1, width // 2), 2) if pool == "s" else (width, 1)
         conv = nn.Conv2d(before, own, 3, padding=1, stride=stride, bias=norm == "none")
         pooling = [nn.MaxPool2d(2)] if pool in "sp" else []
-        layers[f"block{i}"] = nn.Sequential(conv, make_norm(norm, own, steps=steps), *pooling, nn.ReLU())
+        dropping = [nn.Dropout2d(dropout)] if dropout else []
+        layers[f"block{i}"] = nn.Sequential(conv, make_norm(norm, own, steps=steps), *pooling, nn.ReLU(), *dropping)
         before = own
     return layers
 

@@ -8,18 +8,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def mlp(shape: tuple[int, ...], *, widths: tuple[int, ...] = (40, 40), out: int | None = None) -> nn.Sequential:
+def mlp(
+    shape: tuple[int, ...], *, widths: tuple[int, ...] = (40, 40), out: int | None = None, dropout: float = 0.0
+) -> nn.Sequential:
     """Linear layers with ReLU between (Finn et al. 2017, section 5.1, for the sinusoids: 40, 40).
 
     Args:
         shape: of one input; it is flattened.
         widths: of the hidden layers.
         out: outputs of a last linear layer named `head`; None leaves the last hidden layer's activations.
+        dropout: share of the hidden units that training leaves out (Srivastava et al. 2014).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     size = prod(shape)
     for i, width in enumerate(widths):
         layers[f"linear{i}"], layers[f"relu{i}"] = nn.Linear(size, width), nn.ReLU()
+        if dropout:
+            layers[f"dropout{i}"] = nn.Dropout(dropout)
         size = width
     if out is not None:
         layers["head"] = nn.Linear(size, out)

@@ -151,6 +151,9 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
     hooks: list[RemovableHandle] = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
         net.train()
+        for module in net.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):  # statistics are those of the whole network
+                module.eval()
         for _ in run():
             pass
     finally:

@@ -40,8 +40,9 @@ class Residual(nn.Module):
 
 
 def resnet12(
-    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None
-) -> nn.Sequential:
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None,
+    dropout: float = 0.0,
+) -> nn.Sequential:  # fmt: skip
     """Four residual blocks of 64, 160, 320 and 640 channels (Lee et al. 2019, section 4.1), without DropBlock.
 
     As there, the last maps are not averaged but flattened: 2,560 features of a picture of 32 pixels.
@@ -49,7 +50,7 @@ def resnet12(
     Args:
         shape: of one input, (channels, height, width) in pixels; 16 pixels or more.
         width: channels of the first block; the others have 2.5, 5 and 10 times as many.
-        norm, steps, out: as for `conv4`.
+        norm, steps, out, dropout: as for `conv4`.
     """
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(f"resnet12 takes images of 16x16 pixels or more and was given {shape}: use --net mlp")
@@ -57,6 +58,8 @@ def resnet12(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(4):
         layers[f"block{i}"] = Residual(channels[i], channels[i + 1], norm, steps=steps)
+        if dropout:
+            layers[f"dropout{i}"] = nn.Dropout2d(dropout)
     layers["flatten"] = nn.Flatten()
     if out is not None:
         layers["head"] = nn.Linear(channels[-1] * (shape[1] // 16) * (shape[2] // 16), out)

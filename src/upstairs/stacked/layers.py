@@ -216,6 +216,9 @@ def cross_entropy(
         return NotImplemented
     raw = front(logits)
     y = front(target) if isinstance(target, Stacked) else target.expand(logits.count, *target.shape)
+    if y.ndim == 3 and reduction == "none":  # each y is the shares of all classes
+        both = raw.flatten(0, 1), y.flatten(0, 1)
+        return wrap(F.cross_entropy(*both, reduction="none", label_smoothing=label_smoothing).view(raw.shape[:2]))
     if y.ndim != 2:
         return NotImplemented
     each = F.cross_entropy(

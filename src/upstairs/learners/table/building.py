@@ -30,7 +30,12 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
     if settings.net in CONVOLUTIONAL:
         make = {"conv4": conv4, "resnet12": resnet12, "sound": sound_conv}[settings.net]
-        return make(shape, width=settings.width, norm=settings.norm, steps=settings.inner_steps, out=out)
+        common = {"norm": settings.norm, "steps": settings.inner_steps, "dropout": settings.dropout}
+        return make(shape, width=settings.width, out=out, **common)
+    if settings.dropout and settings.net != "mlp":
+        raise UpstairsError(
+            f"--dropout is for pictures, sounds and mlp, and the network is {settings.net}: leave it out"
+        )
     if settings.net in READINGS:
         if len(shape) != 2:
             raise UpstairsError(
@@ -39,7 +44,8 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
         return text_net(settings.net, settings.width, words=shape[0], out=out)
     if settings.net == "projection":
         return projection(shape, out=out)
-    return mlp(shape, widths=(settings.width * (4 if settings.way else 1), settings.width), out=out)
+    widths = (settings.width * (4 if settings.way else 1), settings.width)
+    return mlp(shape, widths=widths, out=out, dropout=settings.dropout)
 
 
 def on_net(make: Callable[..., GradientLearner], wrap: Callable[[Any], Any] = lambda net: net) -> Build:

@@ -1,0 +1,107 @@
+"""Remedies in the tasks themselves: mixed tasks (MLTI), mixed queries (MetaMix), smoothed labels.
+
+A class may be a distribution: query.y is then [task, n, way] of shares instead of [task, n] of places, which
+`cross_entropy` takes as it is.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from upstairs.core import Examples, Task
+from upstairs.settings import Settings
+
+PARTNERS = 2**18  # streams of the tasks that others are mixed with: no training or validation task is in one
+
+
+def remedied(
+    tasks: Task, seeds: Sequence[int], settings: Settings, *, own_labels: bool, draw: Callable[[list[int]], Task]
+) -> Task:
+    """The tasks as the settings would have them trained on; a pure function of their seeds.
+
+    Args:
+        own_labels: the learner classifies all training classes, by support set and queries alike.
+        draw: the tasks of other seeds, to mix these with.
+    """
+    outputs = settings.classes if own_labels and settings.classes else settings.way
+    if settings.interpolate == "mlti":
+        others = draw([seed + (PARTNERS << 31) for seed in seeds])
+        tasks = mix_tasks(tasks, others, shares(seeds, settings.mixing, 1)[:, 0])
+    elif settings.interpolate == "metamix":
+        tasks = mix_queries(tasks, seeds, settings.mixing, outputs=outputs)
+    if settings.label_smoothing:
+        query = smoothed(tasks.query, settings.label_smoothing, outputs=outputs)
+        support = smoothed(tasks.support, settings.label_smoothing, outputs=outputs) if own_labels else tasks.support
+        tasks = Task(support, query)
+    return tasks
+
+
+def shares(seeds: Sequence[int], mixing: float, count: int) -> Float[Tensor, "task count"]:
+    """`count` draws of Beta(mixing, mixing) for each task."""
+    rows = [np.random.default_rng([1, seed]).beta(mixing, mixing, count) for seed in seeds]
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def mix_tasks(tasks: Task, others: Task, share: Float[Tensor, " task"]) -> Task:
+    """Interpolated tasks (MLTI; Yao, Zhang and Finn 2022): class k of a new task is class k of two, mixed.
+
+        x = share x_1 + (1 - share) x_2,   share ~ Beta(a, a), one for the task: support and queries alike
+
+    Labels stay, since the mixture is a class of its own; where they are numbers (regression) they are mixed as well,
+    the paper's case of shared labels. The paper mixes at a layer drawn at random, its code for pictures at the inputs:
+    so is this, and any learner can be trained on it.
+
+    Args:
+        tasks, others: with examples of the same classes at the same places, as one `Episodes` draws them.
+    """
+
+    def mix(one: Examples, other: Examples) -> Examples:
+        y = one.y if one.y.ndim == 2 else blend(one.y, other.y, share)
+        return Examples(blend(one.x, other.x, share), y, one.mask & other.mask)
+
+    return Task(*(mix(one, other) for one, other in zip(tasks, others, strict=True)))
+
+
+def blend(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
+    """share * one + (1 - share) * other, with a share for each place of the first axes."""
+    return torch.lerp(other, one, share.reshape(*share.shape, *(1,) * (one.ndim - share.ndim)))
+
+
+def mix_queries(tasks: Task, seeds: Sequence[int], mixing: float, *, outputs: int) -> Task:
+    """MetaMix (Yao et al. 2021): each query is mixed with a support example of its task, and so are their labels.
+
+        x = share x_query + (1 - share) x_support,   y likewise,   share ~ Beta(a, a) for each query
+
+    The support set stays as it is, so adaptation is that of an ordinary task. At the inputs, where the paper draws a
+    layer.
+    """
+    support, query = tasks
+    rows = []
+    for seed, mask in zip(seeds, support.mask, strict=True):
+        real = np.flatnonzero(mask.numpy())
+        rows.append(np.random.default_rng([2, seed]).choice(real, query.mask.shape[1]))
+    place, task = torch.from_numpy(np.stack(rows)), torch.arange(len(rows))[:, None]
+    share = shares(seeds, mixing, query.mask.shape[1])
+    own, other = (part.y if part.y.ndim == 3 else F.one_hot(part.y, outputs).float() for part in (query, support))
+    mixed = Examples(blend(query.x, support.x[task, place], share), blend(own, other[task, place], share), query.mask)
+    return Task(support, mixed)
+
+
+def smoothed(examples: Examples, share: float, *, outputs: int) -> Examples:
+    """Smoothed labels (Szegedy et al. 2016): y = (1 - share) y + share / outputs.
+
+    Those of queries: a support set keeps its labels, since what is smoothed is what a learner is judged by and not what
+    it learns from.
+    """
+    y = examples.y if examples.y.ndim == 3 else F.one_hot(examples.y, outputs).float()
+    return examples._replace(y=(1 - share) * y + share / outputs)
+
+
+def with_places(tasks: Task) -> Task:
+    """The queries' shares of classes as the place of the largest, which accuracy is counted by. Not for regression."""
+    y = tasks.query.y
+    return tasks._replace(query=tasks.query._replace(y=y.argmax(-1))) if y.ndim == 3 else tasks
