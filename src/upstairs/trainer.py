@@ -13,7 +13,7 @@ from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.estimators import es_step
 from upstairs.evaluate import describe_score, frozen_seeds, hardest_classes, score_kind, score_tasks
-from upstairs.learners import Reptile, seeded_learner
+from upstairs.learners import Reptile, StreamLearner, seeded_learner
 from upstairs.nets import calibrate
 from upstairs.outer import choose_device, make_optimizer
 from upstairs.schedule import rate_factor
@@ -114,8 +114,9 @@ def refuse_unused(run: Training) -> None:
     if s.interpolate != "none" and (learner.own_labels or isinstance(run.source.format, TextFormat)):
         what = f"'{s.learner}' classifies all training classes" if learner.own_labels else f"{run.source.name} is texts"
         raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
-    if (s.interpolate == "metamix" or s.label_smoothing) and isinstance(learner, Reptile):
-        raise UpstairsError("Reptile looks at no query, and metamix and --label-smoothing change those: leave it out")
+    if (s.interpolate == "metamix" or s.label_smoothing) and isinstance(learner, Reptile | StreamLearner):
+        why = "looks at no label of a query" if isinstance(learner, Reptile) else "is told its queries' labels"
+        raise UpstairsError(f"'{s.learner}' {why}, and metamix and --label-smoothing change these: leave it out")
 
 
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:

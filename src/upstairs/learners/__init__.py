@@ -24,7 +24,7 @@ from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold
 from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.processes import ANP, CNP, LNP
-from upstairs.learners.recurrent import LSTMLearner, MemoryLearner
+from upstairs.learners.recurrent import LSTMLearner, MemoryLearner, StreamLearner
 from upstairs.learners.registry import (
     baselines_for,
     defaults_for,
@@ -79,6 +79,7 @@ __all__ = [
     "SimpleShot",
     "SparseSGD",
     "StepRates",
+    "StreamLearner",
     "SupportMean",
     "UpdateRule",
     "Versa",

@@ -15,7 +15,8 @@ from torch import Tensor
 from upstairs.core import Examples, Task
 from upstairs.settings import Settings
 
-PARTNERS = 2**18  # streams of the tasks that others are mixed with: no training or validation task is in one
+# So many streams from a task is the one that it is mixed with. Odd: torch's generators read the lower 32 bits alone.
+PARTNERS = 2**18 + 1
 
 
 def remedied(
