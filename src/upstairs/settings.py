@@ -67,7 +67,7 @@ class Settings:
     )
     width: int = option(64, "Its width, in channels or units.")
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
-    dropout: float = option(0.0, "conv4, sound and mlp: share of the channels (or units) that training leaves out.")
+    dropout: float = option(0.0, "Not for texts: share of the channels (or units) that training leaves out.")
     scale: float = option(0.8, "Metric learners: of the squared distance, over the square root of its dimension.")
     inner_steps: int = option(1, "Gradient learners: steps of the inner loop.")
     inner_rate: float = option(0.4, "Gradient learners: learning rate of the inner loop.")
