@@ -50,10 +50,10 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("learner", ["protonet", "maml", "maml_pp"])
+@pytest.mark.parametrize("learner", ["protonet", "maml", "maml_pp", "metagan"])
 def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
     splits = patterns()
-    s = settings(learner, shot="1")
+    s = settings(learner, shot="1", critic_steps=2)
     train_run(Training(s, splits, tmp_path / "whole"))
     for stop in (1, 4, 7):  # before, at and after a validation
 

@@ -74,6 +74,7 @@ class Settings:
     inner_batch: int | None = option(
         None, "Gradient learners: support examples in an inner step. Left out: all of them."
     )
+    critic_steps: int = option(1, "Games: steps of the critic, or classifier, for each one of the generator.")
     start_from: str | None = option(None, "A run whose weights to start from, as far as their names and shapes fit.")
     pretrain: float = option(0.0, "Share of the budget that goes to classifying all training classes first.")
     hard: float = option(0.0, "Share of the meta-steps on classes that were the hardest of their tasks of late.")
@@ -126,7 +127,7 @@ def refuse_impossible(s: Settings) -> None:
     """Raise UpstairsError for a setting, or two of them, that cannot be."""
     for f in fields(s):
         refuse_choice(f.name, getattr(s, f.name))
-    for name in ("width", "tasks", "pairs", "validation_tasks"):
+    for name in ("width", "tasks", "pairs", "critic_steps", "validation_tasks"):
         if getattr(s, name) < 1:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
     if s.memory is not None:

@@ -13,7 +13,7 @@ from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.estimators import es_step
 from upstairs.evaluate import describe_score, frozen_seeds, hardest_classes, score_kind, score_tasks
-from upstairs.learners import Reptile, StreamLearner, seeded_learner
+from upstairs.learners import Game, Reptile, StreamLearner, of_late, players_of, seeded_learner, whose_turn
 from upstairs.nets import calibrate
 from upstairs.outer import choose_device, make_optimizer
 from upstairs.schedule import rate_factor
@@ -69,18 +69,18 @@ class Training:
         self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way).to(device)
         self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
-            self.source,
-            way=settings.way,
-            shot=settings.shots,
-            query=settings.query,
+            self.source, way=settings.way, shot=settings.shots, query=settings.query,
             own_labels=self.learner.own_labels,
-        )
-        parameters = [p for p in self.learner.parameters() if p.requires_grad]
-        if not parameters:
+        )  # fmt: skip
+        self.players = players_of(self.learner)
+        if not any(player.parameters for player in self.players):
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
+        if len(self.players) > 1 and settings.estimator == "es":
+            raise UpstairsError(f"'{settings.learner}' has several players and --estimator es knows one: leave it out")
         self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
         refuse_unused(self)
-        self.optimizer = make_optimizer(parameters, settings)
+        groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
+        self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
 
     @property
@@ -169,57 +169,63 @@ def train_run(run: Training, tell: Callable[[Status], None] = lambda status: Non
         save(run, "last.safetensors")
     saved = time.monotonic()
     started = saved - progress.seconds
-    window: deque[tuple[float, float]] = deque(maxlen=50)
+    windows = {player.name: deque[tuple[float, float]](maxlen=50) for player in run.players}
     try:
         while run.done < 1 and not run.stale:
             stage = run.stage
-            window.append(take_step(run))
+            name, *seen = take_step(run)
+            windows[name].append((seen[0], seen[1]))
             progress.seconds = time.monotonic() - started
-            loss, score = (sum(column) / len(window) for column in zip(*window, strict=True))
+            losses, score = of_late(windows)
             due = run.stage > stage or run.done >= 1
             if due:
-                validate(run, loss, score)
+                validate(run, losses, score)
             if due or time.monotonic() - saved > SAVE_EVERY:
                 save(run, "last.safetensors")
                 saved = time.monotonic()
             newest = progress.history[-1] if progress.history else None
             late = {score_kind(run.episodes).name: score}
-            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, loss, late, newest))
+            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
     except KeyboardInterrupt:
         save(run, "last.safetensors")
         raise
 
 
-def take_step(run: Training) -> tuple[float, float]:
-    """One meta-step, a pure function of the checkpoint and the step's number: mean loss and score of its tasks."""
+def take_step(run: Training) -> tuple[str, float, float]:
+    """One meta-step, a pure function of the checkpoint and the step's number: who moved, mean loss and score."""
     s, number = run.settings, run.progress.step
+    player, turn = whose_turn(run.players, number)
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
     among = hard_classes(run)
     own, draw = run.episodes.own_labels, run.episodes.batch
     tasks = beside(run.learner, remedied(draw(seeds, among), seeds, s, own_labels=own, draw=draw))
     run.learner.at(run.done)
-    for group in run.optimizer.param_groups:
-        group["lr"] = s.rate * rate_factor(s.schedule, done=run.done, step=number)
+    for group, one in zip(run.optimizer.param_groups, run.players, strict=True):
+        group["lr"] = one.side.rate * s.rate * rate_factor(s.schedule, done=run.done, step=turn)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(task_seed(s.seed, number))
             if s.estimator == "es":
-                step = es_step(run.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
+                step = es_step(player.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
             else:
-                step = meta_step(run.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+                step = meta_step(player.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
     except NonFiniteError as error:
         raise UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
             f"good checkpoint is kept in {run.out}: lower --rate or --inner-rate, or look at the task's inputs"
         ) from error
-    torch.nn.utils.clip_grad_norm_(run.learner.parameters(), s.clip)
+    torch.nn.utils.clip_grad_norm_(player.parameters, s.clip)
+    for p in (p for other in run.players if other is not player for p in other.parameters):
+        p.grad = None  # without a gradient the others stay as they are, and so does the state of their optimisers
     run.optimizer.step()
     run.progress.step += 1
     tasks = with_places(tasks) if s.way else tasks
-    if s.hard:
+    first = player is run.players[0]  # others may answer about what they made
+    if s.hard and first:
         worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
         run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in worst]
-    return float(step.losses.mean()), float(score_kind(run.episodes).of(step.predictions, tasks).mean())
+    score = float(score_kind(run.episodes).of(step.predictions, tasks).mean()) if first else float("nan")
+    return player.name, float(step.losses.mean()), score
 
 
 def hard_classes(run: Training) -> list[int] | None:
@@ -232,14 +238,13 @@ def hard_classes(run: Training) -> list[int] | None:
     return pool
 
 
-def validate(run: Training, loss: float, score: float) -> None:
+def validate(run: Training, losses: dict[str, float], score: float) -> None:
     """Measure the population statistics, score the validation tasks, keep the best weights."""
     progress, kind = run.progress, score_kind(run.episodes)
     calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
-    calibrate(
-        run.learner, lambda: (run.learner(beside(run.learner, run.episodes.batch([seed]))) for seed in calibration)
-    )
-    point = {"step": progress.step, "seconds": progress.seconds, "loss": loss, f"train_{kind.name}": score}
+    through = run.learner.solve if isinstance(run.learner, Game) else run.learner  # a game's loss meets made-up inputs
+    calibrate(run.learner, lambda: (through(beside(run.learner, run.episodes.batch([s]))) for s in calibration))
+    point = {"step": progress.step, "seconds": progress.seconds, **losses, f"train_{kind.name}": score}
     if run.validation:
         seeds = frozen_seeds(2**19, run.settings.validation_tasks)
         point |= describe_score(score_tasks(run.learner, run.validation, seeds), kind)

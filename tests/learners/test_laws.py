@@ -24,6 +24,7 @@ EXPECTED = {
     "snail": LABELS, "in_context": LABELS, "lstm": LABELS, "memory": LABELS,
     "learned_optimizer": HEAD,
     "sparse_maml": HEAD, "t_net": HEAD, "early_exit": {}, "metanas": {"gradients": "has operations that were pruned"},
+    "metagan": {},
 }  # fmt: skip
 CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None]
 

@@ -19,9 +19,11 @@ from upstairs.learners.gradient import (
 )
 from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
 from upstairs.learners.learned_rules import LSTMRule, MLPRule, learned_optimizer
+from upstairs.learners.metagan import MetaGAN, NearMisses
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold
+from upstairs.learners.players import Game, Player, Side, Turn, of_late, players_of, whose_turn
 from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
 from upstairs.learners.processes import ANP, CNP, LNP
 from upstairs.learners.recurrent import LSTMLearner, MemoryLearner, StreamLearner
@@ -57,6 +59,7 @@ __all__ = [
     "EarlyExit",
     "Entry",
     "FilmLearner",
+    "Game",
     "GaussianPosterior",
     "GenerativeLearner",
     "GradientLearner",
@@ -69,18 +72,23 @@ __all__ = [
     "MatchingNet",
     "MemoryLearner",
     "MetaCurvature",
+    "MetaGAN",
     "MetaNAS",
     "MetaOptNet",
     "MultiStep",
+    "NearMisses",
+    "Player",
     "ProtoNet",
     "RelationNet",
     "Reptile",
     "SequenceLearner",
+    "Side",
     "SimpleShot",
     "SparseSGD",
     "StepRates",
     "StreamLearner",
     "SupportMean",
+    "Turn",
     "UpdateRule",
     "Versa",
     "anil",
@@ -105,6 +113,8 @@ __all__ = [
     "modulated",
     "mtl",
     "nearest_centroid",
+    "of_late",
+    "players_of",
     "proto_maml",
     "reptile",
     "scratch",
@@ -116,5 +126,6 @@ __all__ = [
     "threshold",
     "transformed",
     "unicorn_maml",
+    "whose_turn",
     "with_steps",
 ]

@@ -3,6 +3,7 @@
 Adding one touches three places: its class or function in a file of this room, an entry here, a row in the tests' table.
 """
 
+from upstairs.learners.table.adversarial import ADVERSARIAL
 from upstairs.learners.table.building import Entry, Shape, make_net
 from upstairs.learners.table.categories import CATEGORIES
 from upstairs.learners.table.conditioned import CONDITIONED
@@ -11,6 +12,6 @@ from upstairs.learners.table.optimizers import OPTIMIZERS
 from upstairs.learners.table.sequence import SEQUENCE
 from upstairs.learners.table.structure import STRUCTURE
 
-LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | OPTIMIZERS | STRUCTURE
+LEARNERS: dict[str, Entry] = GRADIENT | CATEGORIES | CONDITIONED | SEQUENCE | OPTIMIZERS | STRUCTURE | ADVERSARIAL
 
 __all__ = ["LEARNERS", "Entry", "Shape", "make_net"]

@@ -68,6 +68,15 @@ def on_encoder(make: Callable[[nn.Module, int, Settings, int], Learner]) -> Buil
     return build
 
 
+def own_network(settings: Settings) -> None:
+    """Refuse inputs for which a learner that brings a network of its own has none."""
+    if settings.net not in (*CONVOLUTIONAL, "mlp"):
+        raise UpstairsError(
+            f"{settings.learner} brings a network of its own, for pictures and vectors, and --net is {settings.net} ("
+            "what texts and frozen features need): choose another learner, such as protonet"
+        )
+
+
 def length(encoder: nn.Module, shape: Shape) -> int:
     """Of one embedding."""
     with evaluating(encoder):

@@ -3,25 +3,26 @@
 import torch
 
 from upstairs.core import Learner, evaluating
-from upstairs.errors import UpstairsError
 from upstairs.learners.depth import EarlyExit, costs_of
 from upstairs.learners.search import MetaNAS
 from upstairs.learners.structure import sparse_maml, t_net, transformed
-from upstairs.learners.table.building import FUNCTIONS, INNER_LOOP, METRIC, Entry, Shape, length, on_net, scale
+from upstairs.learners.table.building import (
+    FUNCTIONS,
+    INNER_LOOP,
+    METRIC,
+    Entry,
+    Shape,
+    length,
+    on_net,
+    own_network,
+    scale,
+)
 from upstairs.nets.cells import Exit, cells, chain
-from upstairs.settings import CONVOLUTIONAL, Settings
-
-
-def _own_network(settings: Settings) -> None:
-    if settings.net not in (*CONVOLUTIONAL, "mlp"):
-        raise UpstairsError(
-            f"{settings.learner} brings a network of its own, for pictures and vectors, and --net is {settings.net} ("
-            "what texts and frozen features need): choose another learner, such as protonet"
-        )
+from upstairs.settings import Settings
 
 
 def _early_exit(settings: Settings, shape: Shape, way: int) -> Learner:
-    _own_network(settings)
+    own_network(settings)
     stages = chain(shape, width=settings.width, norm=settings.norm)
     x, end, sizes = torch.zeros(1, *shape), Exit(), []
     with evaluating(stages):
@@ -32,7 +33,7 @@ def _early_exit(settings: Settings, shape: Shape, way: int) -> Learner:
 
 
 def _metanas(settings: Settings, shape: Shape, way: int) -> Learner:
-    _own_network(settings)
+    own_network(settings)
     encoder = cells(shape, width=settings.width, norm=settings.norm)
     return MetaNAS(encoder, way=way, scale=scale(settings, length(encoder, shape)))
 

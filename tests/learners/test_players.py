@@ -1,0 +1,160 @@
+"""Several players in one learner: their turns, their optimisers, and what each one's loss reaches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tasks_for_tests import WAY, blobs
+from upstairs.core import Examples, Task, cross_entropy
+from upstairs.errors import UpstairsError
+from upstairs.learners import LEARNERS, Entry, Game, MetaGAN, NearMisses, ProtoNet, Side, players_of, whose_turn
+from upstairs.nets import mlp
+from upstairs.nets.generator import writer
+from upstairs.schedule import rate_factor
+from upstairs.settings import Settings
+from upstairs.tasks.sources import Source, Splits
+from upstairs.trainer import Training, take_step, train_run
+
+
+class Duel(Game[Tensor]):
+    """Two matrices: `seek` makes its logits right and `hide` makes seek's wrong, less its own size."""
+
+    loss_fn = staticmethod(cross_entropy)
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.seek, self.hide, self.way = nn.Linear(6, way), nn.Linear(6, 6, bias=False), way
+        self.sides = {"seek": Side(turns=2), "hide": Side(rate=0.5, betas=(0.0, 0.9))}
+
+    def adapt(self, support: Examples, /) -> Tensor:
+        return support.x.mean()
+
+    def predict(self, state: Tensor, x: Tensor, /) -> Tensor:
+        return self.seek(x + self.hide(x))
+
+    def player_loss(self, name: str, task: Task) -> tuple[Tensor, Tensor]:
+        prediction = self.predict(self.adapt(task.support), task.query.x)
+        loss = task.query.mean(cross_entropy(prediction, task.query.y))
+        return (loss if name == "seek" else self.hide.weight.square().sum() - loss), prediction
+
+
+def source(classes: int = 8) -> Source:
+    x = np.random.default_rng(0).normal(size=(classes * 8, 6)).astype(np.float32)
+    return Source.from_arrays(x, np.arange(classes).repeat(8))
+
+
+def settings(name: str, **changes: object) -> Settings:
+    values = {"learner": name, "net": "mlp", "norm": "none", "width": 8, "way": 4, "query": 3, "tasks": 2, "steps": 9}
+    return Settings(**{**values, "validations": 1, "validation_tasks": 4, "weight_decay": 0.1, "rate": 0.05, **changes})
+
+
+@pytest.fixture
+def duel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEARNERS, "duel", Entry(lambda s, shape, way: Duel(way), {}, "a game"))
+
+
+@pytest.mark.usefixtures("duel")
+def test_two_players_are_two_optimisers_written_by_hand(tmp_path: Path) -> None:
+    s = settings("duel", clip=0.7)
+    run = Training(s, Splits(source(), source(), source()), tmp_path)
+    other = Duel(4)
+    other.load_state_dict(run.learner.state_dict())
+    seek = torch.optim.AdamW(other.seek.parameters(), weight_decay=0.1)
+    hide = torch.optim.AdamW(other.hide.parameters(), betas=(0.0, 0.9), weight_decay=0.1)
+    for step in range(9):
+        task = run.episodes.batch([2**31 + 2 * step, 2**31 + 2 * step + 1])
+        mine = step % 3 < 2
+        x = task.query.x.flatten(0, 1)
+        loss = nn.functional.cross_entropy(other.seek(x + other.hide(x)), task.query.y.flatten())
+        loss = loss if mine else other.hide.weight.square().sum() - loss
+        optimizer, module = (seek, other.seek) if mine else (hide, other.hide)
+        other.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 0.7)
+        optimizer.param_groups[0]["lr"] = (
+            (1.0 if mine else 0.5) * 0.05 * rate_factor("cosine", done=step / 9, step=step // 3)
+        )
+        optimizer.step()
+        name, value, _ = take_step(run)
+        assert name == ("seek" if mine else "hide") and value == pytest.approx(loss.item(), rel=1e-4, abs=1e-5)
+    for a, b in zip(run.learner.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("duel")
+def test_each_loss_is_logged_and_their_sum(tmp_path: Path) -> None:
+    run = Training(settings("duel"), Splits(source(), source(), source()), tmp_path)
+    train_run(run)
+    point = run.progress.history[-1]
+    assert point["loss"] == pytest.approx(point["loss_seek"] + point["loss_hide"]) and 0 <= point["train_accuracy"] <= 1
+    with pytest.raises(UpstairsError, match="several players"):
+        Training(settings("duel", estimator="es"), Splits(source(), source(), source()), tmp_path)
+
+
+def test_turns_go_round() -> None:
+    players = players_of(Duel(3))
+    names = [(whose_turn(players, step)[0].name, whose_turn(players, step)[1]) for step in range(4)]
+    assert names == [("seek", 0), ("seek", 0), ("hide", 0), ("seek", 1)]
+    alone = players_of(ProtoNet(nn.Linear(2, 2), way=2))
+    assert [whose_turn(alone, step)[1] for step in range(3)] == [0, 1, 2] and len(alone) == 1
+
+
+def test_a_loss_reaches_its_own_player_alone() -> None:
+    torch.manual_seed(0)
+    game = metagan(ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1))
+    tasks = blobs()
+    whole = torch.autograd.grad(game(tasks)[0].sum(), list(game.parameters()), allow_unused=True)
+    found = dict(zip(game.parameters(), whole, strict=True))
+    for player in players_of(game):
+        game.zero_grad(set_to_none=True)
+        player.learner(tasks)[0].sum().backward()
+        own = {id(p) for p in player.parameters}
+        for p in game.parameters():
+            assert (p.grad is not None) == (id(p) in own)
+            if id(p) in own:
+                torch.testing.assert_close(p.grad, found[p])
+
+
+def metagan(learner: ProtoNet, **options: float) -> MetaGAN:
+    generator = NearMisses(mlp((8,), widths=(8, 6)), writer(12, (8,), width=4), size=6)
+    return MetaGAN(learner, generator, **options)
+
+
+def test_metagan_is_a_softmax_with_one_class_more() -> None:
+    """Zhang et al. 2018, equations 5 to 8, with the class "made up" as a column of the logits."""
+    torch.manual_seed(0)
+    game = metagan(ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1))
+    with torch.no_grad():
+        game.classifier.refuse.fill_(-0.2)
+    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in blobs()))
+    protonet = game.classifier.learner
+    made = game.generator(task.support, WAY)
+    state = protonet.adapt(task.support)
+    real, fake = protonet.predict(state, task.query.x), protonet.predict(state, made)
+    more = [torch.cat([z, torch.full((len(z), 1), -2.0)], 1).log_softmax(1) for z in (real, fake)]
+    expected = (
+        nn.functional.cross_entropy(real, task.query.y) - more[0][:, :-1].logsumexp(1).mean() - more[1][:, -1].mean()
+    )
+    torch.testing.assert_close(game.player_loss("classifier", task)[0], expected)
+    torch.testing.assert_close(game.player_loss("generator", task)[0], -more[1][:, :-1].logsumexp(1).mean())
+
+
+def test_metagan_of_no_weight_is_its_classifier() -> None:
+    torch.manual_seed(0)
+    learner = ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1)
+    player = players_of(metagan(learner, weight=0.0))[0]
+    tasks = blobs()
+    expected = torch.autograd.grad(learner(tasks)[0].sum(), list(learner.parameters()))
+    player.learner(tasks)[0].sum().backward()
+    for p, g in zip(learner.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g)
+
+
+def test_metagan_for_another_way() -> None:
+    game = metagan(ProtoNet(mlp((8,), widths=(16, 4)), way=WAY))
+    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in blobs()))
+    other = game.for_way(WAY + 2)
+    assert other.predict(other.adapt(task.support), task.query.x).shape[1] == WAY + 2 and game.way == WAY
