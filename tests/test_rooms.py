@@ -29,9 +29,9 @@ ROOMS = [
     ["trainer", "optimizer"],
     ["run"],
     ["console", "report", "recipes"],
-    ["pipeline", "opening", "bilevel"],
+    ["pipeline", "opening", "bilevel", "cards", "provenance"],
     ["session"],
-    ["comparison", "breadth", "demo", "vary"],
+    ["comparison", "breadth", "demo", "vary", "reproduce"],
     ["commands"],
     ["cli"],
 ]

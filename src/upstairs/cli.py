@@ -1,4 +1,4 @@
-"""The command line: demo, train, search, evaluate, compare, breadth, adapt, predict, report, list."""
+"""The command line: what a user types, and what an error or an interruption looks like."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.commands import print_json, search
+from upstairs.commands import print_json, reproduce, results, search
 from upstairs.errors import UpstairsError
 from upstairs.options import InnerSteps, Json, Options, Page, Quiet, RunDirectory, TaskOptions, given
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
@@ -76,7 +76,8 @@ def train(
         start_run(asked, out, quiet=quiet)
 
 
-app.command(name="search")(search)
+for _command in (search, reproduce, results):
+    app.command(name=_command.__name__)(_command)
 
 
 @app.command(name="evaluate")

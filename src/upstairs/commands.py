@@ -1,12 +1,12 @@
-"""The command `upstairs search`, and how commands print json."""
+"""The commands `search`, `reproduce` and `results`, and how commands print json."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.options import Options, Quiet, given
+from upstairs.options import Json, Options, Quiet, given
 
 
 def search(
@@ -39,6 +39,68 @@ def search(
         start, parse_space(vary), out=out, trials=trials, storage=storage, earlier=earlier, quiet=quiet
     )  # fmt: skip
     print(f"{out}: {describe(found)}")
+
+
+def reproduce(
+    name: Annotated[Positional[str | None], arg(metavar="NAME", help="A recipe, such as omniglot-5w1s-maml.")] = None,
+    /,
+    *,
+    list: Annotated[bool, arg(help="Name every recipe, its published number and the data it needs.")] = False,
+    data: Annotated[str | None, arg(metavar="PATH", help="Where the recipe's data is.")] = None,
+    budget: Annotated[
+        float | None,
+        arg(metavar="MINUTES", help="Train for so long, all seeds together: a shorter protocol, and the card says so."),
+    ] = None,
+    seeds: Annotated[int, arg(help="Trainings that differ in their seed alone.")] = 3,
+    tasks: Annotated[int, arg(help="Test tasks, the same for all seeds: 1000 or more.")] = 1000,
+    out: Annotated[Path, arg(help="Where trainings and cards go.")] = Path("runs/reproduce"),
+    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes CUDA if it is there.")] = "auto",
+    note: Annotated[str, arg(help="A sentence for the card, such as what else the machine was doing.")] = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """A paper's number by its own protocol: upstairs reproduce omniglot-5w1s-protonet --data OMNIGLOT --budget 30
+
+    Trains, judges on fixed test tasks and writes a card. What was stopped goes on by the same command.
+    """
+    from upstairs.cards import card_markdown
+    from upstairs.errors import UpstairsError
+    from upstairs.recipes.published import describe_recipes
+
+    if list:
+        print(describe_recipes())
+        return
+    if name is None:
+        raise UpstairsError("no recipe was named: `upstairs reproduce --list` names them all")
+    from upstairs.reproduce import reproduce as run
+
+    card = run(
+        name, data=data, budget=budget, seeds=seeds, tasks=tasks, out=out, device=device, note=note, quiet=quiet or json
+    )  # fmt: skip
+    if json:
+        print_json(card)
+    else:
+        print(f"{card_markdown(card)}\n{out / name / 'card.md'}, and card.json beside it")
+
+
+def results(
+    cards: Annotated[Positional[tuple[Path, ...]], arg(metavar="CARD...", help="Cards that `reproduce` wrote (json).")],
+    /,
+    *,
+    out: Annotated[
+        Path | None, arg(help="A page to put the table into, between its marker lines; made where there is none.")
+    ] = None,
+) -> None:
+    """A table of result cards: what was run here, for how long, and what is published."""
+    from upstairs.cards import BEGIN, END, put_between, read_card, results_table
+    from upstairs.checkpoint import write_atomically
+
+    table = results_table([read_card(path) for path in cards])
+    if out is None:
+        print(table)
+        return
+    page = out.read_text(encoding="utf-8") if out.is_file() else f"# What was measured\n\n{BEGIN}\n{END}\n"
+    write_atomically(out, put_between(page, table, name=str(out)).encode())
 
 
 def print_json(value: Any) -> None:

@@ -13,6 +13,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress, memory_mapped
 from upstairs.tasks.folders import folder_source, folder_splits, source_of
 from upstairs.tasks.images import ImageFormat, read_picture
+from upstairs.tasks.listed import is_listed, listed_splits
 from upstairs.tasks.sources import Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.trees import Tree, arrange, open_tree
 
@@ -41,7 +42,7 @@ def open_data(
     Args:
         data: 'glyphs' (letters drawn from installed fonts); the folder with the two zips of Omniglot; the folder with
             the sheets of CIFAR-100; or any folder or zip of pictures, as class/file, group/class/file, or either of
-            these below train, val and test.
+            these below train, val and test; or images/ beside train.csv, val.csv and test.csv.
         split: 'vinyals' for Omniglot; 'cifar-fs' or 'fc100' for CIFAR-100; and for all but glyphs and folders of
             train, val and test: 'ratio' (classes at random) or 'group' (whole groups at random). None is the first
             of these; for a folder or zip it is 'group' where there are three groups or more, and else 'ratio'.
@@ -60,6 +61,8 @@ def open_data(
         return _refuse_other(omniglot_splits(data, size=size or 28, progress=progress), asked)
     if kind == "cifar" and split in (None, *CIFAR):
         return _refuse_other(cifar_splits(data, split or CIFAR[0], progress=progress), asked)
+    if kind == "listed":
+        return listed_splits(data, **asked, progress=progress)
     if kind == "folder" and (splits := folder_splits(data, seed=seed, **asked, progress=progress)):
         if split:
             raise UpstairsError(f"{data} is split by its folders train, val and test: leave --split {split} out")
@@ -90,6 +93,8 @@ def open_source(
         return _refuse_other(_omniglot(data, size or 28, progress), asked)
     if kind == "cifar":
         return _refuse_other(_cifar(Path(data), progress), asked)
+    if kind == "listed":
+        return _join(listed_splits(data, **asked, progress=progress))
     splits = folder_splits(data, **asked, progress=progress)
     return _join(splits) if splits else folder_source(data, **asked, progress=progress)
 
@@ -158,6 +163,8 @@ def _kind(data: str | Path, split: str | None) -> str:
         raise UpstairsError(f"{data} does not exist: give 'glyphs', or a folder or zip of pictures by class")
     elif all((path / name).is_file() for name in OMNIGLOT):
         kind = "omniglot"
+    elif is_listed(path):
+        kind = "listed"
     elif (path / "sheets").is_dir() and (path / "splits" / "superclass.json").is_file():
         kind = "cifar"
     else:

@@ -13,6 +13,7 @@ from upstairs.tasks.audio import RATE, AudioFormat, read_sound, usual_length
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.folders import source_of
 from upstairs.tasks.hearing import Hearing
+from upstairs.tasks.published import PUBLISHED, published_splits
 from upstairs.tasks.sources import Source, Splits, split_by_class
 from upstairs.tasks.tables import read_rows
 from upstairs.tasks.trees import SOUNDS, FileClass, Tree, arrange, open_tree
@@ -20,7 +21,7 @@ from upstairs.tasks.trees import SOUNDS, FileClass, Tree, arrange, open_tree
 INDEX = ("index.tsv", "index.csv")
 COLUMNS = {"file": ("file", "path"), "label": ("label", "word", "class"), "speaker": ("speaker", "voice")}
 PARTS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2}
-CHOICES = ("speakers", "ratio", "group")
+CHOICES = ("speakers", "ratio", "group", PUBLISHED)
 SAMPLE = 32  # about the number of recordings from which a length is found
 
 
@@ -53,9 +54,10 @@ def sound_splits(
 
     Args:
         data: as `open_sounds` takes it.
-        split: `ratio` (classes at random), `group` (whole groups), or `speakers` (classes at random, and no speaker of
-            one part in another: those of the index's own split, or else at random). None is `speakers` where the index
-            names them, else `group` where there are three groups or more, else `ratio`.
+        split: `ratio` (classes at random), `group` (whole groups), `published` (see published.py), or `speakers`
+            (classes at random, and no speaker of one part in another: those of the index's own split, or else at
+            random). None is `speakers` where the index names them, else `group` where there are three groups or more,
+            else `ratio`.
         format: as `open_sounds` takes it.
 
     Raises:
@@ -65,7 +67,10 @@ def sound_splits(
     split = split or ("speakers" if speakers else None)
     if split and split not in CHOICES:
         raise UpstairsError(f"--split is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")
-    parts = split_by_class(source, "ratio" if split == "speakers" else split, seed=seed)
+    if split == PUBLISHED:
+        parts = published_splits(source)
+    else:
+        parts = split_by_class(source, "ratio" if split == "speakers" else split, seed=seed)
     if split == "speakers":
         if not speakers:
             raise UpstairsError(f"{data} names no speakers: add {INDEX[0]} with the columns file, label and speaker")

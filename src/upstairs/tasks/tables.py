@@ -11,6 +11,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.frozen import frozen_format
 from upstairs.tasks.languages import language_source
+from upstairs.tasks.published import PUBLISHED, published_splits
 from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.text import as_text, text_source
 from upstairs.tasks.trees import PICTURES, SOUNDS, Files
@@ -22,7 +23,7 @@ NAMES = {  # of a column, the likeliest first
     "group": ("group", "domain"),
 }
 CLINC = "data_full.json"
-CHOICES = ("ratio", "group")
+CHOICES = ("ratio", "group", PUBLISHED)
 OTHERS = Files("pictures and sounds", (*PICTURES.extensions, *SOUNDS.extensions))
 
 
@@ -59,8 +60,9 @@ def text_splits(
 
     Args:
         data: a table, CLINC150's folder, a folder of class folders of .txt files, or `languages`.
-        split: `group` (whole groups), `ratio` (classes at random), or for CLINC150 the name of a folder in `splits`
-            with labels.{train,valid,test}.txt. None is `group` where there are three groups or more, else `ratio`.
+        split: `group` (whole groups), `ratio` (classes at random), `published` (see published.py), or the name of a
+            folder in `splits` with labels.{train,valid,test}.txt. None is `group` where there are three groups or more,
+            else `ratio`.
         seed: of a split at random.
         columns: the table's columns for text and label, as `utterance,intent`; None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
@@ -70,6 +72,8 @@ def text_splits(
         UpstairsError: no such file, column or split; a text that is empty.
     """
     source = open_texts(data, columns=columns, encoder=encoder, format=format, progress=progress)
+    if split == PUBLISHED:
+        return published_splits(source)
     lists = Path(data) / "splits" / (split or "")
     if split and split not in CHOICES:
         if not (lists / "labels.train.txt").is_file():

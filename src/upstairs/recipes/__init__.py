@@ -14,7 +14,8 @@ class Recipe:
 
 DATA: dict[str, str] = {
     "glyphs": "characters of many scripts drawn from installed fonts; always there, split by script",
-    "folder": "class/picture or group/class/picture; with train, val and test folders on top if you have them",
+    "folder": "class/picture or group/class/picture; with train, val and test folders on top if you have them; "
+    "or images/ beside train.csv, val.csv and test.csv (mini-ImageNet)",
     "zip": "the same in a zip, read without unpacking",
     "omniglot": "the folder with images_background.zip, images_evaluation.zip and splits/vinyals, or one zip alone",
     "cifar": "the folder with sheets/ and splits/: --split cifar-fs or fc100",
