@@ -94,7 +94,9 @@ def test_a_killed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     less = {"steps": 40, "compile": "off", "validations": 2}
     few = replace(recipe, row=replace(recipe.row, settings=recipe.row.settings | less))
     monkeypatch.setattr(room, "find_recipe", lambda name: few)
-    whole = room.reproduce("sinusoid-5s-maml", seeds=2, out=tmp_path / "whole", quiet=True)
+    monkeypatch.setattr(room, "TEST_TASKS", 50)
+    again = {"seeds": 2, "tasks": 50, "quiet": True}
+    whole = room.reproduce("sinusoid-5s-maml", out=tmp_path / "whole", **again)
     take_step, taken = __import__("upstairs.trainer", fromlist=["take_step"]).take_step, []
 
     def tired(run):
@@ -106,8 +108,8 @@ def test_a_killed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr("upstairs.trainer.take_step", tired)
         with pytest.raises(KeyboardInterrupt):
-            room.reproduce("sinusoid-5s-maml", seeds=2, out=tmp_path / "twice", quiet=True)
-    card = room.reproduce("sinusoid-5s-maml", seeds=2, out=tmp_path / "twice", quiet=True)
+            room.reproduce("sinusoid-5s-maml", out=tmp_path / "twice", **again)
+    card = room.reproduce("sinusoid-5s-maml", out=tmp_path / "twice", **again)
     assert card["score"] == whole["score"] and [s["steps"] for s in card["seeds"]] == [40, 40]
     for seed in (0, 1):
         path = f"sinusoid-train-5s-maml/seed-{seed}/last.safetensors"
