@@ -18,8 +18,8 @@ from upstairs.derivatives import twice
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.explain import explain
 from upstairs.inner import Differentiation, FirstOrder, executing
-from upstairs.plan import LARGE, LARGEST_BLOCK, MIB, Plan, estimate, plan, signature
-from upstairs.process import large_blocks_returned, large_blocks_reused, release_freed_memory, steady_heap
+from upstairs.plan import LARGE, LARGEST_BLOCK, MIB, SMALL, Plan, estimate, plan, signature
+from upstairs.process import large_blocks_returned, large_blocks_reused, one_thread, release_freed_memory, steady_heap
 from upstairs.purity import refuse_writes, snapshot
 from upstairs.stacked.moments import Moments, running_statistics, write_running_statistics
 from upstairs.stacked.over_tasks import out_of_memory, untracked
@@ -68,7 +68,7 @@ def meta_step(
     modules = modules_of(learner)
     parameters = parameters_of(modules)
     _clear(parameters)
-    key = signature(learner, tasks, modules)
+    key = signature(learner, tasks, modules, parameters)
     ready = _PREPARED.setdefault(learner, {})
     asked = (key, chunk, memory, recompute, differentiate)
     before, prepared = None, ready.get(asked)
@@ -77,13 +77,17 @@ def meta_step(
         with executing(differentiate=differentiate):
             prepared = _prepare(learner, tasks, chunk, memory, recompute)
         refuse_writes(before)
-    decided, chunk, recompute, whole, tracked, large = prepared
+    decided, chunk, recompute, whole, tracked, large, small = prepared
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
     moments: Moments = {}
     checked = True  # are losses and gradients known to be finite?
     try:
-        with executing(recompute=recompute, differentiate=differentiate), ExitStack() as contexts:
+        with (
+            executing(recompute=recompute, differentiate=differentiate),
+            one_thread(when=small),
+            ExitStack() as contexts,
+        ):
             if precision != "full":
                 contexts.enter_context(numbers(learner, precision, differentiate, tasks.query.x.device))
             if recompute and decided is not None and decided.one.largest > LARGE:
@@ -134,6 +138,7 @@ class Prepared(NamedTuple):
     whole: bool
     tracked: bool
     large: bool  # is a single tensor above the size that glibc maps anew each time?
+    small: bool  # are all tensors so small that one thread is faster than several?
 
 
 _PREPARED: WeakKeyDictionary[Learner, dict[Any, Prepared]] = WeakKeyDictionary()
@@ -149,7 +154,8 @@ def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, reco
     if on_cpu:
         steady_heap()
     large = decided is not None and on_cpu and decided.one.largest > LARGEST_BLOCK
-    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, large)
+    small = decided is not None and on_cpu and decided.one.largest * chunk <= SMALL
+    return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, large, small)
 
 
 def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Step, bool]:

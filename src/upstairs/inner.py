@@ -173,8 +173,10 @@ def add(params: Params, updates: Params | Scaled) -> Params:
     after: Params = {}
     for name, p in params.items():
         update = tensors[name]
-        total = torch.add(raw_of(p), raw_of(update), alpha=factor)
-        after[name] = wrap(total) if isinstance(p, Stacked) or isinstance(update, Stacked) else total
+        if isinstance(p, Stacked) or isinstance(update, Stacked):
+            after[name] = wrap(torch.add(raw_of(p), raw_of(update), alpha=factor))
+        else:
+            after[name] = torch.add(p, update, alpha=factor)
     return after
 
 

@@ -25,6 +25,7 @@ from upstairs.tree import modules_of, parameters_of, take
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
 LARGEST_BLOCK = 32 * 2**20
 LARGE = 2**20  # bytes of a tensor, above which moving it costs more than calling operations
+SMALL = 2**18  # bytes of the largest tensor, up to which one thread is faster than two also where both are idle
 CALL = 16 * 2**10  # bytes that are written in the time of a call: ANIL, which writes as much, is as fast either way
 MIB = 2**20
 
@@ -101,11 +102,19 @@ def plan(
 _SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
 
 
-def signature(learner: Learner, tasks: Task, modules: list[nn.Module] | None = None) -> tuple[Any, ...]:
-    """What an estimate, or a compiled step, depends on: shapes, kinds, parameters, modes, the inner loop's length."""
+def signature(
+    learner: Learner, tasks: Task, modules: list[nn.Module] | None = None, parameters: list[nn.Parameter] | None = None
+) -> tuple[Any, ...]:
+    """What an estimate, or a compiled step, depends on: shapes, kinds, parameters, modes, the inner loop's length.
+
+    Args:
+        modules: those of the learner, where they are at hand.
+        parameters: those of the modules, where they are.
+    """
     modules = modules or modules_of(learner)
+    parameters = parameters_of(modules) if parameters is None else parameters
     leaves = tuple([v for x, y, _ in tasks for v in (x.shape, x.dtype, x.device, y.shape, y.dtype)])
-    learned = tuple([(id(p), p.requires_grad) for p in parameters_of(modules)])
+    learned = (*map(id, parameters), *[p.requires_grad for p in parameters])
     own = [v for v in vars(learner).values() if type(v) not in _CONTAINERS]
     plain = tuple([_plain(v) for v in (*own, *(w for v in own if hasattr(v, "__dict__") for w in vars(v).values()))])
     how = (NOW.differentiate, torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))

@@ -41,6 +41,31 @@ def steady_heap() -> None:
     _mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
+class one_thread:
+    """Where `when`, torch's operations run in the thread that calls them: for steps whose tensors are small.
+
+    To wake a second thread takes longer than a small product, and where the other cores are busy it takes as long as
+    they please: 25 tasks of a network of two layers of 40 took 2.5 ms on two idle cores, 15 ms where one of them was
+    busy, and 1.1 ms in one thread.
+    """
+
+    def __init__(self, *, when: bool) -> None:
+        self.when = when
+
+    def __enter__(self) -> None:
+        if self.when:
+            import torch
+
+            self.before = torch.get_num_threads()
+            torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        if self.when:
+            import torch
+
+            torch.set_num_threads(self.before)
+
+
 @contextmanager
 def large_blocks_reused() -> Iterator[None]:
     """While it lasts, blocks above 32 MiB come from the heap too: for steps whose single tensors are that large."""

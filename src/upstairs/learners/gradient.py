@@ -123,12 +123,13 @@ def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
 
     The vectors of a text's tokens are shared by all tasks, since one task has few of them.
     """
-    params: Params = {name: p for name, p in named_parameters_of(net).items() if p.is_floating_point()}
+    params = named_parameters_of(net)
     if fast is not None:
-        return {name: p for name, p in params.items() if fast(name)}
+        return {name: p for name, p in params.items() if fast(name) and p.is_floating_point()}
     if tokens := {id(p) for module in modules_of(net) if isinstance(module, Tokens) for p in module.parameters()}:
         params = {name: p for name, p in params.items() if id(p) not in tokens} or params
-    return {name: p for name, p in params.items() if p.requires_grad} or params
+    able = {name: p for name, p in params.items() if p.requires_grad}  # whole numbers never do
+    return able or {name: p for name, p in params.items() if p.is_floating_point()}
 
 
 def minibatch(examples: Examples, size: int, step: int) -> Examples:
