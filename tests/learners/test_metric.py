@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tasks_for_tests import WAY, blobs, double
 from upstairs.core import Examples, Task
-from upstairs.learners import BDCSPN, BaselinePlusPlus, MatchingNet, ProtoNet, RelationNet, SimpleShot
+from upstairs.learners import BDCSPN, BaselinePlusPlus, CoTraining, MatchingNet, ProtoNet, RelationNet, SimpleShot
 from upstairs.nets import BatchNorm, calibrate, relation_conv
 from upstairs.tree import take
 
@@ -85,6 +85,35 @@ def test_simpleshot_centres_normalises_and_takes_the_nearest_mean() -> None:
     means = [np.mean([normal(s) for s in z[y == k]], axis=0) for k in range(WAY)]
     expected = [[-((normal(q) - c) ** 2).sum() for c in means] for q in queries]
     np.testing.assert_allclose(answer(learner, task), expected, rtol=1e-6)
+
+
+def test_co_training_has_both_losses_on_one_batch() -> None:
+    """Against numpy: the classes of the task have the numbers 7, 2 and 5 of nine."""
+    torch.manual_seed(0)
+    learner = CoTraining(nn.Linear(8, 4), 4, classes=9, way=3).double()
+    x, y = torch.randn(1, 9, 8).double(), torch.tensor([[7, 7, 2, 5, 2, 5, 7, 5, 2]])
+    real = torch.tensor([[True] * 8 + [False]])
+    task = Task(Examples(x[:, :4], y[:, :4], real[:, :4]), Examples(x[:, 4:], y[:, 4:], real[:, 4:]))
+    losses, predictions = learner(task)
+    w = learner.head.weight.detach().numpy()
+    z = learner.encoder(x[0]).detach().numpy()
+    z, w = z / np.linalg.norm(z, axis=1, keepdims=True), w / np.linalg.norm(w, axis=1, keepdims=True)
+
+    def cross_entropy(logits: np.ndarray, k: int) -> float:
+        return float(np.log(np.exp(logits).sum()) - logits[k])
+
+    all_classes = np.mean([cross_entropy(20 * z[i] @ w.T, int(y[0, i])) for i in range(8)])
+    means = np.stack([z[:2].mean(0), z[2], z[3]])
+    squares = ((z[4:, None] - means) ** 2).sum(-1)
+    places = enumerate([1, 2, 0, 2])  # of 2, 5, 7 and 5 among the task's classes
+    episode = np.mean([cross_entropy(-5 * squares[i], k) for i, k in places])
+    assert losses[0].item() == pytest.approx((all_classes + episode) / 2)
+    mine = predictions[0][:, [7, 2, 5]].detach().numpy()
+    expected = -5 * (squares - 1)  # the same for every class of a query: its own square
+    np.testing.assert_allclose(
+        mine - mine.mean(1, keepdims=True), expected - expected.mean(1, keepdims=True), atol=1e-9
+    )
+    assert (predictions[0][:, [0, 1, 3]] < -1e30).all()
 
 
 def test_the_centre_is_the_mean_feature_of_the_training_tasks() -> None:

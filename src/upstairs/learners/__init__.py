@@ -24,7 +24,7 @@ from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest
 from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold
 from upstairs.learners.players import Game, Player, Side, Turn, of_late, players_of, whose_turn
-from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
+from upstairs.learners.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
 from upstairs.learners.processes import ANP, CNP, LNP
 from upstairs.learners.recurrent import LSTMLearner, MemoryLearner, StreamLearner
 from upstairs.learners.registry import (
@@ -55,6 +55,7 @@ __all__ = [
     "R2D2",
     "SGD",
     "BaselinePlusPlus",
+    "CoTraining",
     "Concatenated",
     "EarlyExit",
     "Entry",

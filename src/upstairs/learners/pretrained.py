@@ -1,7 +1,7 @@
-"""Learners that do not meta-learn: an encoder is trained to classify all training classes; tasks see its features.
+"""Learners of an encoder that is trained to classify all training classes; tasks see its features.
 
-SimpleShot and Baseline++ here, BD-CSPN in transductive.py; in transfer.py it is the first stage of meta-transfer
-learning.
+SimpleShot, Baseline++ and, with episodes beside it, co-training here; BD-CSPN in transductive.py; in transfer.py it is
+the first stage of meta-transfer learning.
 """
 
 from typing import Any
@@ -71,6 +71,33 @@ class SimpleShot(Pretrained[Prototypes]):
         c = state.mean
         distance = 1 - 2 * z @ c.T + c.square().sum(-1)
         return only_seen(-0.5 * self.log_scale.exp() * distance, state.seen)
+
+
+class CoTraining(SimpleShot):
+    """Episodes and an auxiliary classification of all training classes, together (Oreshkin et al. 2018, section 3.4).
+
+        loss = 1/2 CE(s cos(f(x), w_c), the class's own number) + 1/2 CE(-t/2 |z - c_k|^2, k among the task's classes)
+
+    The first is `Pretrained`'s over support and query, the second SimpleShot's over the queries; s and t are learned.
+    The paper lets the share of the first fall in training; here it stays.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, **options: Any) -> None:
+        super().__init__(encoder, size, **options)
+        self.log_sharpness = nn.Parameter(torch.tensor(10.0).log())
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Labels are the classes' own numbers: the episode is a task of all classes, of which it has seen a few."""
+        both, n = task.together(), len(task.support.x)
+        z = self.embed(both.x)
+        classify = self.log_scale.exp() * z @ F.normalize(self.head.weight, dim=-1).T
+        means = class_means(z[:n], task.support, len(self.head.weight))
+        episode = self.logits(means, z[n:])
+        auxiliary = both.mean(self.loss_fn(classify, both.y))
+        return (auxiliary + task.query.mean(self.loss_fn(episode, task.query.y))) / 2, episode
+
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        return only_seen(self.log_sharpness.exp() * (z @ state.mean.T - state.mean.square().sum(-1) / 2), state.seen)
 
 
 class BaselinePlusPlus(Pretrained[Prototypes]):

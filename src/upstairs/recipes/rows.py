@@ -69,6 +69,10 @@ CHEN = {
     "norm": "population", "width": 64, "way": 8, "query": 1, "tasks": 1, "rate": 1e-3, "schedule": "constant",
     "jitter": True,
 }  # fmt: skip
+CO_TRAINING = {
+    "norm": "population", "width": 64, "query": 1, "tasks": 1, "rate": 6e-3, "schedule": "cosine", "steps": 60_000,
+    "validations": 60, "jitter": True,
+}  # fmt: skip
 MTL = {
     "norm": "population", "width": 64, "tasks": 4, "query": 15, "inner_steps": 20, "inner_rate": 0.01, "rate": 1e-4,
     "schedule": "halve:1000", "pretrain": 0.5, "hard": 0.1, "steps": 20_000, "jitter": True,
@@ -173,6 +177,10 @@ def _photos(data: str, *, conv: dict[str, Any], resnet: dict[str, Any], sources:
         row("protonet", LEE_SGD | {"scale": 8.0}, (NO_DROP,), net="resnet12", train_way=5),
         row(
             "r2d2", LEE_SGD, (NO_DROP,), net="resnet12", train_way=5, train_shot="15" if data != "cifar-fs" else "5",
+        ),
+        row(
+            "co_training", CO_TRAINING, ("a recipe of this package: the paper has a deeper network",), train_way=60,
+            train_shot="1",
         ),
         row("mtl", MTL, ("the first stage classifies by cosine", NO_DROP), net="resnet12"),
     )  # fmt: skip

@@ -6,7 +6,7 @@ from upstairs.core import Learner
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.heads import proto_maml, unicorn_maml
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet
-from upstairs.learners.pretrained import BaselinePlusPlus, SimpleShot
+from upstairs.learners.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
 from upstairs.learners.table.building import (
     FUNCTIONS,
     INNER_LOOP,
@@ -76,6 +76,10 @@ CATEGORIES: dict[str, Entry] = {
     ),
     "unicorn_maml": Entry(
         _UNICORN, INNER_LOOP, "MAML from a head that is the same for every class (Ye and Chao 2022)"
+    ),
+    "co_training": Entry(
+        _pretrained(CoTraining), _PRETRAINED | {"rate": 6e-3},
+        "prototypes, with an auxiliary classification of all training classes (Oreshkin 2018)",
     ),
     # no meta-learning: a network that classified all training classes
     "simpleshot": Entry(
