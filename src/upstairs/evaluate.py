@@ -13,7 +13,8 @@ from torch import Tensor
 from upstairs.core import Learner, Task, evaluating, gaussian_nll
 from upstairs.errors import UpstairsError
 from upstairs.statistics import interval
-from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.seeds import task_seed
 from upstairs.tree import beside
 
 Progress = Callable[[int, int], None]  # (done, total)

@@ -18,10 +18,11 @@ from upstairs.nets import calibrate
 from upstairs.outer import choose_device, make_optimizer
 from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
-from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.interpolation import remedied, with_places
 from upstairs.tasks.jitter import jittered
 from upstairs.tasks.mixture import episodes_of
+from upstairs.tasks.seeds import mixed, task_seed
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tasks.text import TextFormat
 from upstairs.tree import beside
@@ -204,7 +205,7 @@ def take_step(run: Training) -> tuple[str, float, float]:
         group["lr"] = one.side.rate * s.rate * rate_factor(s.schedule, done=run.done, step=turn)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(task_seed(s.seed, number))
+            torch.manual_seed(mixed(task_seed(s.seed, number)))
             if s.estimator == "es":
                 step = es_step(player.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
             else:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upstairs.errors import UpstairsError
-from upstairs.tasks.episodes import Episodes, task_seed
+from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.seeds import dice, mixed, task_seed
 from upstairs.tasks.sources import Source
 
 
@@ -75,7 +76,10 @@ def test_no_class_keeps_a_label_and_none_keep_company() -> None:
 
 def test_streams_do_not_meet() -> None:
     assert task_seed(0, 2**31 - 1) < task_seed(1, 0)
-    assert len({task_seed(s, i) for s in range(5) for i in range(50)}) == 250
+    seeds = [task_seed(s, i) for s in range(5) for i in range(50)]
+    assert len(set(seeds)) == 250
+    assert len({mixed(s) for s in seeds}) == 250
+    assert len({torch.rand((), generator=dice(s)).item() for s in seeds}) == 250  # torch reads 32 bits of a seed
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch import Tensor
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.tasks.functions import draw_functions
+from upstairs.tasks.seeds import dice
 from upstairs.tasks.sources import Source
 
 Range = int | tuple[int, int]
@@ -16,11 +17,6 @@ Range = int | tuple[int, int]
 def bounds(value: Range) -> tuple[int, int]:
     """A number as a range of one."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def task_seed(stream: int, index: int) -> int:
-    """The seed of task `index` of a stream of tasks: two streams share no seed below 2**31 tasks."""
-    return (stream + 1) * 2**31 + index
 
 
 def refuse_impossible(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
@@ -113,7 +109,7 @@ class Episodes:
         return self._begin(seed, among)[2].tolist()
 
     def _begin(self, seed: int, among: Sequence[int] | None) -> tuple[torch.Generator, int, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
+        generator = dice(seed)
         way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (self.way, self.shot))
         classes = torch.randperm(len(self.source if among is None else among), generator=generator)[:way]
         return generator, shot, classes if among is None else torch.tensor(among)[classes]

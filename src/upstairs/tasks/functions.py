@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from upstairs.core import Examples, Task
+from upstairs.tasks.seeds import dice
 from upstairs.tasks.sources import Functions, Source, Splits
 
 
@@ -70,7 +71,7 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     parts: list[list[Tensor]] = [[], [], [], []]
     masks = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
+        generator = dice(seed)
         count = int(torch.randint(shot[0], shot[1] + 1, (), generator=generator))
         x, y = functions.draw(shot[1] + query, generator)
         mask = torch.arange(shot[1]) < count

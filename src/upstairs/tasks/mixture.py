@@ -11,6 +11,7 @@ from torch import Tensor
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.tasks.episodes import Episodes, Range
+from upstairs.tasks.seeds import dice
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tasks.text import TextFormat
 
@@ -82,7 +83,7 @@ class Mixture(Episodes):
 
     def part(self, seed: int) -> int:
         """Which data set the task with this seed is of."""
-        generator = torch.Generator().manual_seed(seed ^ 0x5EED)
+        generator = dice(seed ^ 0x5EED)
         return int(torch.multinomial(torch.tensor(self.source.weights), 1, generator=generator))
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:

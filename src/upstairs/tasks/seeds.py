@@ -1,0 +1,26 @@
+"""Seeds of tasks, and the random numbers that they stand for."""
+
+import torch
+
+_64 = 2**64 - 1
+
+
+def task_seed(stream: int, index: int) -> int:
+    """The seed of task `index` of a stream of tasks: two streams share no seed below 2**31 tasks."""
+    return (stream + 1) * 2**31 + index
+
+
+def mixed(seed: int) -> int:
+    """32 bits that depend on all 64 of a seed (the finaliser of splitmix64; Steele, Lea and Flood 2014).
+
+    torch's generator for the CPU reads the low 32 bits of a seed alone: there, every second stream is the same one.
+    """
+    z = (seed + 0x9E3779B97F4A7C15) & _64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64
+    return (z ^ (z >> 31)) >> 32
+
+
+def dice(seed: int) -> torch.Generator:
+    """What a task of this seed draws its random numbers from."""
+    return torch.Generator().manual_seed(mixed(seed))
