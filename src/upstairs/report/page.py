@@ -20,6 +20,7 @@ from upstairs.report.panels import (
     make_order,
 )
 from upstairs.report.pictures import encode_picture, is_picture
+from upstairs.report.players import draw_players
 from upstairs.report.sentences import (
     choose_words,
     say_bars,
@@ -103,7 +104,7 @@ def render(report: Mapping[str, Any]) -> str:
         bars_say=say_bars(best),
         episode=make_episode(report.get("episode") or {}),
         differences=draw_differences(report.get("differences") or (), order),
-        curves=draw_curves(runs, order),
+        curves=[*draw_curves(runs, order), *draw_players(runs)],
         depth=[
             *draw_shots(report.get("depth_shots") or (), order),
             *draw_steps(report.get("depth_steps") or (), order),
