@@ -68,15 +68,19 @@ def test_names(call: Call) -> None:
     assert "--tasks is 600" in call("reproduce", "sinusoid-5s-maml", "--tasks", 600)[2]
 
 
-def test_a_shortened_run_says_so_first_and_is_done_once(tmp_path: Path, call: Call) -> None:
-    command = ["reproduce", "sinusoid-5s-maml", "--budget", 0.02, "--seeds", 2, "--out", tmp_path, "--quiet"]
+def test_a_shortened_run_says_so_first_and_is_done_once(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "TEST_TASKS", 60)
+    command = ["reproduce", "sinusoid-5s-maml", "--budget", 0.02, "--seeds", 2, "--tasks", 60, "--quiet"]
+    command += ["--out", tmp_path]
     status, out, err = call(*command, "--note", "a test")
     assert status == 0, err
     first = out.splitlines()[2]
     assert re.match(r"\*\*Shorter than published: [\d,]+ of 60,000 steps; not the same protocol\.\*\*", first)
     assert "reproduced" not in out.lower() and "A test." in out and "2 of 3 seeds" in out
     card = json.loads((tmp_path / "sinusoid-5s-maml" / "card.json").read_text())
-    assert card["tasks"] == 1000 and len(card["seeds"]) == 2 and card["score"]["ci95_seeds"] > 0
+    assert card["tasks"] == 60 and len(card["seeds"]) == 2 and card["score"]["ci95_seeds"] > 0
     assert card["published"] == {"number": 1.13, "ci95": 0.18, "source": RECIPES["sinusoid-5s-maml"].row.source}
     assert card["baselines"].keys() == {"support_mean", "scratch"} and card["settings"][0]["data"] == ""
     weights = tmp_path / "sinusoid-train-5s-maml-short" / "seed-1" / "last.safetensors"
@@ -84,6 +88,17 @@ def test_a_shortened_run_says_so_first_and_is_done_once(tmp_path: Path, call: Ca
     assert call(*command)[0] == 0 and weights.stat().st_mtime_ns == before  # the same again: nothing is trained
     again = json.loads((tmp_path / "sinusoid-5s-maml" / "card.json").read_text())
     assert again["score"] == card["score"]
+
+
+def test_scores_of_other_tasks_are_not_taken_for_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "TEST_TASKS", 20)
+    ask = {"budget": 0.01, "seeds": 1, "tasks": 20, "out": tmp_path, "quiet": True}
+    first = room.reproduce("sinusoid-5s-maml", **ask)
+    file = tmp_path / "sinusoid-train-5s-maml-short" / "seed-0" / "sinusoid-5s-maml.json"
+    kept = file.stat().st_mtime_ns
+    assert room.reproduce("sinusoid-5s-maml", **ask)["score"] == first["score"] and file.stat().st_mtime_ns == kept
+    monkeypatch.setattr(room, "frozen_seeds", lambda seed, tasks: list(range(7, 7 + tasks)))
+    assert room.reproduce("sinusoid-5s-maml", **ask)["score"] != first["score"]
 
 
 def test_a_killed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
