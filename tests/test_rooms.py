@@ -31,7 +31,8 @@ ROOMS = [
     ["console", "report", "recipes"],
     ["pipeline", "opening", "bilevel", "cards", "provenance"],
     ["session"],
-    ["comparison", "breadth", "demo", "vary", "reproduce"],
+    ["comparison", "breadth", "demo", "vary", "reproduce", "sweeps"],
+    ["survey"],
     ["commands"],
     ["cli"],
 ]

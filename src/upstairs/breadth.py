@@ -8,14 +8,17 @@ import numpy as np
 
 from upstairs.checkpoint import versions
 from upstairs.console import counting, show_table, write_number, write_score
+from upstairs.defaults import absolute
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import describe_score, enough_seeds, score_kind, score_tasks
+from upstairs.evaluate import describe_score, enough_seeds, score_kind
 from upstairs.learners import baselines_for
 from upstairs.opening import choose_episodes, reads
+from upstairs.report.cache import Remembered
 from upstairs.report.measure import name_runs, short_name
 from upstairs.report.page import write_report
 from upstairs.run import Run, load
 from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.mixture import SIGN
 
 NEAREST = "nearest centroid"  # the row of what was not meta-trained
 
@@ -30,6 +33,7 @@ def breadth(
     tasks: int = 600,
     seed: int = 0,
     quiet: bool = False,
+    memory: Remembered | None = None,
 ) -> dict[str, Any]:
     """Each run on the test classes of each kind of data, and the nearest centroid of their raw inputs.
 
@@ -37,10 +41,12 @@ def breadth(
         runs: the directories of runs, of texts, pictures and sounds together.
         data: what `upstairs train --data` takes.
         way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
+        memory: where scores are kept; None remembers nothing once it has ended.
 
     Returns:
         `rows`: for each run its name, what it was trained on, its `cells` (score and interval for each kind of data;
-        None where the run reads another kind of inputs), and the mean and the worst of them.
+        None where the run reads another kind of inputs), the mean and the worst of them, and the means of the kinds
+        that it was trained on (`own`) and of the others (`other`).
 
     Raises:
         UpstairsError: no run, no data, data that no run can read, or a run that can read none of it.
@@ -55,6 +61,7 @@ def breadth(
         raise UpstairsError(f"no run reads the inputs of {foreign[0]}: take data of the kind that one was trained on")
     if idle := [run for run in loaded if not any(run in some for some in able)]:
         raise UpstairsError(f"{idle[0].path} reads the inputs of none of {', '.join(data)}: leave it out")
+    memory = memory or Remembered(None)
     seeds, total = enough_seeds(seed, tasks), len(data) * (len(loaded) + 1)
     found: list[list[dict[str, Any] | None]] = [[] for _ in [*loaded, None]]  # by row, the last without a run
     with counting("measuring breadth", quiet=quiet) as progress:
@@ -70,10 +77,15 @@ def breadth(
                 )
                 done = column * len(found) + row
                 tell = progress and (lambda k, n, done=done: progress(done * n + k, n * total))
-                scores = score_tasks(learner, episodes, seeds, progress=tell)
+                scores = memory(learner, episodes, seeds, progress=tell)
                 found[row].append(describe_score(scores, score_kind(episodes)))
     rows = [
-        {"name": name, "trained_on": run.settings.data, "transductive": run.learner.transductive, **summary(cells)}
+        {
+            "name": name,
+            "trained_on": run.settings.data,
+            "transductive": run.learner.transductive,
+            **summary(cells, [absolute(kind) in run.settings.data.split(SIGN) for kind in data]),
+        }
         for name, run, cells in zip(name_runs(loaded), loaded, found, strict=False)
     ]
     rows.append({"name": NEAREST, "trained_on": "", "transductive": False, **summary(found[-1])})
@@ -91,10 +103,19 @@ def tasks_of(run: Run, kind: str, *, way: int, shot: int, query: int | None) -> 
     return episodes
 
 
-def summary(cells: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    """A row's cells, their mean and the worst."""
+def summary(cells: Sequence[dict[str, Any] | None], own: Sequence[bool] = ()) -> dict[str, Any]:
+    """A row's cells, their mean and the worst; the means of the kinds that are its own and of the others.
+
+    Args:
+        own: of each cell, is it of a kind that the row was trained on? Empty: it was not trained.
+    """
     scores = [cell["accuracy"] for cell in cells if cell]
-    return {"cells": list(cells), "mean": float(np.mean(scores or [0.0])), "worst": min(scores, default=0.0)}
+    means: dict[str, float | None] = {"own": None, "other": None}
+    if own:
+        for what, wanted in (("own", True), ("other", False)):
+            part = [cell["accuracy"] for cell, is_own in zip(cells, own, strict=True) if cell and is_own == wanted]
+            means[what] = float(np.mean(part)) if part else None
+    return {"cells": list(cells), "mean": float(np.mean(scores or [0.0])), "worst": min(scores, default=0.0), **means}
 
 
 def print_breadth(result: dict[str, Any]) -> None:
@@ -127,14 +148,16 @@ def write_breadth(result: dict[str, Any], path: Path, *, command: str) -> Path:
             "title": "How far learning to learn reaches",
             "command": command,
             "versions": versions(),
-            "matrix": {
-                **result,
-                "data": [short_name(kind) for kind in result["data"]],
-                "rows": [{**row, "trained_on": short_name(row["trained_on"])} for row in result["rows"]],
-            },
+            "matrices": [with_short_names(result)],
         },
         path,
     )
+
+
+def with_short_names(result: dict[str, Any]) -> dict[str, Any]:
+    """Without the paths of data."""
+    rows = [{**row, "trained_on": short_name(row["trained_on"])} for row in result["rows"]]
+    return {**result, "data": [short_name(kind) for kind in result["data"]], "rows": rows}
 
 
 def draw_breadth(result: dict[str, Any], path: Path) -> Path:

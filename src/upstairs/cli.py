@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.commands import print_json, reproduce, results, search
+from upstairs.commands import command_line, print_json, report, reproduce, results, search
 from upstairs.errors import UpstairsError
-from upstairs.options import InnerSteps, Json, Options, Page, Quiet, RunDirectory, TaskOptions, given
+from upstairs.options import InnerSteps, Json, Options, Quiet, RunDirectory, TaskOptions, given
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
 
 app = tyro.extras.SubcommandApp()
@@ -194,22 +194,7 @@ def predict(
             print(f"{row['input']}\t{row['label']}\t{100 * row['probability']:.1f}%")
 
 
-@app.command(name="report")
-def report(
-    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
-    /,
-    *,
-    out: Page = None,
-    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
-    seed: Annotated[int, arg(help="Which frozen list of tasks.")] = 0,
-    quiet: Quiet = False,
-) -> None:
-    """One page with pictures from one or more runs on the same data: learning curves, depth, breadth, the table."""
-    from upstairs.session import report_runs
-
-    page = report_runs(runs, out=out, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
-    if not quiet:
-        print(f"open {page} in a browser")
+app.command(name="report")(report)
 
 
 @app.command(name="list")
@@ -225,13 +210,6 @@ def list_names(*, json: Json = False) -> None:
         print(title)
         for row in rows:
             print(f"  {row['name']:<18} {row['summary']}")
-
-
-def command_line() -> str:
-    """The command as the user typed it."""
-    import shlex
-
-    return shlex.join(["upstairs", *sys.argv[1:]])
 
 
 def main() -> None:

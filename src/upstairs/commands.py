@@ -1,12 +1,14 @@
-"""The commands `search`, `reproduce` and `results`, and how commands print json."""
+"""The commands `search`, `reproduce`, `results` and `report`, and what commands share."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.options import Json, Options, Quiet, given
+from upstairs.options import Json, Options, Page, Quiet, given
 
 
 def search(
@@ -101,6 +103,47 @@ def results(
         return
     page = out.read_text(encoding="utf-8") if out.is_file() else f"# What was measured\n\n{BEGIN}\n{END}\n"
     write_atomically(out, put_between(page, table, name=str(out)).encode())
+
+
+def report(
+    runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
+    /,
+    *,
+    out: Page = None,
+    all: Annotated[
+        bool,
+        arg(help="All of depth and breadth, with the small trainings that it needs; the same command goes on."),
+    ] = False,
+    minutes: Annotated[float, arg(help="With --all: of each of these trainings.")] = 1.0,
+    data: Annotated[
+        tuple[str, ...],
+        arg(metavar="DATA...", help="With --all: data sets to test every run on. Left out: those of the runs."),
+    ] = (),
+    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
+    seed: Annotated[int, arg(help="Which frozen list of tasks.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """One page with pictures from one or more runs on the same data: learning curves, depth, breadth, the table.
+
+    With --all also: up to 100 adaptation steps and 20 shots, the length of the inner loop, the number of training
+    classes, and what was trained on one kind of data tested on others (runs may then be on different data).
+    """
+    if all:
+        from upstairs.survey import survey
+
+        shared = {"tasks": tasks, "seed": seed, "quiet": quiet, "command": command_line()}
+        page = survey(runs, data=data, out=out, minutes=minutes, **shared)
+    else:
+        from upstairs.session import report_runs
+
+        page = report_runs(runs, out=out, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
+    if not quiet:
+        print(f"open {page} in a browser")
+
+
+def command_line() -> str:
+    """The command as the user typed it."""
+    return shlex.join(["upstairs", *sys.argv[1:]])
 
 
 def print_json(value: Any) -> None:

@@ -139,8 +139,13 @@ def score_beside(
     baselines: Mapping[str, Learner],
     chunk: int | None = None,
     progress: Progress | None = None,
+    score: Callable[..., Float[np.ndarray, " task"]] = score_tasks,
 ) -> Scores:
-    """A learner and its baselines on the same tasks."""
+    """A learner and its baselines on the same tasks.
+
+    Args:
+        score: `score_tasks`, or one like it that remembers.
+    """
     total = len(seeds) * (1 + learner.transductive + len(baselines))
     done = 0
 
@@ -149,7 +154,7 @@ def score_beside(
         before = done
         tell = progress and (lambda here, _: progress(before + here, total))
         done += len(seeds)
-        return score_tasks(contestant, episodes, seeds, alone=alone, chunk=chunk, progress=tell)
+        return score(contestant, episodes, seeds, alone=alone, chunk=chunk, progress=tell)
 
     own = scored(learner)
     others = {name: scored(opponent) for name, opponent in baselines.items()}

@@ -115,9 +115,16 @@ def refuse_unused(run: Training) -> None:
     if s.interpolate != "none" and (learner.own_labels or isinstance(run.source.format, TextFormat)):
         what = f"'{s.learner}' classifies all training classes" if learner.own_labels else f"{run.source.name} is texts"
         raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
-    if (s.interpolate == "metamix" or s.label_smoothing) and isinstance(learner, Reptile | StreamLearner):
-        why = "looks at no label of a query" if isinstance(learner, Reptile) else "is told its queries' labels"
-        raise UpstairsError(f"'{s.learner}' {why}, and metamix and --label-smoothing change these: leave it out")
+    unlike = {
+        Reptile: "looks at no query's label",
+        StreamLearner: "is told them",
+        CoTraining: "has labels of two kinds",
+    }
+    why = next((words for kind, words in unlike.items() if isinstance(learner, kind)), None)
+    if why and (s.interpolate == "metamix" or s.label_smoothing):
+        raise UpstairsError(
+            f"metamix and --label-smoothing change queries' labels and '{s.learner}' {why}: leave it out"
+        )
 
 
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:

@@ -50,7 +50,7 @@ def test_the_whole_page_stands_alone(whole_page: str) -> None:
 
 def test_figures_take_their_colours_from_the_page(whole_page: str) -> None:
     figures = re.findall(r'<svg class="figure".*?</svg>', whole_page, flags=re.DOTALL)
-    assert len(figures) == 6
+    assert len(figures) == 7
     for figure in figures:
         assert not [colour for colour in CSS if colour in figure]
         assert set(re.findall(r"#[0-9a-f]{6}", figure)) == set()

@@ -250,8 +250,9 @@ def test_the_command_takes_them_and_refuses_what_cannot_be(call: Call, tmp_path:
         status, _, err = call(*words, *given, "--out", tmp_path / "x")
         assert status == 2 and message in err and err.count("\n") == 1, f"{given}: {err}"
     others = [
-        (("reptile", "--data", tmp_path / "data", "--shot", 2, "--label-smoothing", 0.1), "looks at no label"),
-        (("lstm", "--data", tmp_path / "data", "--interpolate", "metamix"), "is told its queries' labels"),
+        (("reptile", "--data", tmp_path / "data", "--shot", 2, "--label-smoothing", 0.1), "looks at no query's label"),
+        (("lstm", "--data", tmp_path / "data", "--interpolate", "metamix"), "'lstm' is told them"),
+        (("co_training", "--data", tmp_path / "data", "--label-smoothing", 0.1), "has labels of two kinds"),
         (("simpleshot", "--data", tmp_path / "data", "--interpolate", "mlti"), "classifies all training classes"),
         (("maml", "--data", "sinusoid", "--label-smoothing", 0.1), "--label-smoothing is about classes"),
         (("maml", "--data", "sinusoid", "--train-classes", 5), "are about classes"),

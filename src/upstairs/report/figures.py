@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from upstairs.report.values import Score, Series
+from upstairs.report.values import Score, Series, write_duration
 
 WIDTH = 340  # units of the view box: about the pixels of a phone, so that text keeps its size there
 # Colours that no reader sees: each is replaced by a CSS value of the page.
@@ -26,6 +26,7 @@ CSS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--card)", BASELINE:
 # Neither colour alone nor shape alone tells two learners apart.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
+TIMES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 72000)  # ticks, in seconds
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "upstairs", "text.parse_math": False, "font.size": 11.5,
     "text.color": INK, "axes.edgecolor": GRID, "axes.labelcolor": INK, "xtick.color": GRID, "ytick.color": GRID,
@@ -83,10 +84,10 @@ def draw_dots(
     """
     groups = list(dict.fromkeys(group for one in series for group in one.scores))
     legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
-    with drawing(height=64 + legend + len(groups) * (18 + 5 * (len(series) - 1))) as (figure, axes):
+    with drawing(height=64 + legend + len(groups) * (18 + 6 * (len(series) - 1))) as (figure, axes):
         for place, one in enumerate(series):
             style = choose_style(one.learner, order, place) | {"linestyle": "none"}
-            shift = 0.22 * (place - (len(series) - 1) / 2)
+            shift = min(0.22, 0.8 / len(series)) * (place - (len(series) - 1) / 2)
             y = [groups.index(group) + shift for group in one.scores]
             x = [100 * score.accuracy for score in one.scores.values()]
             half = [100 * width_of(score) for score in one.scores.values()]
@@ -101,9 +102,49 @@ def draw_dots(
             axes.set_xlabel("points of accuracy")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
         else:
-            axes.set_xlabel("accuracy on new tasks")
+            axes.set_xlabel("accuracy")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
             axes.set_xlim(left=max(0.0, axes.get_xlim()[0]), right=min(100.8, axes.get_xlim()[1]))
+        axes.spines.left.set_visible(False)
+        if len(series) > 1:
+            add_legend(figure, series, order)
+        return to_svg(figure, name, alt)
+
+
+def draw_times(
+    series: Sequence[Series[float]], rows: Mapping[str, Mapping[str, tuple[float, float, float | None] | None]], *,
+    name: str, alt: str, order: Mapping[str, int],
+) -> str:  # fmt: skip
+    """Seconds on a logarithmic axis: a row for each accuracy, a dot for each series that reached it.
+
+    Args:
+        rows: for each row and series' name the time, the soonest and the latest; None where it is never reached, and an
+            arrow where the latest is not known.
+    """
+    legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
+    with drawing(height=64 + legend + len(rows) * (20 + 6 * (len(series) - 1))) as (figure, axes):
+        ends = [t for row in rows.values() for cell in row.values() if cell for t in cell if t is not None]
+        low, high = 0.8 * min(ends), 1.3 * max(ends)
+        for place, one in enumerate(series):
+            style = choose_style(one.learner, order, place) | {"linestyle": "none"}
+            for at, row in enumerate(rows.values()):
+                if (cell := row.get(one.name)) is None:
+                    continue
+                y, (when, soon, late) = at + min(0.22, 0.8 / len(series)) * (place - (len(series) - 1) / 2), cell
+                reach = [[when - soon], [(high if late is None else late) - when]]
+                axes.errorbar([when], [y], xerr=reach, **style, markersize=6, elinewidth=1.6)
+                if late is None:
+                    axes.plot([high], [y], color=style["color"], marker=">", markersize=5, clip_on=False)
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        ticks = [t for t in TIMES if low <= t <= high]
+        axes.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= 6 else ticks[::2]))
+        axes.xaxis.set_minor_locator(FixedLocator([]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_duration(float(value)).replace(".0", "")))
+        axes.set_yticks(range(len(rows)), [shorten(row, 26) for row in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("meta-training until then")
         axes.spines.left.set_visible(False)
         if len(series) > 1:
             add_legend(figure, series, order)

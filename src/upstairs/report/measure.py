@@ -12,23 +12,26 @@ import torch
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import describe_scores, frozen_seeds, score_beside, score_tasks
+from upstairs.evaluate import describe_scores, frozen_seeds, score_beside
 from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, with_steps
+from upstairs.report.cache import Remembered
 from upstairs.report.sentences import choose_words
 from upstairs.run import Run
 from upstairs.statistics import interval, paired_differences
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.mixture import SIGN, episodes_of
 from upstairs.tasks.sources import Source, Splits
+from upstairs.trainer import validation_episodes
 from upstairs.tree import take
 
-STEPS = (0, 1, 2, 3, 5)
-SHOTS = (1, 2, 5, 10)
+STEPS, MORE_STEPS = (0, 1, 2, 3, 5), (0, 1, 2, 3, 5, 10, 20, 50, 100)
+SHOTS, MORE_SHOTS = (1, 2, 5, 10), (1, 2, 3, 5, 10, 15, 20)
 SETTINGS = ((5, 1), (5, 5), (20, 1))  # way and shot
 QUERY, FIGURE_QUERY = 5, 2  # in the table and in figures, where more tasks tell more than more queries of one
 
 Known = dict[Any, dict[str, Any]]
 Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
+PARTS = ("training classes", "validation classes", "test classes")
 
 
 def measure(
@@ -39,16 +42,22 @@ def measure(
     tasks: int = 600,
     seed: int = 0,
     command: str = "",
+    more: bool = False,
+    memory: Remembered | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The report's dict for runs on the same data, every learner on the same frozen tasks of the test classes.
 
     Settings that the classes or the learner do not allow are left out.
 
+    Args:
+        more: up to 100 adaptation steps and 20 shots.
+        memory: where scores are kept; None remembers nothing once it has ended.
+
     Raises:
         UpstairsError: there are too few test classes, or too few examples, for any task.
     """
-    started = time.monotonic()
+    started, memory = time.monotonic(), memory or Remembered(None)
     source = splits.test
     smallest = min((len(rows) for rows in source.rows), default=0)
     if len(source) < 2 or smallest < 2:
@@ -73,11 +82,12 @@ def measure(
         "runs": [describe(run, name) for run, name in zip(runs, name_runs(runs), strict=True)],
         "depth_steps": [],
         "depth_shots": [],
+        "depth_gap": [],
         "breadth": [],
     }
 
     way = min([5, source.most_way, *(run.learner.max_way or 5 for run in runs)])
-    jobs: list[tuple[list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # where to, and what
+    jobs: list[tuple[int, list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # how long, where to, and what
     names = name_runs(runs)
     for run, name in zip(runs, names, strict=True):
         for w, s in dict.fromkeys([*settings, (way, 1)]):
@@ -85,19 +95,24 @@ def measure(
             if able(run.learner, source, w, s + asked):
                 episodes = episodes_of(source, way=w, shot=s, query=asked)
                 own = scored.setdefault((w, s), {})
-                jobs.append((report["results"], partial(result, run, name, episodes, seeds, seed, known, own)))
+                job = partial(result, run, name, episodes, seeds, seed, memory, known=known, scored=own)
+                jobs.append((30, report["results"], job))
     contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
     for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(way=way))]:
-        for key, points in curves(learner, source, way, figure_query).items():
+        for key, points in curves(learner, splits, way, figure_query, more=more).items():
             row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
             report[key].append(row)
             for label, contestant, part, shot in points:
-                episodes = Episodes(part, way=way, shot=shot, query=figure_query)
-                jobs.append((row["points"], partial(score, label, contestant, episodes, seeds)))
-    for done, (destination, job) in enumerate(jobs):
+                episodes = episodes_of(part, way=way, shot=shot, query=figure_query)
+                job = partial(score, label, contestant, episodes, seeds, memory)
+                jobs.append((5 + label.get("steps", 0), row["points"], job))
+    total, done = sum(size for size, *_ in jobs), 0
+    for size, destination, job in jobs:
         destination.append(job())
+        done += size
         if progress:
-            progress(done + 1, len(jobs))
+            progress(done, total)
+    report["times"] = times(runs, splits.val, memory)
     plain = {name for row in report["results"] for name in row["baselines"]}
     for (w, s), scores in scored.items():
         pairs = paired_differences(scores, baselines=plain)
@@ -128,22 +143,28 @@ def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
     return way <= min(source.most_way, learner.max_way or way) and examples <= smallest
 
 
-def curves(learner: Learner, source: Source, way: int, query: int) -> dict[str, list[Point]]:
-    """The points of a learner's figures: depth in steps (gradient learners) and in shots, and breadth over groups."""
+def curves(learner: Learner, splits: Splits, way: int, query: int, *, more: bool) -> dict[str, list[Point]]:
+    """The points of a learner's figures: depth in steps (gradient learners) and in shots, the gap between classes that
+    it was trained on and new ones, and breadth over groups."""
     found: dict[str, list[Point]] = {}
+    source, parts = splits.test, [(n, part) for n, part in zip(PARTS, splits, strict=True) if len(part) >= way]
     if isinstance(learner, GradientLearner):
-        found["depth_steps"] = [({"steps": k}, with_steps(learner, k), source, 1) for k in STEPS]
-    shots = [shot for shot in SHOTS if able(learner, source, way, shot + query)]
+        steps = sorted({*(MORE_STEPS if more else STEPS), learner.steps})
+        found["depth_steps"] = [({"steps": k}, with_steps(learner, k), source, 1) for k in steps]
+    shots = [shot for shot in (MORE_SHOTS if more else SHOTS) if able(learner, source, way, shot + query)]
     found["depth_shots"] = [({"shot": shot}, learner, source, shot) for shot in shots]
+    found["depth_gap"] = [({"group": n}, learner, part, 1) for n, part in parts if able(learner, part, way, 1 + query)]
     groups = {group: part for group, part in source.by_group().items() if able(learner, part, way, 1 + query)}
     if len(groups) > 1:
         found["breadth"] = [({"group": group}, learner, part, 1) for group, part in groups.items()]
     return found
 
 
-def score(label: dict[str, Any], learner: Learner, episodes: Episodes, seeds: list[int]) -> dict[str, Any]:
+def score(
+    label: dict[str, Any], learner: Learner, episodes: Episodes, seeds: list[int], memory: Remembered
+) -> dict[str, Any]:
     """One point of a figure."""
-    mean, ci95 = interval(score_tasks(learner, episodes, seeds))
+    mean, ci95 = interval(memory(learner, episodes, seeds))
     return {**label, "accuracy": mean, "ci95": ci95, "tasks": len(seeds)}
 
 
@@ -153,9 +174,20 @@ def name_training(source: Source, data: str) -> str:
     return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
 
 
+def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, Any]:
+    """The plain opponents of the first run on its validation tasks: what meta-training takes some time to beat."""
+    episodes = validation_episodes(source, runs[0].learner.max_way, runs[0].settings.shots[1])
+    if episodes is None:
+        return {}
+    seeds = frozen_seeds(2**19, runs[0].settings.validation_tasks)
+    opponents = baselines_for(runs[0].settings, source, episodes.way[1])
+    return {name: score({}, learner, episodes, seeds, memory) for name, learner in opponents.items()}
+
+
 def result(
-    run: Run, name: str, episodes: Episodes, seeds: list[int], seed: int, known: Known, scored: dict[str, Any]
-) -> dict[str, Any]:
+    run: Run, name: str, episodes: Episodes, seeds: list[int], seed: int, memory: Remembered, *,
+    known: Known, scored: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     """One row of the table of results: the learner and its baselines on the same tasks.
 
     Args:
@@ -166,7 +198,7 @@ def result(
     way, shot = episodes.way[1], episodes.shot[1]
     key = (run.settings.net, way, shot)
     opponents = baselines_for(run.settings, episodes.source, way)
-    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents)
+    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents, score=memory)
     scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
     # baselines of another network have other scores: the first run's are those to compare with
     scored.update({**scores.baselines, **scored, **scores.named(name)})

@@ -10,11 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.checkpoint import write_atomically
 from upstairs.errors import UpstairsError
+from upstairs.report.depth_panels import draw_classes, draw_gap, draw_length, draw_waits
 from upstairs.report.panels import (
     draw_breadth,
     draw_curves,
     draw_differences,
-    draw_matrix,
+    draw_matrices,
     draw_shots,
     draw_steps,
     make_order,
@@ -104,14 +105,21 @@ def render(report: Mapping[str, Any]) -> str:
         bars_say=say_bars(best),
         episode=make_episode(report.get("episode") or {}),
         differences=draw_differences(report.get("differences") or (), order),
-        curves=[*draw_curves(runs, order), *draw_players(runs)],
+        curves=[
+            *draw_curves(runs, order),
+            *draw_waits(runs, report.get("times") or {}, order),
+            *draw_players(runs),
+        ],
         depth=[
             *draw_shots(report.get("depth_shots") or (), order),
             *draw_steps(report.get("depth_steps") or (), order),
+            *draw_length(report.get("depth_length") or (), order),
+            *draw_gap(report.get("depth_gap") or (), order),
+            *draw_classes(report.get("depth_classes") or (), order),
         ],
         breadth=[
             *draw_breadth(report.get("breadth") or (), order, words),
-            *draw_matrix(report.get("matrix") or {}, order),
+            *draw_matrices(report.get("matrices") or ()),
         ],
         words=words,
         comparison=make_comparison(results) if results else None,

@@ -39,7 +39,7 @@ def make_order(report: Record) -> dict[str, int]:
     headline = [result.learner for result in find_headline(results)]
     baselines = BASELINES.union(name for result in results for name in result.baselines)
     names = headline + [result.learner for result in results]
-    for part in ("runs", "depth_steps", "depth_shots", "breadth"):
+    for part in ("runs", "depth_steps", "depth_shots", "depth_length", "depth_classes", "depth_gap", "breadth"):
         learners = (str(entry.get("learner", "")) for entry in report.get(part) or ())
         names += [learner for learner in learners if learner not in baselines]
     return {name: place for place, name in enumerate(dict.fromkeys(names))}
@@ -110,11 +110,14 @@ def draw_breadth(entries: Sequence[Record], order: Mapping[str, int], words: Wor
     return panels
 
 
-def draw_matrix(matrix: Record, order: Mapping[str, int]) -> list[Panel]:
+def draw_matrices(matrices: Sequence[Record]) -> list[Panel]:
+    """All of them that have rows."""
+    return [draw_matrix(matrix, number) for number, matrix in enumerate(matrices) if matrix.get("rows")]
+
+
+def draw_matrix(matrix: Record, number: int) -> Panel:
     """Runs by kinds of data, trained on rows and tested on columns: dots, and the numbers as a table."""
-    rows, kinds = matrix.get("rows") or (), matrix.get("data") or ()
-    if not rows:
-        return []
+    rows, kinds = matrix["rows"], matrix.get("data") or ()
     names = [f"{row['name']} on {row['trained_on']}" if row["trained_on"] else row["name"] for row in rows]
     scores = [[read_score(cell or {}) for cell in row["cells"]] for row in rows]
     series = [
@@ -122,17 +125,20 @@ def draw_matrix(matrix: Record, order: Mapping[str, int]) -> list[Panel]:
         for name, own in zip(names, scores, strict=True)
     ]
     alt = "Dot plot: accuracy of each run on each kind of data, with 95% intervals."
-    svg = draw_dots(series, name="matrix", alt=alt, order=order)
+    places = {name: place for place, (name, row) in enumerate(zip(names, rows, strict=True)) if row["trained_on"]}
+    svg = draw_dots(series, name=f"matrix-{number}", alt=alt, order=places)
+    means = [what for what in ("mean", "own", "other", "worst") if any(row.get(what) is not None for row in rows)]
+    words = {"own": "mean of its own kinds", "other": "mean of other kinds"}
     table = Table(
-        ["trained on ↓, tested on →", *kinds, "mean", "worst"],
+        ["trained on ↓, tested on →", *kinds, *(words.get(what, what) for what in means)],
         [
             [name + (" †" if row["transductive"] else ""), *map(write_score, own)]
-            + [write_score(Score(row[what])) for what in ("mean", "worst")]
+            + ["–" if row.get(what) is None else write_score(Score(row[what])) for what in means]
             for name, row, own in zip(names, rows, scores, strict=True)
         ],
     )
     title = f"Trained on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
-    return [Panel(title, Markup(svg), say_matrix(names, rows, matrix["tasks"]), table)]
+    return Panel(title, Markup(svg), say_matrix(names, rows, matrix["tasks"]), table)
 
 
 def draw_differences(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:

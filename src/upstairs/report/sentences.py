@@ -203,12 +203,15 @@ def say_breadth(series: Sequence[Series[str]], words: Words) -> str:
 
 
 def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int) -> str:
-    """Which row is best in the mean, and on what its numbers rest."""
+    """Which row is best in the mean, what a kind that is not its own costs, and on what its numbers rest."""
     best = max(range(len(rows)), key=lambda i: rows[i]["mean"])
-    text = (
-        f"Highest mean: {names[best]}, {Score(rows[best]['mean'])}; its worst is {Score(rows[best]['worst'])}. Each "
-        f"number is of {tasks} tasks of classes that no row was trained on, the same tasks for all rows."
-    )
+    text = f"Highest mean: {names[best]}, {Score(rows[best]['mean'])}; its worst is {Score(rows[best]['worst'])}. "
+    both = [row for row in rows if row.get("own") is not None and row.get("other") is not None]
+    if both:
+        own, other = (Score(sum(row[what] for row in both) / len(both)) for what in ("own", "other"))
+        which = "Rows trained on one kind" if len(both) > 1 else "What was trained on one kind"
+        text += f"{which} have {own} in the mean on new classes of it and {other} on other kinds. "
+    text += f"Each number is of {tasks} tasks of classes that no row was trained on, the same tasks for all rows."
     return text + (" † sees all queries of a task at once." if any(row["transductive"] for row in rows) else "")
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from upstairs.core import Examples, Task
 from upstairs.settings import Settings
 
-# So many streams from a task is the one that it is mixed with. Odd: torch's generators read the lower 32 bits alone.
-PARTNERS = 2**18 + 1
+PARTNERS = 2**18  # so many streams on from a task is the one that it is mixed with: no other task is there
 
 
 def remedied(
