@@ -154,7 +154,7 @@ def adapt(
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
     unknown: Annotated[
         float | None,
-        arg(help="Let it answer `none of these`: about this share, such as 0.1, of what has a class is refused too."),
+        arg(help="Let it answer `none of these`, but for about this share (such as 0.1) of inputs of no class."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

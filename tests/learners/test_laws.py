@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tasks_for_tests import WAY, blobs, sinusoids
 from upstairs.core import Examples, squared_error
+from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, SGD, GradientLearner, ProtoNet, make_learner, nearest_centroid, scratch
 from upstairs.nets import conv4, mlp, sound_conv
 from upstairs.settings import Settings
@@ -25,8 +26,12 @@ EXPECTED = {
     "learned_optimizer": HEAD,
     "sparse_maml": HEAD, "t_net": HEAD, "early_exit": {}, "metanas": {"gradients": "has operations that were pruned"},
     "metagan": {},
+    "dagan": {"support_order": "draws after the support picture that its noise numbers"},
+    "figr": {"support_order": "pairs support examples with noise in their order"},
 }  # fmt: skip
-CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None]
+PICTURES = ("dagan",)
+GENERATE = [name for name, line in LEARNERS.items() if (line.defaults or {}).get("way") == 1]
+CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None and name not in GENERATE]
 
 
 @pytest.mark.parametrize("name", CLASSIFY)
@@ -43,6 +48,20 @@ def test_table_on_images(name: str, norm: str) -> None:
     learner = make_learner(Settings(learner=name, norm=norm, width=8, inner_rate=0.1), (1, 16, 16), WAY).eval()
     expected = EXPECTED[name] | (BATCH if norm == "batch" else {})
     check_learner(learner, blobs(shape=(1, 16, 16)), expected_failures=expected)
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 16, 16)])
+@pytest.mark.parametrize("name", GENERATE)
+def test_table_of_generators(name: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = "mlp" if len(shape) == 1 else "conv4"
+    settings = Settings(learner=name, way=1, net=net, norm="none", width=8, inner_rate=0.01, inner_steps=3)
+    if name in PICTURES and len(shape) == 1:
+        with pytest.raises(UpstairsError, match="takes pictures"):
+            make_learner(settings, shape, 1)
+        return
+    learner = make_learner(settings, shape, 1).eval()
+    check_learner(learner, blobs(way=1, query=4, shape=shape), expected_failures=EXPECTED[name])
 
 
 def test_baselines_and_regression() -> None:

@@ -3,7 +3,9 @@
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.context import Concatenated, cavia, modulated
+from upstairs.learners.dagan import DAGAN
 from upstairs.learners.depth import EarlyExit, solve_early
+from upstairs.learners.figr import FIGR
 from upstairs.learners.generative import GenerativeLearner
 from upstairs.learners.gradient import (
     GradientLearner,
@@ -50,6 +52,8 @@ __all__ = [
     "ANP",
     "BDCSPN",
     "CNP",
+    "DAGAN",
+    "FIGR",
     "LEARNERS",
     "LNP",
     "R2D2",

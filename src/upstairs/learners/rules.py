@@ -1,6 +1,7 @@
 """Update rules: the inner optimiser, as two pure functions. A rule with meta-parameters is an nn.Module."""
 
 from math import prod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,32 @@ class SGD:
 
     def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
         return Scaled(grads, -self.rate), state
+
+
+class Squares(NamedTuple):
+    """Running means of squared gradients, and how many there were."""
+
+    mean: Params
+    count: Tensor
+
+
+class Squared:
+    """Adam without momentum (Kingma and Ba 2015, beta_1 = 0), as critics are trained: -rate * g / (sqrt(v) + 1e-8).
+
+    v is the running mean of g^2, v <- decay * v + (1 - decay) * g^2, divided by 1 - decay^t.
+    """
+
+    def __init__(self, rate: float, *, decay: float = 0.9) -> None:
+        self.rate, self.decay = rate, decay
+
+    def init(self, params: Params) -> Squares:
+        return Squares({name: torch.zeros_like(p) for name, p in params.items()}, torch.zeros(()))
+
+    def update(self, grads: Params, state: Squares) -> tuple[Params, Squares]:
+        mean = {name: self.decay * state.mean[name] + (1 - self.decay) * g.square() for name, g in grads.items()}
+        count = state.count + 1
+        share = 1 - self.decay**count
+        return {n: -self.rate * g / ((mean[n] / share).sqrt() + 1e-8) for n, g in grads.items()}, Squares(mean, count)
 
 
 class LearnedRates(nn.Module):

@@ -1,12 +1,15 @@
 """Convolutional networks of the few-shot literature."""
 
 from collections import OrderedDict
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from upstairs.errors import UpstairsError
 from upstairs.nets.norm import Norm, make_norm
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def conv4(
@@ -88,7 +91,7 @@ def _blocks(
     return layers
 
 
-def channels_last(net: nn.Sequential) -> nn.Sequential:
+def channels_last(net: Net) -> Net:
     """`net` itself, its kernels stored channels-last."""
     for p in net.parameters():
         if p.ndim == 4:

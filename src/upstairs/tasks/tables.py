@@ -1,5 +1,7 @@
 """Texts with labels: from a table (CSV, TSV, JSON lines, Parquet), CLINC150's json, or class folders of .txt files."""
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,9 +11,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.frozen import frozen_format
 from upstairs.tasks.languages import language_source
-from upstairs.tasks.pieces import piece_format
 from upstairs.tasks.published import PUBLISHED, published_splits
-from upstairs.tasks.rows import read_rows
 from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.text import as_text, text_source
 from upstairs.tasks.trees import PICTURES, SOUNDS, Files
@@ -53,7 +53,6 @@ def text_splits(
     seed: int = 0,
     columns: str | None = None,
     encoder: str | None = None,
-    adapted: bool = False,
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Splits:
@@ -67,13 +66,12 @@ def text_splits(
         seed: of a split at random.
         columns: the table's columns for text and label, as `utterance,intent`; None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
-        adapted: the encoder's token ids (`piece_format`) in place of its features.
         format: that of a trained run, where the texts are for it.
 
     Raises:
         UpstairsError: no such file, column or split; a text that is empty.
     """
-    source = open_texts(data, columns=columns, encoder=encoder, adapted=adapted, format=format, progress=progress)
+    source = open_texts(data, columns=columns, encoder=encoder, format=format, progress=progress)
     if split == PUBLISHED:
         return published_splits(source)
     lists = Path(data) / "splits" / (split or "")
@@ -90,21 +88,15 @@ def open_texts(
     *,
     columns: str | None = None,
     encoder: str | None = None,
-    adapted: bool = False,
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Source:
     """All texts of the data as one source; see `text_splits`. `format` is that of a trained run that it is for."""
     path = Path(data)
-    if format is None and encoder and not adapted:
-        format = frozen_format(encoder)
+    format = format or (frozen_format(encoder) if encoder else None)
     if str(data) == "languages":
-        if adapted and format is None:
-            raise UpstairsError("languages are names, no sentences of one language: leave out --net pretrained")
         return language_source(format, progress)
     found = read_texts(path, columns)
-    if format is None and encoder:
-        format = piece_format(encoder, found.texts)
     return text_source(
         found.texts, found.labels, groups=found.groups, name=path.stem or str(path), format=format, progress=progress
     )
@@ -161,6 +153,34 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     feature = getattr(dataset, "features", {}).get(label)
     said = feature.int2str if hasattr(feature, "int2str") else str
     return text_source([row[text] for row in rows], [str(said(row[label])) for row in rows], **options)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, by column."""
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise UpstairsError(f"{path} needs pyarrow: pip install 'upstairs[hub]', or save it as .csv") from error
+        try:
+            return parquet.read_table(path).to_pylist()
+        except Exception as error:
+            raise UpstairsError(f"{path} is no whole Parquet file ({error}): replace it") from error
+    content = as_text(path)
+    if kind == ".jsonl":
+        rows = []
+        for number, line in enumerate(content.splitlines(), 1):
+            if line.strip():
+                try:
+                    rows.append(dict(json.loads(line)))
+                except (ValueError, TypeError) as error:
+                    raise UpstairsError(f"{path}: line {number} is no JSON object ({error}): mend it") from error
+        return rows
+    try:
+        return list(csv.DictReader(io.StringIO(content), delimiter="\t" if kind == ".tsv" else ","))
+    except csv.Error as error:
+        raise UpstairsError(f"{path} is no table that can be read ({error}): save it as CSV in UTF-8") from error
 
 
 def _find(path: Path, names: Sequence[str], what: str) -> str:

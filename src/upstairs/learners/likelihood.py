@@ -1,0 +1,89 @@
+"""Distributions that generators use: Gaussians over latents, and the likelihood of an example given what was drawn."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class Gaussian(NamedTuple):
+    """Independent Gaussians."""
+
+    mean: Float[Tensor, "*n d"]
+    log_scale: Float[Tensor, "*n d"]
+
+    def at(self, noise: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """The draw that standard normal numbers give."""
+        return self.mean + self.log_scale.exp() * noise
+
+    def log_p(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+        """Log density in nats, summed over the numbers."""
+        error = (z - self.mean) * (-self.log_scale).exp()
+        return -(0.5 * error.square() + self.log_scale + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def kl(self, other: "Gaussian") -> Float[Tensor, "*n"]:
+        """KL(self || other) in nats."""
+        ratio = 2 * (self.log_scale - other.log_scale)
+        error = (self.mean - other.mean) * (-other.log_scale).exp()
+        return 0.5 * (ratio.exp() + error.square() - 1 - ratio).sum(-1)
+
+
+def gaussian(numbers: Float[Tensor, "*n d2"]) -> Gaussian:
+    """[mean, log scale] as a Gaussian; scales stay between 0.0025 and 7.4."""
+    mean, log_scale = numbers.chunk(2, -1)
+    return Gaussian(mean, log_scale.clamp(-6.0, 2.0))
+
+
+class Likelihood(NamedTuple):
+    """p(x | parameters), the parameters being what a network gives for each example."""
+
+    log_p: Callable[[Tensor, Tensor], Tensor]  # (parameters, x) -> nats per example
+    draw: Callable[[Tensor, Tensor], Tensor]  # (parameters, standard normal numbers) -> x
+    parameters: int  # for each value of x
+    noise: int  # standard normal numbers for each value of x
+
+
+def bernoulli_log_p(logits: Float[Tensor, "n *feature"], x: Float[Tensor, "n *feature"]) -> Float[Tensor, " n"]:
+    """Of pictures whose values above a half are ink and others are paper."""
+    ink = (x > 0.5).to(logits.dtype)
+    return (ink * logits - F.softplus(logits)).flatten(1).sum(1)
+
+
+def gaussian_log_p(parameters: Float[Tensor, "n *f2"], x: Float[Tensor, "n *feature"]) -> Float[Tensor, " n"]:
+    return _bounded(parameters).log_p(x.flatten(1))
+
+
+def _bounded(parameters: Tensor) -> Gaussian:
+    """Scales of at least 0.05, so that no single value can have a likelihood without end."""
+    mean, scale = parameters.chunk(2, 1)
+    return Gaussian(mean.flatten(1), (0.05 + 0.95 * F.softplus(scale)).log().flatten(1))
+
+
+def gaussian_draw(parameters: Tensor, noise: Float[Tensor, "n d"]) -> Tensor:
+    mean = parameters.chunk(2, 1)[0]
+    return _bounded(parameters).at(noise).reshape(mean.shape)
+
+
+BERNOULLI = Likelihood(bernoulli_log_p, lambda logits, noise: logits.sigmoid(), 1, 0)
+GAUSSIAN = Likelihood(gaussian_log_p, gaussian_draw, 2, 1)
+
+
+def likelihood_for(shape: tuple[int, ...]) -> Likelihood:
+    """Bernoulli for pictures of one channel (ink or paper), Gaussian for all else."""
+    return BERNOULLI if len(shape) == 3 and shape[0] == 1 else GAUSSIAN
+
+
+def scatter(x: Float[Tensor, "n *feature"]) -> Int[Tensor, " n"]:
+    """Numbers that differ between examples and between tasks, and depend on nothing but the examples."""
+    ink = (x.flatten(1) > 0.5).sum(1)
+    return 97 * ink.sum() + 31 * ink + torch.arange(len(x), device=x.device)
+
+
+def nth(mask: Bool[Tensor, " n"], rank: Int[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """The places of the real examples with these ranks among them."""
+    found = (mask.long().cumsum(0)[None] == rank[:, None] + 1) & mask[None]
+    return found.long().argmax(1)
