@@ -24,7 +24,7 @@ ROOMS = [
     ["plan", "rewrite", "chunks", "purity"],
     ["compiled", "explain"],
     ["engine", "statistics", "defaults"],
-    ["estimators", "unroll", "outer"],
+    ["estimators", "unroll", "outer", "remedies"],
     ["evaluate", "checkpoint", "testing"],
     ["trainer", "optimizer"],
     ["run"],

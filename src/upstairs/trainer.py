@@ -13,9 +13,10 @@ from upstairs.engine import meta_step
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.estimators import es_step
 from upstairs.evaluate import describe_score, frozen_seeds, hardest_classes, score_kind, score_tasks
-from upstairs.learners import Game, Reptile, StreamLearner, of_late, players_of, seeded_learner, whose_turn
+from upstairs.learners import Game, of_late, players_of, seeded_learner, whose_turn
 from upstairs.nets import calibrate
 from upstairs.outer import choose_device, make_optimizer
+from upstairs.remedies import refuse_unused
 from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes
@@ -24,7 +25,6 @@ from upstairs.tasks.jitter import jittered
 from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.seeds import mixed, task_seed
 from upstairs.tasks.sources import Source, Splits
-from upstairs.tasks.text import TextFormat
 from upstairs.tree import beside
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
@@ -79,7 +79,7 @@ class Training:
         if len(self.players) > 1 and settings.estimator == "es":
             raise UpstairsError(f"'{settings.learner}' has several players and --estimator es knows one: leave it out")
         self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
-        refuse_unused(self)
+        refuse_unused(settings, self.learner, self.source, validated=self.validation is not None)
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
@@ -105,26 +105,6 @@ class Training:
             return False
         before, late = (max if not kind.less_is_better else min, history[-patience:])
         return not kind.better(before(p[kind.name] for p in late), before(p[kind.name] for p in history[:-patience]))
-
-
-def refuse_unused(run: Training) -> None:
-    """Raise UpstairsError for a remedy that would change nothing of this run, or ruin it."""
-    s, learner = run.settings, run.learner
-    if s.patience and not run.validation:
-        raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
-    if s.interpolate != "none" and (learner.own_labels or isinstance(run.source.format, TextFormat)):
-        what = f"'{s.learner}' classifies all training classes" if learner.own_labels else f"{run.source.name} is texts"
-        raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
-    unlike = {
-        Reptile: "looks at no query's label",
-        StreamLearner: "is told them",
-        CoTraining: "has labels of two kinds",
-    }
-    why = next((words for kind, words in unlike.items() if isinstance(learner, kind)), None)
-    if why and (s.interpolate == "metamix" or s.label_smoothing):
-        raise UpstairsError(
-            f"metamix and --label-smoothing change queries' labels and '{s.learner}' {why}: leave it out"
-        )
 
 
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:

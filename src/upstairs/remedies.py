@@ -1,0 +1,32 @@
+"""Which remedies against overfitting a run can take."""
+
+from upstairs.core import Learner
+from upstairs.errors import UpstairsError
+from upstairs.learners import CoTraining, Reptile, StreamLearner
+from upstairs.settings import Settings
+from upstairs.tasks.sources import Source
+from upstairs.tasks.text import TextFormat
+
+# learners whose loss is not that of queries' labels alone, and why
+UNLIKE: dict[type[Learner], str] = {
+    Reptile: "looks at none of them",
+    StreamLearner: "is told them one by one",
+    CoTraining: "reads them in two ways",
+}
+
+
+def refuse_unused(settings: Settings, learner: Learner, source: Source, *, validated: bool) -> None:
+    """Raise UpstairsError for a remedy that would change nothing of a run, or ruin it.
+
+    Args:
+        validated: there are validation tasks.
+    """
+    if settings.patience and not validated:
+        raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
+    name = settings.learner
+    if settings.interpolate != "none" and (learner.own_labels or isinstance(source.format, TextFormat)):
+        what = f"'{name}' classifies all training classes" if learner.own_labels else f"{source.name} is texts"
+        raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
+    why = next((words for kind, words in UNLIKE.items() if isinstance(learner, kind)), None)
+    if why and (settings.interpolate == "metamix" or settings.label_smoothing):
+        raise UpstairsError(f"metamix and --label-smoothing change queries' labels and '{name}' {why}: leave it out")
