@@ -14,7 +14,7 @@ from upstairs.console import counting, tell_user, write_number
 from upstairs.defaults import draft, resolve, with_paths
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, score_kind
-from upstairs.learners import GradientLearner, baselines_for, learners, with_steps
+from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, learners, with_steps
 from upstairs.opening import choose_episodes, limited, open_splits
 from upstairs.pipeline import prepare, with_bar
 from upstairs.recipes import DATA, RECIPES
@@ -144,6 +144,8 @@ def evaluate_run(
             )
         learner = with_steps(learner, inner_steps)
     opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
+    if baselines and isinstance(learner, NeuralStatistician):
+        opponents["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
         scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
@@ -207,6 +209,8 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
     refuse_unlike(runs)
+    if any(run.settings.way == 1 for run in runs):
+        raise UpstairsError(f"{paths[0]} makes examples and a report is about naming them: use generate and evaluate")
     if runs[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)

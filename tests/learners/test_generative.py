@@ -6,16 +6,19 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from tasks_for_tests import blobs
 from upstairs.core import Examples
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, frozen_seeds
-from upstairs.learners import GenerativeLearner, ProtoNet
+from upstairs.learners import GenerativeLearner, NeuralStatistician, ProtoNet, Redrawing, Unconditioned
+from upstairs.learners.likelihood import GAUSSIAN
+from upstairs.nets.drawing import Bender
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source
 from upstairs.testing import check_learner
+from upstairs.tree import take
 
 
 class Bell(NamedTuple):
@@ -74,3 +77,83 @@ def test_one_class_is_for_generators_alone() -> None:
         ProtoNet(nn.Linear(4, 4), way=5).for_way(1)
     with pytest.raises(UpstairsError, match="makes more of one class: leave --way out"):
         OneGaussian(4).for_way(5)
+
+
+def statistician(*, samples: int = 50) -> NeuralStatistician:
+    """One whose every distribution is known: z is standard normal, and an example is linear in both latents."""
+    torch.manual_seed(1)
+    read, write = nn.Sequential(nn.Linear(3, 6), nn.Tanh()), nn.Linear(4, 6)
+    learner = NeuralStatistician(read, write, 6, latent=2, values=3, likelihood=GAUSSIAN, samples=samples)
+    with torch.no_grad():
+        learner.prior.head.weight.zero_(), learner.prior.head.bias.zero_()
+        write.weight[3:] = 0.0
+    return learner
+
+
+def test_the_bound_nears_a_likelihood_that_is_known() -> None:
+    """x = W [z, c] + b + noise: a Gaussian whose mean and covariance follow from those of c, with 20,000 samples."""
+    learner = statistician(samples=20_000)
+    state = learner.adapt(Examples(torch.randn(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4).bool()))
+    c, x = state.gaussian(), torch.randn(5, 3)
+    mean_of_c, variance = c.mean, (2 * c.log_scale).exp()
+    weight, bias = learner.write.weight[:3], learner.write.bias
+    scale = 0.05 + 0.95 * nn.functional.softplus(bias[3:])
+    covariance = weight[:, :2] @ weight[:, :2].T + weight[:, 2:] * variance @ weight[:, 2:].T + scale.square().diag()
+    exact = MultivariateNormal(weight[:, 2:] @ mean_of_c + bias[:3], covariance).log_prob(x)
+    assert torch.allclose(learner.predict(state, x)[:, 0], exact, atol=0.03)
+    drawn = learner.sample(state, 40_000, torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn.T.cov(), covariance, atol=0.05)
+
+
+def test_the_meta_loss_is_the_bound_written_out() -> None:
+    """By torch.distributions, on the latents that the noise gives; and with nothing shown the prior is N(0, I)."""
+    learner = statistician()
+    task = take(blobs(way=1, shot=3, query=4, shape=(3,)), 0)
+    state = learner.adapt(task.support)
+    precision = state.precision + learner.factors(task.query.x)[1].precision.sum(0)
+    mean = (state.weighted + learner.factors(task.query.x)[1].weighted.sum(0)) / precision
+    rows = learner.course.rows(task.query.x)
+    q_c, p_c = Normal(mean, precision.rsqrt()), Normal(state.weighted / state.precision, state.precision.rsqrt())
+    c = (mean + precision.rsqrt() * rows[0, :2]).expand(4, -1)
+    code = learner.recognise(torch.cat([learner.read(task.query.x), c], 1))
+    q_z = Normal(code[:, :2], code[:, 2:].exp())
+    out = learner.write(torch.cat([q_z.mean + q_z.stddev * rows[:, 2:], c], 1))
+    fit = Normal(out[:, :3], 0.05 + 0.95 * nn.functional.softplus(out[:, 3:])).log_prob(task.query.x).sum(1)
+    apart = kl_divergence(q_z, Normal(0.0, 1.0)).sum(1)
+    expected = (kl_divergence(q_c, p_c).sum() + (apart - fit).sum()) / 4
+    assert torch.allclose(learner.meta_loss(task)[0], expected, atol=1e-4)
+    nothing = Unconditioned(learner).adapt(task.support)
+    assert torch.equal(nothing.precision, torch.ones(2)) and torch.equal(nothing.weighted, torch.zeros(2))
+
+
+def test_a_bend_by_nothing_is_none_and_by_a_pixel_moves_by_one() -> None:
+    bender, s = Bender(2, 3, (1, 16, 20), width=2), torch.rand(2, 1, 16, 20)
+    numbers = torch.zeros(2, 2, 52)
+    assert torch.allclose(bender.moved(s, numbers.flatten(1)), s, atol=1e-5)
+    numbers[:, 0, 2] = 2 / 20  # every pixel takes its value from the one to its right
+    assert torch.allclose(bender.moved(s, numbers.flatten(1))[..., :-1], s[..., 1:], atol=1e-4)
+
+
+def test_support_pictures_share_the_draws() -> None:
+    """Twice the same picture says what it says once; a picture nearer to the query only makes it likelier."""
+    torch.manual_seed(0)
+    learner = Redrawing((1, 16, 16), width=4, latent=4).eval()
+    near, far, x = torch.rand(3, 1, 1, 16, 16).round()
+    y, real = torch.zeros(2, dtype=torch.long), torch.ones(2).bool()
+    one = learner.predict(learner.adapt(Examples(near, y[:1], real[:1])), x)
+    same = learner.predict(learner.adapt(Examples(torch.cat([near, near]), y, real)), x)
+    assert torch.allclose(one, same, atol=1e-4)
+    other = learner.predict(learner.adapt(Examples(far, y[:1], real[:1])), x)
+    both = learner.predict(learner.adapt(Examples(torch.cat([near, far]), y, real)), x)
+    assert min(one, other) < both < max(one, other)
+
+
+def test_drawings_come_from_every_support_picture() -> None:
+    torch.manual_seed(0)
+    learner = Redrawing((1, 16, 16), width=4, latent=4)
+    x = torch.zeros(3, 1, 16, 16)
+    x[0, :, :8], x[1, :, 8:] = 1.0, 1.0  # the third is padding
+    support = Examples(x, torch.zeros(3, dtype=torch.long), torch.tensor([True, True, False]))
+    made = learner.sample(learner.adapt(support), 200, torch.Generator().manual_seed(0))
+    above = (made[:, 0, 2:6].mean((1, 2)) > made[:, 0, 10:14].mean((1, 2))).float().mean()
+    assert made.shape == (200, 1, 16, 16) and 0.35 < above < 0.65  # 4 standard deviations either way

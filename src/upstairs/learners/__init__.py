@@ -6,7 +6,7 @@ from upstairs.learners.context import Concatenated, cavia, modulated
 from upstairs.learners.dagan import DAGAN
 from upstairs.learners.depth import EarlyExit, solve_early
 from upstairs.learners.figr import FIGR
-from upstairs.learners.generative import GenerativeLearner
+from upstairs.learners.generative import GenerativeLearner, Unconditioned
 from upstairs.learners.gradient import (
     GradientLearner,
     anil,
@@ -29,6 +29,7 @@ from upstairs.learners.players import Game, Player, Side, Turn, of_late, players
 from upstairs.learners.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
 from upstairs.learners.processes import ANP, CNP, LNP
 from upstairs.learners.recurrent import LSTMLearner, MemoryLearner, StreamLearner
+from upstairs.learners.redrawing import Redrawing
 from upstairs.learners.registry import (
     baselines_for,
     defaults_for,
@@ -43,6 +44,7 @@ from upstairs.learners.reptile import Reptile, reptile
 from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
 from upstairs.learners.search import MetaNAS
 from upstairs.learners.sequence import SequenceLearner, in_context, snail
+from upstairs.learners.statistician import NeuralStatistician
 from upstairs.learners.structure import SparseSGD, sparse_maml, t_net, transformed
 from upstairs.learners.table import LEARNERS, Entry, make_net
 from upstairs.learners.transductive import BDCSPN
@@ -82,8 +84,10 @@ __all__ = [
     "MetaOptNet",
     "MultiStep",
     "NearMisses",
+    "NeuralStatistician",
     "Player",
     "ProtoNet",
+    "Redrawing",
     "RelationNet",
     "Reptile",
     "SequenceLearner",
@@ -94,6 +98,7 @@ __all__ = [
     "StreamLearner",
     "SupportMean",
     "Turn",
+    "Unconditioned",
     "UpdateRule",
     "Versa",
     "anil",

@@ -16,16 +16,16 @@ class Gaussian(NamedTuple):
     mean: Float[Tensor, "*n d"]
     log_scale: Float[Tensor, "*n d"]
 
-    def at(self, noise: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+    def at(self, noise: Float[Tensor, "*m d"]) -> Float[Tensor, "*b d"]:
         """The draw that standard normal numbers give."""
         return self.mean + self.log_scale.exp() * noise
 
-    def log_p(self, z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+    def log_p(self, z: Float[Tensor, "*m d"]) -> Float[Tensor, "*b"]:
         """Log density in nats, summed over the numbers."""
         error = (z - self.mean) * (-self.log_scale).exp()
         return -(0.5 * error.square() + self.log_scale + 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def kl(self, other: "Gaussian") -> Float[Tensor, "*n"]:
+    def kl(self, other: "Gaussian") -> Float[Tensor, "*b"]:
         """KL(self || other) in nats."""
         ratio = 2 * (self.log_scale - other.log_scale)
         error = (self.mean - other.mean) * (-other.log_scale).exp()

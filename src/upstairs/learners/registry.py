@@ -98,7 +98,7 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
     the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
     targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On
     texts: the nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over
-    all texts without their labels.
+    all texts without their labels. Of what generates (way 1): none.
     """
     if way == 0:
         plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
@@ -106,6 +106,8 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
         return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
+    if way == 1:  # nothing to tell apart
+        return {}
     texts = settings.net in READINGS
     norm = "batch" if settings.net in CONVOLUTIONAL else "none"
     plain = Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm)
