@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.commands import command_line, print_json, report, reproduce, results, search
+from upstairs.commands import command_line, generate, print_json, report, reproduce, results, search
 from upstairs.errors import UpstairsError
 from upstairs.options import InnerSteps, Json, Options, Quiet, RunDirectory, TaskOptions, given
 from upstairs.process import interrupt_on_terminate, keep_freed_memory
@@ -76,7 +76,7 @@ def train(
         start_run(asked, out, quiet=quiet)
 
 
-for _command in (search, reproduce, results):
+for _command in (search, generate, reproduce, results):
     app.command(name=_command.__name__)(_command)
 
 

@@ -1,4 +1,4 @@
-"""The commands `search`, `reproduce`, `results` and `report`, and what commands share."""
+"""The commands `search`, `generate`, `reproduce`, `results` and `report`, and what commands share."""
 
 import json
 import shlex
@@ -41,6 +41,24 @@ def search(
         start, parse_space(vary), out=out, trials=trials, storage=storage, earlier=earlier, quiet=quiet
     )  # fmt: skip
     print(f"{out}: {describe(found)}")
+
+
+def generate(
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="A run of a learner that makes pictures.")],
+    /,
+    *,
+    support: Annotated[
+        Path, arg(help="A folder with a folder of pictures for each class (or pictures of one class): one will do.")
+    ],
+    out: Annotated[Path, arg(help="A new folder: OUT/class/number.png, and OUT/sheet.png to look at.")],
+    count: Annotated[int, arg(help="New pictures of each class.")] = 20,
+    seed: Annotated[int, arg(help="The same seed draws the same pictures.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Draw more of classes seen once: upstairs generate runs/redrawing --support my_letters/ --out more/"""
+    from upstairs.generation import generate_folder
+
+    generate_folder(run, support=support, out=out, count=count, seed=seed, quiet=quiet)
 
 
 def reproduce(

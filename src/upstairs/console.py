@@ -90,7 +90,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
     caption = "† transductive: it sees all queries of a task at once" if seen else None
     names = list(dict.fromkeys(name for r in results for name in r["baselines"]))
     rows, kind = [], score_name(results[0])
-    sign = 1 if kind == "accuracy" else -1
+    sign = -1 if kind == "mse" else 1
     for r in results:
         cells = [write_score(r["baselines"].get(name)) for name in names]
         note = f"each query alone: {write_score(r['inductive'])}" if "inductive" in r else write_likelihood(r)
@@ -129,8 +129,8 @@ def write_task(result: Mapping[str, Any]) -> str:
 
 
 def score_name(result: Mapping[str, Any]) -> str:
-    """How a result is judged: accuracy, or mse."""
-    return "accuracy" if "accuracy" in result else "mse"
+    """How a result is judged: accuracy, mse or bound."""
+    return next(name for name in ("accuracy", "mse", "bound") if name in result)
 
 
 def write_number(name: str, value: float) -> str:

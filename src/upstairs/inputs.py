@@ -71,8 +71,12 @@ def read_format(value: dict[str, Any]) -> InputFormat:
     return ImageFormat.from_json(value)
 
 
-def read_support(support: Support, inputs: "Inputs") -> tuple[list[str], list[Any], list[int]]:
-    """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has."""
+def read_support(support: Support, inputs: "Inputs", *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
+    """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has.
+
+    Raises:
+        UpstairsError: fewer than `least` classes, one without examples, or inputs that cannot be found.
+    """
     if isinstance(support, str | Path):
         path = Path(support)
         support = read_texts(path)[:2] if inputs.are_texts else files_by_class(path, inputs.files)
@@ -86,8 +90,8 @@ def read_support(support: Support, inputs: "Inputs") -> tuple[list[str], list[An
         for item, label in zip(x, y, strict=True):
             groups.setdefault(str(label.item() if hasattr(label, "item") else label), []).append(item)
         support = groups
-    if len(support) < 2:
-        raise UpstairsError(f"the support set has {len(support)} classes: give 2 or more, each with an example")
+    if len(support) < least:
+        raise UpstairsError(f"the support set has {len(support)} classes: give {least} or more, each with an example")
     for label, items in support.items():
         if len(items) == 0:
             raise UpstairsError(

@@ -15,7 +15,7 @@ from upstairs.checkpoint import checkpoint_in, load_tensors, load_weights, save_
 from upstairs.core import Examples, Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.inputs import Inputs, Support, read_support
-from upstairs.learners import max_logit, seeded_learner, threshold
+from upstairs.learners import GenerativeLearner, learners, max_logit, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.tasks.sources import Source
 
@@ -130,6 +130,8 @@ class Run:
                 f"{self.path} learned regression, which has no labels: write "
                 "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
             )
+        if self.learner.max_way == 1:
+            raise UpstairsError(f"{self.path} makes examples and names none: write `upstairs generate {self.path}`")
         labels, items, y = read_support(support, self.inputs)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
@@ -137,6 +139,38 @@ class Run:
             state = learner.adapt(examples)
         bar = None if unknown is None else threshold(learner, examples, accepted=unknown)
         return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
+
+    def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:
+        """New examples of each class of a support set, `count` of each, in the range of the run's inputs (0 to 1).
+
+        Args:
+            support: as for `adapt`; one class, and one example of it, will do.
+
+        Raises:
+            UpstairsError: inputs that cannot be read, a count below 1, or a run that makes nothing.
+        """
+        generator = self.generator(count)
+        labels, items, y = read_support(support, self.inputs, least=1)
+        made = {}
+        with evaluating(generator):
+            for place, label in enumerate(labels):
+                x = self.inputs.read([item for item, own in zip(items, y, strict=True) if own == place])
+                shown = Examples(x, torch.zeros(len(x), dtype=torch.long), torch.ones(len(x), dtype=torch.bool))
+                numbers = torch.Generator().manual_seed(seed)  # one hand for all classes, whichever there are
+                made[label] = generator.sample(generator.adapt(shown), count, numbers).numpy()
+        return made
+
+    def generator(self, count: int = 1) -> GenerativeLearner[Any]:
+        """The learner, if it is one that makes examples and is asked for any."""
+        if not isinstance(self.learner, GenerativeLearner):
+            able = sorted(n for n, e in learners().items() if (e.defaults or {}).get("way") == 1)
+            raise UpstairsError(
+                f"{self.path} is a run of '{self.settings.learner}', which makes no examples: give a run of one that "
+                f"does, such as {', '.join(able)}"
+            )
+        if count < 1:
+            raise UpstairsError(f"--count is {count}: it must be at least 1")
+        return self.learner
 
 
 def load(path: str | Path) -> Run:

@@ -27,21 +27,30 @@ def encode_picture(pixels: Any) -> str:
         raise UpstairsError(
             f"a picture of the report's episode has shape {list(np.shape(pixels))}: give [channel, height, width]"
         )
+    image = to_image(pixels)
+    image.thumbnail((LARGEST, LARGEST))
+    kind = "webp" if image.mode == "RGB" and image.width * image.height > 48 * 48 else "png"
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def to_image(pixels: Any) -> Image.Image:
+    """A picture as it is looked at: bright ink on a dark ground is turned to dark ink on white."""
     array = np.asarray(pixels)
     array = array[None] if array.ndim == 2 else array
     if array.dtype.kind == "f":
         array = np.nan_to_num(array) * 255
     array = array.clip(0, 255).round().astype(np.uint8)
     if len(array) >= 3:
-        image = Image.fromarray(np.ascontiguousarray(array[:3].transpose(1, 2, 0)))
-    else:
-        ink = array[0]
-        image = Image.fromarray(255 - ink if ink.mean() < 128 else ink)
-    image.thumbnail((LARGEST, LARGEST))
-    kind = "webp" if image.mode == "RGB" and image.width * image.height > 48 * 48 else "png"
+        return Image.fromarray(np.ascontiguousarray(array[:3].transpose(1, 2, 0)))
+    return Image.fromarray(255 - array[0] if array[0].mean() < 128 else array[0])
+
+
+def to_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, optimize=True)
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
 
 
 def is_picture(pixels: Any) -> bool:
