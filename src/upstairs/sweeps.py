@@ -21,7 +21,7 @@ from upstairs.trainer import Training, restore
 CLASSES = (25, 100, 400)  # and all
 LENGTHS = (1, 3, 5, 10)
 KINDS = 4  # of the data, at most: those with the most classes
-HELD_OUT = 0.3  # of a kind's classes
+HELD_OUT = 1 / 3  # of a kind's classes
 
 
 def class_counts(run: Run, total: int) -> list[int]:
