@@ -18,6 +18,7 @@ from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned
 from upstairs.opening import choose_episodes, limited, open_splits
 from upstairs.pipeline import prepare, with_bar
 from upstairs.recipes import DATA, RECIPES
+from upstairs.report.drawings import measure_drawings
 from upstairs.report.measure import measure
 from upstairs.report.page import write_report
 from upstairs.run import Run, load, load_adapted, refuse_unlike
@@ -214,6 +215,9 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
     if runs[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
+    if runs[0].settings.way == 1:
+        drawn = measure_drawings(runs, splits, seed=seed, command=command)
+        return write_report(drawn, out or paths[0] / "report.html")
     with counting("measuring", quiet=quiet) as progress:
         report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
     return write_report(report, out or paths[0] / "report.html")

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from upstairs.checkpoint import write_atomically
 from upstairs.errors import UpstairsError
 from upstairs.report.depth_panels import draw_classes, draw_gap, draw_length, draw_waits
+from upstairs.report.drawings import make_drawings
 from upstairs.report.panels import (
     draw_breadth,
     draw_curves,
@@ -104,6 +105,7 @@ def render(report: Mapping[str, Any]) -> str:
         bars=[(result.setting.way, result.setting.shot, make_bars(result, order)) for result in best],
         bars_say=say_bars(best),
         episode=make_episode(report.get("episode") or {}),
+        drawings=make_drawings(report.get("drawings") or ()),
         differences=draw_differences(report.get("differences") or (), order),
         curves=[
             *draw_curves(runs, order),
