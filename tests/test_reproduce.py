@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import upstairs.reproduce as room
-from runs_for_tests import Call
-from tasks.test_listed import mini_folder
+from runs_for_tests import Call, mini_folder
 from upstairs.cards import BEGIN, END, card_markdown, deviations, verdict
 from upstairs.defaults import draft
 from upstairs.errors import UpstairsError

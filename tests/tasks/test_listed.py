@@ -6,29 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from runs_for_tests import mini_folder
 from upstairs.errors import UpstairsError
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.published import published_splits
 from upstairs.tasks.sources import Source
-
-
-def mini_folder(path: Path, *, classes: int = 9, examples: int = 8, side: int = 90) -> Path:
-    """A folder in mini-ImageNet's layout, a colour for each class: a third of the classes in each list."""
-    (path / "images").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for place, part in enumerate(("train", "val", "test")):
-        rows = ["filename,label"]
-        for c in range(place, classes, 3):
-            colour = rng.uniform(0, 255, 3)
-            for e in range(examples):
-                picture = np.clip(colour + rng.normal(0, 20, (side, side + 10, 3)), 0, 255).astype(np.uint8)
-                name = f"n{c:08d}{e:08d}.jpg"
-                Image.fromarray(picture).save(path / "images" / name)
-                rows.append(f"{name},n{c:08d}")
-        (path / f"{part}.csv").write_text("\n".join(rows) + "\n")
-    return path
 
 
 def test_three_lists(tmp_path: Path) -> None:
