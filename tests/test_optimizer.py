@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from upstairs.checkpoint import save_tensors
 from upstairs.errors import UpstairsError
 from upstairs.learners import LSTMRule, MLPRule
 from upstairs.optimizer import LearnedOptimizer, load_rule, save_rule
@@ -100,6 +101,15 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         LearnedOptimizer(net.parameters(), LSTMRule(), steps=0)
     with pytest.raises(UpstairsError, match="there is no file"):
         load_rule(tmp_path / "none.safetensors")
+    for meta, message in (
+        ({"rule": "gru", "made": {}}, "a rule of the kind 'gru' and this version of upstairs knows lstm, mlp"),
+        ({"made": {}}, "of the kind 'None'"),
+        ({"rule": "lstm", "made": {"colour": 3}}, "does not fit the rule 'lstm'"),
+        ({"rule": "lstm", "made": LSTMRule().made}, "does not fit the rule 'lstm'"),
+    ):
+        save_tensors(tmp_path / "odd.safetensors", {"w": torch.ones(1)}, meta, kind="rule")
+        with pytest.raises(UpstairsError, match=message):
+            load_rule(tmp_path / "odd.safetensors")
     with pytest.raises(UpstairsError, match="base is 'sgd'"):
         MLPRule(base="sgd")
 

@@ -83,9 +83,21 @@ def load_rule(path: str | Path) -> LearnedRule:
     """What `save_rule` wrote.
 
     Raises:
-        UpstairsError: no such file; damaged; not a rule's.
+        UpstairsError: no such file; damaged; not a rule's; a rule that this version does not know or makes otherwise.
     """
     tensors, meta = load_tensors(Path(path), kind="rule")
-    rule = RULES[meta["rule"]](**meta["made"])
-    nn.Module.load_state_dict(rule, tensors)
+    name, made = meta.get("rule"), dict(meta.get("made") or {})
+    if name not in RULES:
+        raise UpstairsError(
+            f"{path} holds a rule of the kind '{name}' and this version of upstairs knows {', '.join(RULES)}: read it "
+            f"with the version that wrote it, {meta.get('versions', {}).get('upstairs', 'which it does not name')}"
+        )
+    try:
+        rule = RULES[name](**made)
+        nn.Module.load_state_dict(rule, tensors)
+    except (TypeError, RuntimeError) as error:
+        raise UpstairsError(
+            f"{path} does not fit the rule '{name}' of this version, made with {made}: read it with the version that "
+            "wrote it, or train the rule again"
+        ) from error
     return rule

@@ -9,13 +9,18 @@ from torch import Tensor, nn
 
 from upstairs.bilevel import (
     SGD,
+    ConjugateGradients,
     EvolutionStrategies,
     FiniteDifference,
+    FirstOrder,
     Forward,
     Implicit,
+    Nystrom,
     OneStep,
+    PersistentES,
     Problem,
     Recomputed,
+    Truncated,
     Unrolled,
     hypergradient,
     pure,
@@ -41,6 +46,13 @@ class Mine(nn.Module):
 def mine() -> Mine:
     torch.manual_seed(0)
     return Mine().double()
+
+
+def without_dropout(net: nn.Module) -> nn.Module:
+    for module in net.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
+    return net
 
 
 def problem(net: nn.Module, steps: int = 3) -> Problem:
@@ -86,20 +98,75 @@ def test_dropout_batch_norm_and_tied_weights_by_finite_differences() -> None:
     assert "second.weight" not in found.carry.parameters and "first.weight" in found.carry.parameters
 
 
-@pytest.mark.parametrize("method", [Recomputed(), Forward()], ids=str)
-def test_other_exact_methods_agree(method: Any) -> None:
-    """Recomputed meets the same dropout when it walks back; Forward draws its own under vmap, so it has none here."""
-    net = mine()
-    if isinstance(method, Forward):
-        net.drop.p = 0.0
+def pictures() -> nn.Module:
+    """Two channels of a picture are one output; batch norm of maps, dropout of whole maps."""
+    torch.manual_seed(0)
+    layers = [nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 4, 2, padding=1), nn.BatchNorm2d(4), nn.Dropout2d(0.3)]
+    return nn.Sequential(*layers, nn.Tanh(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(4, 1), nn.Flatten(0)).double()
+
+
+@pytest.mark.parametrize("make", [mine, pictures])
+@pytest.mark.parametrize("method", [Recomputed(), Forward(), Truncated(3)], ids=str)
+def test_other_exact_methods_agree(method: Any, make: Any) -> None:
+    """They meet the same dropout: Recomputed when it walks back, Forward in all its directions."""
+    net = make()
     found, true = find(method, net).gradients, find(Unrolled(), net).gradients
     for name, g in true.items():
         torch.testing.assert_close(found[name], g)
 
 
-@pytest.mark.parametrize("method", [Implicit(), OneStep(), FiniteDifference(), EvolutionStrategies()], ids=str)
-def test_every_other_method_takes_it(method: Any) -> None:
+@pytest.mark.parametrize("make", [mine, pictures])
+def test_a_finite_difference_is_the_one_step_through_batch_norm_and_ties(make: Any) -> None:
+    net = without_dropout(make())
+    found, true = find(FiniteDifference(), net).gradients["weight"], find(OneStep(), net).gradients["weight"]
+    torch.testing.assert_close(found, true, rtol=1e-3, atol=1e-7)
+
+
+def test_the_implicit_function_theorem_through_batch_norm_and_ties() -> None:
+    """Against a Hessian written out; it is no minimum, so that damping makes it definite."""
+    net, damping = without_dropout(mine()), 5.0
+    found = find(Implicit(ConjugateGradients(200, damping=damping)), net)
+    there, own = problem(net), {n: p.requires_grad_() for n, p in meta().items()}
+    end = {n: p.requires_grad_() for n, p in found.carry.parameters.items()}
+    grads = torch.autograd.grad(there.inner(end, own, None), list(end.values()), create_graph=True)
+    flat = torch.cat([g.flatten() for g in grads])
+    rows = [torch.autograd.grad(g, list(end.values()), retain_graph=True, materialize_grads=True) for g in flat]
+    hessian = torch.stack([torch.cat([t.flatten() for t in row]) for row in rows])
+    assert torch.linalg.eigvalsh(hessian).min() < 0 < torch.linalg.eigvalsh(hessian).min() + damping
+    v = torch.cat([t.flatten() for t in torch.autograd.grad(there.outer(end, own, None), list(end.values()))])
+    x = torch.linalg.solve(hessian + damping * torch.eye(len(v), dtype=v.dtype), v)
+    (expected,) = torch.autograd.grad(flat, own["weight"], -x)
+    torch.testing.assert_close(found.gradients["weight"], expected)
+
+
+@pytest.mark.parametrize(
+    "method", [Implicit(), Implicit(Nystrom()), OneStep(), FiniteDifference(), FirstOrder(), EvolutionStrategies(),
+               PersistentES()], ids=str,
+)  # fmt: skip
+def test_every_other_method_takes_dropout(method: Any) -> None:
     assert all(g.abs().sum() > 0 for n, g in find(method, mine()).gradients.items() if n == "weight")
+
+
+def test_what_has_no_forward_mode_is_named_and_the_other_exact_methods_take_it() -> None:
+    odd = {
+        "_weight_norm_interface": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+        "rrelu_with_noise": nn.RReLU(),
+    }
+    for name, layer in odd.items():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 1), nn.Flatten(0)).double()
+        with pytest.raises(UpstairsError, match=f"'{name}' has no forward mode.*Recomputed"):
+            find(Forward(), net)
+        found, true = find(Recomputed(), net).gradients, find(Unrolled(), net).gradients
+        torch.testing.assert_close(found["weight"], true["weight"])
+
+
+def test_a_lazy_layer_is_refused_by_name_until_it_has_a_shape() -> None:
+    net = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(UpstairsError, match=r"'0\.weight' has no shape yet.* call the network once"):
+        pure(net)
+    net(torch.ones(1, 3))
+    assert pure(net).parameters["0.weight"].shape == (2, 3)
 
 
 def test_evaluation_mode_uses_what_batch_norm_had_gathered() -> None:

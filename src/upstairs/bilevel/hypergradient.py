@@ -1,5 +1,6 @@
 """The one call: the hypergradient of a problem, by whichever method."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
@@ -63,6 +64,7 @@ def hypergradient(
     except RuntimeError as error:
         advice = twice(str(error))
         if advice is None:
+            _refuse_backward_only(error, method)
             raise
         way = advice.replace("this learner", "this method").replace("differentiate=FirstOrder()", "method=FirstOrder()")
         raise UpstairsError(way) from error
@@ -78,6 +80,17 @@ def _refuse_once(problem: Problem, meta: Params) -> None:
         live = [g.sum() for g in grads.values() if g.requires_grad]
         if live:
             refuse_once(torch.stack(live).sum())
+
+
+def _refuse_backward_only(error: RuntimeError, method: Method) -> None:
+    """An operation that runs in reverse mode alone, met in forward mode, is named."""
+    told = str(error)
+    found = re.search(r"forward AD with (\w+) that does not support it|we do not yet support (?:aten::)?(\w+)", told)
+    if isinstance(method, Forward) and found is not None:
+        raise UpstairsError(
+            f"'{found[1] or found[2]}' has no forward mode over several directions at once in torch: take "
+            "method=Recomputed(), which is exact too, or another operation"
+        ) from error
 
 
 def _refuse_non_finite(found: Hypergradient, method: str) -> None:

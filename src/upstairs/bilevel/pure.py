@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from upstairs.calling import call_with
+from upstairs.errors import UpstairsError
 from upstairs.inner import Params
 from upstairs.purity import refuse_writes, snapshot
 
@@ -42,12 +44,19 @@ class Pure:
     - Batch norm uses the batch in training mode, and what it had gathered in evaluation mode; it gathers no more.
     - Dropout draws from torch's global generator, as ever.
     - A module that writes to itself (spectral norm, a running mean of your own) is refused by name when first called.
+    - A lazy module, whose parameters have no shape before its first call, is refused by name.
 
     Attributes:
         parameters: copies of those of `net`, where an inner loop may start.
     """
 
     def __init__(self, net: nn.Module) -> None:
+        for name, p in net.named_parameters():
+            if isinstance(p, UninitializedParameter):
+                raise UpstairsError(
+                    f"parameter '{name}' has no shape yet, its layer being lazy: call the network once on a batch of "
+                    "its inputs before pure(net)"
+                )
         home = nn.ModuleList([copy.deepcopy(net)])  # a parent, so that a batch norm that is all of `net` has one too
         for module in list(home.modules()):
             norms = {n: m for n, m in module._modules.items() if isinstance(m, TorchNorm)}
