@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks_for_tests import WAY, blobs, double
+from upstairs.calling import Params, call_with
 from upstairs.core import Task
 from upstairs.engine import meta_step, plan
 from upstairs.inner import EXACT, Exact, FirstOrder
@@ -110,3 +111,62 @@ def test_a_plan_runs_nothing() -> None:
     plan(anil_net(net), blobs(2))
     assert set(seen) == {"FakeTensor"}
     assert net.body.calls == 2
+
+
+def chain() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, WAY))
+    return nn.Sequential(*layers).double()
+
+
+class Renamed(nn.Sequential):
+    """Has a class of its own, so that its modules are called one by one."""
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("how", [Exact(), FirstOrder()])
+def test_a_chain_of_layers_is_what_its_modules_give(count: int, how: Exact | FirstOrder) -> None:
+    tasks = double(blobs(count))
+    found = []
+    for kind in (nn.Sequential, Renamed):
+        net = kind(*chain())
+        step = meta_step(GradientLearner(net, SGD(0.3), way=WAY, steps=3, differentiate=how), tasks)
+        found.append([step.losses, *(p.grad for p in net.parameters())])
+    for a, b in zip(*found, strict=True):  # one task of the latter is stacked
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_a_chain_calls_its_modules_where_somebody_listens() -> None:
+    net, x = chain(), torch.randn(4, 8).double()
+    params = {"1.bias": torch.ones(6).double()}
+    plain = call_with(net, params, x)
+    seen: list[str] = []
+    handle = net[1].register_forward_hook(lambda *_: seen.append("one"))
+    torch.testing.assert_close(call_with(net, params, x), plain)
+    handle.remove()
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append("all"))
+    call_with(net, params, x)
+    handle.remove()
+    assert seen == ["one"] + ["all"] * 7
+    net[2].forward = lambda z: z * 0  # type: ignore[method-assign]
+    torch.testing.assert_close(call_with(net, params, x), call_with(net, params, x * 2))
+
+
+def test_a_step_scales_the_loss_as_it_would_the_gradient() -> None:
+    """SGD's own way against a rule of the same formula, that takes the gradient itself."""
+
+    class Plain:
+        def init(self, params: Params) -> tuple[()]:
+            return ()
+
+        def update(self, grads: Params, state: tuple[()]) -> tuple[Params, tuple[()]]:
+            return {n: -0.3 * g for n, g in grads.items()}, state
+
+    tasks = double(blobs(3))
+    found = []
+    for rule in (SGD(0.3), Plain()):
+        net = Renamed(*chain())
+        meta_step(GradientLearner(net, rule, way=WAY, steps=3), tasks)
+        found.append([p.grad for p in net.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

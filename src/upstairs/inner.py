@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
@@ -43,6 +43,19 @@ class Scaled(NamedTuple):
 
     tensors: Params
     factor: float
+
+
+class SGD:
+    """Plain gradient descent: theta <- theta - rate * gradient."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def init(self, params: Params) -> tuple[()]:
+        return ()
+
+    def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
+        return Scaled(grads, -self.rate), state
 
 
 @dataclass(frozen=True)
@@ -126,21 +139,49 @@ def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Para
     with torch.enable_grad():
         # without create_graph always copies: a view made under no_grad says that it requires a gradient, and has none
         leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
-        raws = [raw_of(p) for p in leaves.values()]
-        value = loss(leaves, *args)
-        if not isinstance(value, Tensor) or value.ndim:
-            raise UpstairsError(f"an inner loss must be one number for a task, and this one is {value!r}")
-        if not value.requires_grad:
-            return {n: torch.zeros_like(p) for n, p in params.items()}
-        each = raw_of(value)  # the gradient of the sum over tasks
-        grads = torch.autograd.grad(
-            each, raws, torch.ones_like(each), create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
+        grads = _raw_gradients(loss, leaves, args, create_graph=create_graph)
     return {n: wrap(g) if isinstance(p, Stacked) else g for (n, p), g in zip(params.items(), grads, strict=True)}
+
+
+def descend(loss: Loss, params: Params, *args: Any, rate: float, create_graph: bool) -> Params:
+    """params - rate * gradient, as `gradient` and `add` give it, with less around it.
+
+    The loss is scaled by -rate before its gradient is taken, and not the gradient: its derivative then has no product
+    for each parameter.
+    """
+    if transformed():
+        return add(params, Scaled(gradient(loss, params, *args, create_graph=create_graph), -rate))
+    with torch.enable_grad():
+        leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
+        steps = _raw_gradients(loss, leaves, args, create_graph=create_graph, factor=-rate)
+    return {
+        n: wrap(torch.add(raw_of(p), s)) if isinstance(p, Stacked) else torch.add(p, s)
+        for (n, p), s in zip(params.items(), steps, strict=True)
+    }
+
+
+def _raw_gradients(
+    loss: Loss, leaves: Params, args: tuple[Any, ...], *, create_graph: bool, factor: float = 1.0
+) -> list[Tensor]:
+    """`factor` times the gradient of the sum over tasks, in the tensors of all tasks."""
+    raws = [raw_of(p) for p in leaves.values()]
+    value = loss(leaves, *args)
+    if not isinstance(value, Tensor) or value.ndim:
+        raise UpstairsError(f"an inner loss must be one number for a task, and this one is {value!r}")
+    if not value.requires_grad:
+        return [torch.zeros_like(r) for r in raws]
+    each = raw_of(value)
+    exact = each.dtype.itemsize >= 4  # half precision would round the factor
+    scale = torch.full_like(each, factor if exact else 1.0)
+    grads = torch.autograd.grad(each, raws, scale, create_graph=create_graph, allow_unused=True)
+    found = [torch.zeros_like(r) if g is None else g for g, r in zip(grads, raws, strict=True)]
+    return found if exact else [g * factor for g in found]
 
 
 def _leaf(p: Tensor) -> Tensor:
     """The same values, of which a gradient can be taken."""
+    if type(p) is nn.Parameter and p.requires_grad:
+        return p
     return wrap(p.raw.detach().requires_grad_()) if isinstance(p, Stacked) else p.detach().requires_grad_()
 
 

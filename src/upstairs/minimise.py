@@ -12,6 +12,7 @@ from upstairs.errors import UpstairsError
 from upstairs.inner import (
     EXACT,
     NOW,
+    SGD,
     Differentiation,
     Exact,
     Implicit,
@@ -20,6 +21,7 @@ from upstairs.inner import (
     UpdateRule,
     add,
     at_step,
+    descend,
     detached,
     gradient,
     per_task,
@@ -52,6 +54,8 @@ def minimise(
     def step(number: int, carry: Any, *, create_graph: bool) -> Any:
         params, state = carry
         with at_step(first + number):
+            if type(rule) is SGD and isinstance(rule.rate, float):
+                return descend(loss, params, *args, rate=rule.rate, create_graph=create_graph), state
             grads = gradient(loss, params, *args, create_graph=create_graph)
             updates, state = rule.update(grads, state)
         return add(params, updates), state

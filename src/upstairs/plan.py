@@ -116,7 +116,8 @@ def signature(
     leaves = tuple([v for x, y, _ in tasks for v in (x.shape, x.dtype, x.device, y.shape, y.dtype)])
     learned = (*map(id, parameters), *[p.requires_grad for p in parameters])
     own = [v for v in vars(learner).values() if type(v) not in _CONTAINERS]
-    plain = tuple([_plain(v) for v in (*own, *(w for v in own if hasattr(v, "__dict__") for w in vars(v).values()))])
+    inside = [w for v in own if hasattr(v, "__dict__") for w in vars(v).values()]
+    plain = tuple([v if type(v) in _NUMBERS else _plain(v) for v in own + inside])
     how = (NOW.differentiate, torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
     numbers = torch.get_float32_matmul_precision()
     modes = tuple([m.training for m in modules])
@@ -126,6 +127,7 @@ def signature(
 _CONTAINERS = {type(v) for v in vars(nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
 
 
+_NUMBERS = {bool, int, float, str}  # the usual ones
 _BY_VALUE = (bool, int, float, str, Exact, FirstOrder, Implicit)  # a tuple: to build a union takes longer than to ask
 
 

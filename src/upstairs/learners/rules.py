@@ -7,20 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.inner import Params, Scaled, UpdateRule, inner_step
-
-
-class SGD:
-    """Plain gradient descent: theta <- theta - rate * gradient."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-
-    def init(self, params: Params) -> tuple[()]:
-        return ()
-
-    def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
-        return Scaled(grads, -self.rate), state
+from upstairs.inner import SGD, Params, Scaled, UpdateRule, inner_step
 
 
 class Squares(NamedTuple):

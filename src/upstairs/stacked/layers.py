@@ -234,13 +234,16 @@ def cross_entropy(
 def mse_loss(
     x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Any = None
 ) -> Any:
-    if x.shape != target.shape or any(option is not None for option in (size_average, reduce, weight)):
+    if x.shape != target.shape or not (size_average is reduce is weight is None):
         return NotImplemented
     raws, count, folded = align((x, target))
-    each = F.mse_loss(*raws, reduction="none")
+    if raws[0].shape == raws[1].shape:  # torch's own function would look again; its types name no number for "none"
+        each = torch._C._nn.mse_loss(*raws, 0)  # type: ignore[arg-type]
+    else:
+        each = F.mse_loss(*raws, reduction="none")
     if reduction == "none":
         return wrap(each, count, folded=folded)
-    flat = front(wrap(each, count, folded=folded)).reshape(count, -1)
+    flat = (front(wrap(each, count, folded=True)) if folded else each).reshape(count, -1)
     return wrap(flat.sum(1) if reduction == "sum" else flat.mean(1))
 
 
