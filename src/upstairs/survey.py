@@ -149,7 +149,7 @@ def by_kinds(shared: Survey, run: Run, name: str, *, kinds: dict[str, Splits]) -
     if not kinds:
         return []
     rows: list[dict[str, Any]] = []
-    for kind, splits in [*kinds.items(), ("all of these", all_kinds(kinds))]:
+    for kind, splits in [*kinds.items(), ("all", all_kinds(kinds))]:
         # the classes are those of the kind, whatever part the run itself was trained on
         learner = shared.train(run, f"kind-{kind.replace('/', '-')}", ALL, splits).learner
         cells = shared.scores(f"kinds after {kind}", [({}, learner, part.test) for part in kinds.values()])
@@ -157,4 +157,5 @@ def by_kinds(shared: Survey, run: Run, name: str, *, kinds: dict[str, Splits]) -
         rows.append({"name": name, "trained_on": kind, "transductive": learner.transductive, **summary(cells, is_own)})
     plain = shared.scores("kinds", [({}, nearest_centroid(way=WAY), part.test) for part in kinds.values()])
     rows.append({"name": "nearest centroid", "trained_on": "", "transductive": False, **summary(plain)})
-    return [{"data": list(kinds), "way": WAY, "shot": 1, "tasks": len(shared.seeds), "rows": rows}]
+    head = {"data": list(kinds), "way": WAY, "shot": 1, "tasks": len(shared.seeds), "minutes": shared.minutes}
+    return [{**head, "rows": rows}]

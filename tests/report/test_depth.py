@@ -103,6 +103,7 @@ def test_matrices_tell_what_another_kind_costs() -> None:
     text = read_text({"matrices": [matrix, matrix]})
     assert text.count("Highest mean: protonet on Latin, 80.0%; its worst is 70.0%.") == 2
     assert "Rows trained on one kind have 92.5% in the mean on new classes of it and 65.0% on other kinds." in text
+    assert "Trained for 30 s each." in read_text({"matrices": [{**matrix, "minutes": 0.5}]}) and "each." not in text
     page = render({**HEAD, "matrices": [matrix, matrix]})
     ids = re.findall(r'<[a-z][^>]* id="([^"]+)"', page)
     assert len(ids) == len(set(ids)), "two figures share no id"

@@ -7,13 +7,12 @@ from markupsafe import Markup
 
 from upstairs.report.depth_sentences import say_classes, say_gap, say_length, say_times
 from upstairs.report.figures import draw_dots, draw_lines, draw_times
-from upstairs.report.panels import Panel, arrange, group_entries, list_scores
+from upstairs.report.panels import Panel, arrange, group_entries, list_scores, write_budget
 from upstairs.report.tables import Table
 from upstairs.report.values import (
     Record,
     Series,
     read_groups,
-    read_number,
     read_score,
     read_series,
     write_duration,
@@ -79,13 +78,6 @@ def draw_length(entries: Sequence[Record], order: Mapping[str, int]) -> list[Pan
             says = say_length(series, write_budget(group))
             panels.append(Panel(f"A longer inner loop{task}", Markup(svg), says, list_scores(series, "inner steps")))
     return panels
-
-
-def write_budget(group: Sequence[Record]) -> str:
-    """' for 1 min', where all trainings of a figure had the same budget."""
-    minutes = {entry.get("minutes") for entry in group}
-    known = read_number(minutes.pop()) if len(minutes) == 1 else None
-    return "" if known is None else f" for {write_duration(60 * known)}"
 
 
 def draw_waits(runs: Sequence[Record], plain: Record, order: Mapping[str, int]) -> list[Panel]:

@@ -20,6 +20,7 @@ from upstairs.report.values import (
     read_results,
     read_score,
     read_series,
+    write_duration,
     write_name,
 )
 
@@ -138,7 +139,14 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
         ],
     )
     title = f"Trained on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
-    return Panel(title, Markup(svg), say_matrix(names, rows, matrix["tasks"]), table)
+    return Panel(title, Markup(svg), say_matrix(names, rows, matrix["tasks"], write_budget([matrix])), table)
+
+
+def write_budget(group: Sequence[Record]) -> str:
+    """' for 1 min', where all trainings of a figure had the same budget."""
+    minutes = {entry.get("minutes") for entry in group}
+    known = read_number(minutes.pop()) if len(minutes) == 1 else None
+    return "" if known is None else f" for {write_duration(60 * known)}"
 
 
 def draw_differences(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:

@@ -202,8 +202,12 @@ def say_breadth(series: Sequence[Series[str]], words: Words) -> str:
     )
 
 
-def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int) -> str:
-    """Which row is best in the mean, what a kind that is not its own costs, and on what its numbers rest."""
+def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int, budget: str = "") -> str:
+    """Which row is best in the mean, what a kind that is not its own costs, and on what its numbers rest.
+
+    Args:
+        budget: ' for 1 min' where each that was trained was so for that long.
+    """
     best = max(range(len(rows)), key=lambda i: rows[i]["mean"])
     text = f"Highest mean: {names[best]}, {Score(rows[best]['mean'])}; its worst is {Score(rows[best]['worst'])}. "
     both = [row for row in rows if row.get("own") is not None and row.get("other") is not None]
@@ -211,6 +215,7 @@ def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int) -> str:
         own, other = (Score(sum(row[what] for row in both) / len(both)) for what in ("own", "other"))
         which = "Rows trained on one kind" if len(both) > 1 else "What was trained on one kind"
         text += f"{which} have {own} in the mean on new classes of it and {other} on other kinds. "
+    text += f"Trained{budget} each. " if budget else ""
     text += f"Each number is of {tasks} tasks of classes that no row was trained on, the same tasks for all rows."
     return text + (" † sees all queries of a task at once." if any(row["transductive"] for row in rows) else "")
 
