@@ -1,5 +1,6 @@
 """More of classes seen once: files and sheets, errors in one sentence, and the judge."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -126,3 +127,14 @@ def test_vectors_are_generated_from_arrays(tmp_path: Path) -> None:
         from upstairs.generation import generate_folder
 
         generate_folder(tmp_path / "run", support=tmp_path, out=tmp_path / "more")
+
+
+def test_a_classifier_is_evaluated_with_what_is_drawn(
+    call: Call, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    protonet, more = tmp_path / "protonet", ("--way", 2, "--query", 1, "--tasks", 4, "--json")
+    assert call("train", "protonet", "--data", pictures, "--steps", 2, "--out", protonet, "--quiet", *SMALL)[0] == 0
+    plain = json.loads(call("evaluate", protonet, *more)[1])
+    grown = json.loads(call("evaluate", protonet, "--augment", trained, *more)[1])
+    assert grown["baselines"]["not augmented"]["accuracy"] == plain["accuracy"] and grown["tasks"] == 4
+    assert "which makes no examples" in call("evaluate", protonet, "--augment", protonet, *more)[2]

@@ -87,13 +87,16 @@ def evaluate(
     *,
     on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
     inner_steps: InnerSteps = None,
+    augment: Annotated[
+        Path | None, arg(help="A run that makes examples: 5 of each class are added to every support set.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Accuracy on tasks of classes that were not trained on, with a 95% interval, beside the plain baselines."""
     from upstairs.session import evaluate_run
 
-    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
+    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, augment=augment, quiet=quiet or json)
     if json:
         print_json(result)
     else:

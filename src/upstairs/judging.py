@@ -1,6 +1,6 @@
 """Are generated examples good? A classifier that never saw the generator says what they are and how they vary."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.core import Examples, evaluating
-from upstairs.evaluate import Progress, enough_seeds
+from upstairs.core import Examples, Task, evaluating
+from upstairs.evaluate import BOUND, Progress, enough_seeds
 from upstairs.learners import GenerativeLearner
 from upstairs.learners.metric import MetricLearner
 from upstairs.statistics import interval
@@ -101,6 +101,36 @@ def judge(
             progress(done + 1, tasks)
     real = np.array(found[REAL])[:, 1]
     return {name: _describe(np.array(rows), real) for name, rows in found.items()}
+
+
+def bounds(
+    generator: GenerativeLearner[Any],
+    source: Source,
+    *,
+    shots: Sequence[int] = (1, 2, 5, 10),
+    query: int = 3,
+    tasks: int = 600,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[int, Float[np.ndarray, " task"]]:
+    """What a generator predicts of each task's queries (a bound in nats per example) from more and more examples.
+
+    The queries are the same for all shots, and a support set holds the smaller ones: the numbers can be paired.
+
+    Raises:
+        UpstairsError: classes with too few examples.
+    """
+    episodes, seeds = Episodes(source, way=1, shot=max(shots), query=query), enough_seeds(seed, tasks)
+    found: dict[int, list[Tensor]] = {shot: [] for shot in shots}
+    with evaluating(generator):
+        for start in range(0, tasks, 20):
+            batch = episodes.batch(seeds[start : start + 20])
+            for shot in shots:
+                support = Examples(*(leaf[:, :shot] for leaf in batch.support))
+                found[shot].append(BOUND.of(generator.solve(Task(support, batch.query)), batch))
+            if progress:
+                progress(min(start + 20, tasks), tasks)
+    return {shot: torch.cat(values).double().numpy() for shot, values in found.items()}
 
 
 def _made(draw: Draw, examples: Float[Tensor, "way *feature"], count: int, seed: int) -> Tensor:

@@ -14,7 +14,15 @@ from upstairs.console import counting, tell_user, write_number
 from upstairs.defaults import draft, resolve, with_paths
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, score_kind
-from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, learners, with_steps
+from upstairs.learners import (
+    Augmented,
+    GradientLearner,
+    NeuralStatistician,
+    Unconditioned,
+    baselines_for,
+    learners,
+    with_steps,
+)
 from upstairs.opening import choose_episodes, limited, open_splits
 from upstairs.pipeline import prepare, with_bar
 from upstairs.recipes import DATA, RECIPES
@@ -131,6 +139,7 @@ def evaluate_run(
     tasks: int = 600,
     seed: int = 0,
     inner_steps: int | None = None,
+    augment: Path | None = None,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -145,6 +154,11 @@ def evaluate_run(
             )
         learner = with_steps(learner, inner_steps)
     opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
+    if augment is not None:
+        opponents["not augmented"] = learner
+        generator = load(augment).generator()
+        refuse_unlike([run, load(augment)], foreign=True)
+        learner = Augmented(learner, generator, count=5)
     if baselines and isinstance(learner, NeuralStatistician):
         opponents["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()

@@ -12,7 +12,14 @@ from tasks_for_tests import blobs
 from upstairs.core import Examples
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import evaluate, frozen_seeds
-from upstairs.learners import GenerativeLearner, NeuralStatistician, ProtoNet, Redrawing, Unconditioned
+from upstairs.learners import (
+    Augmented,
+    GenerativeLearner,
+    NeuralStatistician,
+    ProtoNet,
+    Redrawing,
+    Unconditioned,
+)
 from upstairs.learners.likelihood import GAUSSIAN
 from upstairs.nets.drawing import Bender
 from upstairs.tasks.episodes import Episodes
@@ -157,3 +164,19 @@ def test_drawings_come_from_every_support_picture() -> None:
     made = learner.sample(learner.adapt(support), 200, torch.Generator().manual_seed(0))
     above = (made[:, 0, 2:6].mean((1, 2)) > made[:, 0, 10:14].mean((1, 2))).float().mean()
     assert made.shape == (200, 1, 16, 16) and 0.35 < above < 0.65  # 4 standard deviations either way
+
+
+def test_an_augmented_classifier_keeps_the_laws_and_learns_from_what_is_drawn() -> None:
+    """Prototypes by hand: of the examples and of draws from a Gaussian around each class's mean, on the same noise."""
+    torch.manual_seed(0)
+    learner = Augmented(ProtoNet(nn.Linear(8, 4), way=5), OneGaussian(8), count=3)
+    check_learner(learner, blobs())
+    support, query = take(blobs(), 0)
+    learner.eval()
+    rows = [support.x[support.y == k] for k in range(5)]
+    grown = [torch.cat([x, x.mean(0) + learner.noise.fixed]) for x in rows]
+    means = torch.stack([learner.classifier.encoder(x).mean(0) for x in grown])
+    assert torch.allclose(learner.adapt(support).mean, means, atol=1e-5)
+    missing = support._replace(mask=support.y > 0)
+    assert not learner.adapt(missing).seen[0] and learner.adapt(missing).seen[1:].all()
+    assert learner.for_way(3).predict(learner.for_way(3).adapt(take(blobs(way=3), 0).support), query.x).shape[1] == 3

@@ -1,5 +1,6 @@
 """Room 3, the learners: one family a file; `table` has them by name, `registry.py` finds them."""
 
+from upstairs.learners.augmented import Augmented
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.context import Concatenated, cavia, modulated
@@ -60,6 +61,7 @@ __all__ = [
     "LNP",
     "R2D2",
     "SGD",
+    "Augmented",
     "BaselinePlusPlus",
     "CoTraining",
     "Concatenated",

@@ -1,0 +1,87 @@
+# ruff: noqa: T201
+"""Generators on unseen classes: recognised and varied, as a judge says; bounds by shots; a sheet to look at.
+
+    python benchmarks/generation.py OMNIGLOT --judge runs/protonet --runs runs/redrawing --out results/
+
+The judge is a run of `protonet` on the same training classes. Nothing here is chosen by what it shows: choose on
+`--part val`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from upstairs.console import counting
+from upstairs.core import Examples
+from upstairs.generation import make_sheet
+from upstairs.judging import CONTROLS, bounds, drawing, judge
+from upstairs.learners import NeuralStatistician, Unconditioned
+from upstairs.opening import open_splits
+from upstairs.process import keep_freed_memory
+from upstairs.report.pictures import to_png
+from upstairs.run import load
+from upstairs.statistics import interval, paired_interval
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--judge", type=Path)
+    parser.add_argument("--runs", type=Path, nargs="+", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--part", default="test")
+    parser.add_argument("--tasks", type=int, default=600)
+    parser.add_argument("--bounds", action="store_true", help="also the bounds by shots")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    source = getattr(open_splits({"data": asked.data}, quiet=False), asked.part)
+    generators = {path.name: load(path).learner for path in asked.runs}
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for name, learner in generators.items():
+        (asked.out / f"{name}.png").write_bytes(to_png(sheet(learner, source)))
+    if asked.judge:
+        draws = CONTROLS | {name: drawing(learner) for name, learner in generators.items()}
+        with counting("judging", quiet=False) as progress:
+            found = judge(load(asked.judge).learner, source, draws, tasks=asked.tasks, progress=progress)
+        write(asked.out / "judged.json", found)
+        for name, row in found.items():
+            print(
+                f"| {name} | {100 * row['recognised']:.1f} ± {100 * row['recognised_ci95']:.1f} "
+                f"| {100 * row['variety']:.0f} ± {100 * row['variety_ci95']:.1f} |"
+            )
+    for name, learner in generators.items() if asked.bounds else ():
+        own = bounds(learner, source, tasks=asked.tasks)
+        rows = {f"{shot} shots": interval(values) for shot, values in own.items()}
+        rows |= {f"{shot} less 1": paired_interval(values, own[1]) for shot, values in own.items() if shot > 1}
+        if isinstance(learner, NeuralStatistician):
+            plain = bounds(Unconditioned(learner), source, shots=(1,), tasks=asked.tasks)
+            rows |= {"unconditioned": interval(plain[1]), "1 less unconditioned": paired_interval(own[1], plain[1])}
+        write(asked.out / f"{name}-bounds.json", {k: list(v) for k, v in rows.items()})
+        for what, (mean, half) in rows.items():
+            print(f"| {name} | {what} | {mean:.2f} ± {half:.2f} |")
+
+
+def sheet(learner, source):
+    """12 classes, spread over those there are: the example, and 10 drawn after it."""
+    rows = {}
+    for c in range(0, len(source), len(source) // 12):
+        x = source.subset([c])
+        first = x.gather(torch.tensor(x.rows[0][:1]), torch.tensor(x.turns) if x.turns else None)
+        shown = Examples(first, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool))
+        rows[source.labels[c]] = (list(first.numpy()), list(drawing(learner)(shown, 10, seeded(c)).numpy()))
+    return make_sheet(rows)
+
+
+def seeded(number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def write(path: Path, value) -> None:
+    path.write_text(json.dumps(value, indent=1))
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
