@@ -18,7 +18,7 @@ LABELS = {"relabelled": "reads labels by weights that are not alike"}
 EXPECTED = {
     "maml": HEAD, "fomaml": HEAD, "anil": HEAD, "boil": HEAD, "maml_pp": HEAD, "meta_sgd": HEAD,
     "meta_curvature": HEAD, "imaml": HEAD, "cavia": HEAD, "reptile": HEAD, "es_maml": HEAD, "mtl": HEAD,
-    "protonet": {}, "matchingnet": {}, "relationnet": {}, "r2d2": {}, "metaoptnet": {}, "proto_maml": {},
+    "protonet": {}, "matchingnet": {}, "relationnet": {}, "dn4": {}, "r2d2": {}, "metaoptnet": {}, "proto_maml": {},
     "unicorn_maml": {}, "simpleshot": {}, "co_training": {}, "baseline_pp": {}, "bd_cspn": {},
     "hypernetwork": {}, "film": {},
     "versa": {"relabelled": "has noise for each class's place"},

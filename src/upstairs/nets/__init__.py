@@ -1,7 +1,7 @@
 """Ordinary modules, nothing meta in them."""
 
 from upstairs.nets.cells import Mixed, cells, chain, discretise
-from upstairs.nets.conv import conv4, relation_conv, sound_conv
+from upstairs.nets.conv import conv4, relation_conv, sound_conv, sound_maps
 from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
 from upstairs.nets.resnet import resnet12
@@ -26,5 +26,6 @@ __all__ = [
     "relation_conv",
     "resnet12",
     "sound_conv",
+    "sound_maps",
     "text_net",
 ]

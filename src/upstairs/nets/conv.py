@@ -71,10 +71,26 @@ def relation_conv(
     return channels_last(nn.Sequential(encoder)), channels_last(nn.Sequential(relation))
 
 
+def sound_maps(
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", dropout: float = 0.0
+) -> nn.Sequential:
+    """`sound_conv` that keeps time: maps [n, width, 1, frames / 4], a vector every 40 ms of a log-mel picture.
+
+    The later blocks pool along the bands alone, and what is left of the bands becomes one by a convolution.
+
+    Args:
+        shape, width, norm, dropout: as for `conv4`.
+    """
+    layers = _blocks(shape, width, norm, "sff.", dropout=dropout)
+    layers["bands"] = nn.Conv2d(width, width, (-(-shape[1] // 2) // 8, 1))
+    return channels_last(nn.Sequential(layers))
+
+
 def _blocks(
     shape: tuple[int, ...], width: int, norm: Norm, pools: str, *, steps: int = 0, dropout: float = 0.0
 ) -> OrderedDict[str, nn.Module]:
-    """A block for each letter of `pools`: p has a 2x2 max-pool; s too, half the width and a convolution of stride 2."""
+    """A block for each letter of `pools`: p has a 2x2 max-pool; s too, half the width and a convolution of stride 2; f
+    a max-pool of 2x1."""
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(
             f"conv4 takes images of 16x16 pixels or more and was given inputs of shape {shape}: use --net mlp"
@@ -84,7 +100,7 @@ def _blocks(
     for i, pool in enumerate(pools):
         own, stride = (max(1, width // 2), 2) if pool == "s" else (width, 1)
         conv = nn.Conv2d(before, own, 3, padding=1, stride=stride, bias=norm == "none")
-        pooling = [nn.MaxPool2d(2)] if pool in "sp" else []
+        pooling = [] if pool == "." else [nn.MaxPool2d((2, 1) if pool == "f" else 2)]
         dropping = [nn.Dropout2d(dropout)] if dropout else []
         layers[f"block{i}"] = nn.Sequential(conv, make_norm(norm, own, steps=steps), *pooling, nn.ReLU(), *dropping)
         before = own

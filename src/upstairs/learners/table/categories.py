@@ -5,6 +5,7 @@ from collections.abc import Callable
 from upstairs.core import Learner
 from upstairs.learners.closed_form import R2D2, MetaOptNet
 from upstairs.learners.heads import proto_maml, unicorn_maml
+from upstairs.learners.local import DN4
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet
 from upstairs.learners.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
 from upstairs.learners.table.building import (
@@ -20,7 +21,7 @@ from upstairs.learners.table.building import (
     scale,
 )
 from upstairs.learners.transductive import BDCSPN
-from upstairs.nets import mlp, relation_conv
+from upstairs.nets import mlp, relation_conv, sound_maps
 from upstairs.settings import Settings
 
 
@@ -34,6 +35,15 @@ def _relationnet(settings: Settings, shape: Shape, way: int) -> Learner:
     encoder = make_net(settings, shape, None)
     size = length(encoder, shape)
     return RelationNet(encoder, mlp((2 * size,), widths=(settings.width,), out=1), way=way)
+
+
+def _dn4(settings: Settings, shape: Shape, way: int) -> Learner:
+    if settings.net == "sound":
+        maps = sound_maps(shape, width=settings.width, norm=settings.norm, dropout=settings.dropout)
+        return DN4(maps, way=way, window=0.2)
+    if settings.net == "conv4":
+        return DN4(relation_conv(shape, width=settings.width, norm=settings.norm)[0], way=way)
+    return DN4(make_net(settings, shape, None), way=way)
 
 
 _PROTONET = on_encoder(lambda net, size, s, way: ProtoNet(net, way=way, scale=scale(s, size)))
@@ -66,6 +76,7 @@ CATEGORIES: dict[str, Entry] = {
         _relationnet, METRIC | {"way": 5, "tasks": 4, "query": 10},
         "relation network: a learned comparison of query and class (Sung 2018)",
     ),
+    "dn4": Entry(_dn4, METRIC, "local features, each compared with those that it is most like (Li 2019)"),
     "r2d2": Entry(
         _R2D2, _SOLVER, "ridge regression on each task, solved in closed form (Bertinetto 2019)", FUNCTIONS
     ),

@@ -1,0 +1,63 @@
+"""Learners that compare an example part by part, each with the parts that it is most like: DN4."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from upstairs.core import Examples, LossFn, cross_entropy
+from upstairs.learners.metric import MetricLearner, members, only_seen
+
+
+class Places(NamedTuple):
+    """The direction at each place of the support set's maps, and whose they are."""
+
+    z: Float[Tensor, "n place c"]
+    member: Float[Tensor, "n way"]
+
+
+def directions(z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n place c"]:
+    """The vector at each place of a map, of length 1; a vector is a map of one place."""
+    return F.normalize(z.reshape(*z.shape[:2], -1).transpose(1, 2), dim=-1)
+
+
+class DN4(MetricLearner[Places]):
+    """A query is as near as its parts are to the parts of a class (Li et al. 2019, "image-to-class").
+
+        s(x, x_i) = 1/2 mean over places p of max over q of cos(f_p(x), f_q(x_i))  +  1/2 the same with x and x_i changed
+        logits_k  = scale * mean of s(x, x_i) over the support examples of class k
+
+    With a window, q is at most so far from p along the last axis: in a sound the same moment, said sooner or later. The
+    paper looks from the query alone, at the 3 nearest among all of a class's places, and has no scale; here it is
+    learned.
+
+    Args:
+        encoder: any module from inputs to maps [n, c, *space] or vectors [n, c].
+        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        window: the farthest that is compared, as a share of the last axis; None is everything.
+        scale: of the similarity, at the start.
+    """
+
+    loss_fn: LossFn = staticmethod(cross_entropy)
+
+    def __init__(self, encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0) -> None:
+        super().__init__(encoder, way=way)
+        self.window = window
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+
+    def fit(self, z: Float[Tensor, "n c *space"], support: Examples) -> Places:
+        return Places(directions(z), members(support, self.way, z))
+
+    def logits(self, state: Places, z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n way"]:
+        own, (n, places, _) = directions(z), state.z.shape
+        pairs = own.flatten(0, 1) @ state.z.flatten(0, 1).T
+        pairs = pairs.reshape(len(own), places, n, places).transpose(1, 2)
+        if self.window is not None and places > 1:
+            moment = torch.arange(places, device=z.device) % z.shape[-1]
+            near = (moment[:, None] - moment).abs() <= self.window * z.shape[-1]
+            pairs = torch.where(near, pairs, -1.0)
+        alike = (pairs.amax(3).mean(2) + pairs.amax(2).mean(2)) / 2
+        count = state.member.sum(0)
+        return only_seen(self.log_scale.exp() * alike @ state.member / count.clamp(min=1), count > 0)
