@@ -19,7 +19,7 @@ from upstairs.tasks.text import TextFormat
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
     "projection": {"rate": 1e-4, "scale": 0.3},
-    "sound": {"query": 3},  # more steps of fewer recordings
+    "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"rate": 1e-2, "scale": 8.0} for name in READINGS},
 }
 

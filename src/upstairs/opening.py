@@ -42,7 +42,8 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
 def limited(splits: Splits, settings: dict[str, Any]) -> Splits:
     """With the training classes that the settings ask for."""
     count, rotate = settings.get("train_classes"), bool(settings.get("rotate_classes"))
-    return training_classes(splits, count=count, rotate=rotate, seed=settings.get("split_seed") or 0)
+    splice, seed = settings.get("splice"), settings.get("split_seed") or 0
+    return training_classes(splits, count=count, rotate=rotate, splice=splice, seed=seed)
 
 
 def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None) -> Splits:

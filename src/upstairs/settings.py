@@ -45,6 +45,9 @@ class Settings:
     rotate_classes: bool = option(
         False, "Pictures: a training class turned by 90, 180 or 270 degrees is one more class."
     )
+    splice: int | None = option(
+        None, "Sounds: so many more training classes, each of halves of two. Left out: two for each that there is."
+    )
     interpolate: Interpolation = option(
         "none", "More training tasks by mixing: mlti mixes two tasks, metamix the queries with support examples."
     )
@@ -157,6 +160,8 @@ def refuse_remedies(s: Settings, low: int, high: int) -> None:
     for name in ("dropout", "label_smoothing"):
         if not 0 <= getattr(s, name) < 1:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be from 0 to below 1")
+    if s.splice is not None and s.splice < 0:
+        raise UpstairsError(f"--splice is {s.splice}: give a number of classes, 0 or more")
     if s.train_classes is not None and s.train_classes < 2:
         raise UpstairsError(f"--train-classes is {s.train_classes}: a task needs 2 or more")
     if s.interpolate == "mlti" and low != high:

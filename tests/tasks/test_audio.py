@@ -15,7 +15,10 @@ from sounds_for_tests import bytes_of, folder, tone
 from upstairs.errors import UpstairsError
 from upstairs.tasks.audio import LOWEST, RANGE, RATE, AudioFormat, mel_bands, read_sound
 from upstairs.tasks.hearing import ROUGHNESS, Hearing
+from upstairs.tasks.more_classes import training_classes
 from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
+from upstairs.tasks.sources import Source
+from upstairs.tasks.splice import spliced
 
 pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
 
@@ -217,3 +220,27 @@ def test_hearing_colours_and_adds_noise() -> None:
     assert (noisy[:, 150:].mean() - 0.3).abs() < 0.02, "as loud as was drawn"
     assert noisy[:, 150:].std() == pytest.approx(ROUGHNESS / RANGE, rel=0.1)
     assert (noisy[:, 60:150].mean() - 0.5).abs() < 0.02, "hardly heard below what is 10 decibels louder"
+
+
+def test_a_spliced_class_has_halves_of_two_by_one_speaker(tmp_path: Path) -> None:
+    path = folder(tmp_path / "words", words=10)
+    rows = [f"word{w}/{s}.flac\tword{w}\tvoice{s}" for w in range(10) for s in range(5) if w % 5 != s]
+    (path / "index.tsv").write_text("\n".join(["file\tword\tspeaker", *rows]))
+    plain = open_sounds(path)
+    source = spliced(plain, 6)
+    assert len(source) == 16 and source.feature_shape == plain.feature_shape
+    for label, own in zip(source.labels[10:], source.rows[10:], strict=True):
+        words = [plain.labels.index(word) for word in label.split("+")]
+        halves = [{plain.speakers[row]: plain.inputs[row] for row in plain.rows[word]} for word in words]
+        speakers = sorted(set(halves[0]) & set(halves[1]))
+        expected = np.stack([np.concatenate([half[s][..., i * 30 :][..., :30] for i, half in enumerate(halves)], -1)
+                             for s in speakers])  # fmt: skip
+        assert words[0] != words[1] and len(speakers) == len(own) >= 3
+        np.testing.assert_array_equal(source.inputs[own], expected)
+    mixed = np.array([2, source.rows[11][1], 3])
+    np.testing.assert_array_equal(source.inputs[mixed][[0, 2]], plain.inputs[[2, 3]])
+    assert len(source.inputs) == len(plain.inputs) + sum(map(len, source.rows[10:])) and plain.inputs[2].max() == 255
+    splits = training_classes(sound_splits(path, split="ratio"), splice=None)
+    assert len(splits.train) == 3 * len(sound_splits(path, split="ratio").train)
+    with pytest.raises(UpstairsError, match="joins halves of sounds"):
+        spliced(Source.from_arrays(np.zeros((4, 1, 16, 16), np.uint8), [0, 0, 1, 1]), 2)

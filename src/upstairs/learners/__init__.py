@@ -22,8 +22,8 @@ from upstairs.learners.gradient import (
 )
 from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
 from upstairs.learners.learned_rules import LSTMRule, MLPRule, learned_optimizer
-from upstairs.learners.metagan import MetaGAN, NearMisses
 from upstairs.learners.local import DN4
+from upstairs.learners.metagan import MetaGAN, NearMisses
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import max_logit, threshold

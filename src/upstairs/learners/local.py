@@ -26,7 +26,7 @@ def directions(z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n place c"]:
 class DN4(MetricLearner[Places]):
     """A query is as near as its parts are to the parts of a class (Li et al. 2019, "image-to-class").
 
-        s(x, x_i) = 1/2 mean over places p of max over q of cos(f_p(x), f_q(x_i))  +  1/2 the same with x and x_i changed
+        s(x, x_i) = 1/2 mean over places p of max over q of cos(f_p(x), f_q(x_i)), + 1/2 the same with x and x_i changed
         logits_k  = scale * mean of s(x, x_i) over the support examples of class k
 
     With a window, q is at most so far from p along the last axis: in a sound the same moment, said sooner or later. The

@@ -1,18 +1,25 @@
-"""More training classes by turning pictures, and fewer of them, to see what data is worth."""
+"""More training classes by turning pictures and splicing sounds, and fewer of them, to see what data is worth."""
 
 from dataclasses import replace
 
 import torch
 
 from upstairs.errors import UpstairsError
+from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.sources import Source, Splits
+from upstairs.tasks.splice import spliced
 
+SPLICES = 2  # made classes for each that there is: as many as are worth it where words are few
 TURNS = ("rot000", "rot090", "rot180", "rot270")
 
 
-def training_classes(splits: Splits, *, count: int | None = None, rotate: bool = False, seed: int = 0) -> Splits:
-    """The splits with `count` of the training classes, and turned ones; validation and test classes are as they were.
+def training_classes(
+    splits: Splits, *, count: int | None = None, rotate: bool = False, splice: int | None = None, seed: int = 0
+) -> Splits:
+    """The splits with `count` of the training classes, turned ones, and `splice` made of two (None: see SPLICES).
+
+    Validation and test classes are as they were.
 
     Raises:
         UpstairsError: there are no classes, fewer than were asked for, or they are no pictures to turn.
@@ -21,7 +28,10 @@ def training_classes(splits: Splits, *, count: int | None = None, rotate: bool =
     if (count or rotate) and train.functions:
         raise UpstairsError(f"--train-classes and --rotate-classes are about classes and {train.name} has none")
     train = some_classes(train, count, seed=seed) if count else train
-    return splits._replace(train=rotated(train) if rotate else train)
+    train = rotated(train) if rotate else train
+    if splice is None:
+        splice = SPLICES * len(train) if isinstance(train.format, AudioFormat) else 0
+    return splits._replace(train=spliced(train, splice, seed=seed) if splice else train)
 
 
 def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:

@@ -101,7 +101,8 @@ def open_index(
         names = [name for one in classes for name in one.names]
         format = format or _suited(tree, names)
         source = source_of(tree, classes, format, name=path.stem, progress=progress)
-    return source, [speaker[name] for name in names] if speaker else [], parts
+    speakers = [speaker[name] for name in names] if speaker else []
+    return replace(source, speakers=tuple(speakers)), speakers, parts
 
 
 def _container(path: Path) -> Path:

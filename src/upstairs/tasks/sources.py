@@ -11,6 +11,8 @@ from torch import Tensor
 
 from upstairs.errors import UpstairsError
 
+Rows = Any  # an array [rows, *feature], or what is indexed by an array of rows as one is (see splice.py)
+
 
 @runtime_checkable
 class Augment(Protocol):
@@ -63,11 +65,12 @@ class Source:
         format: how a user's raw input becomes a row; None for arrays, taken as they are.
         functions: what tasks are drawn from where they are regression: there are no classes then.
         texts: where inputs are texts, each row's own, to be shown.
+        speakers: where inputs are sounds, who says each row, where that is known.
         parts, weights: of a mixture, the sources that it is of and the share of each (see `mixed`).
     """
 
     name: str
-    inputs: np.ndarray
+    inputs: Rows
     labels: tuple[str, ...]
     rows: tuple[np.ndarray, ...]
     groups: tuple[str, ...] = ()
@@ -76,6 +79,7 @@ class Source:
     format: InputFormat | None = None
     functions: Functions | None = None
     texts: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
     parts: "tuple[Source, ...]" = ()
     weights: tuple[float, ...] = ()
     _group: tuple[str, ...] = field(init=False, repr=False)
