@@ -76,7 +76,7 @@ CATEGORIES: dict[str, Entry] = {
         _relationnet, METRIC | {"way": 5, "tasks": 4, "query": 10},
         "relation network: a learned comparison of query and class (Sung 2018)",
     ),
-    "dn4": Entry(_dn4, METRIC, "local features, each compared with those that it is most like (Li 2019)"),
+    "dn4": Entry(_dn4, METRIC | {"way": 20}, "local features, each compared with those that it is most like (Li 2019)"),
     "r2d2": Entry(
         _R2D2, _SOLVER, "ridge regression on each task, solved in closed form (Bertinetto 2019)", FUNCTIONS
     ),
