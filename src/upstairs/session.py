@@ -224,12 +224,10 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
     refuse_unlike(runs)
-    if any(run.settings.way == 1 for run in runs):
-        raise UpstairsError(f"{paths[0]} makes examples and a report is about naming them: use generate and evaluate")
     if runs[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
-    if runs[0].settings.way == 1:
+    if any(run.settings.way == 1 for run in runs):
         drawn = measure_drawings(runs, splits, seed=seed, command=command)
         return write_report(drawn, out or paths[0] / "report.html")
     with counting("measuring", quiet=quiet) as progress:

@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 import upstairs
 from runs_for_tests import draw_folder
+from upstairs.errors import UpstairsError
 from upstairs.learners import GenerativeLearner, make_learner
 from upstairs.opening import open_splits
 from upstairs.report.drawings import CLASSES, COUNT, measure_drawings, mix
 from upstairs.report.page import render
+from upstairs.session import report_runs
 from upstairs.settings import Settings
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source
@@ -28,9 +31,18 @@ def test_a_run_that_draws(tmp_path: Path) -> None:
     assert len(rows) == min(CLASSES, len(splits.test)) and len(between) == len(rows) // 2
     assert {row["label"] for row in rows} <= set(splits.test.labels)
     assert all(len(row["made"]) == COUNT and row["made"][0].shape == row["support"].shape for row in rows)
-    page = render(report)
+    assert render(report)
+    page = report_runs([run.path], out=tmp_path / "page.html", tasks=2, seed=0, quiet=True, command="").read_text()
     assert "What it makes" in page and "Between two classes" in page and "The players of dagan" in page
     assert page.count("made: ") == COUNT * (len(rows) + len(between))
+
+
+def test_a_run_that_names_is_refused_beside_one_that_draws(tmp_path: Path) -> None:
+    data = str(draw_folder(tmp_path / "pictures", classes=12))
+    options = {"data": data, "width": 4, "steps": 1, "validations": 1, "validation_tasks": 2, "quiet": True}
+    paths = [upstairs.train(name, out=tmp_path / name, **options).path for name in ("protonet", "dagan")]
+    with pytest.raises(UpstairsError, match="'protonet', which makes nothing"):
+        report_runs(paths, out=tmp_path / "page.html", tasks=2, seed=0, quiet=True, command="")
 
 
 def test_the_way_between_two_states_ends_at_both() -> None:
