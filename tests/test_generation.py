@@ -73,7 +73,7 @@ def test_what_cannot_be_made_is_said(call: Call, trained: Path, pictures: Path, 
         ((*generate, out, "--count", 0), "--count is 0"),
         ((*generate, pictures), "nothing is written over"),
         (("adapt", trained, "--support", pictures, "--out", tmp_path / "m"), "names none"),
-        (("report", trained), "makes examples"),
+        (("report", trained, protonet), "makes nothing"),
         (("evaluate", trained, "--way", 2, "--query", 1), "leave --way out"),
     ]
     for words, message in cases:
