@@ -21,7 +21,7 @@ from upstairs.tasks.sources import Source
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("pictures"), classes=12, examples=4)
+    return draw_folder(tmp_path_factory.mktemp("pictures"), classes=12, examples=5)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_generate_writes_pictures_and_a_sheet(call: Call, trained: Path, picture
     support, out = tmp_path / "support", tmp_path / "more"
     for label in ("class00", "class01"):
         shutil.copytree(pictures / label, support / label)
-    (support / "class01" / "3.png").unlink()
+    (support / "class01" / "4.png").unlink()
     assert call("generate", trained, "--support", support, "--out", out, "--count", 11)[0] == 0
     names = sorted(str(file.relative_to(out)) for file in out.rglob("*.png"))
     assert names == [f"class0{k}/{n:02d}.png" for k in (0, 1) for n in range(11)] + ["sheet.png"]
@@ -48,7 +48,7 @@ def test_generate_writes_pictures_and_a_sheet(call: Call, trained: Path, picture
     ink = 255 - 255 * ink if ink.mean() < 0.5 else 255 * ink
     assert np.abs(np.asarray(Image.open(out / "class01" / "07.png")) - ink.round()).max() <= 1
     sheet = np.asarray(Image.open(out / "sheet.png"))
-    assert sheet.shape == (2 * 70, (4 + 10) * 70 + 12, 3) and (sheet[:, 4 * 70 + 4] == 128).all()
+    assert sheet.shape == (2 * 70, (5 + 10) * 70 + 12, 3) and (sheet[:, 5 * 70 + 4] == 128).all()
 
 
 def test_pictures_of_one_class_need_no_class_folder(call: Call, trained: Path, pictures: Path, tmp_path: Path) -> None:
@@ -138,3 +138,10 @@ def test_a_classifier_is_evaluated_with_what_is_drawn(
     grown = json.loads(call("evaluate", protonet, "--augment", trained, *more)[1])
     assert grown["baselines"]["not augmented"]["accuracy"] == plain["accuracy"] and grown["tasks"] == 4
     assert "which makes no examples" in call("evaluate", protonet, "--augment", protonet, *more)[2]
+
+
+def test_the_report_shows_sheets_and_bounds_by_shots(trained: Path, call: Call, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert call("report", trained, "--out", page, "--tasks", 3, "--quiet")[0] == 0
+    text = page.read_text()
+    assert "nats per example" in text and "redrawing goes from -" in text and text.count("data:image/png") > 10

@@ -228,7 +228,7 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
     if any(run.settings.way == 1 for run in runs):
-        drawn = measure_drawings(runs, splits, seed=seed, command=command)
+        drawn = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
         return write_report(drawn, out or paths[0] / "report.html")
     with counting("measuring", quiet=quiet) as progress:
         report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)

@@ -12,6 +12,7 @@ from upstairs.core import evaluating
 from upstairs.errors import UpstairsError
 from upstairs.evaluate import frozen_seeds
 from upstairs.learners import GenerativeLearner
+from upstairs.report.bounds import measure_bounds
 from upstairs.report.measure import describe, name_runs, short_name
 from upstairs.report.pictures import encode_picture, is_picture
 from upstairs.report.values import Record
@@ -23,7 +24,9 @@ from upstairs.tree import take
 CLASSES, COUNT = 8, 9  # rows and pictures in a row
 
 
-def measure_drawings(runs: Sequence[Run], splits: Splits, *, seed: int = 0, command: str = "") -> dict[str, Any]:
+def measure_drawings(
+    runs: Sequence[Run], splits: Splits, *, tasks: int = 600, seed: int = 0, command: str = ""
+) -> dict[str, Any]:  # fmt: skip
     """The report's dict for runs of learners that generate, on the same unseen classes.
 
     Raises:
@@ -39,6 +42,7 @@ def measure_drawings(runs: Sequence[Run], splits: Splits, *, seed: int = 0, comm
         "split": "test",
         "runs": [describe(run, name) for name, run in named.items()],
         "drawings": [drawings_of(run, name, splits, seed) for name, run in named.items()],
+        "bounds": measure_bounds(named, splits.test, tasks=tasks, seed=seed),
     }
 
 

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.checkpoint import write_atomically
 from upstairs.errors import UpstairsError
+from upstairs.report.bounds import draw_bounds
 from upstairs.report.depth_panels import draw_classes, draw_gap, draw_length, draw_waits
 from upstairs.report.drawings import make_drawings
 from upstairs.report.panels import (
@@ -113,6 +114,7 @@ def render(report: Mapping[str, Any]) -> str:
             *draw_players(runs),
         ],
         depth=[
+            *draw_bounds(report.get("bounds") or ()),
             *draw_shots(report.get("depth_shots") or (), order),
             *draw_steps(report.get("depth_steps") or (), order),
             *draw_length(report.get("depth_length") or (), order),
