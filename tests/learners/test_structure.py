@@ -20,7 +20,8 @@ def test_a_mask_of_ones_is_maml() -> None:
     expected = meta_step(maml(net, way=WAY, steps=2), tasks)
     grads = [p.grad.clone() for p in net.parameters()]
     found = meta_step(sparse_maml(net, way=WAY, steps=2), tasks)
-    torch.testing.assert_close(found.predictions, expected.predictions, rtol=0, atol=0)
+    # up to rounding: plain descent scales the loss, and this rule the gradient
+    torch.testing.assert_close(found.predictions, expected.predictions, rtol=1e-12, atol=1e-12)
     for p, g in zip(net.parameters(), grads, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-12, atol=1e-12)
 
