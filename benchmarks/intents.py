@@ -6,7 +6,7 @@
 ENCODER is the folder of a sentence encoder. Nothing is meta-trained, since every intent is in the test: `protonet` on
 the features as they are, `r2d2`, and `protonet` on hashed tokens with TF-IDF of the support texts (no encoder). Beside
 it, in an environment of its own, `intents_setfit.py`. Seconds to adapt contain the encoding of the support texts.
-The threshold for "none of these" leaves each intent out of the support set in turn (accepted: 0.1).
+The threshold for "none of these" is that of `threshold(share=0.1)`.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def measure(
     }  # fmt: skip
     for score in (max_logit, max_probability):
         scores = score(logits).double()
-        bar = threshold(learner, examples, score=score, accepted=0.1)
+        bar = threshold(learner, examples, share=0.1, score=score)
         taken = scores >= bar
         row[score.__name__] = {
             "auroc": auroc(scores[:known].numpy(), scores[known:].numpy()),

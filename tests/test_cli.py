@@ -108,7 +108,7 @@ def test_it_may_answer_none_of_these(call, trained: Path, pictures: Path, tmp_pa
     without = upstairs.load(trained).adapt(support)
     assert "none of these" not in without.predict(others)
     status, _, err = call("adapt", trained, "--support", support, "--unknown", 1.5, "--out", tmp_path / "no")
-    assert status == 2 and "share between 0 and 1" in err and not (tmp_path / "no").exists()
+    assert status == 2 and "one between 0 and 1" in err and not (tmp_path / "no").exists()
 
 
 def test_a_transductive_learner_serves_one_picture_like_many(call, pictures: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 import upstairs
 from runs_for_tests import Call
 from upstairs.errors import UpstairsError
+from upstairs.session import evaluate_run
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,35 @@ def test_features_of_a_frozen_transformer(tiny: Path, table: Path, tmp_path: Pat
     model.save(tmp_path / "model.safetensors")
     again = upstairs.load_adapted(tmp_path / "model.safetensors")
     np.testing.assert_allclose(again.predict_proba(["a b"]), model.predict_proba(["a b"]), atol=1e-6)
+
+
+def test_a_transformer_that_is_adapted(tiny: Path, table: Path, tmp_path: Path) -> None:
+    """Before training it answers as the frozen one does; its last two layers change, and nothing else."""
+    from upstairs.nets import PretrainedTransformer
+    from upstairs.tasks.frozen import encode
+    from upstairs.tasks.pieces import piece_format
+
+    texts = ["a b c", "k", "z " * 100, "e f a k"]
+    form = piece_format(str(tiny), texts)
+    assert form.shape == (32,)
+    ids = torch.from_numpy(form.read_many(texts)).float()
+    net = PretrainedTransformer(str(tiny), trained=1)
+    with torch.no_grad():
+        np.testing.assert_allclose(net.eval()(ids) / 4, encode(str(tiny), texts), atol=1e-5)
+    words = {"data": table, "encoder": str(tiny), "net": "pretrained", "way": 4, "query": 3, "quiet": True}
+    run = upstairs.train("protonet", out=tmp_path / "run", steps=4, rate=1e-2, **words)
+    own, before = run.learner.state_dict(), PretrainedTransformer(str(tiny)).state_dict()
+    changed = {n for n, v in before.items() if not torch.equal(own[f"encoder.pretrained.{n}"], v)}
+    assert changed and all(".layer.0." in n or ".layer.1." in n for n in changed)
+    model = run.adapt({"a": ["a b c"], "b": ["z z"]})
+    model.save(tmp_path / "model.safetensors")
+    again = upstairs.load_adapted(tmp_path / "model.safetensors")
+    np.testing.assert_allclose(again.predict_proba(["a b", "k k"]), model.predict_proba(["a b", "k k"]), atol=1e-6)
+    found = evaluate_run(run.path, way=3, query=2, tasks=5, quiet=True)
+    assert set(found["baselines"]) == {"nearest_centroid"}
+    upstairs.train("maml", out=tmp_path / "maml", steps=2, tasks=2, **words)
+    with pytest.raises(UpstairsError, match="--net pretrained needs --encoder"):
+        upstairs.train("protonet", data=table, net="pretrained", out=tmp_path / "no", steps=1, quiet=True)
 
 
 def test_an_encoder_that_is_not_there(tmp_path: Path, table: Path) -> None:

@@ -157,7 +157,10 @@ def adapt(
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
     unknown: Annotated[
         float | None,
-        arg(help="Let it answer `none of these`, but for about this share (such as 0.1) of inputs of no class."),
+        arg(
+            help="Let it answer `none of these`, at the cost of refusing about this share (such as 0.1) of what does "
+            "belong to a class; with one example of a class, letting that share of what belongs to none pass."
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -19,6 +19,7 @@ from upstairs.tasks.text import TextFormat
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
     "projection": {"rate": 1e-4, "scale": 0.3},
+    "pretrained": {"rate": 3e-5, "scale": 0.3, "way": 20},  # a step is 120 texts
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"rate": 1e-2, "scale": 8.0} for name in READINGS},
 }
@@ -47,8 +48,9 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
     if settings.hard and source.parts:
         raise UpstairsError("--hard draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
-    if settings.net == "conv4" and given.get("net") is None:
-        net = net_for(source)
+    asked = given.get("net")
+    if asked == "pretrained" or (asked is None and settings.net == "conv4"):
+        net: Net = asked or net_for(source)
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
         settings = replace(settings, **{n: v for n, v in SUITED.get(net, {}).items() if given.get(n) is None})
     smallest = min((len(rows) for rows in source.rows), default=0)
@@ -85,4 +87,4 @@ def absolute(data: str | Path) -> str:
 
 def with_paths(given: dict[str, Any]) -> dict[str, Any]:
     """What the user gave, with paths from the root."""
-    return given | {name: absolute(given[name]) for name in ("data", "start_from") if given.get(name)}
+    return given | {name: absolute(given[name]) for name in ("data", "start_from", "encoder") if given.get(name)}

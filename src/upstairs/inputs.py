@@ -14,6 +14,7 @@ from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.folders import files_by_class
 from upstairs.tasks.frozen import FrozenFormat
 from upstairs.tasks.images import ImageFormat
+from upstairs.tasks.pieces import PieceFormat
 from upstairs.tasks.sources import InputFormat, as_floats
 from upstairs.tasks.tables import read_texts
 from upstairs.tasks.text import TextFormat
@@ -31,7 +32,7 @@ class Inputs:
 
     @property
     def are_texts(self) -> bool:
-        return isinstance(self.format, TextFormat | FrozenFormat)
+        return isinstance(self.format, TextFormat | FrozenFormat | PieceFormat)
 
     @property
     def files(self) -> Files:
@@ -66,6 +67,8 @@ def read_format(value: dict[str, Any]) -> InputFormat:
         return TextFormat(int(value["words"]))
     if value.get("kind") == "frozen":
         return FrozenFormat(str(value["model"]), int(value["size"]))
+    if value.get("kind") == "pieces":
+        return PieceFormat(str(value["model"]), int(value["length"]))
     if value.get("kind") == "audio":
         return AudioFormat(float(value["seconds"]), int(value["bands"]))
     return ImageFormat.from_json(value)

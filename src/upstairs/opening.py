@@ -55,7 +55,7 @@ def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | Non
         with counting("reading texts", quiet=quiet) as progress:
             return text_splits(
                 data, split=split, seed=seed, columns=settings.get("columns"), encoder=settings.get("encoder"),
-                format=format, progress=progress,
+                adapted=settings.get("net") == "pretrained", format=format, progress=progress,
             )  # fmt: skip
     if is_sound(data):
         with counting("reading sounds", quiet=quiet) as progress:

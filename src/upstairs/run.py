@@ -118,8 +118,9 @@ class Run:
         """Adapt to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
         Args:
-            unknown: the model may answer `NONE`: at most about this share of inputs that belong to no class is taken
-                for one of a class (see `upstairs.learners.threshold`). None: every input gets a label.
+            unknown: the model may answer `NONE`, at the cost of refusing about this share of the inputs that do belong
+                to a class; with single examples of a class that cannot be told, and it is the share of inputs of no
+                class that pass (see `upstairs.learners.threshold`). None: every input gets a label.
 
         Raises:
             UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run that learned
@@ -137,7 +138,7 @@ class Run:
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
         with evaluating(learner):
             state = learner.adapt(examples)
-        bar = None if unknown is None else threshold(learner, examples, accepted=unknown)
+        bar = None if unknown is None else threshold(learner, examples, share=unknown)
         return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
 
     def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from upstairs.errors import UpstairsError
 from upstairs.schedule import rate_factor
 
-Net = Literal["conv4", "resnet12", "sound", "mlp", "bag", "cnn", "transformer", "projection"]
+Net = Literal["conv4", "resnet12", "sound", "mlp", "bag", "cnn", "transformer", "projection", "pretrained"]
 CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "resnet12", "sound")
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 Interpolation = Literal["none", "mlti", "metamix"]
@@ -38,7 +38,8 @@ class Settings:
         None, "A table's columns for text and label, such as utterance,intent. Left out: found by name."
     )
     encoder: str | None = option(
-        None, "Texts: a pretrained transformer, a folder or a name, whose features are used as they are."
+        None,
+        "Texts: a pretrained transformer, a folder or a name. Its features are used; --net pretrained trains it.",
     )
     jitter: bool = option(False, "Photos: mirror and shift the training pictures at random.")
     train_classes: int | None = option(None, "Use only so many of the training classes, at random. Left out: all.")
@@ -66,7 +67,7 @@ class Settings:
     net: Net = option(
         "conv4",
         "The network: conv4 and resnet12 are for pictures, sound for recordings, bag, cnn and transformer for texts, "
-        "projection for --encoder.",
+        "projection for the features of --encoder, pretrained for the encoder itself, whose last layers are trained.",
     )
     width: int = option(64, "Its width, in channels or units.")
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")

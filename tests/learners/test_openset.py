@@ -35,26 +35,45 @@ def test_threshold_by_hand() -> None:
     support = Examples(x, torch.tensor([2, 0, 3, 1, 1]), torch.tensor([True, True, True, True, False]))
     learner = nearest_centroid(way=4)
     for accepted, bar in ((0.1, -1), (0.4, -1), (0.5, -1), (0.7, -4), (0.9, -16)):
-        assert threshold(learner, support, accepted=accepted) == pytest.approx(bar)
+        assert threshold(learner, support, share=accepted) == pytest.approx(bar)
     scores = max_logit(learner.predict(learner.adapt(support), torch.tensor([[4.9], [5.1], [9.1], [-2.1]])))
-    bar = threshold(learner, support, accepted=0.7)  # known are those less than 2 away
+    bar = threshold(learner, support, share=0.7)  # known are those less than 2 away
     assert (scores >= bar).tolist() == [True, True, False, False]
     assert learner.training
+
+
+def test_threshold_by_left_out_examples_by_hand() -> None:
+    """Points 0 and 1, 10 and 12, 20 and 23: left out, each is as far from its class as from the other example."""
+    x = torch.tensor([[0.0], [10.0], [1.0], [20.0], [12.0], [23.0]])
+    support = Examples(x, torch.tensor([0, 1, 0, 2, 1, 2]), torch.ones(6, dtype=torch.bool))
+    for refused, bar in ((0.1, -9), (0.4, -9), (0.43, -4), (0.6, -4), (0.9, -1)):  # ranks 1 to 6 of -9 -9 -4 -4 -1 -1
+        assert threshold(nearest_centroid(way=3), support, share=refused) == pytest.approx(bar)
+
+
+def test_the_share_of_known_inputs_that_is_promised() -> None:
+    """10 of 20 classes, 8 examples of each, 100 tasks: at most 0.2 of the known are refused, and not much less."""
+    g = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(100, 20, 1, 8, generator=g) + torch.randn(100, 20, 16, 8, generator=g)
+    y = torch.arange(20).repeat_interleave(8).expand(100, 160)
+    parts = (Examples(x[:, :, k : k + 8].flatten(1, 2), y, torch.ones_like(y, dtype=torch.bool)) for k in (0, 8))
+    result = score_open_tasks(nearest_centroid(way=20), Task(*parts), 10, share=0.2)
+    assert 0.13 < 1 - result.known_accepted.mean() < 0.21
+    assert result.unknown_accepted.mean() < 0.2
 
 
 def test_what_cannot_be_is_refused() -> None:
     support = take(blobs(1), 0).support
     with pytest.raises(UpstairsError, match="has 2 classes: 3 or more"):
         threshold(nearest_centroid(way=WAY), support._replace(mask=support.y < 2))
-    with pytest.raises(UpstairsError, match="share between 0 and 1"):
-        threshold(nearest_centroid(way=WAY), support, accepted=1.0)
+    with pytest.raises(UpstairsError, match="one between 0 and 1"):
+        threshold(nearest_centroid(way=WAY), support, share=1.0)
 
 
 @pytest.mark.parametrize("score", [max_logit, max_probability])
 def test_unknown_inputs_are_told_apart(score) -> None:
     """300 tasks of 3 known and 2 unknown blobs of the same kind; the same points without a difference score 1/2."""
     tasks = blobs(300, shot=3)
-    result = score_open_tasks(nearest_centroid(way=WAY), tasks, 3, score=score, accepted=0.2)
+    result = score_open_tasks(nearest_centroid(way=WAY), tasks, 3, score=score, share=0.2)
     assert result.auroc.mean() > (0.95 if score is max_logit else 0.6)
     assert result.accuracy.mean() > 0.95
     if score is max_logit:  # the probabilities are nearly all 1 here
@@ -69,7 +88,7 @@ def test_the_share_of_unknown_inputs_that_is_promised() -> None:
     x = 2 * torch.randn(40, 60, 1, 8, generator=g) + torch.randn(40, 60, 2, 8, generator=g)
     y = torch.arange(60).expand(40, 60)
     parts = (Examples(x[:, :, i], y, torch.ones_like(y, dtype=torch.bool)) for i in (0, 1))
-    result = score_open_tasks(nearest_centroid(way=60), Task(*parts), 30, accepted=0.2)
+    result = score_open_tasks(nearest_centroid(way=60), Task(*parts), 30, share=0.2)
     assert abs(result.unknown_accepted.mean() - 0.2) < 0.06
 
 

@@ -1,12 +1,12 @@
 """Open sets: refuse what belongs to no class of the support set. For every learner whose predictions are logits.
 
 A score says how surely an input belongs to some class. Below a threshold it is of none. Nothing that is
-unknown is at hand when a task is learned, so the threshold comes from the support set itself: each class is left out in
-turn, and its examples are then examples of no class (`threshold`).
+unknown is at hand when a task is learned, so the threshold comes from the support set itself: examples are left out in
+turn, and are then new examples of their class; or where there is one of each, classes are (`threshold`).
 """
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, floor, inf
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.tree import take
 
+FOLDS = 10
 Score = Callable[[Float[Tensor, "n way"]], Float[Tensor, " n"]]
 
 
@@ -32,23 +33,53 @@ def max_probability(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
     return logits.softmax(-1).amax(-1)
 
 
-def threshold(learner: Learner, support: Examples, *, score: Score = max_logit, accepted: float = 0.1) -> float:
-    """The score that all but a share `accepted` of the support examples stay below while their class is left out.
+def threshold(learner: Learner, support: Examples, *, share: float = 0.1, score: Score = max_logit) -> float:
+    """The score below which an input is of no class, found on the support set.
 
-    The share is that of a new example too (the rank is that of conformal prediction), as far as the number of classes
-    allows: where it is below 1 / (examples + 1), the threshold is just above all scores.
+    Where every class has two examples or more, about a `share` of the inputs that do belong to a class score below it
+    (`threshold_by_examples`). With single examples that cannot be told: then about a `share` of the inputs of no class
+    score above it (`threshold_by_classes`).
 
     Raises:
         UpstairsError: fewer than 3 classes in the support set, or a share that is none.
     """
-    if not 0 < accepted < 1:
-        raise UpstairsError(f"accepted is {accepted}: give a share between 0 and 1, such as 0.1")
+    counts = support.y[support.mask].bincount()
+    way = threshold_by_examples if int(counts[counts > 0].min()) > 1 else threshold_by_classes
+    return way(learner, support, share, score=score)
+
+
+def threshold_by_examples(learner: Learner, support: Examples, refused: float, *, score: Score = max_logit) -> float:
+    """The score below which a share `refused` of the support examples are, each while it is left out.
+
+    That is the share of new inputs of these classes too (the rank is that of conformal prediction), as far as the
+    number of examples allows: at least one of them is. Examples are left out in up to 10 parts, some of each class
+    together. A learner of fewer examples is less sure of what it knows: with few of them less than `refused` is.
+    """
+    _refuse_share(refused, support)
+    place = torch.zeros_like(support.y)  # of an example within its class
+    for k in support.y[support.mask].unique().tolist():
+        of_it = support.mask & (support.y == k)
+        place[of_it] = torch.arange(int(of_it.sum()), device=place.device)
+    parts = min(FOLDS, int(place.max()) + 1)
+    scores = []
+    with evaluating(learner):
+        for part in range(parts):
+            out = support.mask & (place % parts == part)
+            rest = Examples(*(leaf[support.mask & ~out] for leaf in support))
+            scores.append(score(learner.predict_alone(learner.adapt(rest), rest, support.x[out])))
+    ordered = torch.cat(scores).double().sort()[0]
+    rank = max(1, floor(refused * (len(ordered) + 1)))
+    return float(ordered[rank - 1].nextafter(torch.tensor(inf, dtype=torch.float64)))
+
+
+def threshold_by_classes(learner: Learner, support: Examples, accepted: float, *, score: Score = max_logit) -> float:
+    """The score that all but a share `accepted` of the support examples stay below while their class is left out.
+
+    The share is that of a new example of no class too, if it is as far from the classes as they are from each other,
+    and as the number of examples allows: where it is below 1 / (examples + 1), the threshold is just above all scores.
+    """
+    _refuse_share(accepted, support)
     classes = support.y[support.mask].unique().tolist()
-    if len(classes) < 3:
-        raise UpstairsError(
-            f"the support set has {len(classes)} classes: 3 or more are needed, since each is left out in turn to see "
-            "what an unknown input scores"
-        )
     fewer = learner.for_way(len(classes) - 1)
     scores = []
     with evaluating(learner):
@@ -62,7 +93,16 @@ def threshold(learner: Learner, support: Examples, *, score: Score = max_logit, 
             scores.append(score(fewer.predict_alone(state, rest_of_it, left_out)))
     ordered = torch.cat(scores).double().sort()[0]
     rank = min(len(ordered), ceil((1 - accepted) * (len(ordered) + 1)))
-    return float(ordered[rank - 1].nextafter(torch.tensor(torch.inf, dtype=torch.float64)))
+    return float(ordered[rank - 1].nextafter(torch.tensor(inf, dtype=torch.float64)))
+
+
+def _refuse_share(share: float, support: Examples) -> None:
+    if not 0 < share < 1:
+        raise UpstairsError(f"the share is {share}: give one between 0 and 1, such as 0.1")
+    if (count := len(support.y[support.mask].unique())) < 3:
+        raise UpstairsError(
+            f"the support set has {count} classes: 3 or more are needed to tell what belongs to none of them"
+        )
 
 
 def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:
@@ -83,7 +123,7 @@ class OpenScores(NamedTuple):
 
 
 def score_open_tasks(
-    learner: Learner, tasks: Task, known: int, *, score: Score = max_logit, accepted: float = 0.1
+    learner: Learner, tasks: Task, known: int, *, score: Score = max_logit, share: float = 0.1
 ) -> OpenScores:
     """How well unknown inputs are told from known ones: of each task's classes only the first `known` are learned.
 
@@ -98,7 +138,7 @@ def score_open_tasks(
     for i in range(len(tasks.query.mask)):
         support, query = (take(part, part.mask & (part.y < known)) for part in take(tasks, i))
         others = take(tasks.query, i)
-        bar = threshold(learner, support, score=score, accepted=accepted)
+        bar = threshold(learner, support, share=share, score=score)
         with evaluating(learner):
             state = learner.adapt(support)
             logits = learner.predict(state, query.x)

@@ -9,10 +9,10 @@ import torch
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import scratch
-from upstairs.learners.metric import Cosine, nearest_centroid
+from upstairs.learners.metric import Cosine, ProtoNet, nearest_centroid
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.table import LEARNERS, Entry, Shape
-from upstairs.nets import TfIdf
+from upstairs.nets import PretrainedTransformer, TfIdf
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
 from upstairs.tasks.functions import GaussianProcess
@@ -98,7 +98,8 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
     the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
     targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On
     texts: the nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over
-    all texts without their labels. Of what generates (way 1): none.
+    all texts without their labels; where a pretrained transformer is adapted, by its features before. Of what generates
+    (way 1): none.
     """
     if way == 0:
         plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
@@ -108,6 +109,8 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
         return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
     if way == 1:  # nothing to tell apart
         return {}
+    if settings.net == "pretrained":
+        return {"nearest_centroid": ProtoNet(PretrainedTransformer(settings.encoder or "", trained=0), way=way)}
     texts = settings.net in READINGS
     norm = "batch" if settings.net in CONVOLUTIONAL else "none"
     plain = Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm)

@@ -4,6 +4,7 @@ from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, relation_conv, sound_conv, sound_maps
 from upstairs.nets.mlp import mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
+from upstairs.nets.pretrained import PretrainedTransformer, pretrained_transformer
 from upstairs.nets.resnet import resnet12
 from upstairs.nets.text import TfIdf, begin_at_idf, text_net
 
@@ -11,6 +12,7 @@ __all__ = [
     "BatchNorm",
     "Mixed",
     "Norm",
+    "PretrainedTransformer",
     "TfIdf",
     "batch_norm",
     "begin_at_idf",
@@ -22,6 +24,7 @@ __all__ = [
     "discretise",
     "is_transductive",
     "mlp",
+    "pretrained_transformer",
     "projection",
     "relation_conv",
     "resnet12",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,9 +68,8 @@ def frozen_format(model: str) -> FrozenFormat:
     Raises:
         UpstairsError: `transformers` is not installed, or there is no such model.
     """
-    path = Path(model)
-    model = str(path.resolve()) if path.is_dir() else model
-    return FrozenFormat(model, int(_load(model)[1].config.hidden_size))
+    encoder = load_encoder(model)
+    return FrozenFormat(encoder.path, int(encoder.network.config.hidden_size))
 
 
 def stamp(model: str) -> list[Any]:
@@ -80,9 +79,34 @@ def stamp(model: str) -> list[Any]:
     return [model, *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
 
 
+class Encoder(NamedTuple):
+    """A pretrained transformer, with its tokenizer.
+
+    Attributes:
+        path: its folder from the root, or its name.
+        by_first: does the first token stand for the text? Else the mean over all.
+        most: tokens that it reads.
+    """
+
+    path: str
+    tokenizer: Any
+    network: Any
+    by_first: bool
+    most: int
+
+
+def load_encoder(model: str) -> Encoder:
+    """A pretrained transformer, by its folder or its name.
+
+    Raises:
+        UpstairsError: `transformers` is not installed, or there is no such model.
+    """
+    path = Path(model)
+    return _load(str(path.resolve()) if path.is_dir() else model)
+
+
 @lru_cache(maxsize=1)
-def _load(model: str) -> tuple[Any, Any, bool, int]:
-    """Tokenizer, network, whether the first token stands for the text (else the mean), and the most tokens."""
+def _load(model: str) -> Encoder:
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
@@ -90,7 +114,8 @@ def _load(model: str) -> tuple[Any, Any, bool, int]:
         raise UpstairsError(f"--encoder {model} needs transformers: pip install 'upstairs[text]'") from error
     logging.disable_progress_bar()
     try:
-        tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModel.from_pretrained(model, attn_implementation="eager")  # plain functions, for any derivative
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UpstairsError(
@@ -100,12 +125,12 @@ def _load(model: str) -> tuple[Any, Any, bool, int]:
     pooling, length = Path(model) / "1_Pooling" / "config.json", Path(model) / "sentence_bert_config.json"
     by_first = pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
     most = json.loads(length.read_text()).get("max_seq_length") if length.is_file() else None
-    return tokenizer, network.eval(), by_first, most or min(512, tokenizer.model_max_length)
+    return Encoder(model, tokenizer, network.eval(), by_first, most or min(512, tokenizer.model_max_length))
 
 
 def encode(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n size"]:
     """The features of these texts: the mean over tokens (or the first), of length 1; long texts are cut off."""
-    tokenizer, network, by_first, most = _load(model)
+    _, tokenizer, network, by_first, most = load_encoder(model)
     words = tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt")
     with torch.inference_mode():
         hidden = network(**words).last_hidden_state

@@ -11,6 +11,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress
 from upstairs.tasks.frozen import frozen_format
 from upstairs.tasks.languages import language_source
+from upstairs.tasks.pieces import piece_format
 from upstairs.tasks.published import PUBLISHED, published_splits
 from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.text import as_text, text_source
@@ -53,6 +54,7 @@ def text_splits(
     seed: int = 0,
     columns: str | None = None,
     encoder: str | None = None,
+    adapted: bool = False,
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Splits:
@@ -66,12 +68,13 @@ def text_splits(
         seed: of a split at random.
         columns: the table's columns for text and label, as `utterance,intent`; None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
+        adapted: the encoder's token ids (`piece_format`) in place of its features.
         format: that of a trained run, where the texts are for it.
 
     Raises:
         UpstairsError: no such file, column or split; a text that is empty.
     """
-    source = open_texts(data, columns=columns, encoder=encoder, format=format, progress=progress)
+    source = open_texts(data, columns=columns, encoder=encoder, adapted=adapted, format=format, progress=progress)
     if split == PUBLISHED:
         return published_splits(source)
     lists = Path(data) / "splits" / (split or "")
@@ -88,15 +91,21 @@ def open_texts(
     *,
     columns: str | None = None,
     encoder: str | None = None,
+    adapted: bool = False,
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Source:
     """All texts of the data as one source; see `text_splits`. `format` is that of a trained run that it is for."""
     path = Path(data)
-    format = format or (frozen_format(encoder) if encoder else None)
+    if format is None and encoder and not adapted:
+        format = frozen_format(encoder)
     if str(data) == "languages":
+        if adapted and format is None:
+            raise UpstairsError("languages are names, no sentences of one language: leave out --net pretrained")
         return language_source(format, progress)
     found = read_texts(path, columns)
+    if format is None and encoder:
+        format = piece_format(encoder, found.texts)
     return text_source(
         found.texts, found.labels, groups=found.groups, name=path.stem or str(path), format=format, progress=progress
     )

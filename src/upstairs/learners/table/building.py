@@ -9,7 +9,7 @@ from torch import nn
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import GradientLearner
-from upstairs.nets import conv4, mlp, projection, resnet12, sound_conv, text_net
+from upstairs.nets import conv4, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
 
@@ -42,6 +42,8 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
                 f"--net {settings.net} reads texts and was given inputs of shape {shape}: use conv4 or mlp"
             )
         return text_net(settings.net, settings.width, words=shape[0], out=out)
+    if settings.net == "pretrained":
+        return pretrained_transformer(settings.encoder, out=out)
     if settings.net == "projection":
         return projection(shape, out=out)
     widths = (settings.width * (4 if settings.way else 1), settings.width)
