@@ -157,10 +157,7 @@ def adapt(
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
     unknown: Annotated[
         float | None,
-        arg(
-            help="Let it answer `none of these`, at the cost of refusing about this share (such as 0.1) of what does "
-            "belong to a class; with one example of a class, letting that share of what belongs to none pass."
-        ),
+        arg(help="Let it answer `none of these`: about this share, such as 0.1, of what has a class is refused too."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -1,7 +1,5 @@
 """Texts with labels: from a table (CSV, TSV, JSON lines, Parquet), CLINC150's json, or class folders of .txt files."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from upstairs.tasks.frozen import frozen_format
 from upstairs.tasks.languages import language_source
 from upstairs.tasks.pieces import piece_format
 from upstairs.tasks.published import PUBLISHED, published_splits
+from upstairs.tasks.rows import read_rows
 from upstairs.tasks.sources import InputFormat, Source, Splits, split_by_class, split_by_list
 from upstairs.tasks.text import as_text, text_source
 from upstairs.tasks.trees import PICTURES, SOUNDS, Files
@@ -162,34 +161,6 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     feature = getattr(dataset, "features", {}).get(label)
     said = feature.int2str if hasattr(feature, "int2str") else str
     return text_source([row[text] for row in rows], [str(said(row[label])) for row in rows], **options)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, by column."""
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise UpstairsError(f"{path} needs pyarrow: pip install 'upstairs[hub]', or save it as .csv") from error
-        try:
-            return parquet.read_table(path).to_pylist()
-        except Exception as error:
-            raise UpstairsError(f"{path} is no whole Parquet file ({error}): replace it") from error
-    content = as_text(path)
-    if kind == ".jsonl":
-        rows = []
-        for number, line in enumerate(content.splitlines(), 1):
-            if line.strip():
-                try:
-                    rows.append(dict(json.loads(line)))
-                except (ValueError, TypeError) as error:
-                    raise UpstairsError(f"{path}: line {number} is no JSON object ({error}): mend it") from error
-        return rows
-    try:
-        return list(csv.DictReader(io.StringIO(content), delimiter="\t" if kind == ".tsv" else ","))
-    except csv.Error as error:
-        raise UpstairsError(f"{path} is no table that can be read ({error}): save it as CSV in UTF-8") from error
 
 
 def _find(path: Path, names: Sequence[str], what: str) -> str:
