@@ -131,7 +131,9 @@ def test_features_of_a_frozen_transformer(tiny: Path, table: Path, tmp_path: Pat
     np.testing.assert_allclose(again.predict_proba(["a b"]), model.predict_proba(["a b"]), atol=1e-6)
 
 
-def test_a_transformer_that_is_adapted(tiny: Path, table: Path, tmp_path: Path) -> None:
+def test_a_transformer_that_is_adapted(
+    tiny: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before training it answers as the frozen one does; its last two layers change, and nothing else."""
     from upstairs.nets import PretrainedTransformer
     from upstairs.tasks.frozen import encode
@@ -142,6 +144,7 @@ def test_a_transformer_that_is_adapted(tiny: Path, table: Path, tmp_path: Path) 
     assert form.shape == (32,)
     ids = torch.from_numpy(form.read_many(texts)).float()
     net = PretrainedTransformer(str(tiny), trained=1)
+    monkeypatch.setattr("upstairs.nets.pretrained.PART", 3)  # texts go through it in parts, by their lengths
     with torch.no_grad():
         np.testing.assert_allclose(net.eval()(ids) / 4, encode(str(tiny), texts), atol=1e-5)
     words = {"data": table, "encoder": str(tiny), "net": "pretrained", "way": 4, "query": 3, "quiet": True}

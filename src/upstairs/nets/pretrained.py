@@ -14,6 +14,7 @@ from upstairs.inner import raw_of
 from upstairs.tasks.frozen import load_encoder
 
 TRAINED = 2  # of the last layers
+PART = 32  # texts that go through it together
 
 
 class PretrainedTransformer(nn.Module):
@@ -43,7 +44,14 @@ class PretrainedTransformer(nn.Module):
                 p.requires_grad_(True)
 
     def forward(self, ids: Float[Tensor, "n length"]) -> Float[Tensor, "n size"]:
-        ids = ids[:, : longest(ids)]
+        if (lengths := lengths_of(ids)) is None:
+            return self.read(ids)
+        order = lengths.argsort()  # texts alike in length together: little padding
+        parts = [self.read(ids[rows, : int(lengths[rows].max().clamp(min=1))]) for rows in order.split(PART)]
+        return torch.cat(parts)[order.argsort()]
+
+    def read(self, ids: Float[Tensor, "n length"]) -> Float[Tensor, "n size"]:
+        """Texts padded to one length."""
         real = ids > 0
         outside = torch.zeros_like(ids).masked_fill(~real, torch.finfo(ids.dtype).min)[:, None, None, :]
         words = (ids - 1).clamp(min=0).long()
@@ -53,12 +61,12 @@ class PretrainedTransformer(nn.Module):
         return F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
 
 
-def longest(ids: Tensor) -> int:
-    """Tokens of the longest text, where values can be read; else all that there is room for."""
+def lengths_of(ids: Tensor) -> Tensor | None:
+    """Tokens of each text, where values can be read and there are any."""
     raw = raw_of(ids)
-    if type(raw) is not Tensor or torch._C._are_functorch_transforms_active():
-        return ids.shape[-1]
-    return max(1, int((raw > 0).sum(-1).max())) if raw.numel() else ids.shape[-1]
+    if type(raw) is not Tensor or torch._C._are_functorch_transforms_active() or raw.numel() == 0:
+        return None
+    return (raw > 0).sum(-1)
 
 
 def layers_of(network: nn.Module) -> nn.ModuleList:

@@ -4,6 +4,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def as_text(item: Any, name: str | None = None) -> str:
             raise UpstairsError(f"{name} is not UTF-8 at byte {error.start}: save it as UTF-8, or remove it") from error
     if not isinstance(item, str):
         raise UpstairsError(f"{name} is a {type(item).__name__}: give a string, bytes in UTF-8, or a path")
-    if not words_of(item):
+    if all(_kind(character) in "ZC" for character in unicodedata.normalize("NFKC", item)):
         raise UpstairsError(f"{name} is empty: give a text with at least one word, or leave it out")
     return item
 
@@ -85,26 +86,43 @@ def words_of(text: str) -> list[str]:
     """
     words, word = [], ""
     for character in unicodedata.normalize("NFKC", text).lower():
-        kind = unicodedata.category(character)
-        alone = "\u3040" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff"
-        if not alone and (kind[0] in "LNM" or (word and character in INSIDE)):
+        kind = _kind(character)
+        if kind in "LNM" or (word and character in INSIDE):
             word += character
             continue
-        words += [word] if word else []
-        word = ""
-        words += [character] if kind[0] not in "ZC" else []
-    words += [word] if word else []
+        if word:
+            words.append(word)
+            word = ""
+        if kind not in "ZC":
+            words.append(character)
+    if word:
+        words.append(word)
     return [w[i : i + LONGEST] for w in words for i in range(0, len(w), LONGEST)]
+
+
+@lru_cache(maxsize=2**16)
+def _kind(character: str) -> str:
+    """The first letter of its Unicode category; S, a sign, for a letter that stands alone as signs do."""
+    kind = unicodedata.category(character)[0]
+    alone = "\u3040" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff"
+    return "S" if alone and kind in "LNM" else kind
 
 
 def hashed(text: str) -> Iterator[list[int]]:
     """For each word its tokens: the word, it after the one before, its n-grams with < and > for its ends."""
     before = ""
     for word in words_of(text):
-        whole = f"<{word}>"
-        grams = [f"c{whole[i : i + n]}" for n in GRAMS for i in range(len(whole) - n + 1)]
-        yield [bucket(token) for token in (f"w{word}", f"b{before} {word}", *grams)]
+        own, *grams = _of_word(word)
+        yield [own, bucket(f"b{before} {word}"), *grams]
         before = word
+
+
+@lru_cache(maxsize=2**16)
+def _of_word(word: str) -> tuple[int, ...]:
+    """The word's own token and those of its n-grams; most words come again and again."""
+    whole = f"<{word}>"
+    grams = (f"c{whole[i : i + n]}" for n in GRAMS for i in range(len(whole) - n + 1))
+    return tuple(bucket(token) for token in (f"w{word}", *grams))
 
 
 def bucket(token: str) -> int:
