@@ -162,9 +162,9 @@ def adapt(
     quiet: Quiet = False,
 ) -> None:
     """Adapt a trained run to classes of your own, from a few examples of each."""
-    from upstairs.run import load
+    from upstairs.opening import adapt_run
 
-    model = load(run).adapt(support, unknown=unknown)
+    model = adapt_run(run, support, unknown=unknown, quiet=quiet)
     model.save(out)
     if not quiet:
         names = ", ".join(model.labels[:8]) + (", ..." if len(model.labels) > 8 else "")

@@ -1,12 +1,16 @@
-"""Opening data: the splits that settings name, and the tasks that runs are judged on."""
+"""Opening data: the splits that settings name, the tasks that runs are judged on, and where adapting needs data."""
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from upstairs.console import counting
+from upstairs.console import counting, tell_user
 from upstairs.defaults import absolute
 from upstairs.errors import UpstairsError
-from upstairs.run import Run, refuse_other_kind
+from upstairs.inputs import Support, read_support
+from upstairs.learners import ENOUGH
+from upstairs.run import Model, Run, load, refuse_other_kind
 from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.datasets import open_data, open_source
 from upstairs.tasks.episodes import Episodes
@@ -154,3 +158,15 @@ def choose_episodes(
     for run in runs:
         run.learner.for_way(way)  # refused before anything is scored
     return episodes, name, part
+
+
+def adapt_run(path: Path, support: Support, *, unknown: float | None = None, quiet: bool = False) -> Model:
+    """`Run.adapt`; where a class has few examples, `unknown` is measured on the run's validation classes."""
+    run, others = load(path), None
+    counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
+    if min(counts.values(), default=ENOUGH) < ENOUGH:
+        try:
+            others = open_splits(run.settings.to_json(), quiet=quiet).val
+        except UpstairsError as error:
+            tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
+    return run.adapt(support, unknown=unknown, others=others)

@@ -1,6 +1,6 @@
 """A run from disk: evaluate it, adapt it to classes of your own, predict."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.checkpoint import checkpoint_in, load_tensors, load_weights, save_tensors, versions
-from upstairs.core import Examples, Learner, evaluating
+from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.errors import UpstairsError
+from upstairs.evaluate import frozen_seeds
 from upstairs.inputs import Inputs, Support, read_support
-from upstairs.learners import GenerativeLearner, learners, max_logit, seeded_learner, threshold
+from upstairs.learners import ENOUGH, GenerativeLearner, learners, max_logit, seeded_learner, threshold
 from upstairs.settings import Settings
+from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.sources import Source
+from upstairs.tree import take
 
 NONE = "none of these"
 
@@ -114,13 +117,15 @@ class Run:
         """The learning curve: one point for each validation."""
         return self.meta["progress"]["history"]
 
-    def adapt(self, support: Support, *, unknown: float | None = None) -> Model:
+    def adapt(self, support: Support, *, unknown: float | None = None, others: Source | None = None) -> Model:
         """Adapt to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
         Args:
             unknown: the model may answer `NONE`, at the cost of refusing about this share of the inputs that do belong
-                to a class; with single examples of a class that cannot be told, and it is the share of inputs of no
-                class that pass (see `upstairs.learners.threshold`). None: every input gets a label.
+                to a class (see `upstairs.learners.threshold`). None: every input gets a label.
+            others: classes to measure that share on where a class has fewer than 5 examples, such as the run's
+                validation classes. Without them fewer inputs are refused; and where a class has a single example it is
+                the share of the inputs of no class that pass.
 
         Raises:
             UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run that learned
@@ -138,7 +143,9 @@ class Run:
         examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
         with evaluating(learner):
             state = learner.adapt(examples)
-        bar = None if unknown is None else threshold(learner, examples, share=unknown)
+        fewest = min(y.count(k) for k in range(len(labels)))
+        tasks = tasks_like(others, len(labels), fewest) if others and fewest < ENOUGH else ()
+        bar = None if unknown is None else threshold(learner, examples, share=unknown, tasks=tasks)
         return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
 
     def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:
@@ -172,6 +179,14 @@ class Run:
         if count < 1:
             raise UpstairsError(f"--count is {count}: it must be at least 1")
         return self.learner
+
+
+def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
+    """Some tasks of so many classes, or of as many as there are; none where these are too few or too small."""
+    way, smallest = min(way, source.most_way), min((len(rows) for rows in source.rows), default=0)
+    if way >= 3 and smallest > shot:
+        episodes = episodes_of(source, way=way, shot=shot, query=min(5, smallest - shot))
+        yield from (take(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
 
 
 def load(path: str | Path) -> Run:

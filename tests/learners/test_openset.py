@@ -50,6 +50,20 @@ def test_threshold_by_left_out_examples_by_hand() -> None:
         assert threshold(nearest_centroid(way=3), support, share=refused) == pytest.approx(bar)
 
 
+def test_threshold_of_few_examples_by_other_tasks_by_hand() -> None:
+    """Queries of two tasks are 1, 2 and 3, 5 away from the nearest point; padding is none."""
+    y, real = torch.arange(3), torch.ones(3, dtype=torch.bool)
+    points = Examples(torch.tensor([[0.0], [10.0], [20.0]]), y, real)
+    tasks = [
+        Task(points, Examples(torch.tensor([[9.0], [22.0], [99.0]]), y, torch.tensor([True, True, False]))),
+        Task(points, Examples(torch.tensor([[3.0], [15.0], [99.0]]), y, torch.tensor([True, True, False]))),
+    ]
+    for refused, bar in ((0.1, -25), (0.45, -9), (0.6, -4), (0.9, -1)):
+        assert threshold(nearest_centroid(way=3), points, share=refused, tasks=tasks) == pytest.approx(bar)
+    five = Examples(*(torch.cat([leaf] * 5) for leaf in points))
+    assert threshold(nearest_centroid(way=3), five, tasks=tasks) == pytest.approx(0), "the support set itself suffices"
+
+
 def test_the_share_of_known_inputs_that_is_promised() -> None:
     """10 of 20 classes, 8 examples of each, 100 tasks: at most 0.2 of the known are refused, and not much less."""
     g = torch.Generator().manual_seed(0)

@@ -26,7 +26,7 @@ from upstairs.learners.local import DN4
 from upstairs.learners.metagan import MetaGAN, NearMisses
 from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
-from upstairs.learners.openset import max_logit, threshold
+from upstairs.learners.openset import ENOUGH, max_logit, threshold
 from upstairs.learners.players import Game, Player, Side, Turn, of_late, players_of, whose_turn
 from upstairs.learners.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
 from upstairs.learners.processes import ANP, CNP, LNP
@@ -58,6 +58,7 @@ __all__ = [
     "CNP",
     "DAGAN",
     "DN4",
+    "ENOUGH",
     "FIGR",
     "LEARNERS",
     "LNP",

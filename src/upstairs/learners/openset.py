@@ -2,10 +2,11 @@
 
 A score says how surely an input belongs to some class. Below a threshold it is of none. Nothing that is
 unknown is at hand when a task is learned, so the threshold comes from the support set itself: examples are left out in
-turn, and are then new examples of their class; or where there is one of each, classes are (`threshold`).
+turn, and are then new examples of their class. Where there are few of each, it comes from tasks of other classes; and
+where there are no such tasks and one example of each, from leaving out classes (`threshold`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import ceil, floor, inf
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from upstairs.errors import UpstairsError
 from upstairs.tree import take
 
 FOLDS = 10
+ENOUGH = 5  # examples of each class: without one of them a learner is nearly as sure of what it knows
 Score = Callable[[Float[Tensor, "n way"]], Float[Tensor, " n"]]
 
 
@@ -33,18 +35,27 @@ def max_probability(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
     return logits.softmax(-1).amax(-1)
 
 
-def threshold(learner: Learner, support: Examples, *, share: float = 0.1, score: Score = max_logit) -> float:
-    """The score below which an input is of no class, found on the support set.
+def threshold(
+    learner: Learner, support: Examples, *, share: float = 0.1, score: Score = max_logit, tasks: Iterable[Task] = ()
+) -> float:
+    """The score below which an input is of no class: about a `share` of those that do belong to a class score below it.
 
-    Where every class has two examples or more, about a `share` of the inputs that do belong to a class score below it
-    (`threshold_by_examples`). With single examples that cannot be told: then about a `share` of the inputs of no class
-    score above it (`threshold_by_classes`).
+    Where every class has `ENOUGH` examples it is found on the support set (`threshold_by_examples`), else on `tasks`
+    (`threshold_by_tasks`). Without them, two examples of each class must do, and fewer than that share score below it.
+    With single ones it cannot be told: about a `share` of the inputs of no class score above (`threshold_by_classes`).
+
+    Args:
+        tasks: of other classes than the learner was trained on, alike in way and shot.
 
     Raises:
         UpstairsError: fewer than 3 classes in the support set, or a share that is none.
     """
     counts = support.y[support.mask].bincount()
-    way = threshold_by_examples if int(counts[counts > 0].min()) > 1 else threshold_by_classes
+    fewest = int(counts[counts > 0].min())
+    if fewest < ENOUGH and (found := list(tasks)):
+        _refuse_share(share, support)
+        return threshold_by_tasks(learner, found, share, score=score)
+    way = threshold_by_examples if fewest > 1 else threshold_by_classes
     return way(learner, support, share, score=score)
 
 
@@ -67,8 +78,27 @@ def threshold_by_examples(learner: Learner, support: Examples, refused: float, *
             out = support.mask & (place % parts == part)
             rest = Examples(*(leaf[support.mask & ~out] for leaf in support))
             scores.append(score(learner.predict_alone(learner.adapt(rest), rest, support.x[out])))
-    ordered = torch.cat(scores).double().sort()[0]
-    rank = max(1, floor(refused * (len(ordered) + 1)))
+    return _above_lowest(torch.cat(scores), refused)
+
+
+def threshold_by_tasks(learner: Learner, tasks: Iterable[Task], refused: float, *, score: Score = max_logit) -> float:
+    """The score below which a share `refused` of the queries of these tasks are, each in its own task.
+
+    That is the share in a new task on average; one task may be far from it, since its classes are easier or harder.
+    """
+    scores = []
+    with evaluating(learner):
+        for task in tasks:
+            own = learner.for_way(int(task.support.y.max()) + 1)
+            queries = task.query.x[task.query.mask]
+            scores.append(score(own.predict_alone(own.adapt(task.support), task.support, queries)))
+    return _above_lowest(torch.cat(scores), refused)
+
+
+def _above_lowest(scores: Float[Tensor, " n"], share: float) -> float:
+    """Just above so many of the lowest (one at least) that the chance of a new score to be below is `share`."""
+    ordered = scores.double().sort()[0]
+    rank = max(1, floor(share * (len(ordered) + 1)))
     return float(ordered[rank - 1].nextafter(torch.tensor(inf, dtype=torch.float64)))
 
 
