@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--part", default="test")
     parser.add_argument("--tasks", type=int, default=600)
+    parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--bounds", action="store_true", help="also the bounds by shots")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -42,7 +43,7 @@ def main() -> None:
     for name, learner in generators.items():
         (asked.out / f"{name}.png").write_bytes(to_png(sheet(learner, source)))
     if asked.judge:
-        draws = CONTROLS | {name: drawing(learner) for name, learner in generators.items()}
+        draws = (CONTROLS if asked.controls else {}) | {name: drawing(learner) for name, learner in generators.items()}
         with counting("judging", quiet=False) as progress:
             found = judge(load(asked.judge).learner, source, draws, tasks=asked.tasks, progress=progress)
         write(asked.out / "judged.json", found)
