@@ -73,7 +73,8 @@ def error(meta: Meta, seed: int) -> float:
         optimizer.zero_grad()
         problem.inner(params, meta, None).backward()
         optimizer.step()
-    return float(problem.outer(params, meta, None))
+    with torch.no_grad():
+        return float(problem.outer(params, meta, None))
 
 
 def learn(outer_steps: int = 400, unseen: int = 100) -> tuple[list[float], list[float], Meta]:
