@@ -119,7 +119,12 @@ def draw_matrices(matrices: Sequence[Record]) -> list[Panel]:
 def draw_matrix(matrix: Record, number: int) -> Panel:
     """Runs by kinds of data, trained on rows and tested on columns: dots, and the numbers as a table."""
     rows, kinds = matrix["rows"], matrix.get("data") or ()
-    names = [f"{row['name']} on {row['trained_on']}" if row["trained_on"] else row["name"] for row in rows]
+    learners = {row["name"] for row in rows if row["trained_on"]}
+    one = learners.pop() if len(learners) == 1 else ""  # in the title then, so that the legend has room for kinds
+    names = [
+        (row["trained_on"] if one else f"{row['name']} on {row['trained_on']}") if row["trained_on"] else row["name"]
+        for row in rows
+    ]
     scores = [[read_score(cell or {}) for cell in row["cells"]] for row in rows]
     series = [
         Series(name, name, {kind: score for kind, score in zip(kinds, own, strict=True) if score})
@@ -138,8 +143,19 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
             for name, row, own in zip(names, rows, scores, strict=True)
         ],
     )
-    title = f"Trained on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
-    return Panel(title, Markup(svg), say_matrix(names, rows, matrix["tasks"], write_budget([matrix])), table)
+    head = f"{one} trained" if one else "Trained"
+    title = f"{head} on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
+    return Panel(
+        title,
+        Markup(svg),
+        say_matrix(
+            [f"{one} on {n}" if one and row["trained_on"] else n for n, row in zip(names, rows, strict=True)],
+            rows,
+            matrix["tasks"],
+            write_budget([matrix]),
+        ),
+        table,
+    )
 
 
 def write_budget(group: Sequence[Record]) -> str:
