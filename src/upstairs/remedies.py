@@ -2,8 +2,9 @@
 
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
-from upstairs.learners import CoTraining, Reptile, StreamLearner
+from upstairs.learners import CoTraining, GenerativeLearner, Reptile, StreamLearner
 from upstairs.settings import Settings
+from upstairs.tasks.pieces import PieceFormat
 from upstairs.tasks.sources import Source
 from upstairs.tasks.text import TextFormat
 
@@ -12,6 +13,7 @@ UNLIKE: dict[type[Learner], str] = {
     Reptile: "looks at none of them",
     StreamLearner: "is told them one by one",
     CoTraining: "reads them in two ways",
+    GenerativeLearner: "has one class in a task",
 }
 
 
@@ -24,8 +26,10 @@ def refuse_unused(settings: Settings, learner: Learner, source: Source, *, valid
     if settings.patience and not validated:
         raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
     name = settings.learner
-    if settings.interpolate != "none" and (learner.own_labels or isinstance(source.format, TextFormat)):
-        what = f"'{name}' classifies all training classes" if learner.own_labels else f"{source.name} is texts"
+    texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
+    if settings.interpolate != "none" and (learner.own_labels or texts or draws):
+        does = "learns to draw what it is shown" if draws else "classifies all training classes"
+        what = f"{source.name} is texts" if texts else f"'{name}' {does}"
         raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
     why = next((words for kind, words in UNLIKE.items() if isinstance(learner, kind)), None)
     if why and (settings.interpolate == "metamix" or settings.label_smoothing):

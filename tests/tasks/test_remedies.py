@@ -17,6 +17,7 @@ from upstairs.engine import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, make_learner
 from upstairs.nets import calibrate, conv4
+from upstairs.remedies import refuse_unused
 from upstairs.settings import Settings
 from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.episodes import Episodes
@@ -141,7 +142,7 @@ def test_smoothed_labels_are_torchs() -> None:
 
 
 REFUSED = ("reptile", "lstm", "memory", "co_training")
-CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None and name not in REFUSED]
+CLASSIFY = [name for name, line in LEARNERS.items() if (line.defaults or {}).get("way", 1) > 1 and name not in REFUSED]
 
 
 @pytest.mark.parametrize("name", CLASSIFY)
@@ -259,3 +260,10 @@ def test_the_command_takes_them_and_refuses_what_cannot_be(call: Call, tmp_path:
     for given, message in others:
         status, _, err = call("train", *given, "--steps", 1, "--out", tmp_path / "x", "--quiet")
         assert status == 2 and message in err and err.count("\n") == 1, f"{given}: {err}"
+
+
+def test_pictures_that_are_to_be_drawn_are_not_mixed() -> None:
+    own = Settings(learner="neural_statistician", net="mlp", norm="none", width=8, way=1, interpolate="mlti")
+    source = Source.from_arrays(np.zeros((6, 8), np.float32), np.arange(6) // 2)
+    with pytest.raises(UpstairsError, match="learns to draw what it is shown"):
+        refuse_unused(own, make_learner(own, (8,), 1), source, validated=True)
