@@ -85,7 +85,6 @@ def meta_step(
     try:
         with (
             executing(recompute=recompute, differentiate=differentiate),
-            one_thread(when=small),
             ExitStack() as contexts,
         ):
             if precision != "full":
@@ -102,7 +101,7 @@ def meta_step(
                 if compile != "off":
                     own = key if part is tasks else signature(learner, part)
                     fast = compiled_step(learner, part, compile, (recompute, differentiate, own))
-                step, sound = _accumulate(learner, part, count, fast)
+                step, sound = _accumulate(learner, part, count, fast, small=small)
                 steps.append((places, step))
                 checked = checked and sound
             if not checked and not _finite(parameters, [step.losses for _, step in steps]):
@@ -158,11 +157,18 @@ def _prepare(learner: Learner, tasks: Task, chunk: int | None, memory: Any, reco
     return Prepared(decided, chunk, recompute, depends_on_the_batch(learner), tracked, large, small)
 
 
-def _accumulate(learner: Learner, part: Task, count: int, fast: Compiled | None) -> tuple[Step, bool]:
-    """Add the gradient of some tasks; their losses and predictions, and whether all is known to be finite."""
+def _accumulate(
+    learner: Learner, part: Task, count: int, fast: Compiled | None, *, small: bool
+) -> tuple[Step, bool]:  # fmt: skip
+    """Add the gradient of some tasks; their losses and predictions, and whether all is known to be finite.
+
+    Args:
+        small: in one thread, unless compiled: a program has fewer and larger pieces, and gains from two on idle cores.
+    """
     if fast is None:
-        losses, predictions = learner(part)
-        losses.backward(torch.full_like(losses, 1 / count))
+        with one_thread(when=small):
+            losses, predictions = learner(part)
+            losses.backward(torch.full_like(losses, 1 / count))
         return Step(losses.detach(), predictions.detach()), False
     size, losses, predictions, grads = fast(part)
     share = len(losses) / count
