@@ -91,30 +91,25 @@ def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-ROWS = 1024  # that are added up in one float32 number
-WIDE = 2**14  # sums at a time, which stay in the cache
+ROWS = 8192
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel, in parts.
+    """Mean and variance of each channel, in parts of some rows.
 
-    Channels-last, torch adds up all rows in one float32 number: its statistics are then 20 to 40 times as far off as in
-    its other layout, and so many activations cross the kink of a ReLU that a gradient is off by 1e-3. Here neighbours
-    in a row of an image are channels of their own, as they lie in memory, and so are some images at a time.
+    Channels-last, torch adds up all rows in one float32 number: for 400 images of 28x28 the statistics are off by
+    2e-5, 100 times as far as in its other layout, and so many activations cross the kink of a ReLU that the gradient is
+    off by 1e-3.
     """
-    n, channels, height, width = x.shape
-    beside = 1
-    if x.is_contiguous(memory_format=torch.channels_last):
-        beside = next((k for k in range(width, 1, -1) if width % k == 0 and k * channels <= WIDE), 1)
-        x = x.permute(0, 2, 3, 1).reshape(n, height, width // beside, beside * channels).permute(0, 3, 1, 2)
-    parts = x.split(max(1, ROWS * beside // max(height * width, 1)))
+    per_image = x.shape[2] * x.shape[3]
+    parts = x.split(max(1, ROWS // max(per_image, 1)))
     found = [aten.batch_norm_update_stats(part, None, None, 0.0) for part in parts]
-    if len(found) == beside == 1:
+    if len(found) == 1:
         return found[0]
-    share = x.new_tensor([len(part) / n for part in parts])[:, None, None]
-    means, variances = (torch.stack(column).view(-1, beside, channels) for column in zip(*found, strict=True))
-    mean = (means * share).sum(0).mean(0)
-    return mean, ((variances + (means - mean).square()) * share).sum(0).mean(0)
+    share = x.new_tensor([len(part) / len(x) for part in parts])[:, None]
+    means, variances = (torch.stack(column) for column in zip(*found, strict=True))
+    mean = (means * share).sum(0)
+    return mean, ((variances + (means - mean).square()) * share).sum(0)
 
 
 def _row(vector: Tensor) -> Tensor:
