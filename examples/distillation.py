@@ -8,7 +8,7 @@ labels and one rate for each layer are the meta-parameters. They start as real p
 that was never met, judges what they have become, beside networks trained on ten real pictures of each class for as many
 steps, and for the number of steps that suits those best. What suits the real ones is chosen on the validation split.
 
-    python examples/distillation.py [DATA] [--classes 10] [--steps 20] [--outer-steps 600] [--picture FILE]
+    python examples/distillation.py [DATA] [--classes 10] [--steps 20] [--outer-steps 200] [--picture FILE]
 """
 
 import argparse
@@ -38,7 +38,7 @@ def conv(size: int, channels: int, classes: int) -> nn.Module:
 
 def outer_optimizer(params: list[Tensor], outer_steps: int) -> torch.optim.Optimizer:
     """Adam, with rates for pictures, labels and inner rates that fall to nothing by a cosine."""
-    groups = [{"params": [p], "lr": rate} for p, rate in zip(params, (0.05, 0.1, 0.02), strict=True)]
+    groups = [{"params": [p], "lr": rate} for p, rate in zip(params, (0.03, 0.1, 0.005), strict=True)]
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, outer_steps)
     optimizer.register_step_post_hook(lambda *_: schedule.step())
@@ -46,7 +46,7 @@ def outer_optimizer(params: list[Tensor], outer_steps: int) -> torch.optim.Optim
 
 
 def distil(
-    data: tuple[Tensor, Tensor], *, steps: int = 20, outer_steps: int = 600, judges: int = 10, seed: int = 0,
+    data: tuple[Tensor, Tensor], *, steps: int = 20, outer_steps: int = 200, judges: int = 10, seed: int = 0,
     longer: tuple[int, ...] = LONGER,
 ) -> tuple[dict[str, list[float]], Tensor]:  # fmt: skip
     """Accuracy on the third split of fresh networks, on real and on learned pictures from the same starts; those."""
@@ -131,7 +131,7 @@ if __name__ == "__main__":
     parser.add_argument("data", nargs="?", help="a folder of Omniglot or CIFAR-100; left out: digits of scikit-learn")
     parser.add_argument("--classes", type=int, default=10, help="of such a folder")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--outer-steps", type=int, default=600)
+    parser.add_argument("--outer-steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the split and of the starts")
     parser.add_argument("--picture", help="a file to draw the real and the learned pictures to")
     arguments = parser.parse_args()
