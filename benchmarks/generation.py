@@ -1,7 +1,8 @@
 # ruff: noqa: T201
 """Generators on unseen classes: recognised and varied, as a judge says; bounds by shots; a sheet to look at.
 
-    python benchmarks/generation.py OMNIGLOT --judge runs/protonet --runs runs/redrawing --out results/
+    python benchmarks/generation.py OMNIGLOT --judge runs/protonet --runs runs/redrawing --out results/ --bounds
+    python benchmarks/generation.py --judge runs/glyph-protonet --runs runs/glyph-redrawing --out results/
 
 The judge is a run of `protonet` on the same training classes. Nothing here is chosen by what it shows: choose on
 `--part val`.
@@ -27,7 +28,7 @@ from upstairs.statistics import interval, paired_interval
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?", default="glyphs", help="glyphs, or the path of a data set")
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--runs", type=Path, nargs="+", default=[])
     parser.add_argument("--out", type=Path, required=True)
@@ -52,8 +53,10 @@ def main() -> None:
                 f"| {name} | {100 * row['recognised']:.1f} ± {100 * row['recognised_ci95']:.1f} "
                 f"| {100 * row['variety']:.0f} ± {100 * row['variety_ci95']:.1f} |"
             )
+    smallest = min(len(rows) for rows in source.rows)
+    shots = [shot for shot in (1, 2, 5, 10) if shot + 3 <= smallest]  # beside 3 queries
     for name, learner in generators.items() if asked.bounds else ():
-        own = bounds(learner, source, tasks=asked.tasks)
+        own = bounds(learner, source, shots=shots, tasks=asked.tasks)
         rows = {f"{shot} shots": interval(values) for shot, values in own.items()}
         rows |= {f"{shot} less 1": paired_interval(values, own[1]) for shot, values in own.items() if shot > 1}
         if isinstance(learner, NeuralStatistician):

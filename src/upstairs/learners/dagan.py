@@ -54,15 +54,18 @@ class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
         size: of z.
         penalty: weight of the squared slopes.
         turns: steps of the critic for each one of the generator.
+        truncation: z is so much smaller where it draws than in training: less variety, each more like its class (the
+            truncation trick: Brock, Donahue and Simonyan 2019).
     """
 
     def __init__(
-        self, generator: Redrawer, critic: nn.Module, *, size: int, penalty: float = 0.05, turns: int = 1
+        self, generator: Redrawer, critic: nn.Module, *, size: int, penalty: float = 1.0, turns: int = 1,
+        truncation: float = 0.5,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.generator, self.critic, self.penalty = generator, critic, penalty
+        self.generator, self.critic, self.penalty, self.truncation = generator, critic, penalty, truncation
         self.noise, self.noise_size = Noise(1 + size, samples=1024, judged=LOOKED_AT), 1 + size
-        self.sides = {"critic": Side(turns, betas=(0.0, 0.99)), "generator": Side(rate=0.5, betas=(0.0, 0.99))}
+        self.sides = {"critic": Side(turns, betas=(0.0, 0.99)), "generator": Side(betas=(0.0, 0.99))}
 
     def at(self, progress: float) -> None:
         self.noise.at(progress)
@@ -71,7 +74,8 @@ class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
         return Pictures(support.x, self.generator.read(support.x), support.mask)
 
     def draw(self, state: Pictures, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count c h w"]:
-        return self.redraw(state, self.choose(state, noise), noise)
+        z = self.truncation * noise[:, 1:]
+        return self.redraw(state, self.choose(state, noise), z)
 
     def choose(self, state: Pictures, noise: Float[Tensor, "count k"]) -> Tensor:
         """Which support picture each is drawn after: the first number says it."""
@@ -79,8 +83,8 @@ class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
         count = state.mask.sum().clamp(min=1)
         return nth(state.mask, torch.minimum((share * count).long(), count - 1))
 
-    def redraw(self, state: Pictures, places: Tensor, noise: Float[Tensor, "count k"]) -> Float[Tensor, "count c h w"]:
-        return self.generator.draw(noise[:, 1:], pick(state.x, places), pick(state.read, places)).sigmoid()
+    def redraw(self, state: Pictures, places: Tensor, z: Float[Tensor, "count k"]) -> Float[Tensor, "count c h w"]:
+        return self.generator.draw(z, pick(state.x, places), pick(state.read, places)).sigmoid()
 
     def predict(self, state: Pictures, x: Tensor, /) -> Float[Tensor, "n 1"]:
         return nearness(self.draw(state, self.noise.fixed.to(x.dtype)), x)
@@ -89,7 +93,7 @@ class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
         state, x = self.adapt(task.support), task.query.x
         noise = F.embedding(scatter(x) % len(self.noise.drawn), self.noise.drawn.to(x.dtype))  # other for each task
         places = self.choose(state, noise)
-        made, after = self.redraw(state, places, noise), pick(state.x, places)
+        made, after = self.redraw(state, places, noise[:, 1:]), pick(state.x, places)
         packs = [torch.cat([after, each, each.roll(1, 0)], 1) for each in (x, made)]
         real, fake = (self.judged(pack) for pack in packs)
         if name == "generator":

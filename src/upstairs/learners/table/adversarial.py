@@ -55,7 +55,7 @@ ADVERSARIAL: dict[str, Entry] = {
         "MetaGAN: a ProtoNet that learns beside a generator of near-misses (Zhang 2018)",
     ),
     "dagan": Entry(
-        _dagan, _SETS | {"shot": "1", "tasks": 16, "width": 16, "critic_steps": 2},
+        _dagan, _SETS | {"shot": "1", "tasks": 16, "width": 16},
         "DAGAN: redraws one example of a class, against a critic of pairs (Antoniou 2018)",
     ),
     "figr": Entry(
