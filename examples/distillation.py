@@ -4,15 +4,18 @@
     outer(lambda) = loss on real pictures of phi_K,  phi_{k+1} = a step of momentum on the pictures lambda
 
 from many random starts phi_0 (Wang et al. 2018; labels that are learned too: Bohdal et al. 2020). The pictures, their
-labels and one rate for each layer are the meta-parameters. They start as real pictures; a *fresh* network, from a start
-that was never met, judges what they have become, beside networks trained on ten real pictures of each class for as many
-steps, and for the number of steps that suits those best. What suits the real ones is chosen on the validation split.
+labels and one rate for each tensor are the meta-parameters. They start as real pictures and at half of the rate that
+suits those best; no rate may grow beyond that, since rates that grow freely end where some starts no longer converge. A
+*fresh* network, from a start that was never met, judges what the pictures have become, beside networks trained on ten
+real pictures of each class for as many steps, and for the number of steps that suits those best. What suits the real
+ones is chosen on the validation split.
 
     python examples/distillation.py [DATA] [--classes 10] [--steps 20] [--outer-steps 200] [--picture FILE]
 """
 
 import argparse
 from functools import partial
+from math import log
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +50,12 @@ def outer_optimizer(params: list[Tensor], outer_steps: int) -> torch.optim.Optim
 
 def distil(
     data: tuple[Tensor, Tensor], *, steps: int = 20, outer_steps: int = 200, judges: int = 10, seed: int = 0,
-    longer: tuple[int, ...] = LONGER,
+    longer: tuple[int, ...] = LONGER, share: float = 0.5,
 ) -> tuple[dict[str, list[float]], Tensor]:  # fmt: skip
-    """Accuracy on the third split of fresh networks, on real and on learned pictures from the same starts; those."""
+    """Accuracy on the third split of fresh networks, on real and on learned pictures from the same starts; those.
+
+    `share` of the rate that suits real pictures is where the inner rates start, and their limit.
+    """
     classes, size = int(data[1].max()) + 1, int(data[0].shape[1] ** 0.5)
     parts = [(x.view(-1, 1, size, size), y) for x, y in split(*data, seed)]
     (x, y), validation, judged_by = parts
@@ -101,10 +107,12 @@ def distil(
         return max(tried, key=lambda pair: tried[pair])
 
     (best, _), (suits, count) = tuned([steps]), tuned([steps * k for k in longer])
+    limit = share * best
     print(f"real pictures: rate {best} in {steps} steps; of up to {steps * max(longer)}, {count} at rate {suits}")
     done = train(
-        at, real(best, sharp=4.0), test=[at(10**6 + k, judged_by) for k in range(judges)], method=Unrolled(),
+        at, real(limit, sharp=4.0), test=[at(10**6 + k, judged_by) for k in range(judges)], method=Unrolled(),
         outer_steps=outer_steps, optimizer=partial(outer_optimizer, outer_steps=outer_steps), seed=seed,
+        project=lambda meta: meta["log_rates"].clamp_(max=log(limit)),
     )  # fmt: skip
     print(done)
     learned = done.meta_parameters

@@ -21,6 +21,7 @@ from upstairs.bilevel import SGD, Problem, Recomputed, pure, train
 from upstairs.statistics import interval, paired_interval
 
 POINTS, NOISE, STEPS = 10, 0.5, 40
+KINDS = ("log_rates", "log_decays")
 Meta = dict[str, Tensor]
 
 
@@ -48,10 +49,8 @@ def task(seed: int) -> Problem:
         return F.mse_loss(NET(params, x[POINTS:]), y[POINTS:])
 
     def rule(meta: Meta) -> SGD:
-        each = enumerate(NET.parameters)
-        rates, decays = zip(*((meta["log_rates"][i].exp(), meta["log_decays"][i].exp()) for i, _ in each), strict=True)
-        names = list(NET.parameters)
-        return SGD(dict(zip(names, rates, strict=True)), momentum=0.9, decay=dict(zip(names, decays, strict=True)))
+        rates, decays = ({n: meta[kind][i].exp() for i, n in enumerate(NET.parameters)} for kind in KINDS)
+        return SGD(rates, momentum=0.9, decay=decays)
 
     return Problem(inner, outer, start=pure(make_net(seed)).parameters, rule=rule, steps=STEPS)
 

@@ -29,7 +29,7 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ProtoNet trained for a few seconds on half of the pictures' classes."""
     out = tmp_path_factory.mktemp("runs") / "protonet"
     words = ["train", "protonet", "--data", pictures, "--out", out, "--quiet", *SMALL, "--steps", "40"]
-    subprocess.run([sys.executable, "-m", "upstairs.cli", *map(str, words)], check=True)
+    subprocess.run([sys.executable, "-m", "upstairs", *map(str, words)], check=True)
     return out
 
 

@@ -50,7 +50,7 @@ def test_hyper_cleaning_finds_wrong_labels() -> None:
 def test_distilled_pictures_train_a_network_better_than_real_ones() -> None:
     """Each of three fresh networks, beside itself on real pictures for as many steps."""
     room = load("distillation")
-    found, pictures = room.distil(room.digits(), steps=8, outer_steps=40, judges=3, longer=(1,))
+    found, pictures = room.distil(room.digits(), steps=8, outer_steps=40, judges=3, longer=(1,), share=1.0)
     assert all(a > b + 0.02 for a, b in zip(found["distilled"], found["real"], strict=True))
     assert pictures.shape == (2, 100, 1, 8, 8) and not torch.equal(*pictures)
 

@@ -96,6 +96,9 @@ def test_scores_of_other_tasks_are_not_taken_for_these(tmp_path: Path, monkeypat
     file = tmp_path / "sinusoid-train-5s-maml-short" / "seed-0" / "sinusoid-5s-maml.json"
     kept = file.stat().st_mtime_ns
     assert room.reproduce("sinusoid-5s-maml", **ask)["score"] == first["score"] and file.stat().st_mtime_ns == kept
+    for damaged in (file.read_text()[:50], "[1]", '{"steps": 1}'):  # judged again
+        file.write_text(damaged)
+        assert room.reproduce("sinusoid-5s-maml", **ask)["score"] == first["score"]
     monkeypatch.setattr(room, "frozen_seeds", lambda seed, tasks: list(range(7, 7 + tasks)))
     assert room.reproduce("sinusoid-5s-maml", **ask)["score"] != first["score"]
 

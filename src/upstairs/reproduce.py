@@ -103,10 +103,9 @@ def judge(
             float(part.x.double().sum()) for part in last
         ],  # other data, or other tasks of it, are told by it
     }
-    if file.is_file():
-        known = json.loads(file.read_text())
-        if {name: known.get(name) for name in of} == of and bool(known["baselines"]) == baselines:
-            return known
+    known = earlier_scores(file)
+    if {name: known.get(name) for name in of} == of and bool(known["baselines"]) == baselines:
+        return known
     learner: Any = run.learner
     if recipe.test_steps is not None and isinstance(learner, GradientLearner):
         learner = with_steps(learner, recipe.test_steps)
@@ -128,6 +127,15 @@ def judge(
     }
     write_atomically(file, json.dumps(result).encode())
     return result
+
+
+def earlier_scores(file: Path) -> dict[str, Any]:
+    """What was judged before; nothing where there is no file, or a damaged one: it is judged again."""
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def test_episodes(recipe: Reproduction, splits: Splits) -> Episodes:
