@@ -15,6 +15,8 @@ from upstairs.tasks.mixture import SIGN
 from upstairs.tasks.sources import Source
 from upstairs.tasks.text import TextFormat
 
+FEW = 6  # speakers of a training task, where they are known: as many as there may be in another
+
 # What suits a network better than the learner's own defaults. A pretrained encoder's features are good already: larger
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
@@ -53,6 +55,8 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         net: Net = asked or net_for(source)
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
         settings = replace(settings, **{n: v for n, v in SUITED.get(net, {}).items() if given.get(n) is None})
+    if settings.speakers is None and all(part.speakers for part in source.parts or (source,)):
+        settings = replace(settings, speakers=FEW)
     smallest = min((len(rows) for rows in source.rows), default=0)
     if "way" not in given or given["way"] is None:
         settings = replace(settings, way=max(min(2, settings.way), min(settings.way, source.most_way)))

@@ -40,14 +40,17 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
             for part in data.split(SIGN)
         ]
         return mixed_splits(parts, mix)
-    return limited(open_one(settings, quiet=quiet, format=format), settings)
+    return limited(open_one(settings, quiet=quiet, format=format), settings, quiet=quiet)
 
 
-def limited(splits: Splits, settings: dict[str, Any]) -> Splits:
+def limited(splits: Splits, settings: dict[str, Any], *, quiet: bool = True) -> Splits:
     """With the training classes that the settings ask for."""
     count, rotate = settings.get("train_classes"), bool(settings.get("rotate_classes"))
-    splice, seed = settings.get("splice"), settings.get("split_seed") or 0
-    return training_classes(splits, count=count, rotate=rotate, splice=splice, seed=seed)
+    splice, spoken, seed = settings.get("splice"), settings.get("spoken") or 0, settings.get("split_seed") or 0
+    with counting("saying words", quiet=quiet or not spoken) as progress:
+        return training_classes(
+            splits, count=count, rotate=rotate, splice=splice, spoken=spoken, seed=seed, progress=progress
+        )
 
 
 def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None) -> Splits:

@@ -49,6 +49,12 @@ class Settings:
     splice: int | None = option(
         None, "Sounds: so many more training classes, each of halves of two. Left out: two for each that there is."
     )
+    spoken: int | None = option(
+        None, "Sounds: half of the training tasks are of so many made-up words, said by eSpeak NG. Left out: none."
+    )
+    speakers: int | None = option(
+        None, "Sounds: a training task is of so many speakers' recordings. Left out: 6 where speakers are known."
+    )
     interpolate: Interpolation = option(
         "none", "More training tasks by mixing: mlti mixes two tasks, metamix the queries with support examples."
     )
@@ -163,6 +169,9 @@ def refuse_remedies(s: Settings, low: int, high: int) -> None:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be from 0 to below 1")
     if s.splice is not None and s.splice < 0:
         raise UpstairsError(f"--splice is {s.splice}: give a number of classes, 0 or more")
+    for name, least in (("spoken", 24), ("speakers", 1)):
+        if getattr(s, name) is not None and getattr(s, name) < least:
+            raise UpstairsError(f"--{name} is {getattr(s, name)}: it must be at least {least}")
     if s.train_classes is not None and s.train_classes < 2:
         raise UpstairsError(f"--train-classes is {s.train_classes}: a task needs 2 or more")
     if s.interpolate == "mlti" and low != high:

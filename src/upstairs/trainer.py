@@ -71,7 +71,7 @@ class Training:
         self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
-            own_labels=self.learner.own_labels,
+            own_labels=self.learner.own_labels, speakers=settings.speakers,
         )  # fmt: skip
         self.players = players_of(self.learner)
         if not any(player.parameters for player in self.players):

@@ -18,7 +18,8 @@ from upstairs.settings import Settings, refuse_choice
 from upstairs.trainer import train_run
 
 DATA_SETTINGS = {
-    "data", "split", "split_seed", "mix", "columns", "encoder", "train_classes", "rotate_classes", "splice"
+    "data", "split", "split_seed", "mix", "columns", "encoder", "train_classes", "rotate_classes", "splice",
+    "spoken",
 }  # fmt: skip
 FORM = "write it as rate=1e-4..1e-1:log, inner_steps=1..5 or norm=batch,group"
 

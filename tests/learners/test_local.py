@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tasks_for_tests import WAY, blobs
 from upstairs.learners import DN4, make_learner
 from upstairs.nets import sound_maps
+from upstairs.nets.conv import BesideLevel
 from upstairs.settings import Settings
 from upstairs.tree import take
 
@@ -67,3 +68,37 @@ def test_maps_keep_time_and_no_band(shape: tuple[int, ...]) -> None:
     maps = sound_maps(shape, width=6, norm="none")(torch.rand(2, *shape))
     assert maps.shape == (2, 6, 1, -(-shape[2] // 2) // 2)
     assert make_learner(Settings(learner="dn4", net="sound"), shape, WAY).window == 0.2
+
+
+def test_a_level_is_taken_away_where_it_is_loud() -> None:
+    x = torch.rand(2, 1, 5, 30).double() + 1
+    x[..., 20:] = 0
+    level = torch.tensor([3.0, 1.0, 0.0, 2.0, 0.5]).double()[:, None]
+    seen = BesideLevel()(x)
+    assert torch.equal(seen[:, :1], x) and (seen[:, 1, :, 20:] == 0).all()
+    assert seen[:, 1].sum(2).abs().max() < 1e-9, "each band is around its own mean"
+    flat = torch.cat([torch.ones(1, 1, 5, 20).double() * 4, torch.zeros(1, 1, 5, 10).double()], 3)
+    assert BesideLevel()(flat - level * (flat > 0))[:, 1].abs().max() < 1e-9, "a level that never changes is gone"
+
+
+def test_an_example_is_as_near_as_its_nearest_view() -> None:
+    """Of two views, x and x + 1: the best over the support example's, the mean over the query's."""
+    task = take(blobs(1, shape=(2, 2, 3)), 0)
+    plain, doubled = DN4(nn.Identity(), way=WAY).double(), DN4(nn.Identity(), way=WAY, views=shifted).double()
+    support, x = task.support._replace(x=task.support.x.double()), task.query.x.double()
+    first = [y == k for k in range(WAY) for y in [task.support.y]]
+    one = support._replace(x=torch.stack([support.x[own][0] for own in first]), y=torch.arange(WAY),
+                           mask=torch.ones(WAY, dtype=torch.bool))  # fmt: skip
+    looks = shifted(one.x)
+    expected = torch.stack([
+        torch.stack([plain.predict(plain.adapt(one._replace(x=look)), asked) for look in looks]).amax(0)
+        for asked in shifted(x)
+    ]).mean(0)  # fmt: skip
+    torch.testing.assert_close(doubled.predict(doubled.adapt(one), x), expected)
+    assert not torch.allclose(expected, plain.predict(plain.adapt(one), x))
+    one_by_one = torch.cat([doubled.predict(doubled.adapt(support), x[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(doubled.predict(doubled.adapt(support), x), one_by_one)
+
+
+def shifted(x: Tensor) -> Tensor:
+    return torch.stack([x, x + 1])

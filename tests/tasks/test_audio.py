@@ -18,7 +18,9 @@ from upstairs.tasks.hearing import ROUGHNESS, Hearing
 from upstairs.tasks.more_classes import training_classes
 from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
 from upstairs.tasks.sources import Source
+from upstairs.tasks.speech import find_engine
 from upstairs.tasks.splice import spliced
+from upstairs.tasks.spoken import made_up_words
 
 pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
 
@@ -209,6 +211,16 @@ def test_hearing_shifts_stretches_and_leaves_out() -> None:
     torch.testing.assert_close(heard(x, (11, 1), (12, 0.45), (13, 1), (14, 1), bands=0.25, frames=0.2), expected)
 
 
+def test_other_voices_are_higher_lower_longer_and_shorter() -> None:
+    x = torch.rand(2, 1, 9, 21)
+    voices = Hearing(pitch=0.25, tract=0.5).voices(x)
+    torch.testing.assert_close(voices[0], x)
+    torch.testing.assert_close(voices[1][:, :, 2:], x[:, :, :-2])
+    torch.testing.assert_close(voices[2][:, :, :-2], x[:, :, 2:])
+    torch.testing.assert_close(voices[3][:, :, :6:2], x[:, :, :9:3])  # read from one and a half times as high
+    torch.testing.assert_close(voices[4][:, :, ::2], x[:, :, :5])
+
+
 def test_hearing_colours_and_adds_noise() -> None:
     x = torch.full((9, 200), 0.5)
     x[:, 50:60], x[:, 150:] = 1.0, 0.0
@@ -220,6 +232,28 @@ def test_hearing_colours_and_adds_noise() -> None:
     assert (noisy[:, 150:].mean() - 0.3).abs() < 0.02, "as loud as was drawn"
     assert noisy[:, 150:].std() == pytest.approx(ROUGHNESS / RANGE, rel=0.1)
     assert (noisy[:, 60:150].mean() - 0.5).abs() < 0.02, "hardly heard below what is 10 decibels louder"
+
+
+def test_made_up_words_are_half_of_the_training_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path / "words", words=10)
+    splits = sound_splits(path, split="ratio")
+    monkeypatch.setattr("upstairs.tasks.spoken.find_engine", lambda: None)
+    with pytest.raises(UpstairsError, match="--spoken needs eSpeak NG"):
+        training_classes(splits, splice=0, spoken=24)
+    monkeypatch.undo()
+    if find_engine() is None:
+        pytest.skip("eSpeak NG is not installed")
+    monkeypatch.setenv("UPSTAIRS_CACHE", str(tmp_path / "cache"))
+    train = training_classes(splits, splice=0, spoken=24).train
+    own, made = train.parts
+    assert len(own) == len(splits.train) and len(made) == 24 and train.weights == (0.5, 0.5)
+    assert made.feature_shape == own.feature_shape and made.augment == own.augment
+    for rows in made.rows:
+        assert len({made.speakers[row] for row in rows}) == len(rows) == 12
+        assert made.inputs[rows].reshape(12, -1).max(1).min() == 255
+    again = made_up_words(24, made.format)
+    np.testing.assert_array_equal(again.inputs, made.inputs)
+    assert len(set(made.labels)) > 20 and again.labels == made.labels
 
 
 def test_a_spliced_class_has_halves_of_two_by_one_speaker(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Episodes: disjoint, fair, a pure function of the seed, masked where tasks differ in size."""
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -97,3 +100,25 @@ def test_streams_do_not_meet() -> None:
 def test_bad_requests(options: dict, message: str) -> None:
     with pytest.raises(UpstairsError, match=message):
         Episodes(numbered([9, 5, 9]), **{"way": 2, "shot": 1, "query": 2, **options})
+
+
+def test_a_task_of_few_speakers_has_no_others() -> None:
+    """Of 8 speakers all said classes 0 to 4 twice, and three of them class 5: that one takes whom it must."""
+    source = replace(numbered([16] * 5 + [6]), speakers=tuple("abcdefgh" * 10 + "abcabc"))
+    episodes = Episodes(source, way=6, shot=1, query=4, speakers=3)
+    drawn = Counter[str]()
+    for seed in range(40):
+        task = episodes.batch([seed])
+        rows = {k: [] for k in range(6)}
+        for part in task:
+            for row, label in zip(part.x[0, :, 0].int().tolist(), part.y[0].tolist(), strict=True):
+                rows[episodes.classes(seed)[label]].append(row)
+        assert all(len(set(own)) == 5 for own in rows.values())
+        few = [{source.speakers[row] for row in rows[k]} for k in range(5)]
+        assert len(set().union(*few)) == 3, "the same speakers say all classes"
+        assert {source.speakers[row] for row in rows[5]} <= set("abc")
+        drawn.update(set().union(*few))
+    assert len(drawn) == 8 and min(drawn.values()) >= 5, "every speaker has a turn"
+    assert torch.equal(episodes.batch([3, 7]).query.x[1], episodes.batch([7]).query.x[0])
+    with pytest.raises(UpstairsError, match="names none"):
+        Episodes(numbered([9] * 4), way=3, shot=1, query=2, speakers=3)

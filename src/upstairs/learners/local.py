@@ -1,5 +1,6 @@
 """Learners that compare an example part by part, each with the parts that it is most like: DN4."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,15 +13,20 @@ from upstairs.learners.metric import MetricLearner, members, only_seen
 
 
 class Places(NamedTuple):
-    """The direction at each place of the support set's maps, and whose they are."""
+    """The direction at each place of the support set's maps, view after view, and whose they are."""
 
-    z: Float[Tensor, "n place c"]
+    z: Float[Tensor, "view_n place c"]
     member: Float[Tensor, "n way"]
 
 
 def directions(z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n place c"]:
     """The vector at each place of a map, of length 1; a vector is a map of one place."""
     return F.normalize(z.reshape(*z.shape[:2], -1).transpose(1, 2), dim=-1)
+
+
+def as_it_is(x: Tensor) -> Tensor:
+    """The one view of inputs where there are no others."""
+    return x[None]
 
 
 class DN4(MetricLearner[Places]):
@@ -38,16 +44,28 @@ class DN4(MetricLearner[Places]):
         way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
         window: the farthest that is compared, as a share of the last axis; None is everything.
         scale: of the similarity, at the start.
+        views: of inputs [n, *feature] -> [view, n, *feature], for `adapt` and `predict`; training has one. An example
+            is as near as its nearest view; a query's logits are the mean over its views.
     """
 
     loss_fn: LossFn = staticmethod(cross_entropy)
 
-    def __init__(self, encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0) -> None:
+    def __init__(
+        self, encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0,
+        views: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(encoder, way=way)
-        self.window = window
+        self.window, self.views = window, views or as_it_is
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
-    def fit(self, z: Float[Tensor, "n c *space"], support: Examples) -> Places:
+    def adapt(self, support: Examples, /) -> Places:
+        return self.fit(self.embed(self.views(support.x).flatten(0, 1)), support)
+
+    def predict(self, state: Places, x: Tensor, /) -> Float[Tensor, "n way"]:
+        views = self.views(x)
+        return self.logits(state, self.embed(views.flatten(0, 1))).unflatten(0, views.shape[:2]).mean(0)
+
+    def fit(self, z: Float[Tensor, "view_n c *space"], support: Examples) -> Places:
         return Places(directions(z), members(support, self.way, z))
 
     def logits(self, state: Places, z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n way"]:
@@ -59,5 +77,6 @@ class DN4(MetricLearner[Places]):
             near = (moment[:, None] - moment).abs() <= self.window * z.shape[-1]
             pairs = torch.where(near, pairs, -1.0)
         alike = (pairs.amax(3).mean(2) + pairs.amax(2).mean(2)) / 2
+        alike = alike.unflatten(1, (-1, len(state.member))).amax(1)
         count = state.member.sum(0)
         return only_seen(self.log_scale.exp() * alike @ state.member / count.clamp(min=1), count > 0)

@@ -4,7 +4,8 @@ from collections import OrderedDict
 from typing import TypeVar
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
 from upstairs.nets.norm import Norm, make_norm
@@ -76,14 +77,30 @@ def sound_maps(
 ) -> nn.Sequential:
     """`sound_conv` that keeps time: maps [n, width, 1, frames / 4], a vector every 40 ms of a log-mel picture.
 
-    The later blocks pool along the bands alone, and what is left of the bands becomes one by a convolution.
+    The later blocks pool along the bands alone, and what is left of the bands becomes one by a convolution. The picture
+    is seen twice, as it is and without its level (see `BesideLevel`).
 
     Args:
         shape, width, norm, dropout: as for `conv4`.
     """
-    layers = _blocks(shape, width, norm, "sff.", dropout=dropout)
+    layers = _blocks((2 * shape[0], *shape[1:]), width, norm, "sff.", dropout=dropout)
+    layers["level"] = BesideLevel()
+    layers.move_to_end("level", last=False)
     layers["bands"] = nn.Conv2d(width, width, (-(-shape[1] // 2) // 8, 1))
     return channels_last(nn.Sequential(layers))
+
+
+class BesideLevel(nn.Module):
+    """Log-mel pictures, and beside each how far every band is from its own mean over time.
+
+    What a voice, a microphone and a room add to a band at every moment is then gone (mean normalisation, as cepstra
+    have it: Atal 1974). A moment counts as it is loud, in the mean and in the picture: silence stays silence.
+    """
+
+    def forward(self, x: Float[Tensor, "n c b t"]) -> Float[Tensor, "n c2 b t"]:
+        loud = x.amax(2, keepdim=True)
+        mean = (loud * x).sum(3, keepdim=True) / loud.sum(3, keepdim=True).clamp(min=1e-3)
+        return torch.cat([x, loud * (x - mean)], 1)
 
 
 def _blocks(

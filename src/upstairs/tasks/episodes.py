@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,19 @@ def refuse_impossible(source: Source, way: tuple[int, int], shot: tuple[int, int
             )
 
 
+def voices(source: Source) -> list[Tensor]:
+    """For each class who says each of its rows, by number: 0, 1, ... of those who say any row of any class.
+
+    Raises:
+        UpstairsError: speakers are not known.
+    """
+    if not source.speakers:
+        raise UpstairsError(f"--speakers is about sounds of known speakers and {source.name} names none: leave it out")
+    names = [[source.speakers[row] for row in rows] for rows in source.rows]
+    numbers = np.unique([name for own in names for name in own], return_inverse=True)[1]
+    return list(torch.from_numpy(numbers).split([len(own) for own in names]))
+
+
 class Episodes:
     """Draws few-shot tasks from a source.
 
@@ -61,16 +75,24 @@ class Episodes:
     With `own_labels` a class has the same label in every task, its place in the source. A source of functions has no
     classes: `way` is 0, and `shot` and `query` are examples of a task.
 
+    With `speakers` the examples of a task are all by so many, drawn anew for each task (of a class that they say too
+    little of, by as few more as will do): a wrong support example is then often in the query's own voice.
+
     Raises:
-        UpstairsError: a way below 1 or above the classes there are, a shot or query below 1, a class too small.
+        UpstairsError: a way below 1 or above the classes there are, a shot or query below 1, a class too small;
+            speakers where they are not known.
     """
 
-    def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False) -> None:
-        self.own_labels = own_labels
+    def __init__(
+        self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False,
+        speakers: int | None = None,
+    ) -> None:  # fmt: skip
+        self.own_labels, self.speakers = own_labels, speakers
         self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
         refuse_impossible(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
+        self._voices = voices(source) if speakers else []
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
         """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""
@@ -117,7 +139,8 @@ class Episodes:
     def _draw(self, seed: int, among: Sequence[int] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
         """For support and query: rows, classes, labels, and the numbers for augmentation."""
         generator, shot, classes = self._begin(seed, among)
-        chosen = [self._rows[c][torch.randperm(len(self._rows[c]), generator=generator)] for c in classes.tolist()]
+        among_rows = self._said(classes.tolist(), shot + self.query, generator)
+        chosen = [rows[torch.randperm(len(rows), generator=generator)] for rows in among_rows]
         parts = []
         for start, count in ((0, shot), (shot, self.query)):
             rows = torch.cat([r[start : start + count] for r in chosen])
@@ -126,6 +149,17 @@ class Episodes:
             noise = augment.draw(len(rows), generator) if augment else None
             parts.append((rows, own, own if self.own_labels else label, noise))
         return parts
+
+    def _said(self, classes: list[int], need: int, generator: torch.Generator) -> list[Tensor]:
+        """The rows of each class that the task may have: all, or those by its speakers."""
+        if not self.speakers:
+            return [self._rows[c] for c in classes]
+        rank = torch.randperm(1 + max(int(own.max()) for own in self._voices), generator=generator)
+        said = []
+        for c in classes:
+            order, place = rank[self._voices[c]].sort(stable=True)
+            said.append(self._rows[c][place[: max(need, int((order < self.speakers).sum()))]])
+        return said
 
     def _read(self, rows: Tensor, classes: Tensor, noise: tuple[Tensor | None, ...]) -> Tensor:
         x = self.source.gather(rows, self._turns[classes] if self._turns is not None else None)

@@ -14,6 +14,7 @@ from upstairs.tasks.audio import RANGE
 COLOURS = 5  # places along the bands whose loudness is drawn; between them it changes evenly
 NUMBERS = 10 + COLOURS  # drawn for each sound
 ROUGHNESS = 4.0  # standard deviation of noise in decibels
+VOICES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # pitch and vocal tract, in shares of the largest change
 QUIET = 0.4  # share of the noise's range below the faintest: so often there is none
 
 
@@ -56,6 +57,10 @@ class Hearing:
         gap_b = _gap(last[:, 0], last[:, 1], x.shape[2], self.bands)[:, None, :, None]
         gap_t = _gap(last[:, 2], last[:, 3], x.shape[3], self.frames)[:, None, None]
         return torch.where(gap_b | gap_t, 0.0, x)
+
+    def voices(self, x: Float[Tensor, "n 1 b t"]) -> Float[Tensor, "voice n 1 b t"]:
+        """The sounds as they are, and as others would say them: higher, lower, of a shorter and a longer throat."""
+        return torch.stack([self._said(x, x.new_tensor([0, 0, *voice]).expand(len(x), 4)) for voice in VOICES])
 
     def _said(self, x: Float[Tensor, "n 1 b t"], u: Float[Tensor, "n 4"]) -> Float[Tensor, "n 1 b t"]:
         """In another tempo, at another moment, in another voice. Places run from -1 to 1 along each axis."""

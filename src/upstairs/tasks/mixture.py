@@ -75,8 +75,12 @@ class Mixture(Episodes):
     With `own_labels` the classes of each data set are numbered after those of the ones before it.
     """
 
-    def __init__(self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False) -> None:
-        self.parts = [Episodes(p, way=way, shot=shot, query=query, own_labels=own_labels) for p in source.parts]
+    def __init__(
+        self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False,
+        speakers: int | None = None,
+    ) -> None:  # fmt: skip
+        how = {"way": way, "shot": shot, "query": query, "own_labels": own_labels, "speakers": speakers}
+        self.parts = [Episodes(part, **how) for part in source.parts]
         first = self.parts[0]
         self.source, self.own_labels, self.way, self.shot, self.query = source, own_labels, first.way, first.shot, query
         self.first_class = np.cumsum([0, *map(len, source.parts)])[:-1].tolist()
@@ -122,7 +126,9 @@ def _stack(parts: Sequence[Examples]) -> Examples:
     return Examples(*(torch.cat([padded(leaf) for leaf in leaves]) for leaves in zip(*parts, strict=True)))
 
 
-def episodes_of(source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False) -> Episodes:
+def episodes_of(
+    source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False, speakers: int | None = None
+) -> Episodes:
     """Tasks of a source, mixed or not."""
     make = Mixture if source.parts else Episodes
-    return make(source, way=way, shot=shot, query=query, own_labels=own_labels)
+    return make(source, way=way, shot=shot, query=query, own_labels=own_labels, speakers=speakers)

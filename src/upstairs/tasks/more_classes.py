@@ -1,4 +1,4 @@
-"""More training classes by turning pictures and splicing sounds, and fewer of them, to see what data is worth."""
+"""More training classes (turned pictures, spliced sounds, made-up words), and fewer, to see what data is worth."""
 
 from dataclasses import replace
 
@@ -6,18 +6,24 @@ import torch
 
 from upstairs.errors import UpstairsError
 from upstairs.tasks.audio import AudioFormat
+from upstairs.tasks.cache import Progress
 from upstairs.tasks.images import ImageFormat
+from upstairs.tasks.mixture import mixed
 from upstairs.tasks.sources import Source, Splits
 from upstairs.tasks.splice import spliced
+from upstairs.tasks.spoken import made_up_words
 
 SPLICES = 2  # made classes for each that there is: as many as are worth it where words are few
 TURNS = ("rot000", "rot090", "rot180", "rot270")
 
 
 def training_classes(
-    splits: Splits, *, count: int | None = None, rotate: bool = False, splice: int | None = None, seed: int = 0
-) -> Splits:
+    splits: Splits, *, count: int | None = None, rotate: bool = False, splice: int | None = None,
+    spoken: int = 0, seed: int = 0, progress: Progress | None = None,
+) -> Splits:  # fmt: skip
     """The splits with `count` of the training classes, turned ones, and `splice` made of two (None: see SPLICES).
+
+    With `spoken` half of the training tasks are of so many made-up words (see spoken.py).
 
     Validation and test classes are as they were.
 
@@ -31,7 +37,12 @@ def training_classes(
     train = rotated(train) if rotate else train
     if splice is None:
         splice = SPLICES * len(train) if isinstance(train.format, AudioFormat) else 0
-    return splits._replace(train=spliced(train, splice, seed=seed) if splice else train)
+    train = spliced(train, splice, seed=seed) if splice else train
+    if spoken:
+        if not isinstance(train.format, AudioFormat):
+            raise UpstairsError(f"--spoken makes words that are heard and {train.name} is no sounds: leave it out")
+        train = mixed([train, replace(made_up_words(spoken, train.format, progress=progress), augment=train.augment)])
+    return splits._replace(train=train)
 
 
 def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:

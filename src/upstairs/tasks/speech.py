@@ -63,7 +63,7 @@ def say_words(folder: Path, *, progress: Progress | None = None) -> Path:
         import soundfile
     except ImportError as error:
         raise UpstairsError("sounds need soundfile: pip install 'upstairs[audio]'") from error
-    rate, say = _start(engine)
+    rate, say = start(engine)
     rng = np.random.default_rng(0)
     rows = ["file\tword\tspeaker"]
     voices = [f"{accent}+{variant}" for variant, accent in product(VARIANTS, ACCENTS)]
@@ -79,7 +79,7 @@ def say_words(folder: Path, *, progress: Progress | None = None) -> Path:
     return folder
 
 
-def _start(engine: Engine) -> tuple[int, Callable[[str, str, int, int], Int16[np.ndarray, " n"]]]:
+def start(engine: Engine) -> tuple[int, Callable[[str, str, int, int], Int16[np.ndarray, " n"]]]:
     """Its rate, and the function (word, voice, pitch from 0 to 100, words a minute) -> samples."""
     try:
         library: Any = ctypes.CDLL(engine.library)

@@ -75,6 +75,7 @@ def spliced(source: Source, count: int, *, seed: int = 0) -> Source:
         labels=(*source.labels, *labels),
         rows=(*source.rows, *rows),
         groups=(*source.groups, *[""] * count) if source.groups else (),
+        speakers=(*source.speakers, *[source.speakers[row] for row in first]) if source.speakers else (),
     )
 
 

@@ -23,6 +23,7 @@ from upstairs.learners.table.building import (
 from upstairs.learners.transductive import BDCSPN
 from upstairs.nets import mlp, relation_conv, sound_maps
 from upstairs.settings import Settings
+from upstairs.tasks.hearing import Hearing
 
 
 def _pretrained(make: Callable[..., Learner]) -> Build:
@@ -40,7 +41,7 @@ def _relationnet(settings: Settings, shape: Shape, way: int) -> Learner:
 def _dn4(settings: Settings, shape: Shape, way: int) -> Learner:
     if settings.net == "sound":
         maps = sound_maps(shape, width=settings.width, norm=settings.norm, dropout=settings.dropout)
-        return DN4(maps, way=way, window=0.2)
+        return DN4(maps, way=way, window=0.2, views=Hearing().voices)
     if settings.net == "conv4":
         return DN4(relation_conv(shape, width=settings.width, norm=settings.norm)[0], way=way)
     return DN4(make_net(settings, shape, None), way=way)
