@@ -10,6 +10,7 @@ The judge is a run of `protonet` on the same training classes. Nothing here is c
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from upstairs.console import counting
 from upstairs.core import Examples
 from upstairs.generation import make_sheet
 from upstairs.judging import CONTROLS, bounds, drawing, judge
-from upstairs.learners import NeuralStatistician, Unconditioned
+from upstairs.learners import NeuralStatistician
 from upstairs.opening import open_splits
 from upstairs.process import keep_freed_memory
 from upstairs.report.pictures import to_png
@@ -54,14 +55,12 @@ def main() -> None:
                 f"| {100 * row['variety']:.0f} ± {100 * row['variety_ci95']:.1f} |"
             )
     smallest = min(len(rows) for rows in source.rows)
-    shots = [shot for shot in (1, 2, 5, 10) if shot + 3 <= smallest]  # beside 3 queries
     for name, learner in generators.items() if asked.bounds else ():
+        shots = [shot for shot in (1, 2, 5, 10) if shot + 3 <= smallest]  # beside 3 queries
+        shots = [0, *shots] if isinstance(learner, NeuralStatistician) else shots  # 0: unconditioned
         own = bounds(learner, source, shots=shots, tasks=asked.tasks)
         rows = {f"{shot} shots": interval(values) for shot, values in own.items()}
-        rows |= {f"{shot} less 1": paired_interval(values, own[1]) for shot, values in own.items() if shot > 1}
-        if isinstance(learner, NeuralStatistician):
-            plain = bounds(Unconditioned(learner), source, shots=(1,), tasks=asked.tasks)
-            rows |= {"unconditioned": interval(plain[1]), "1 less unconditioned": paired_interval(own[1], plain[1])}
+        rows |= {f"{b} less {a}": paired_interval(own[b], own[a]) for a, b in pairwise(shots)}
         write(asked.out / f"{name}-bounds.json", {k: list(v) for k, v in rows.items()})
         for what, (mean, half) in rows.items():
             print(f"| {name} | {what} | {mean:.2f} ± {half:.2f} |")

@@ -145,3 +145,11 @@ def test_the_report_shows_sheets_and_bounds_by_shots(trained: Path, call: Call, 
     assert call("report", trained, "--out", page, "--tasks", 3, "--quiet")[0] == 0
     text = page.read_text()
     assert "nats per example" in text and "redrawing goes from -" in text and text.count("data:image/png") > 10
+
+
+def test_the_bound_of_a_statistician_starts_at_no_examples(pictures: Path, call: Call, tmp_path: Path) -> None:
+    run, page = tmp_path / "statistician", tmp_path / "page.html"
+    sizes = ("--steps", 2, "--tasks", 2, "--query", 2, "--validation-tasks", 2, "--width", 4, "--quiet")
+    assert call("train", "neural_statistician", "--data", pictures, "--out", run, "--shot", 1, *sizes)[0] == 0
+    assert call("report", run, "--out", page, "--tasks", 3, "--quiet")[0] == 0
+    assert " at 0 to " in page.read_text()

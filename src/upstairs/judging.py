@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upstairs.core import Examples, Task, evaluating
 from upstairs.evaluate import BOUND, Progress, enough_seeds
-from upstairs.learners import GenerativeLearner
+from upstairs.learners import GenerativeLearner, Unconditioned
 from upstairs.learners.metric import MetricLearner
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes
@@ -115,7 +115,8 @@ def bounds(
 ) -> dict[int, Float[np.ndarray, " task"]]:
     """What a generator predicts of each task's queries (a bound in nats per example) from more and more examples.
 
-    The queries are the same for all shots, and a support set holds the smaller ones: the numbers can be paired.
+    The queries are the same for all shots, and a support set holds the smaller ones: the numbers can be paired. After
+    0 shots a generator says what it knows of all classes (`Unconditioned`), where an empty support set means something.
 
     Raises:
         UpstairsError: classes with too few examples.
@@ -126,8 +127,8 @@ def bounds(
         for start in range(0, tasks, 20):
             batch = episodes.batch(seeds[start : start + 20])
             for shot in shots:
-                support = Examples(*(leaf[:, :shot] for leaf in batch.support))
-                found[shot].append(BOUND.of(generator.solve(Task(support, batch.query)), batch))
+                given = Task(Examples(*(leaf[:, : max(1, shot)] for leaf in batch.support)), batch.query)
+                found[shot].append(BOUND.of((generator if shot else Unconditioned(generator)).solve(given), batch))
             if progress:
                 progress(min(start + 20, tasks), tasks)
     return {shot: torch.cat(values).double().numpy() for shot, values in found.items()}

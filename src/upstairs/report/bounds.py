@@ -19,13 +19,17 @@ SHOTS, QUERY = (1, 2, 5, 10), 3
 
 
 def measure_bounds(named: Mapping[str, Run], source: Source, *, tasks: int, seed: int) -> list[dict[str, Any]]:
-    """For each variational autoencoder its bound at each number of examples that the classes have."""
+    """For each variational autoencoder its bound at each number of examples that the classes have.
+
+    A Neural Statistician's starts at 0 examples, the same network unconditioned.
+    """
     smallest = min(len(rows) for rows in source.rows)
     shots = [shot for shot in SHOTS if shot + QUERY <= smallest]
     found = []
     for name, run in named.items():
         if shots and isinstance(run.learner, NeuralStatistician | Redrawing):
-            own = bounds(run.learner, source, shots=shots, query=QUERY, tasks=tasks, seed=seed)
+            of = (0, *shots) if isinstance(run.learner, NeuralStatistician) else shots
+            own = bounds(run.learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
             points = [{"shot": shot, "bound": interval(values)} for shot, values in own.items()]
             found.append({"learner": name, "tasks": tasks, "points": points})
     return found
@@ -40,6 +44,7 @@ def draw_bounds(entries: Sequence[Record]) -> list[Panel]:
         Series(str(e["learner"]), str(e["learner"]), {float(p["shot"]): Score(*p["bound"]) for p in e["points"]})
         for e in entries
     ]
+    shots = sorted({x for one in series for x in one.scores})
     with drawing(height=240 + 17 * ((len(series) + 1) // 2)) as (figure, plot):
         for place, one in enumerate(series):
             y, half = zip(*one.scores.values(), strict=True)
@@ -47,11 +52,15 @@ def draw_bounds(entries: Sequence[Record]) -> list[Panel]:
             plot.errorbar(list(one.scores), y, yerr=half, **style, markersize=5.5, capsize=2.5, elinewidth=1.2)
         plot.set_xlabel("examples of the class (shots)")
         plot.set_ylabel("nats per example")
-        scale_numbers(plot, sorted({x for one in series for x in one.scores}), every_value=True)
+        scale_numbers(plot, shots, every_value=True)
         add_legend(figure, series, order)
         svg = to_svg(figure, "bounds", "Line chart: bound on the log-likelihood against shots, with 95% intervals.")
-    rows = [[f"{x:g}", *(f"{s.scores[x][0]:.2f} ± {s.scores[x][1]:.2f}" for s in series)] for x in series[0].scores]
+    rows = [[f"{x:g}", *(say_score(one.scores.get(x)) for one in series)] for x in shots]
     return [Panel("More examples", Markup(svg), say_bounds(series), Table(["shots", *order], rows))]
+
+
+def say_score(score: Score | None) -> str:
+    return f"{score[0]:.2f} ± {score[1]:.2f}" if score else ""
 
 
 def say_bounds(series: Sequence[Series[float]]) -> str:
