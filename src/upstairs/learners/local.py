@@ -13,9 +13,9 @@ from upstairs.learners.metric import MetricLearner, members, only_seen
 
 
 class Places(NamedTuple):
-    """The direction at each place of the support set's maps, view after view, and whose they are."""
+    """The direction at each place of the support set's maps, for each view of it, and whose they are."""
 
-    z: Float[Tensor, "view_n place c"]
+    z: Float[Tensor, "view n place c"]
     member: Float[Tensor, "n way"]
 
 
@@ -62,21 +62,24 @@ class DN4(MetricLearner[Places]):
         return self.fit(self.embed(self.views(support.x).flatten(0, 1)), support)
 
     def predict(self, state: Places, x: Tensor, /) -> Float[Tensor, "n way"]:
-        views = self.views(x)
-        return self.logits(state, self.embed(views.flatten(0, 1))).unflatten(0, views.shape[:2]).mean(0)
+        return torch.stack([self.logits(state, self.embed(view)) for view in self.views(x)]).mean(0)
 
     def fit(self, z: Float[Tensor, "view_n c *space"], support: Examples) -> Places:
-        return Places(directions(z), members(support, self.way, z))
+        return Places(directions(z).unflatten(0, (-1, len(support.y))), members(support, self.way, z))
 
     def logits(self, state: Places, z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n way"]:
-        own, (n, places, _) = directions(z), state.z.shape
-        pairs = own.flatten(0, 1) @ state.z.flatten(0, 1).T
-        pairs = pairs.reshape(len(own), places, n, places).transpose(1, 2)
-        if self.window is not None and places > 1:
-            moment = torch.arange(places, device=z.device) % z.shape[-1]
-            near = (moment[:, None] - moment).abs() <= self.window * z.shape[-1]
-            pairs = torch.where(near, pairs, -1.0)
-        alike = (pairs.amax(3).mean(2) + pairs.amax(2).mean(2)) / 2
-        alike = alike.unflatten(1, (-1, len(state.member))).amax(1)
-        count = state.member.sum(0)
+        own, width, count = directions(z), z.shape[-1], state.member.sum(0)
+        alike = torch.stack([self.alike(own, view, width) for view in state.z]).amax(0)
         return only_seen(self.log_scale.exp() * alike @ state.member / count.clamp(min=1), count > 0)
+
+    def alike(
+        self, own: Float[Tensor, "n place c"], other: Float[Tensor, "m place c"], width: int
+    ) -> Float[Tensor, "n m"]:
+        """s(x, x_i) of every two; `width` is the length of the maps' last axis."""
+        (n, places, _), m = own.shape, len(other)
+        pairs = (own.flatten(0, 1) @ other.flatten(0, 1).T).reshape(n, places, m, places).transpose(1, 2)
+        if self.window is not None and places > 1:
+            moment = torch.arange(places, device=own.device) % width
+            near = (moment[:, None] - moment).abs() <= self.window * width
+            pairs = torch.where(near, pairs, -1.0)
+        return (pairs.amax(3).mean(2) + pairs.amax(2).mean(2)) / 2
