@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from upstairs.console import counting
-from upstairs.core import Examples
+from upstairs.core import Examples, evaluating
 from upstairs.generation import make_sheet
-from upstairs.judging import CONTROLS, bounds, drawing, judge
+from upstairs.judging import CONTROLS, bounds, judge
 from upstairs.learners import NeuralStatistician
 from upstairs.opening import open_splits
 from upstairs.process import keep_freed_memory
@@ -45,7 +45,7 @@ def main() -> None:
     for name, learner in generators.items():
         (asked.out / f"{name}.png").write_bytes(to_png(sheet(learner, source)))
     if asked.judge:
-        draws = (CONTROLS if asked.controls else {}) | {name: drawing(learner) for name, learner in generators.items()}
+        draws = (CONTROLS if asked.controls else {}) | generators
         with counting("judging", quiet=False) as progress:
             found = judge(load(asked.judge).learner, source, draws, tasks=asked.tasks, progress=progress)
         write(asked.out / "judged.json", found)
@@ -73,7 +73,9 @@ def sheet(learner, source):
         x = source.subset([c])
         first = x.gather(torch.tensor(x.rows[0][:1]), torch.tensor(x.turns) if x.turns else None)
         shown = Examples(first, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool))
-        rows[source.labels[c]] = (list(first.numpy()), list(drawing(learner)(shown, 10, seeded(c)).numpy()))
+        with evaluating(learner):
+            made = learner.sample(learner.adapt(shown), 10, seeded(c))
+        rows[source.labels[c]] = (list(first.numpy()), list(made.numpy()))
     return make_sheet(rows)
 
 

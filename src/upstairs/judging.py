@@ -12,6 +12,7 @@ from upstairs.core import Examples, Task, evaluating
 from upstairs.evaluate import BOUND, Progress, enough_seeds
 from upstairs.learners import GenerativeLearner, Unconditioned
 from upstairs.learners.metric import MetricLearner
+from upstairs.stacked import over_tasks
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.sources import Source
@@ -20,16 +21,6 @@ from upstairs.tree import take
 
 Draw = Callable[[Examples, int, torch.Generator], Float[Tensor, "count *feature"]]  # from examples of one class, more
 REAL = "real drawings"
-
-
-def drawing(generator: GenerativeLearner[Any]) -> Draw:
-    """A generator as what the judge takes."""
-
-    def draw(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
-        with evaluating(generator):
-            return generator.sample(generator.adapt(support), count, numbers)
-
-    return draw
 
 
 def chosen(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
@@ -60,7 +51,7 @@ CONTROLS: dict[str, Draw] = {
 def judge(
     classifier: MetricLearner[Any],
     source: Source,
-    draws: Mapping[str, Draw],
+    draws: Mapping[str, Draw | GenerativeLearner[Any]],
     *,
     way: int = 20,
     count: int = 5,
@@ -134,11 +125,21 @@ def bounds(
     return {shot: torch.cat(values).double().numpy() for shot, values in found.items()}
 
 
-def _made(draw: Draw, examples: Float[Tensor, "way *feature"], count: int, seed: int) -> Tensor:
+def _made(
+    draw: Draw | GenerativeLearner[Any], examples: Float[Tensor, "way *feature"], count: int, seed: int
+) -> Tensor:
     """`count` drawings after each example, class after class."""
-    numbers = torch.Generator().manual_seed(seed)
-    one = torch.ones(1, dtype=torch.bool)
-    return torch.cat([draw(Examples(x[None], torch.zeros(1, dtype=torch.long), one), count, numbers) for x in examples])
+    numbers, each = torch.Generator().manual_seed(seed), examples[:, None]
+    support = Examples(
+        each, torch.zeros(each.shape[:2], dtype=torch.long), torch.ones(each.shape[:2], dtype=torch.bool)
+    )
+    if not isinstance(draw, GenerativeLearner):
+        return torch.cat([draw(take(support, k), count, numbers) for k in range(len(each))])
+    noise = torch.randn(len(each), count, draw.noise_size, generator=numbers)
+    with evaluating(draw):  # all classes at once
+        return over_tasks(
+            lambda one, z: draw.draw(draw.adapt(one), z), (support, noise), owner=draw, name="made"
+        ).flatten(0, 1)
 
 
 def _spread(z: Float[Tensor, "way count d"]) -> float:
