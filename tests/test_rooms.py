@@ -35,6 +35,7 @@ ROOMS = [
     ["survey"],
     ["commands"],
     ["cli"],
+    ["__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
 

@@ -31,9 +31,7 @@ class Settings:
         None, "How classes are split into train, val and test: `ratio`, `group`, or a name that the data set has."
     )
     split_seed: int = option(0, "Which random split, where the split is random.")
-    mix: str | None = option(
-        None, "With several data sets (--data 'A + B'): their shares, such as 2,1. Left out: equal."
-    )
+    mix: str | None = option(None, "Of several data sets (--data 'A + B'): shares, such as 2,1. Left out: equal.")
     columns: str | None = option(
         None, "A table's columns for text and label, such as utterance,intent. Left out: found by name."
     )
@@ -43,9 +41,7 @@ class Settings:
     )
     jitter: bool = option(False, "Photos: mirror and shift the training pictures at random.")
     train_classes: int | None = option(None, "Use only so many of the training classes, at random. Left out: all.")
-    rotate_classes: bool = option(
-        False, "Pictures: a training class turned by 90, 180 or 270 degrees is one more class."
-    )
+    rotate_classes: bool = option(False, "Pictures: a class turned by 90, 180 or 270 degrees is one more class.")
     splice: int | None = option(
         None, "Sounds: so many more training classes, each of halves of two. Left out: two for each that there is."
     )

@@ -62,6 +62,31 @@ def voices(source: Source) -> list[Tensor]:
     return list(torch.from_numpy(numbers).split([len(own) for own in names]))
 
 
+def by_few(
+    rows: list[Tensor], voices: list[Tensor], speakers: int, need: int, generator: torch.Generator
+) -> list[Tensor]:
+    """Of each class's rows those by so many speakers, drawn for all; at least `need`, by as few more as will do."""
+    rank = torch.randperm(1 + max(int(own.max()) for own in voices), generator=generator)
+    ranks = [rank[own].sort(stable=True) for own in voices]
+    return [
+        own[place[: max(need, int((order < speakers).sum()))]] for own, (order, place) in zip(rows, ranks, strict=True)
+    ]
+
+
+def padded(x: Tensor, labels: Sequence[Tensor]) -> Examples:
+    """Tasks one after the other in x, brought to the length of the longest: [task, n, ...] with a mask."""
+    longest = max(len(own) for own in labels)
+    y = torch.zeros(len(labels), longest, dtype=torch.long)
+    mask = torch.zeros(len(labels), longest, dtype=torch.bool)
+    for i, own in enumerate(labels):
+        y[i, : len(own)], mask[i, : len(own)] = own, True
+    if mask.all():
+        return Examples(x.unflatten(0, mask.shape), y, mask)
+    wide = x.new_zeros(*mask.shape, *x.shape[1:])
+    wide[mask] = x
+    return Examples(wide, y, mask)
+
+
 class Episodes:
     """Draws few-shot tasks from a source.
 
@@ -102,19 +127,7 @@ class Episodes:
         parts = []
         for part in (0, 1):
             rows, classes, labels, noise = zip(*(task[part] for task in drawn), strict=True)
-            widest = max(len(r) for r in rows)
-            x = self._read(torch.cat(rows), torch.cat(classes), noise)
-            y = torch.zeros(len(seeds), widest, dtype=torch.long)
-            mask = torch.zeros(len(seeds), widest, dtype=torch.bool)
-            for i, label in enumerate(labels):
-                y[i, : len(label)], mask[i, : len(label)] = label, True
-            if mask.all():
-                x = x.unflatten(0, (len(seeds), widest))
-            else:
-                padded = x.new_zeros(len(seeds), widest, *x.shape[1:])
-                padded[mask] = x
-                x = padded
-            parts.append(Examples(x, y, mask))
+            parts.append(padded(self._read(torch.cat(rows), torch.cat(classes), noise), labels))
         return Task(*parts)
 
     def labels(self, seed: int) -> list[str]:
@@ -139,8 +152,12 @@ class Episodes:
     def _draw(self, seed: int, among: Sequence[int] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
         """For support and query: rows, classes, labels, and the numbers for augmentation."""
         generator, shot, classes = self._begin(seed, among)
-        among_rows = self._said(classes.tolist(), shot + self.query, generator)
-        chosen = [rows[torch.randperm(len(rows), generator=generator)] for rows in among_rows]
+        there = [self._rows[c] for c in classes.tolist()]
+        if self.speakers:
+            there = by_few(
+                there, [self._voices[c] for c in classes.tolist()], self.speakers, shot + self.query, generator
+            )
+        chosen = [rows[torch.randperm(len(rows), generator=generator)] for rows in there]
         parts = []
         for start, count in ((0, shot), (shot, self.query)):
             rows = torch.cat([r[start : start + count] for r in chosen])
@@ -149,17 +166,6 @@ class Episodes:
             noise = augment.draw(len(rows), generator) if augment else None
             parts.append((rows, own, own if self.own_labels else label, noise))
         return parts
-
-    def _said(self, classes: list[int], need: int, generator: torch.Generator) -> list[Tensor]:
-        """The rows of each class that the task may have: all, or those by its speakers."""
-        if not self.speakers:
-            return [self._rows[c] for c in classes]
-        rank = torch.randperm(1 + max(int(own.max()) for own in self._voices), generator=generator)
-        said = []
-        for c in classes:
-            order, place = rank[self._voices[c]].sort(stable=True)
-            said.append(self._rows[c][place[: max(need, int((order < self.speakers).sum()))]])
-        return said
 
     def _read(self, rows: Tensor, classes: Tensor, noise: tuple[Tensor | None, ...]) -> Tensor:
         x = self.source.gather(rows, self._turns[classes] if self._turns is not None else None)
