@@ -11,8 +11,11 @@ import torch
 
 import upstairs
 from runs_for_tests import Call
+from upstairs.embedded import embedded
 from upstairs.errors import UpstairsError
+from upstairs.opening import open_splits
 from upstairs.session import evaluate_run
+from upstairs.tasks.episodes import Episodes
 
 
 @pytest.fixture(scope="module")
@@ -109,22 +112,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_features_of_a_frozen_transformer(tiny: Path, table: Path, tmp_path: Path) -> None:
     import transformers
 
-    from upstairs.tasks.frozen import encode
+    from upstairs.tasks.frozen import encode, encode_layers
 
     texts = ["a b c", "k", "z " * 100]
-    found = encode(str(tiny), texts)
+    found, layers = encode(str(tiny), texts), encode_layers(str(tiny), texts)
     net, tokenizer = (
         transformers.AutoModel.from_pretrained(tiny).eval(),
         transformers.AutoTokenizer.from_pretrained(tiny),
     )
-    for text, own in zip(texts, found, strict=True):  # one at a time: nothing is padded
+    for text, own, rows in zip(texts, found, layers, strict=True):  # one at a time: nothing is padded
         with torch.no_grad():
-            mean = net(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0].mean(0)
+            ids = tokenizer(text, truncation=True, return_tensors="pt")
+            hidden = net(**ids, output_hidden_states=True).hidden_states
+        mean, words, earlier = hidden[-1][0].mean(0), hidden[-1][0, 1:-1].mean(0), hidden[-3][0, 1:-1].mean(0)
         np.testing.assert_allclose(own, mean / mean.norm(), atol=1e-5)
+        np.testing.assert_allclose(rows[0], own, atol=1e-6)
+        np.testing.assert_allclose(rows[1], words / words.norm(), atol=1e-5)  # without the marks of beginning and end
+        np.testing.assert_allclose(rows[2], earlier / earlier.norm(), atol=1e-5)
     run = upstairs.train(
         "protonet", data=table, encoder=str(tiny), out=tmp_path / "run", steps=5, way=5, query=3, quiet=True
     )
-    assert run.settings.net == "projection" and run.inputs.shape == (16,)
+    assert run.settings.net == "projection" and run.inputs.shape == (3, 16)
     model = run.adapt({"a": ["a b c"], "b": ["z z"]})
     model.save(tmp_path / "model.safetensors")
     again = upstairs.load_adapted(tmp_path / "model.safetensors")
@@ -158,6 +166,13 @@ def test_a_transformer_that_is_adapted(
     np.testing.assert_allclose(again.predict_proba(["a b", "k k"]), model.predict_proba(["a b", "k k"]), atol=1e-6)
     found = evaluate_run(run.path, way=3, query=2, tasks=5, quiet=True)
     assert set(found["baselines"]) == {"nearest_centroid"}
+    learner = run.learner.eval().for_way(3)
+    each = Episodes(open_splits(run.settings.to_json(), quiet=True).test, way=3, shot=1, query=2)
+    with torch.no_grad():  # every text encoded once is the same as in every task anew
+        head, once = embedded(learner, each, tasks=1000)
+        assert once.source.feature_shape == (16,)
+        torch.testing.assert_close(head.solve(once.batch([0, 1])), learner.solve(each.batch([0, 1])))
+        assert embedded(learner, each, tasks=1) == (learner, each)
     upstairs.train("maml", out=tmp_path / "maml", steps=2, tasks=2, **words)
     with pytest.raises(UpstairsError, match="--net pretrained needs --encoder"):
         upstairs.train("protonet", data=table, net="pretrained", out=tmp_path / "no", steps=1, quiet=True)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from upstairs.core import Learner, Task, evaluating, gaussian_nll
+from upstairs.embedded import embedded
 from upstairs.errors import UpstairsError
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes
@@ -101,10 +102,11 @@ def score_tasks(
     """
     seeds = list(seeds)
     learner = learner.for_way(episodes.way[1])
-    chunk = chunk or chunk_size(episodes)
     scores: list[Tensor] = []
     kind = kind or score_kind(episodes)
     with evaluating(learner):
+        learner, episodes = embedded(learner, episodes, len(seeds))
+        chunk = chunk or chunk_size(episodes)
         for start in range(0, len(seeds), chunk):
             tasks = beside(learner, episodes.batch(seeds[start : start + chunk]))
             scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks).cpu())

@@ -66,7 +66,7 @@ def read_format(value: dict[str, Any]) -> InputFormat:
     if value.get("kind") == "text":
         return TextFormat(int(value["words"]))
     if value.get("kind") == "frozen":
-        return FrozenFormat(str(value["model"]), int(value["size"]))
+        return FrozenFormat(str(value["model"]), int(value["size"]), int(value.get("rows", 1)))
     if value.get("kind") == "pieces":
         return PieceFormat(str(value["model"]), int(value["length"]))
     if value.get("kind") == "audio":

@@ -11,7 +11,7 @@ from upstairs.console import training
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners import defaults_for
-from upstairs.nets import begin_at_idf
+from upstairs.nets import begin_at_idf, begin_centred
 from upstairs.settings import Settings
 from upstairs.tasks.sources import Splits
 from upstairs.trainer import Training, restore, train_run
@@ -32,9 +32,10 @@ def prepare(run: Training, splits: Splits, *, quiet: bool) -> None:
 
 
 def begin(run: Training) -> None:
-    """Tokens of texts start as loud as they are rare among the texts of the training classes."""
+    """Of texts of the training classes: tokens start as loud as they are rare there, frozen features centred there."""
     parts = run.source.parts or (run.source,)
-    begin_at_idf(run.learner, (part.inputs[np.concatenate(part.rows)] for part in parts if part.rows))
+    for start in (begin_at_idf, begin_centred):
+        start(run.learner, (part.inputs[np.concatenate(part.rows)] for part in parts if part.rows))
 
 
 def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:

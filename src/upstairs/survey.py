@@ -155,7 +155,7 @@ def by_kinds(shared: Survey, run: Run, name: str, *, kinds: dict[str, Splits]) -
         cells = shared.scores(f"kinds after {kind}", [({}, learner, part.test) for part in kinds.values()])
         is_own = [kind == other or kind not in kinds for other in kinds]
         rows.append({"name": name, "trained_on": kind, "transductive": learner.transductive, **summary(cells, is_own)})
-    plain = shared.scores("kinds", [({}, nearest_centroid(way=WAY), part.test) for part in kinds.values()])
+    plain = shared.scores("kinds", [({}, nearest_centroid(part.test, way=WAY), part.test) for part in kinds.values()])
     rows.append({"name": "nearest centroid", "trained_on": "", "transductive": False, **summary(plain)})
     head = {"data": list(kinds), "way": WAY, "shot": 1, "tasks": len(shared.seeds), "minutes": shared.minutes}
     return [{**head, "rows": rows}]

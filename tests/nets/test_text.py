@@ -14,7 +14,7 @@ from upstairs.core import Examples, Task
 from upstairs.evaluate import evaluate
 from upstairs.learners import ProtoNet, make_learner
 from upstairs.learners.gradient import adapting
-from upstairs.nets import TfIdf, begin_at_idf, text_net
+from upstairs.nets import TfIdf, begin_at_idf, begin_centred, projection, text_net
 from upstairs.nets.mlp import Projection
 from upstairs.nets.text import PLACES, READINGS, Tokens
 from upstairs.tasks.episodes import Episodes
@@ -129,7 +129,19 @@ def test_only_a_network_s_own_tokens_are_shared() -> None:
 
 def test_a_projection_starts_as_none() -> None:
     x = F.normalize(torch.randn(4, 9), dim=-1)
-    torch.testing.assert_close(Projection(9)(x), 3 * x)
+    torch.testing.assert_close(Projection((9,))(x), 3 * x)
+
+
+def test_a_projection_of_readings_takes_their_mean_away() -> None:
+    """Of three readings it reads two, the earlier layer's with less weight; the mean of what it began at becomes 0."""
+    x = F.normalize(torch.randn(50, 3, 8), dim=-1)
+    net = projection((3, 8), out=4)
+    body = net.get_submodule("projection")
+    assert isinstance(body, Projection) and net(x).shape == (50, 4)
+    first, both = x[:, 1] @ x[:, 1].T, x[:, 2] @ x[:, 2].T
+    torch.testing.assert_close(body(x) @ body(x).T / 16, (first + 0.36 * both) / 1.36)
+    begin_centred(net, [x[:20].numpy(), x[20:].numpy()])
+    torch.testing.assert_close(body.linear(body.read(x)).mean(0), torch.zeros(16), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", READINGS)

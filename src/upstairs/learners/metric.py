@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
 from upstairs.nets.norm import is_transductive
+from upstairs.tasks.frozen import FrozenFormat
+from upstairs.tasks.sources import Source
 
 
 class Prototypes(NamedTuple):
@@ -125,9 +127,21 @@ class Cosine(ProtoNet):
         return only_seen(self.scale * cosine, state.seen)
 
 
-def nearest_centroid(*, way: int) -> ProtoNet:
-    """The opponent without learning: the nearest mean of the raw inputs, by Euclidean distance."""
-    return ProtoNet(nn.Flatten(), way=way)
+class First(nn.Module):
+    """The first row of each input."""
+
+    def forward(self, x: Float[Tensor, "n rows d"]) -> Float[Tensor, "n d"]:
+        return x[:, 0]
+
+
+def nearest_centroid(source: Source | None = None, *, way: int) -> ProtoNet:
+    """The opponent without learning: the nearest mean of the raw inputs, by Euclidean distance.
+
+    Of a source with several readings of each text (`FrozenFormat`) by the first, the transformer's own.
+    """
+    form = source.format if source else None
+    several = isinstance(form, FrozenFormat) and form.rows > 1
+    return ProtoNet(First() if several else nn.Flatten(), way=way)
 
 
 class Memory(NamedTuple):

@@ -116,4 +116,4 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
     plain = Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm)
     net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
     nearest = {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
-    return {**(nearest or {"nearest_centroid": nearest_centroid(way=way)}), "scratch": scratch(net, way=way)}
+    return {**(nearest or {"nearest_centroid": nearest_centroid(source, way=way)}), "scratch": scratch(net, way=way)}

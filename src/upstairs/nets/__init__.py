@@ -2,7 +2,7 @@
 
 from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, relation_conv, sound_conv, sound_maps
-from upstairs.nets.mlp import mlp, projection
+from upstairs.nets.mlp import begin_centred, mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
 from upstairs.nets.pretrained import PretrainedTransformer, pretrained_transformer
 from upstairs.nets.resnet import resnet12
@@ -16,6 +16,7 @@ __all__ = [
     "TfIdf",
     "batch_norm",
     "begin_at_idf",
+    "begin_centred",
     "calibrate",
     "cells",
     "chain",

@@ -98,7 +98,7 @@ def measure(
                 job = partial(result, run, name, episodes, seeds, seed, memory, known=known, scored=own)
                 jobs.append((30, report["results"], job))
     contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
-    for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(way=way))]:
+    for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(source, way=way))]:
         for key, points in curves(learner, splits, way, figure_query, more=more).items():
             row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
             report[key].append(row)

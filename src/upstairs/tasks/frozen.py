@@ -11,49 +11,55 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
 
 from upstairs.errors import UpstairsError
 from upstairs.tasks.cache import Progress, memory_mapped
 from upstairs.tasks.text import as_text
 
 BATCH = 64
+ROWS = 3  # of a text's features
+EARLIER = 2  # the layer that stands beside the last is so many before it
 
 
 @dataclass(frozen=True)
 class FrozenFormat:
-    """A text becomes the features of a pretrained transformer: float32 [size], of length 1.
+    """A text becomes the features of a pretrained transformer: float32 [rows, size], each row of length 1.
 
     Attributes:
         model: a folder, or a name that `transformers` knows.
         size: how many features it has.
+        rows: those of `encode_layers`; 1, of runs before there were more, is the first alone: [size].
     """
 
     model: str
     size: int
+    rows: int = ROWS
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.size,)
+        return (self.size,) if self.rows == 1 else (self.rows, self.size)
 
-    def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, " size"]:
-        return encode(self.model, [as_text(item, name)])[0]
+    def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, "*rows size"]:
+        return encode_layers(self.model, [as_text(item, name)])[0, : self.rows].reshape(self.shape)
 
-    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Float32[np.ndarray, "n size"]:
+    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Float32[np.ndarray, "n *rows size"]:
         """The features of all texts, computed once into the cache."""
-        key = hashlib.sha256(json.dumps([stamp(self.model), *texts]).encode())
+        key = hashlib.sha256(json.dumps([stamp(self.model), self.shape, *texts]).encode())
 
         def rows() -> Iterator[np.ndarray]:
             order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike in length: little padding
-            found = np.zeros((len(texts), self.size), np.float32)
+            found = np.zeros((len(texts), *self.shape), np.float32)
             for start in range(0, len(order), BATCH):
                 here = order[start : start + BATCH]
-                found[here] = encode(self.model, [texts[i] for i in here])
+                own = encode_layers(self.model, [texts[i] for i in here])
+                found[here] = own[:, : self.rows].reshape(-1, *self.shape)
                 if progress:
                     progress(min(start + BATCH, len(order)), len(order))
             yield from found
 
-        return memory_mapped(key.hexdigest(), rows, (len(texts), self.size), dtype=np.float32)
+        return memory_mapped(key.hexdigest(), rows, (len(texts), *self.shape), dtype=np.float32)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "frozen", **asdict(self)}
@@ -129,11 +135,36 @@ def _load(model: str) -> Encoder:
 
 
 def encode(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n size"]:
-    """The features of these texts: the mean over tokens (or the first), of length 1; long texts are cut off."""
+    """What the transformer has for each text: the mean over tokens (or the first), of length 1."""
+    return encode_layers(model, texts)[:, 0]
+
+
+def encode_layers(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n rows size"]:
+    """Three readings of each text, each of length 1; long texts are cut off.
+
+    What the transformer has for it: the mean over tokens, or the first where its folder says so; then the mean over its
+    words, without the marks of beginning and end, of the last layer and of the layer two before, which is less sure of
+    what a text is about and closer to what it says.
+    """
     _, tokenizer, network, by_first, most = load_encoder(model)
-    words = tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt")
+    how = {"padding": True, "truncation": True, "max_length": most, "return_special_tokens_mask": True}
+    words = tokenizer(list(texts), return_tensors="pt", **how)
+    marks = words.pop("special_tokens_mask") > 0
     with torch.inference_mode():
-        hidden = network(**words).last_hidden_state
-        mask = words["attention_mask"][..., None].to(hidden)
-        pooled = hidden[:, 0] if by_first else (hidden * mask).sum(1) / mask.sum(1)
-        return F.normalize(pooled, dim=-1).float().numpy()
+        found = network(**words, output_hidden_states=True)
+        last, layers = found.last_hidden_state, found.hidden_states
+        tokens = words["attention_mask"] > 0
+        inner = tokens & ~marks
+        inner = torch.where(inner.any(1, keepdim=True), inner, tokens)
+        pooled = [
+            last[:, 0] if by_first else mean_over(last, tokens),
+            mean_over(last, inner),
+            mean_over(layers[max(-1 - EARLIER, -len(layers))], inner),
+        ]
+        return F.normalize(torch.stack(pooled, 1), dim=-1).float().numpy()
+
+
+def mean_over(hidden: Float[Tensor, "n length size"], which: Bool[Tensor, "n length"]) -> Float[Tensor, "n size"]:
+    """The mean over some of each text's tokens."""
+    mask = which[..., None].to(hidden)
+    return (hidden * mask).sum(1) / mask.sum(1)
