@@ -23,7 +23,7 @@ ROOMS = [
     ["derivatives"],
     ["plan", "rewrite", "chunks", "purity"],
     ["compiled", "explain"],
-    ["engine", "statistics", "defaults"],
+    ["engine", "statistics", "defaults", "embedded"],
     ["estimators", "unroll", "outer", "remedies"],
     ["evaluate", "checkpoint", "testing"],
     ["trainer", "optimizer", "judging"],
