@@ -60,7 +60,7 @@ class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
 
     def __init__(
         self, generator: Redrawer, critic: nn.Module, *, size: int, penalty: float = 1.0, turns: int = 1,
-        truncation: float = 0.5,
+        truncation: float = 0.35,
     ) -> None:  # fmt: skip
         super().__init__()
         self.generator, self.critic, self.penalty, self.truncation = generator, critic, penalty, truncation
