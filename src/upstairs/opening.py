@@ -120,7 +120,8 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
     if own and split != "all":
-        return getattr(open_splits(run.settings.to_json(), quiet=quiet), split), run.settings.data, split
+        again = open_splits(run.settings.to_json(), quiet=quiet, format=run.inputs.format)
+        return getattr(again, split), run.settings.data, split
     form, name = run.inputs.format, str(data or run.settings.data)
     columns = run.settings.columns if own else None
     if split != "all":
@@ -169,7 +170,7 @@ def adapt_run(path: Path, support: Support, *, unknown: float | None = None, qui
     counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
     if min(counts.values(), default=ENOUGH) < ENOUGH:
         try:
-            others = open_splits(run.settings.to_json(), quiet=quiet).val
+            others = open_splits(run.settings.to_json(), quiet=quiet, format=run.inputs.format).val
         except UpstairsError as error:
             tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
     return run.adapt(support, unknown=unknown, others=others)
