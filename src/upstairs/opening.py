@@ -22,6 +22,8 @@ from upstairs.tasks.sounds import is_sound, open_sounds, sound_splits
 from upstairs.tasks.sources import InputFormat, Source, Splits
 from upstairs.tasks.tables import is_text, open_texts, text_splits
 
+UNHEARD: dict[str, Any] = {"spoken": None}  # made-up words serve training alone: no synthesiser is needed after it
+
 
 def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None = None) -> Splits:
     """The data that settings name, with a bar while it is read for the first time.
@@ -32,6 +34,10 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
     data = settings.get("data", "glyphs")
     refuse_unread(settings)
     if SIGN in data:
+        if settings.get("spoken"):
+            raise UpstairsError(
+                f"--spoken adds made-up words to one data set and --data is {data}: leave one of them out"
+            )
         mix = parse_mix(settings["mix"]) if settings.get("mix") else None
         own = {**settings, "mix": None}
         other = {**own, "columns": None, "encoder": None}
@@ -120,7 +126,7 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
     if own and split != "all":
-        again = open_splits(run.settings.to_json(), quiet=quiet, format=run.inputs.format)
+        again = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format)
         return getattr(again, split), run.settings.data, split
     form, name = run.inputs.format, str(data or run.settings.data)
     columns = run.settings.columns if own else None
@@ -170,7 +176,7 @@ def adapt_run(path: Path, support: Support, *, unknown: float | None = None, qui
     counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
     if min(counts.values(), default=ENOUGH) < ENOUGH:
         try:
-            others = open_splits(run.settings.to_json(), quiet=quiet, format=run.inputs.format).val
+            others = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format).val
         except UpstairsError as error:
             tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
     return run.adapt(support, unknown=unknown, others=others)

@@ -278,3 +278,13 @@ def test_a_spliced_class_has_halves_of_two_by_one_speaker(tmp_path: Path) -> Non
     assert len(splits.train) == 3 * len(sound_splits(path, split="ratio").train)
     with pytest.raises(UpstairsError, match="joins halves of sounds"):
         spliced(Source.from_arrays(np.zeros((4, 1, 16, 16), np.uint8), [0, 0, 1, 1]), 2)
+
+
+def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
+    from upstairs.opening import UNHEARD, open_splits
+
+    with pytest.raises(UpstairsError, match="--spoken adds made-up words to one data set and --data is glyphs"):
+        open_splits({"data": "glyphs + glyphs", "spoken": 24}, quiet=True)
+    with pytest.raises(UpstairsError, match="--spoken makes words that are heard"):
+        open_splits({"data": "glyphs", "spoken": 24}, quiet=True)
+    assert len(open_splits({"data": "glyphs", "spoken": 24} | UNHEARD, quiet=True).test)
