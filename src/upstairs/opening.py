@@ -36,7 +36,7 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
     if SIGN in data:
         if settings.get("spoken"):
             raise UpstairsError(
-                f"--spoken adds made-up words to one data set and --data is {data}: leave one of them out"
+                f"--spoken adds made-up words to one data set and --data is {data}: name one, or leave --spoken out"
             )
         mix = parse_mix(settings["mix"]) if settings.get("mix") else None
         own = {**settings, "mix": None}
