@@ -1,5 +1,6 @@
-"""Tasks of embeddings, where each example is in many tasks and an encoder that does not adapt is slow."""
+"""Tasks of embeddings, where each example is in many tasks and the encoder does not adapt."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,6 @@ from torch import Tensor
 from upstairs.core import Examples, Learner
 from upstairs.learners.metric import MetricLearner
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.pieces import PieceFormat
-from upstairs.tasks.text import TextFormat
 from upstairs.tree import beside
 
 PART = 256  # examples that are embedded at a time
@@ -32,28 +31,35 @@ class Head(Learner[Any]):
         return self.learner.logits(state, x)
 
 
-def embedded(learner: Learner, episodes: Episodes, tasks: int) -> tuple[Learner, Episodes]:
+def embedded(
+    learner: Learner, episodes: Episodes, tasks: int, progress: Callable[[float], None] = lambda share: None
+) -> tuple[Learner, Episodes]:
     """The same tasks, each example embedded once, where that is less work: else what was given.
 
-    That is for texts as tokens, and for learners whose encoder does not adapt and sees each example alone; and where
-    all embeddings fit into `MOST` bytes.
+    That is for learners whose encoder does not adapt and sees each example alone, on examples that are the same at
+    every draw; and where all embeddings fit into `MOST` bytes.
 
     Args:
         learner: in evaluation mode; nothing is differentiated.
         tasks: how many will be solved.
+        progress: is told the share of the examples that are embedded.
     """
     source, given = episodes.source, (learner, episodes)
-    count = sum(len(rows) for rows in source.rows)
+    sizes = [len(rows) for rows in source.rows]
     drawn = tasks * episodes.way[1] * (episodes.shot[1] + episodes.query)
-    if not isinstance(source.format, PieceFormat | TextFormat) or source.augment or drawn <= count:
+    if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
         return given
     if not isinstance(learner, MetricLearner) or type(learner).adapt is not MetricLearner.adapt or learner.transductive:
         return given
-    vectors: list[Tensor] = []
-    for rows in torch.from_numpy(np.concatenate(source.rows)).split(PART):
-        vectors.append(learner.embed(beside(learner, source.gather(rows))).cpu())
-        if vectors[0][0].nbytes * count > MOST:
+    if next(learner.parameters(), None) is None:  # raw inputs
+        return given
+    turns = torch.tensor(source.turns or (0,) * len(sizes)).repeat_interleave(torch.tensor(sizes))
+    rows, vectors = torch.from_numpy(np.concatenate(source.rows)), list[Tensor]()
+    for part in torch.arange(sum(sizes)).split(PART):
+        vectors.append(learner.embed(beside(learner, source.gather(rows[part], turns[part]))).cpu())
+        if vectors[0][0].nbytes * sum(sizes) > MOST:
             return given
-    places = np.split(np.arange(count), np.cumsum([len(rows) for rows in source.rows])[:-1])
-    other = replace(source, inputs=torch.cat(vectors).numpy(), rows=tuple(places), format=None, texts=())
+        progress((int(part[-1]) + 1) / sum(sizes))
+    places = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    other = replace(source, inputs=torch.cat(vectors).numpy(), rows=tuple(places), turns=(), format=None, texts=())
     return Head(learner), Episodes(other, way=episodes.way, shot=episodes.shot, query=episodes.query)

@@ -101,17 +101,24 @@ def score_tasks(
         chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
     """
     seeds = list(seeds)
+    total = len(seeds)
     learner = learner.for_way(episodes.way[1])
     scores: list[Tensor] = []
     kind = kind or score_kind(episodes)
+
+    def tell(done: float) -> None:
+        if progress:
+            progress(int(done), total)
+
     with evaluating(learner):
-        learner, episodes = embedded(learner, episodes, len(seeds))
+        before = episodes
+        learner, episodes = embedded(learner, before, total, lambda share: tell(share * total / 2))
+        half = total // 2 * (episodes is not before)  # of the work, where examples were embedded first
         chunk = chunk or chunk_size(episodes)
-        for start in range(0, len(seeds), chunk):
+        for start in range(0, total, chunk):
             tasks = beside(learner, episodes.batch(seeds[start : start + chunk]))
             scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks).cpu())
-            if progress:
-                progress(min(start + chunk, len(seeds)), len(seeds))
+            tell(half + (total - half) * min(start + chunk, total) / total)
     return torch.cat(scores).double().numpy()
 
 

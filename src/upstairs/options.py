@@ -17,7 +17,7 @@ def _describe(setting: Field[Any]) -> Any:
     if setting.type is bool:
         return arg(help=setting.metadata["help"])
     kinds = get_args(setting.type) or (setting.type,)
-    word = "|".join(kind if isinstance(kind, str) else kind.__name__ for kind in kinds if kind is not NoneType)
+    word = "|".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in kinds if kind is not NoneType)
     return arg(help=setting.metadata["help"], help_behavior_hint=OWN, metavar=word.upper() if "|" not in word else word)
 
 

@@ -2,7 +2,7 @@
 
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
-from upstairs.learners import CoTraining, GenerativeLearner, Reptile, StreamLearner
+from upstairs.learners import DN4, CoTraining, GenerativeLearner, MetricLearner, Reptile, StreamLearner
 from upstairs.settings import Settings
 from upstairs.tasks.pieces import PieceFormat
 from upstairs.tasks.sources import Source
@@ -26,6 +26,13 @@ def refuse_unused(settings: Settings, learner: Learner, source: Source, *, valid
     if settings.patience and not validated:
         raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
     name = settings.learner
+    if settings.views > 1 and (
+        not isinstance(learner, MetricLearner) or isinstance(learner, DN4) or len(source.feature_shape) != 3
+    ):
+        raise UpstairsError(
+            f"--views is for photos and learners that compare one embedding of each, and '{name}' on inputs of shape "
+            f"{source.feature_shape} is none: leave it out"
+        )
     texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
     if settings.interpolate != "none" and (learner.own_labels or texts or draws):
         does = "learns to draw what it is shown" if draws else "classifies all training classes"

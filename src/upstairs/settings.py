@@ -40,6 +40,9 @@ class Settings:
         "Texts: a pretrained transformer, a folder or a name. Its features are used; --net pretrained trains it.",
     )
     jitter: bool = option(False, "Photos: mirror and shift the training pictures at random.")
+    views: Literal[1, 2, 10] = option(
+        1, "Photos, in use: features are the mean over a picture and its mirror image (2), or ten crops of it (10)."
+    )
     train_classes: int | None = option(None, "Use only so many of the training classes, at random. Left out: all.")
     rotate_classes: bool = option(False, "Pictures: a class turned by 90, 180 or 270 degrees is one more class.")
     splice: int | None = option(
@@ -182,7 +185,7 @@ def refuse_choice(name: str, value: Any) -> None:
     """Raise UpstairsError where the setting has choices, and this is none of them."""
     kind = next(f.type for f in fields(Settings) if f.name == name)
     if get_origin(kind) is Literal and value not in get_args(kind):
-        raise UpstairsError(f"--{name.replace('_', '-')} is {value!r}: choose {', '.join(get_args(kind))}")
+        raise UpstairsError(f"--{name.replace('_', '-')} is {value!r}: choose {', '.join(map(str, get_args(kind)))}")
 
 
 def parse_range(text: str) -> tuple[int, int]:

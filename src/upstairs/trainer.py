@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -67,7 +67,8 @@ class Training:
         self.source = jittered(splits.train) if settings.jitter else splits.train
         self.settings, self.out = settings, out
         device = choose_device(settings.device)
-        self.learner = seeded_learner(settings, splits.train.feature_shape, settings.way).to(device)
+        once = replace(settings, views=1)  # validations look once: ten crops are ten times the work
+        self.learner = seeded_learner(once, splits.train.feature_shape, settings.way).to(device)
         self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,

@@ -6,7 +6,7 @@ import torch
 
 from upstairs.errors import UpstairsError
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.jitter import Jitter, jittered
+from upstairs.tasks.jitter import Jitter, crops, jittered
 from upstairs.tasks.sources import Source
 
 
@@ -40,3 +40,15 @@ def test_what_cannot_be() -> None:
     photos = Source.from_arrays(np.zeros((4, 3, 4, 4), np.uint8), [0, 0, 1, 1])
     with pytest.raises(UpstairsError, match="at random already"):
         jittered(jittered(photos))
+
+
+def test_ten_crops_are_the_picture_its_mirror_image_and_four_corners_of_each() -> None:
+    x = torch.rand(2, 3, 32, 16, generator=torch.Generator().manual_seed(0))
+    found = [view.numpy() for view in crops(x, 10)]
+    assert len(found) == 10 and len(crops(x, 1)) == 1
+    corners = []
+    for one in (x.numpy(), x.numpy()[..., ::-1]):
+        padded = np.pad(one, ((0, 0), (0, 0), (2, 2), (1, 1)), mode="reflect")
+        corners += [padded[..., d : d + 32, r : r + 16] for d in (0, 4) for r in (0, 2)]
+    for mine, theirs in zip(found, [x.numpy(), x.numpy()[..., ::-1], *corners], strict=True):
+        assert np.array_equal(mine, theirs)

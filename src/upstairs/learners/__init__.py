@@ -24,7 +24,7 @@ from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
 from upstairs.learners.learned_rules import LSTMRule, MLPRule, learned_optimizer
 from upstairs.learners.local import DN4
 from upstairs.learners.metagan import MetaGAN, NearMisses
-from upstairs.learners.metric import MatchingNet, ProtoNet, RelationNet, nearest_centroid
+from upstairs.learners.metric import MatchingNet, MetricLearner, ProtoNet, RelationNet, nearest_centroid
 from upstairs.learners.multi_step import MultiStep, maml_pp
 from upstairs.learners.openset import ENOUGH, max_logit, threshold
 from upstairs.learners.players import Game, Player, Side, Turn, of_late, players_of, whose_turn
@@ -87,6 +87,7 @@ __all__ = [
     "MetaGAN",
     "MetaNAS",
     "MetaOptNet",
+    "MetricLearner",
     "MultiStep",
     "NearMisses",
     "NeuralStatistician",

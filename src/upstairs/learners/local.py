@@ -55,14 +55,14 @@ class DN4(MetricLearner[Places]):
         views: Callable[[Tensor], Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(encoder, way=way)
-        self.window, self.views = window, views or as_it_is
+        self.window, self.seen_as = window, views or as_it_is
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
     def adapt(self, support: Examples, /) -> Places:
-        return self.fit(self.embed(self.views(support.x).flatten(0, 1)), support)
+        return self.fit(self.embed(self.seen_as(support.x).flatten(0, 1)), support)
 
     def predict(self, state: Places, x: Tensor, /) -> Float[Tensor, "n way"]:
-        return torch.stack([self.logits(state, self.embed(view)) for view in self.views(x)]).mean(0)
+        return torch.stack([self.logits(state, self.embed(view)) for view in self.seen_as(x)]).mean(0)
 
     def fit(self, z: Float[Tensor, "view_n c *space"], support: Examples) -> Places:
         return Places(directions(z).unflatten(0, (-1, len(support.y))), members(support, self.way, z))

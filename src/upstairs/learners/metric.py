@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
 from upstairs.nets.norm import is_transductive
 from upstairs.tasks.frozen import FrozenFormat
+from upstairs.tasks.jitter import crops
 from upstairs.tasks.sources import Source
 
 
@@ -59,7 +60,12 @@ class MetricLearner(Learner[State]):
     Args:
         encoder: any module from inputs to vectors (to maps, for RelationNet).
         way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+
+    Attributes:
+        views: of each picture, in use: 1, 2 or 10.
     """
+
+    views: int = 1
 
     def __init__(self, encoder: nn.Module, *, way: int) -> None:
         super().__init__()
@@ -77,9 +83,15 @@ class MetricLearner(Learner[State]):
     def transductive(self) -> bool:
         return is_transductive(self)
 
+    def features(self, x: Tensor) -> Float[Tensor, "n *d"]:
+        """The encoder's; in use, the mean over as many views of each picture as `views` says (see `crops`)."""
+        if self.training or self.views == 1:
+            return self.encoder(x)
+        return torch.stack([self.encoder(view) for view in crops(x, self.views)]).mean(0)
+
     def embed(self, x: Tensor) -> Float[Tensor, "n *d"]:
         """What the head sees of inputs."""
-        return self.encoder(x)
+        return self.features(x)
 
     def adapt(self, support: Examples, /) -> State:
         return self.fit(self.embed(support.x), support)

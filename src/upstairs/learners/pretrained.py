@@ -48,7 +48,7 @@ class Pretrained(MetricLearner[State]):
 
     def embed(self, x: Tensor) -> Float[Tensor, "n d"]:
         """Features of length 1, centred where that was asked for."""
-        return F.normalize(self.centre(self.encoder(x)), dim=-1)
+        return F.normalize(self.centre(self.features(x)), dim=-1)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         both = Examples(*(torch.cat([a, b]) for a, b in zip(task.support, task.query, strict=True)))

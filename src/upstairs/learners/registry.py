@@ -9,7 +9,7 @@ import torch
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners.gradient import scratch
-from upstairs.learners.metric import Cosine, ProtoNet, nearest_centroid
+from upstairs.learners.metric import Cosine, MetricLearner, ProtoNet, nearest_centroid
 from upstairs.learners.regression import GaussianPosterior, SupportMean
 from upstairs.learners.table import LEARNERS, Entry, Shape
 from upstairs.nets import PretrainedTransformer, TfIdf
@@ -81,7 +81,10 @@ def defaults_for(name: str, *, regression: bool) -> dict[str, Any]:
 
 def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
     """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
-    return entry(settings.learner).make(settings, shape, way)
+    learner = entry(settings.learner).make(settings, shape, way)
+    if isinstance(learner, MetricLearner):
+        learner.views = settings.views
+    return learner
 
 
 def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:

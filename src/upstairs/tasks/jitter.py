@@ -1,4 +1,4 @@
-"""Jitter: photos mirrored and shifted at random, so that a network does not learn the training pictures by heart."""
+"""Photos mirrored and shifted: at random in training, against learning them by heart, and in fixed ways in use."""
 
 from dataclasses import dataclass, replace
 
@@ -44,6 +44,27 @@ class Jitter:
         columns = torch.where(drawn[:, :1] < 0.5, columns.flip(-1), columns)
         moved = padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
         return moved.permute(0, 3, 1, 2)
+
+
+def crops(x: Float[Tensor, "n c h w"], views: int, *, shift: float = 2 / 32) -> list[Tensor]:
+    """The pictures as they are, mirrored (2 views), and both shifted to the four corners (10 views).
+
+    Ten-crop testing (Krizhevsky, Sutskever and Hinton 2012, section 4.1) without cutting anything off: what comes in
+    from outside is the picture's own border, reflected.
+
+    Args:
+        views: 1, 2 or 10.
+        shift: along each axis, as a share of the side: 2 pixels of 32.
+    """
+    seen = [x, x.flip(-1)][: min(views, 2)]
+    if views <= 2:
+        return seen
+    high, wide = (max(1, round(shift * side)) for side in x.shape[-2:])
+    corners = [(down, right) for down in (0, 2 * high) for right in (0, 2 * wide)]
+    for one in tuple(seen):
+        padded = F.pad(one, (wide, wide, high, high), mode="reflect")
+        seen += [padded[..., d : d + x.shape[-2], r : r + x.shape[-1]] for d, r in corners]
+    return seen
 
 
 def jittered(source: Source) -> Source:
