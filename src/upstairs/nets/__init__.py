@@ -1,7 +1,7 @@
 """Ordinary modules, nothing meta in them."""
 
 from upstairs.nets.cells import Mixed, cells, chain, discretise
-from upstairs.nets.conv import conv4, relation_conv, sound_conv, sound_maps
+from upstairs.nets.conv import conv4, picture_maps, relation_conv, sound_conv, sound_maps
 from upstairs.nets.mlp import begin_centred, mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
 from upstairs.nets.pretrained import PretrainedTransformer, pretrained_transformer
@@ -25,6 +25,7 @@ __all__ = [
     "discretise",
     "is_transductive",
     "mlp",
+    "picture_maps",
     "pretrained_transformer",
     "projection",
     "relation_conv",

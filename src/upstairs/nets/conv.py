@@ -72,6 +72,19 @@ def relation_conv(
     return channels_last(nn.Sequential(encoder)), channels_last(nn.Sequential(relation))
 
 
+def picture_maps(
+    shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", dropout: float = 0.0
+) -> nn.Sequential:
+    """Maps [n, width, h/4, w/4] of pictures: conv4's blocks, of which only the first two pool.
+
+    The first has half the width, where a picture is large, and the third has twice, where it is small: conv4's work.
+
+    Args:
+        shape, width, norm, dropout: as for `conv4`.
+    """
+    return channels_last(nn.Sequential(_blocks(shape, width, norm, "hpd.", dropout=dropout)))
+
+
 def sound_maps(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", dropout: float = 0.0
 ) -> nn.Sequential:
@@ -106,8 +119,8 @@ class BesideLevel(nn.Module):
 def _blocks(
     shape: tuple[int, ...], width: int, norm: Norm, pools: str, *, steps: int = 0, dropout: float = 0.0
 ) -> OrderedDict[str, nn.Module]:
-    """A block for each letter of `pools`: p has a 2x2 max-pool; s too, half the width and a convolution of stride 2; f
-    a max-pool of 2x1."""
+    """A block for each letter of `pools`: p has a 2x2 max-pool; h too, and half the width; s as h, and a convolution of
+    stride 2; f a max-pool of 2x1; d none, and twice the width."""
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(
             f"conv4 takes images of 16x16 pixels or more and was given inputs of shape {shape}: use --net mlp"
@@ -115,9 +128,10 @@ def _blocks(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = shape[0]
     for i, pool in enumerate(pools):
-        own, stride = (max(1, width // 2), 2) if pool == "s" else (width, 1)
+        own = {"h": max(1, width // 2), "s": max(1, width // 2), "d": 2 * width}.get(pool, width)
+        stride = 2 if pool == "s" else 1
         conv = nn.Conv2d(before, own, 3, padding=1, stride=stride, bias=norm == "none")
-        pooling = [] if pool == "." else [nn.MaxPool2d((2, 1) if pool == "f" else 2)]
+        pooling = [] if pool in ".d" else [nn.MaxPool2d((2, 1) if pool == "f" else 2)]
         dropping = [nn.Dropout2d(dropout)] if dropout else []
         layers[f"block{i}"] = nn.Sequential(conv, make_norm(norm, own, steps=steps), *pooling, nn.ReLU(), *dropping)
         before = own

@@ -21,7 +21,7 @@ from upstairs.learners.table.building import (
     scale,
 )
 from upstairs.learners.transductive import BDCSPN
-from upstairs.nets import mlp, relation_conv, sound_maps
+from upstairs.nets import mlp, picture_maps, relation_conv, sound_maps
 from upstairs.settings import Settings
 from upstairs.tasks.hearing import Hearing
 
@@ -43,7 +43,8 @@ def _dn4(settings: Settings, shape: Shape, way: int) -> Learner:
         maps = sound_maps(shape, width=settings.width, norm=settings.norm, dropout=settings.dropout)
         return DN4(maps, way=way, window=0.2, views=Hearing().voices)
     if settings.net == "conv4":
-        return DN4(relation_conv(shape, width=settings.width, norm=settings.norm)[0], way=way)
+        maps = picture_maps(shape, width=settings.width, norm=settings.norm, dropout=settings.dropout)
+        return DN4(maps, way=way)
     return DN4(make_net(settings, shape, None), way=way)
 
 
@@ -77,7 +78,10 @@ CATEGORIES: dict[str, Entry] = {
         _relationnet, METRIC | {"way": 5, "tasks": 4, "query": 10},
         "relation network: a learned comparison of query and class (Sung 2018)",
     ),
-    "dn4": Entry(_dn4, METRIC | {"way": 20}, "local features, each compared with those that it is most like (Li 2019)"),
+    "dn4": Entry(
+        _dn4, METRIC | {"way": 20, "query": 2},
+        "local features, each compared with those that it is most like (Li 2019)",
+    ),
     "r2d2": Entry(
         _R2D2, _SOLVER, "ridge regression on each task, solved in closed form (Bertinetto 2019)", FUNCTIONS
     ),
