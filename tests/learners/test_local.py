@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tasks_for_tests import WAY, blobs
 from upstairs.learners import DN4, make_learner
-from upstairs.nets import sound_maps
+from upstairs.nets import conv4, picture_maps, sound_maps
 from upstairs.nets.conv import BesideLevel
 from upstairs.settings import Settings
 from upstairs.tree import take
@@ -102,3 +102,19 @@ def test_an_example_is_as_near_as_its_nearest_view() -> None:
 
 def shifted(x: Tensor) -> Tensor:
     return torch.stack([x, x + 1])
+
+
+def test_maps_of_pictures_have_a_quarter_of_the_side_and_conv4s_work() -> None:
+    def work(net: nn.Module) -> int:
+        done = [0]
+        for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
+            conv.register_forward_hook(
+                lambda m, _, out: done.append(out[0].numel() * m.weight[0].numel())  # multiplications of a picture
+            )
+        net(torch.rand(1, 1, 28, 28))
+        return sum(done)
+
+    maps = picture_maps((1, 28, 28), width=64, norm="none")
+    assert maps(torch.rand(2, 1, 28, 28)).shape == (2, 64, 7, 7)
+    assert 0.9 < work(maps) / work(conv4((1, 28, 28), width=64, norm="none")) < 1.2
+    assert make_learner(Settings(learner="dn4"), (1, 28, 28), WAY).window is None

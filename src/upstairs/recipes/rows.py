@@ -73,6 +73,10 @@ CO_TRAINING = {
     "norm": "population", "width": 64, "query": 1, "tasks": 1, "rate": 6e-3, "schedule": "cosine", "steps": 60_000,
     "validations": 60, "jitter": True, "views": 10,
 }  # fmt: skip
+DN4 = {
+    "norm": "population", "width": 64, "query": 2, "tasks": 1, "rate": 2e-3, "schedule": "cosine", "steps": 60_000,
+    "validations": 60,
+}  # fmt: skip
 MTL = {
     "norm": "population", "width": 64, "tasks": 4, "query": 15, "inner_steps": 20, "inner_rate": 0.01, "rate": 1e-4,
     "schedule": "halve:1000", "pretrain": 0.5, "hard": 0.1, "steps": 20_000, "jitter": True,
@@ -150,7 +154,7 @@ ON_OMNIGLOT = (
         train_way=60, train_shot="1-5",
     ),
     Row(
-        "omniglot", "dn4", {"norm": "population", "width": 64, "query": 2, "steps": 60_000, "validations": 60}, {}, OURS,
+        "omniglot", "dn4", DN4, {}, OURS,
         ("a recipe of this package: the paper has photos, and a deeper map",), train_way=20, train_shot="1",
     ),
 )  # fmt: skip
