@@ -83,7 +83,8 @@ def pretraining(settings: Settings, most_way: int) -> Settings:
 def copy_weights(learner: Learner, path: Path) -> int:
     """Copy from a run every weight and statistic with the same name and shape; the number of tensors that fit.
 
-    The learner's own part of a name does not count: `encoder.block0.0.weight` fits `net.block0.0.weight`.
+    The learner's own part of a name does not count: `encoder.block0.0.weight` fits `net.block0.0.weight`, and
+    `net.encoder.block0.0.weight` (where tasks bring the head).
 
     Raises:
         UpstairsError: there is no run at `path`, or nothing of it fits.
@@ -92,8 +93,8 @@ def copy_weights(learner: Learner, path: Path) -> int:
     if file is None:
         raise UpstairsError(f"{path} holds no checkpoint to start from: give the directory that `upstairs train` wrote")
     tensors, meta = load_tensors(file, kind="run")
-    theirs = {k.split(".", 2)[2]: v for k, v in tensors.items() if k.startswith("learner.") and k.count(".") > 1}
-    own = {name.split(".", 1)[-1]: value for name, value in learner.state_dict().items()}
+    theirs = {_bare(k.split(".", 1)[1]): v for k, v in tensors.items() if k.startswith("learner.") and k.count(".") > 1}
+    own = {_bare(name): value for name, value in learner.state_dict().items()}
     fit = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
     if not fit:
         raise UpstairsError(
@@ -103,3 +104,8 @@ def copy_weights(learner: Learner, path: Path) -> int:
     for name in fit:
         own[name].copy_(theirs[name])
     return len(fit)
+
+
+def _bare(name: str) -> str:
+    """A weight's name within the network."""
+    return name.split(".", 1)[-1].removeprefix("encoder.")
