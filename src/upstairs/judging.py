@@ -15,6 +15,7 @@ from upstairs.learners.metric import MetricLearner
 from upstairs.stacked import over_tasks
 from upstairs.statistics import interval
 from upstairs.tasks.episodes import Episodes
+from upstairs.tasks.jitter import SMALL_WARP
 from upstairs.tasks.sources import Source
 from upstairs.tasks.warp import Warp
 from upstairs.tree import take
@@ -43,7 +44,7 @@ def warping(warp: Warp) -> Draw:
 CONTROLS: dict[str, Draw] = {
     "copies of the example": chosen,
     "its pixels shuffled": noise,
-    "small warps of it": warping(Warp(10.0, 0.15, (0.85, 1.05), 1 / 28, 0.6 / 28)),
+    "small warps of it": warping(SMALL_WARP),
     "large warps of it": warping(Warp()),
 }
 

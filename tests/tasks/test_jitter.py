@@ -1,12 +1,15 @@
 """Photos mirrored and shifted at random."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from upstairs.errors import UpstairsError
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.jitter import Jitter, crops, jittered
+from upstairs.tasks.images import ImageFormat
+from upstairs.tasks.jitter import SMALL_WARP, Jitter, crops, jittered
 from upstairs.tasks.sources import Source
 
 
@@ -31,13 +34,16 @@ def test_a_task_is_a_function_of_its_seed_and_other_tasks_have_other_pictures() 
     assert len({tuple(episodes.batch([s]).support.x.flatten().tolist()) for s in range(40)}) > 8  # 8 without jitter
 
 
-def test_what_cannot_be() -> None:
+def test_ink_is_bent_and_photos_are_mirrored_and_what_cannot_be() -> None:
     with pytest.raises(UpstairsError, match="share of the picture's side"):
         Jitter(shift=1.0)
     flat = Source.from_arrays(np.zeros((4, 5), np.float32), [0, 0, 1, 1])
     with pytest.raises(UpstairsError, match="inputs of shape"):
         jittered(flat)
     photos = Source.from_arrays(np.zeros((4, 3, 4, 4), np.uint8), [0, 0, 1, 1])
+    ink = Source.from_arrays(np.zeros((4, 1, 8, 8), np.uint8), [0, 0, 1, 1])
+    assert jittered(replace(ink, format=ImageFormat(8, 1, ink=True))).augment == SMALL_WARP
+    assert jittered(replace(ink, format=ImageFormat(8, 1, ink=False))).augment == Jitter()
     with pytest.raises(UpstairsError, match="at random already"):
         jittered(jittered(photos))
 

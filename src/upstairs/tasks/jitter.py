@@ -1,4 +1,4 @@
-"""Photos mirrored and shifted: at random in training, against learning them by heart, and in fixed ways in use."""
+"""Pictures changed a little: at random in training, against learning them by heart, and in fixed ways in use."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from upstairs.errors import UpstairsError
+from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.sources import Source
+from upstairs.tasks.warp import Warp
+
+SMALL_WARP = Warp(rotation=10.0, shear=0.15, scale=(0.85, 1.05), shift=1 / 28, elastic=0.6 / 28)
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,13 @@ def crops(x: Float[Tensor, "n c h w"], views: int, *, shift: float = 2 / 32) -> 
 
 
 def jittered(source: Source) -> Source:
-    """The same classes, each picture mirrored and shifted at random whenever it is drawn.
+    """The same classes, each picture changed at random whenever it is drawn: photos by `Jitter`, ink by a small `Warp`.
 
     Raises:
         UpstairsError: its examples are no pictures, or are changed at random already.
     """
     if len(source.feature_shape) != 3 or source.augment is not None:
         why = "is changed at random already" if source.augment else f"has inputs of shape {source.feature_shape}"
-        raise UpstairsError(f"--jitter is for photos and {source.name} {why}: leave it out")
-    return replace(source, augment=Jitter())
+        raise UpstairsError(f"--jitter is for pictures and {source.name} {why}: leave it out")
+    ink = isinstance(source.format, ImageFormat) and source.format.ink
+    return replace(source, augment=SMALL_WARP if ink else Jitter())
