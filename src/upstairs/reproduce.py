@@ -224,7 +224,7 @@ def in_words(
         f"Judged on {tasks:,} fixed test tasks, {task}, {recipe.test_query} queries{' a class' * bool(s.way)}; trained "
         f"on {train}, {s.query} queries, {s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
         f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.rate:g}, "
-        f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', pictures changed a little at random' if s.jitter else ''}"
+        f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' if s.jitter else ''}"
         f"{f'; in testing the mean over {s.views} views of a picture' if s.views > 1 else ''}.",
         f"Model selection: the best of {s.validations} validations on {s.validation_tasks} validation tasks; "
         "test tasks choose nothing.",

@@ -39,10 +39,7 @@ class Settings:
         None,
         "Texts: a pretrained transformer, a folder or a name. Its features are used; --net pretrained trains it.",
     )
-    jitter: bool = option(
-        False,
-        "Change the training pictures a little at random: photos are mirrored and shifted, ink is bent and turned.",
-    )
+    jitter: bool = option(False, "Training pictures are changed at random: photos mirrored and shifted, ink bent.")
     views: Literal[1, 2, 10] = option(
         1, "Photos, in use: features are the mean over a picture and its mirror image (2), or ten crops of it (10)."
     )
