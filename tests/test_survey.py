@@ -145,3 +145,12 @@ def test_a_folder_with_another_training_is_refused(runs: list[Path], tmp_path: P
     assert longer.meta["progress"]["step"] > first.meta["progress"]["step"], "it goes on"
     with pytest.raises(UpstairsError, match="train-classes 8 and this one has 9"):
         variant(run, {"train_classes": 9}, tmp_path / "x", **options)
+
+
+def test_a_variant_does_not_start_from_weights_that_may_know_its_test_classes(runs: list[Path], tmp_path: Path) -> None:
+    small = {"width": 4, "way": 5, "query": 2, "shot": "1", "validations": 2, "validation_tasks": 2, "quiet": True}
+    data = upstairs.load(runs[0]).settings.data
+    run = upstairs.train("mtl", data=data, out=tmp_path / "run", steps=2, start_from=str(runs[0]), **small)
+    assert run.settings.start_from and run.settings.pretrain == 0
+    fresh = variant(run, {"train_classes": 8}, tmp_path / "x", minutes=0.0005, what="training", quiet=True).settings
+    assert fresh.start_from is None and fresh.pretrain == 0.6 and (tmp_path / "x" / "pretrain").exists()

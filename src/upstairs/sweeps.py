@@ -10,7 +10,7 @@ import torch
 
 from upstairs.checkpoint import load_tensors
 from upstairs.errors import UpstairsError
-from upstairs.learners import GradientLearner
+from upstairs.learners import GradientLearner, defaults_for
 from upstairs.opening import open_splits
 from upstairs.pipeline import prepare, with_bar
 from upstairs.run import Run, load
@@ -90,6 +90,8 @@ def variant(
 ) -> Run:  # fmt: skip
     """The run's settings with some changed and a budget of its own: trained, gone on with, or there already.
 
+    It starts anew where the run started from another run's weights, which may know the classes that this one is not to.
+
     Args:
         out: its folder; what stands there goes on, up to `minutes`.
         splits: classes to train on; None: those that the settings name.
@@ -98,6 +100,9 @@ def variant(
         UpstairsError: another training stands in `out`.
     """
     changes = {"steps": None, "minutes": minutes, "patience": None, **changes}
+    if run.settings.start_from:
+        own = defaults_for(run.settings.learner, regression=not run.settings.way)
+        changes |= {"start_from": None, "pretrain": own.get("pretrain", 0.0)}
     settings = Settings(**{**run.settings.to_json(), **changes})
     splits = splits or open_splits(settings.to_json(), quiet=quiet)
     way = min(settings.way, splits.train.most_way)
