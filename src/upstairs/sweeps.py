@@ -99,7 +99,8 @@ def variant(
     Raises:
         UpstairsError: another training stands in `out`.
     """
-    changes = {"steps": None, "minutes": minutes, "patience": None, **changes}
+    # as many validations as a run of its own has would take most of a short budget
+    changes = {"steps": None, "minutes": minutes, "patience": None, "validations": 2, **changes}
     if run.settings.start_from:
         own = defaults_for(run.settings.learner, regression=not run.settings.way)
         changes |= {"start_from": None, "pretrain": own.get("pretrain", 0.0)}
