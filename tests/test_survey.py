@@ -153,4 +153,9 @@ def test_a_variant_does_not_start_from_weights_that_may_know_its_test_classes(ru
     run = upstairs.train("mtl", data=data, out=tmp_path / "run", steps=2, start_from=str(runs[0]), **small)
     assert run.settings.start_from and run.settings.pretrain == 0
     fresh = variant(run, {"train_classes": 8}, tmp_path / "x", minutes=0.0005, what="training", quiet=True).settings
-    assert fresh.start_from is None and fresh.pretrain == 0.6 and (tmp_path / "x" / "pretrain").exists()
+    assert (
+        fresh.validations == 2
+        and fresh.start_from is None
+        and fresh.pretrain == 0.6
+        and (tmp_path / "x" / "pretrain").exists()
+    )

@@ -4,6 +4,7 @@ from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners import DN4, CoTraining, GenerativeLearner, MetricLearner, Reptile, StreamLearner
 from upstairs.settings import Settings
+from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.pieces import PieceFormat
 from upstairs.tasks.sources import Source
 from upstairs.tasks.text import TextFormat
@@ -26,12 +27,12 @@ def refuse_unused(settings: Settings, learner: Learner, source: Source, *, valid
     if settings.patience and not validated:
         raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
     name = settings.learner
-    if settings.views > 1 and (
-        not isinstance(learner, MetricLearner) or isinstance(learner, DN4) or len(source.feature_shape) != 3
-    ):
+    ink = isinstance(source.format, ImageFormat) and source.format.ink
+    photos = len(source.feature_shape) == 3 and not ink
+    if settings.views > 1 and not (photos and isinstance(learner, MetricLearner) and not isinstance(learner, DN4)):
         raise UpstairsError(
-            f"--views is for photos and learners that compare one embedding of each, and '{name}' on inputs of shape "
-            f"{source.feature_shape} is none: leave it out"
+            "--views is for photos, which mean the same when they are mirrored, and for learners that compare one "
+            f"embedding of each, and this is '{name}' on {'line drawings' if ink else source.name}: leave it out"
         )
     texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
     if settings.interpolate != "none" and (learner.own_labels or texts or draws):
