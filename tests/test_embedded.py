@@ -50,7 +50,9 @@ def test_what_is_not_embedded_once() -> None:
     batch = ProtoNet(conv4((1, 16, 16), width=8, norm="batch"), way=5).eval()
     adapting = maml(conv4((1, 16, 16), width=8, norm="batch", out=5), way=5).eval()
     raw = ProtoNet(torch.nn.Flatten(), way=5).eval()
-    for other in (batch, adapting, raw):
+    others = type("Others", (ProtoNet,), {"predict": lambda self, state, x: -ProtoNet.predict(self, state, x)})
+    contrary = others(conv4((1, 16, 16), width=8), way=5).eval()
+    for other in (batch, adapting, raw, contrary):
         assert embedded(other, episodes, tasks=100)[1] is episodes
     changing = Episodes(glyphs().train, way=5, shot=1, query=2)  # another picture at every draw
     assert embedded(learner, changing, tasks=10**6)[1] is changing

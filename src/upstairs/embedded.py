@@ -49,9 +49,9 @@ def embedded(
     drawn = tasks * episodes.way[1] * (episodes.shot[1] + episodes.query)
     if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
         return given
-    if not isinstance(learner, MetricLearner) or type(learner).adapt is not MetricLearner.adapt or learner.transductive:
-        return given
-    if next(learner.parameters(), None) is None:  # raw inputs
+    if not isinstance(learner, MetricLearner) or learner.transductive or next(learner.parameters(), None) is None:
+        return given  # without parameters it compares raw inputs
+    if any(getattr(type(learner), own) is not getattr(MetricLearner, own) for own in ("adapt", "predict")):
         return given
     turns = torch.tensor(source.turns or (0,) * len(sizes)).repeat_interleave(torch.tensor(sizes))
     rows, vectors = torch.from_numpy(np.concatenate(source.rows)), list[Tensor]()
