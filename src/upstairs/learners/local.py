@@ -77,9 +77,9 @@ class DN4(MetricLearner[Places]):
     ) -> Float[Tensor, "n m"]:
         """s(x, x_i) of every two; `width` is the length of the maps' last axis."""
         (n, places, _), m = own.shape, len(other)
-        pairs = (own.flatten(0, 1) @ other.flatten(0, 1).T).reshape(n, places, m, places).transpose(1, 2)
+        pairs = (own.flatten(0, 1) @ other.flatten(0, 1).T).reshape(n, places, m, places)
         if self.window is not None and places > 1:
             moment = torch.arange(places, device=own.device) % width
             near = (moment[:, None] - moment).abs() <= self.window * width
-            pairs = torch.where(near, pairs, -1.0)
-        return (pairs.amax(3).mean(2) + pairs.amax(2).mean(2)) / 2
+            pairs = torch.where(near[:, None], pairs, -1.0)
+        return (pairs.max(3).values.mean(1) + pairs.max(1).values.mean(2)) / 2
