@@ -21,7 +21,7 @@ from upstairs.survey import survey
 from upstairs.sweeps import all_kinds, class_counts, kinds_of, variant
 from upstairs.tasks.datasets import open_data
 from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.more_classes import rotated
+from upstairs.tasks.more_classes import turned
 from upstairs.tasks.sources import Source, split_by_ratio
 
 
@@ -122,7 +122,7 @@ def test_what_is_remembered_is_what_would_be_measured(data: Path, tmp_path: Path
 def test_kinds_keep_classes_apart_and_turns_together() -> None:
     x = np.random.default_rng(0).integers(0, 255, (60 * 4, 1, 16, 16), dtype=np.uint8)
     source = replace(Source.from_arrays(x, np.arange(60).repeat(4)), groups=("a",) * 30 + ("b",) * 20 + ("c",) * 10)
-    kinds = kinds_of(split_by_ratio(rotated(source)), least=5)
+    kinds = kinds_of(split_by_ratio(turned(source, rotate=True, mirror=False)), least=5)
     assert list(kinds) == ["a", "b"]  # of c's 10 only 3 would be held out
     for kind, splits in kinds.items():
         train, test = ({rows.tobytes() for rows in part.rows} for part in (splits.train, splits.test))

@@ -52,6 +52,7 @@ def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
         (["--out", tmp_path / "x", "--storage", tmp_path / "nowhere" / "s.db"], "cannot be opened"),
         (["--out", tmp_path / "x", "--storage", "nosuch://x"], "cannot be opened"),
         (["--out", tmp_path / "x", "--vary", "net=conv4,foo"], "--net is 'foo': choose conv4"),
+        (["--out", tmp_path / "y", "--train-on-validation"], "a search needs the score of validation tasks"),
     ):
         status, _, error = call(*words, "--trials", 5, *wrong)
         assert status == 2 and message in error and "Traceback" not in error, error

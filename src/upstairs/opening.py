@@ -51,12 +51,13 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
 
 def limited(splits: Splits, settings: dict[str, Any], *, quiet: bool = True) -> Splits:
     """With the training classes that the settings ask for."""
-    count, rotate = settings.get("train_classes"), bool(settings.get("rotate_classes"))
+    count, rotate, mirror = (settings.get(name) for name in ("train_classes", "rotate_classes", "mirror_classes"))
     splice, spoken, seed = settings.get("splice"), settings.get("spoken") or 0, settings.get("split_seed") or 0
     with counting("saying words", quiet=quiet or not spoken) as progress:
         return training_classes(
-            splits, count=count, rotate=rotate, splice=splice, spoken=spoken, seed=seed, progress=progress
-        )
+            splits, count=count, rotate=bool(rotate), mirror=bool(mirror), splice=splice, spoken=spoken, seed=seed,
+            validation=bool(settings.get("train_on_validation")), progress=progress,
+        )  # fmt: skip
 
 
 def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None) -> Splits:

@@ -25,7 +25,9 @@ def refuse_unused(settings: Settings, learner: Learner, source: Source, *, valid
         validated: there are validation tasks.
     """
     if settings.patience and not validated:
-        raise UpstairsError("--patience waits for the validation tasks, and there are too few classes for any")
+        raise UpstairsError(
+            "--patience waits for the validation tasks, and there are none: leave it out, or --train-on-validation"
+        )
     name = settings.learner
     ink = isinstance(source.format, ImageFormat) and source.format.ink
     photos = len(source.feature_shape) == 3 and not ink

@@ -39,29 +39,29 @@ class Settings:
         None,
         "Texts: a pretrained transformer, a folder or a name. Its features are used; --net pretrained trains it.",
     )
+    train_on_validation: bool = option(
+        False, "Train on the validation classes too. Nothing chooses among the weights then: the last are taken."
+    )
     jitter: bool = option(False, "Training pictures are changed at random: photos mirrored and shifted, ink bent.")
     views: Literal[1, 2, 10] = option(
-        1, "Photos, in use: features are the mean over a picture and its mirror image (2), or ten crops of it (10)."
+        1, "Photos, in use: mean features of a picture and its mirror image, or ten crops."
     )
     train_classes: int | None = option(None, "Use only so many of the training classes, at random. Left out: all.")
     rotate_classes: bool = option(False, "Pictures: a class turned by 90, 180 or 270 degrees is one more class.")
+    mirror_classes: bool = option(False, "Letters and drawings: a class mirrored left to right is one more class.")
     splice: int | None = option(
-        None, "Sounds: so many more training classes, each of halves of two. Left out: two for each that there is."
+        None, "Sounds: so many more classes, of halves of two. Left out: two for each there is."
     )
     spoken: int | None = option(
         None, "Sounds: half of the training tasks are of so many made-up words, said by eSpeak NG. Left out: none."
     )
-    speakers: int | None = option(
-        None, "Sounds: a training task is of so many speakers' recordings. Left out: 6 where speakers are known."
-    )
+    speakers: int | None = option(None, "Sounds: speakers of a training task. Left out: 6 where they are known.")
     interpolate: Interpolation = option(
         "none", "More training tasks by mixing: mlti mixes two tasks, metamix the queries with support examples."
     )
     mixing: float = option(0.5, "Of --interpolate: shares are drawn from Beta(mixing, mixing).")
     way: int = option(5, "Classes in a training task.")
-    shot: str = option(
-        "1", "Support examples of each class: a number, or a range such as 1-5 drawn anew for each task."
-    )
+    shot: str = option("1", "Support examples of each class: a number, or a range such as 1-5, drawn for each task.")
     query: int = option(5, "Query examples of each class.")
     tasks: int = option(1, "Tasks in a meta-step.")
     chunk: int | None = option(None, "Tasks at a time; changes the speed, never the result. Left out: as many as fit.")

@@ -20,7 +20,7 @@ from upstairs.tasks.mixture import episodes_of
 from upstairs.tasks.sources import Source, Splits
 
 WAY = 5
-ALL: dict[str, Any] = {"train_classes": None, "rotate_classes": False}  # the training classes are those of the data
+ALL: dict[str, Any] = {"train_classes": None, "rotate_classes": False, "mirror_classes": False}  # those of the data
 
 
 class Survey:

@@ -1,6 +1,5 @@
 """Small trainings beside a run that differ from it in one thing: the classes there are, the inner loop, the kind."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from upstairs.opening import open_splits
 from upstairs.pipeline import prepare, with_bar
 from upstairs.run import Run, load
 from upstairs.settings import Settings
-from upstairs.tasks.sources import Source, Splits
+from upstairs.tasks.more_classes import joined
+from upstairs.tasks.sources import Splits
 from upstairs.trainer import Training, restore
 
 CLASSES = (25, 100, 400)  # and all
@@ -67,16 +67,6 @@ def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
             train, val, test = (whole.subset(sorted(part), name=kind) for part in parts)
             found[kind] = Splits(train, val, test)
     return found if len(found) > 1 else {}
-
-
-def joined(parts: Iterable[Source], *, name: str | None = None) -> Source:
-    """The classes of sources that share their examples as one source."""
-    first, *_ = parts = list(parts)
-    labels, rows, groups, turns = (
-        tuple(value for part in parts for value in getattr(part, what))
-        for what in ("labels", "rows", "groups", "turns")
-    )
-    return replace(first, name=name or first.name, labels=labels, rows=rows, groups=groups, turns=turns)
 
 
 def all_kinds(kinds: dict[str, Splits]) -> Splits:

@@ -18,8 +18,8 @@ from upstairs.settings import Settings, refuse_choice
 from upstairs.trainer import train_run
 
 DATA_SETTINGS = {
-    "data", "split", "split_seed", "mix", "columns", "encoder", "train_classes", "rotate_classes", "splice",
-    "spoken",
+    "data", "split", "split_seed", "mix", "columns", "encoder", "train_classes", "rotate_classes",
+    "mirror_classes", "train_on_validation", "splice", "spoken",
 }  # fmt: skip
 FORM = "write it as rate=1e-4..1e-1:log, inner_steps=1..5 or norm=batch,group"
 
@@ -77,6 +77,11 @@ def search_settings(
 
     def score(settings: dict[str, Any], report: Report) -> float:
         run, data = open_run({**given, **settings}, _own_folder(out), quiet=True, splits=known)
+        if run.validation is None:
+            raise UpstairsError(
+                "a search needs the score of validation tasks and there are none: add classes, or leave out "
+                "--train-on-validation"
+            )
         write_atomically(run.out / "settings.json", json.dumps(run.settings.to_json(), indent=1).encode())
         prepare(run, data, quiet=True)
         seen, name = 0, score_kind(run.episodes).name
@@ -93,9 +98,7 @@ def search_settings(
             if not isinstance(error.__cause__, NonFiniteError):
                 raise
             return float("-inf") if maximise else float("inf")  # settings with which it diverges are bad ones
-        if run.progress.best is None:
-            raise UpstairsError("there are too few classes for validation tasks, and a search needs their score")
-        return run.progress.best
+        return run.progress.best or 0.0
 
     out.parent.mkdir(parents=True, exist_ok=True)
     return search(

@@ -22,9 +22,10 @@ from upstairs.settings import Settings
 from upstairs.tasks.audio import AudioFormat
 from upstairs.tasks.episodes import Episodes
 from upstairs.tasks.functions import Sinusoids, function_source
+from upstairs.tasks.images import ImageFormat
 from upstairs.tasks.interpolation import PARTNERS, mix_queries, remedied, shares, smoothed, with_places
-from upstairs.tasks.more_classes import rotated, some_classes
-from upstairs.tasks.sources import Source, split_by_ratio
+from upstairs.tasks.more_classes import some_classes, training_classes, turned
+from upstairs.tasks.sources import Source, Splits, split_by_ratio
 from upstairs.trainer import Training, restore, train_run
 from upstairs.tree import take
 
@@ -37,26 +38,57 @@ def pictures(classes: int = 6, examples: int = 5, side: int = 16) -> Source:
     return Source.from_arrays(x, np.arange(classes).repeat(examples))
 
 
-def test_a_turned_class_is_one_more_class() -> None:
+ROTATED, MIRRORED = {"rotate": True, "mirror": False}, {"rotate": False, "mirror": True}
+
+
+def test_a_turned_or_mirrored_class_is_one_more_class() -> None:
     source = pictures()
-    more = rotated(source)
-    assert len(more) == 4 * len(source) == len(set(more.labels))
-    episodes = Episodes(more, way=len(more), shot=1, query=4)
-    task, classes = take(episodes.batch([0]), 0), episodes.classes(0)
-    for k, c in enumerate(classes):
-        original, turn = more.rows[c], more.turns[c]
-        expected = {np.rot90(source.inputs[row] / 255, turn, (1, 2)).astype(np.float32).tobytes() for row in original}
-        assert {x.numpy().tobytes() for part in task for x in part.x[part.y == k]} == expected
-    assert rotated(more) is not more and rotated(more).labels == more.labels  # a turn that is there is not added again
+    for how, times in ((ROTATED, 4), (MIRRORED, 2), (ROTATED | MIRRORED | {"rotate": True}, 8)):
+        more = turned(source, **how)
+        assert len(more) == times * len(source) == len(set(more.labels))
+        episodes = Episodes(more, way=len(more), shot=1, query=4)
+        task, classes = take(episodes.batch([0]), 0), episodes.classes(0)
+        for k, c in enumerate(classes):
+            original, turn = more.rows[c], more.turns[c]
+            seen = source.inputs[original] / 255
+            expected = np.rot90(seen[..., ::-1] if turn > 3 else seen, turn % 4, (2, 3)).astype(np.float32)
+            assert {x.numpy().tobytes() for part in task for x in part.x[part.y == k]} == {
+                x.tobytes() for x in expected
+            }
+        assert turned(more, **how).labels == more.labels  # what is there is not added again
+    both = turned(turned(source, **ROTATED), **MIRRORED)  # as Omniglot's usual split, whose turns are classes already
+    there = [{(turn, bytes(own)) for turn, own in zip(s.turns, s.rows, strict=True)} for s in (both, more)]
+    assert there[0] == there[1] and len(there[0]) == len(both)
     two = replace(source, turns=(1, 0, 0, 0, 0, 0), groups=tuple("aabbcc"))
-    assert len(rotated(two)) == 24 and rotated(two).turns.count(1) == 6 and rotated(two).groups.count("a") == 8
+    made = turned(two, **ROTATED)
+    assert len(made) == 24 and made.turns.count(1) == 6 and made.groups.count("a") == 8
+
+
+def test_the_name_of_a_turned_class_says_how_it_is_seen() -> None:
+    x = torch.from_numpy(pictures(classes=2, examples=1).inputs[:1, 0].copy())
+    turns = {"rot090": 1, "rot180": 2, "rot270": 3}
+    for first in range(8):
+        source = replace(pictures(classes=2, examples=1), turns=(first, first))
+        for label, turn in zip(*(lambda s: (s.labels, s.turns))(turned(source, rotate=True, mirror=True)), strict=True):
+            seen = torch.rot90(x.flip(-1) if first > 3 else x, first % 4, (-2, -1))
+            for word in label.split("/")[1:]:
+                seen = seen.flip(-1) if word == "mirrored" else torch.rot90(seen, turns[word], (-2, -1))
+            assert torch.equal(seen, torch.rot90(x.flip(-1) if turn > 3 else x, turn % 4, (-2, -1)))
+
+
+def test_what_cannot_be_turned_or_mirrored_is_refused() -> None:
     for wrong in (
         Source.from_arrays(np.zeros((4, 6)), [0, 0, 1, 1]),
         Source.from_arrays(np.zeros((4, 1, 8, 9)), [0, 0, 1, 1]),
-        replace(source, format=AudioFormat(1.0)),
+        replace(pictures(), format=AudioFormat(1.0)),
     ):
         with pytest.raises(UpstairsError, match="turns square pictures"):
-            rotated(wrong)
+            turned(wrong, **ROTATED)
+        with pytest.raises(UpstairsError, match="mirrors square pictures"):
+            turned(wrong, **MIRRORED)
+    photos = replace(pictures(side=32), format=ImageFormat(32, 3, False))
+    with pytest.raises(UpstairsError, match="photos, which mean the same"):
+        turned(photos, **MIRRORED)
 
 
 def test_fewer_classes_are_among_more() -> None:
@@ -65,6 +97,33 @@ def test_fewer_classes_are_among_more() -> None:
     assert len(few) == 5 and few < more and few != set(some_classes(source, 5, seed=2).labels)
     with pytest.raises(UpstairsError, match="has 20 training classes"):
         some_classes(source, 21)
+
+
+def test_validation_classes_can_be_trained_on_too() -> None:
+    source = pictures(20)
+    splits = split_by_ratio(replace(source, groups=tuple(map(str, range(20)))), (0.5, 0.25, 0.25))
+    more = training_classes(splits, validation=True, mirror=True)
+    assert set(more.train.labels) == {f"{c}{m}" for s in splits[:2] for c in s.labels for m in ("", "/mirrored")}
+    assert len(more.train) == 30 and len(more.val) == 0 and more.test is splits.test
+    for label, group, rows in zip(more.train.labels, more.train.groups, more.train.rows, strict=True):
+        assert group == label.split("/")[0] and (rows == source.rows[int(group)]).all()
+    functions = Splits(*[function_source(Sinusoids())] * 3)
+    with pytest.raises(UpstairsError, match="--train-on-validation are about classes"):
+        training_classes(functions, validation=True)
+
+
+def test_a_run_on_validation_classes_too_keeps_its_last_weights(call: Call, tmp_path: Path) -> None:
+    draw_folder(tmp_path / "data", classes=20)
+    words = ("train", "protonet", "--data", tmp_path / "data", *SMALL, "--quiet", "--train-on-validation")
+    run = tmp_path / "run"
+    assert call(*words, "--steps", 4, "--validations", 2, "--out", run)[0] == 0
+    best, last = (load_tensors(run / f"{name}.safetensors", kind="run") for name in ("best", "last"))
+    assert best[1]["progress"]["step"] == 4 and best[1]["settings"]["classes"] == 16
+    assert all(torch.equal(best[0][name], last[0][name]) for name in best[0] if name.startswith("learner."))
+    status, out, err = call("evaluate", run, "--tasks", 600, "--way", 4, "--query", 2, "--quiet")
+    assert status == 0 and "protonet" in out, err
+    status, _, err = call(*words, "--steps", 4, "--patience", 1, "--out", tmp_path / "other")
+    assert status == 2 and "--patience waits for the validation tasks" in err
 
 
 def settings(learner: str = "protonet", **changes: object) -> Settings:

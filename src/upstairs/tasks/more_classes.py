@@ -1,5 +1,6 @@
-"""More training classes (turned pictures, spliced sounds, made-up words), and fewer, to see what data is worth."""
+"""More training classes (turned and mirrored pictures, spliced sounds, made-up words), and fewer, to see the gain."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -18,23 +19,27 @@ TURNS = ("rot000", "rot090", "rot180", "rot270")
 
 
 def training_classes(
-    splits: Splits, *, count: int | None = None, rotate: bool = False, splice: int | None = None,
-    spoken: int = 0, seed: int = 0, progress: Progress | None = None,
+    splits: Splits, *, count: int | None = None, rotate: bool = False, mirror: bool = False,
+    validation: bool = False, splice: int | None = None, spoken: int = 0, seed: int = 0,
+    progress: Progress | None = None,
 ) -> Splits:  # fmt: skip
-    """The splits with `count` of the training classes, turned ones, and `splice` made of two (None: see SPLICES).
+    """The splits with `count` of the training classes, turned and mirrored ones, and `splice` made of two (None: see
+    SPLICES).
 
-    With `spoken` half of the training tasks are of so many made-up words (see spoken.py).
-
-    Validation and test classes are as they were.
+    With `spoken` half of the training tasks are of so many made-up words (see spoken.py). With `validation` the
+    validation classes are training classes, and there is none left. Test classes are as they were.
 
     Raises:
         UpstairsError: there are no classes, fewer than were asked for, or they are no pictures to turn.
     """
-    train = splits.train
-    if (count or rotate) and train.functions:
-        raise UpstairsError(f"--train-classes and --rotate-classes are about classes and {train.name} has none")
+    train, val = splits.train, splits.val
+    if (count or rotate or mirror or validation) and train.functions:
+        names = "--train-classes, --rotate-classes, --mirror-classes and --train-on-validation"
+        raise UpstairsError(f"{names} are about classes and {train.name} has none")
+    if validation:
+        train, val = joined([train, val]), val.subset([])
     train = some_classes(train, count, seed=seed) if count else train
-    train = rotated(train) if rotate else train
+    train = turned(train, rotate=rotate, mirror=mirror) if rotate or mirror else train
     if splice is None:
         splice = SPLICES * len(train) if isinstance(train.format, AudioFormat) else 0
     train = spliced(train, splice, seed=seed) if splice else train
@@ -42,7 +47,17 @@ def training_classes(
         if not isinstance(train.format, AudioFormat):
             raise UpstairsError(f"--spoken makes words that are heard and {train.name} is no sounds: leave it out")
         train = mixed([train, replace(made_up_words(spoken, train.format, progress=progress), augment=train.augment)])
-    return splits._replace(train=train)
+    return splits._replace(train=train, val=val)
+
+
+def joined(parts: Iterable[Source], *, name: str | None = None) -> Source:
+    """The classes of sources that share their examples as one source."""
+    first, *_ = parts = list(parts)
+    labels, rows, groups, turns = (
+        tuple(value for part in parts for value in getattr(part, what))
+        for what in ("labels", "rows", "groups", "turns")
+    )
+    return replace(first, name=name or first.name, labels=labels, rows=rows, groups=groups, turns=turns)
 
 
 def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:
@@ -57,34 +72,44 @@ def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:
     return source.subset(sorted(order[:count].tolist()))
 
 
-def rotated(source: Source) -> Source:
-    """Every class and its turns by 90, 180 and 270 degrees, each a class of its own.
+def turned(source: Source, *, rotate: bool, mirror: bool) -> Source:
+    """Every class and its turns by 90, 180 and 270 degrees, its mirror image, or (with both) all eight; each a class.
 
     Task augmentation by rotation (Santoro et al. 2016 for Omniglot; Liu, Chao and Lin 2020 for photographs): it gives
-    tasks that were not there, where augmenting examples gives other examples of the same tasks. A turn that the source
-    has as a class already (Omniglot's usual split has all four) is not added again. Where a turned class can look like
-    another one (Latin n and u, the digits 6 and 9), one picture has two labels; few letters are so.
+    tasks that were not there, where augmenting examples gives other examples of the same tasks. What the source has as
+    a class already (Omniglot's usual split has all four turns) is not added again. Where such a class can look like
+    another one (Latin n and u, b and d), one picture has two labels; few letters are so.
 
     Raises:
-        UpstairsError: the inputs are no square pictures.
+        UpstairsError: the inputs are no square pictures, or are photos, which mirrored are of the same class.
     """
-    shape = source.feature_shape
-    if len(shape) != 3 or shape[1] != shape[2] or not isinstance(source.format, ImageFormat | None):
+    shape, form = source.feature_shape, source.format
+    if len(shape) != 3 or shape[1] != shape[2] or not isinstance(form, ImageFormat | None):
+        name = "--rotate-classes turns" if rotate else "--mirror-classes mirrors"
+        raise UpstairsError(f"{name} square pictures and {source.name} has inputs of shape {shape}: leave it out")
+    if mirror and form is not None and not form.ink:
         raise UpstairsError(
-            f"--rotate-classes turns square pictures and {source.name} has inputs of shape {shape}: leave it out"
+            f"--mirror-classes is for letters and drawings and {source.name} is photos, which mean the same when they "
+            "are mirrored: leave it out (--jitter mirrors them)"
         )
     turns = source.turns or (0,) * len(source)
     rows = [tuple(own.tolist()) for own in source.rows]
     there = {(own, turn) for own, turn in zip(rows, turns, strict=True)}
-    classes = list(zip(range(len(source)), turns, strict=True))
-    for place, (own, first) in enumerate(zip(rows, turns, strict=True)):
-        for more in (1, 2, 3):
-            if (turned := (own, (first + more) % 4)) not in there:
-                there.add(turned)
-                classes.append((place, turned[1]))
-    made = source.subset(place for place, _ in classes)
-    labels = (
-        label if i < len(source) else f"{label}/{TURNS[(turn - turns[place]) % 4]}"
-        for i, (label, (place, turn)) in enumerate(zip(made.labels, classes, strict=True))
-    )
-    return replace(made, labels=tuple(labels), turns=tuple(turn for _, turn in classes))
+    classes = list(zip(range(len(source)), turns, source.labels, strict=True))
+    for place, (own, first, label) in enumerate(zip(rows, turns, source.labels, strict=True)):
+        for turn, how in _also(first, rotate=rotate, mirror=mirror):
+            if (own, turn) not in there:
+                there.add((own, turn))
+                classes.append((place, turn, f"{label}/{how}"))
+    places, turns, labels = zip(*classes, strict=True)
+    return replace(source.subset(places), labels=labels, turns=turns)
+
+
+def _also(turn: int, *, rotate: bool, mirror: bool) -> list[tuple[int, str]]:
+    """The other ways to see a class that is read with `turn` (see `Source.turns`), and what they are called."""
+    sides = [(turn, "")]
+    if mirror:  # a mirrored quarter turn is the mirror image, turned the other way
+        sides.append((4 * (turn < 4) + -turn % 4, "mirrored"))
+    more = range(4 if rotate else 1)
+    ways = [(4 * (side // 4) + (side + k) % 4, how, TURNS[k] if k else "") for side, how in sides for k in more]
+    return [(way, "/".join(filter(None, names))) for way, *names in ways[1:]]

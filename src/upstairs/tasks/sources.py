@@ -60,7 +60,7 @@ class Source:
         labels: the name of each class.
         rows: for each class the rows of `inputs` that belong to it.
         groups: for each class the name of its group (alphabet, script, superclass); '' where there is none.
-        turns: for each class the quarter turns (0 to 3, counter-clockwise) its images are read with.
+        turns: for each class the quarter turns (counter-clockwise) of its images; 4 to 7 are those of mirror images.
         augment: changes each sampled input at random; None leaves them alone.
         format: how a user's raw input becomes a row; None for arrays, taken as they are.
         functions: what tasks are drawn from where they are regression: there are no classes then.
@@ -152,12 +152,13 @@ class Source:
         }
 
     def gather(self, rows: Int[Tensor, " n"], turns: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n *feature"]:
-        """The inputs of these rows as floats (before augmentation), each turned by its quarter turns."""
+        """The inputs of these rows as floats (before augmentation), each turned as `turns` says."""
         x = as_floats(self.inputs[rows.numpy()])
         if turns is not None:
-            for k in (1, 2, 3):
+            for k in range(1, 8):
                 if (chosen := turns == k).any():
-                    x[chosen] = torch.rot90(x[chosen], k, (-2, -1))
+                    seen = x[chosen] if k < 4 else x[chosen].flip(-1)
+                    x[chosen] = torch.rot90(seen, k % 4, (-2, -1))
         return x
 
 
