@@ -218,6 +218,10 @@ def in_words(
         for name in sorted(full)
         if name not in ("steps", "learner") and getattr(s, name) != full[name]
     ]
+    selection = (
+        "none, validation classes are trained on too and the last weights are judged" if s.train_on_validation
+        else f"the best of {s.validations} validations on {s.validation_tasks} validation tasks"
+    )  # fmt: skip
     done = ", ".join(f"{run.meta['progress']['step']:,} steps" for run in runs)
     lines = [
         f"Data: {recipe.dataset.title}, {recipe.dataset.about}.",
@@ -226,8 +230,7 @@ def in_words(
         f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.rate:g}, "
         f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' if s.jitter else ''}"
         f"{f'; in testing the mean over {s.views} views of a picture' if s.views > 1 else ''}.",
-        f"Model selection: the best of {s.validations} validations on {s.validation_tasks} validation tasks; "
-        "test tasks choose nothing.",
+        f"Model selection: {selection}; test tasks choose nothing.",
         f"Trained for {seconds / 60:.1f} minutes, {len(runs)} seed{'s' * (len(runs) > 1)}: {done}. Machine: "
         f"{machine(runs[0].settings.device)['summary']}.",
     ]  # fmt: skip

@@ -91,9 +91,12 @@ class Reproduction:
     def shortened(self, minutes: float) -> dict[str, Any]:
         """A training of so many minutes: the same tasks and network, the library's own optimiser and number of tasks.
 
-        The published schedules are made for many more steps: cut off, they would end at their highest rates.
+        The published schedules are made for many more steps: cut off, they would end at their highest rates. One of the
+        package's own that fits any number is kept.
         """
-        kept = {name: value for name, value in self.settings.items() if name not in LONG}
+        own = not self.row.numbers and self.settings.get("schedule") == "cosine"
+        left_out = {"steps", "validations"} if own else LONG
+        kept = {name: value for name, value in self.settings.items() if name not in left_out}
         return kept | {"minutes": minutes}
 
     @property

@@ -74,8 +74,8 @@ CO_TRAINING = {
     "validations": 60, "jitter": True, "views": 10,
 }  # fmt: skip
 DN4 = {
-    "norm": "population", "width": 64, "query": 2, "tasks": 1, "rate": 2e-3, "schedule": "cosine", "steps": 60_000,
-    "validations": 60,
+    "norm": "population", "width": 96, "query": 2, "tasks": 1, "rate": 3e-3, "schedule": "cosine", "steps": 60_000,
+    "validations": 10, "mirror_classes": True, "train_on_validation": True,
 }  # fmt: skip
 MTL = {
     "norm": "population", "width": 64, "tasks": 4, "query": 15, "inner_steps": 20, "inner_rate": 0.01, "rate": 1e-4,
@@ -155,7 +155,8 @@ ON_OMNIGLOT = (
     ),
     Row(
         "omniglot", "dn4", DN4, {}, OURS,
-        ("a recipe of this package: the paper has photos, and a deeper map",), train_way=20, train_shot="1",
+        ("a recipe of this package: the paper has photos, and a deeper map", "mirrored characters are classes too"),
+        train_way=20, train_shot="1",
     ),
 )  # fmt: skip
 
