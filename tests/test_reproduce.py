@@ -37,6 +37,19 @@ def test_a_protocol_is_whole(name: str) -> None:
         assert 30 < recipe.published[0] < 100
 
 
+def test_a_shorter_run_keeps_a_schedule_that_fits_any_length() -> None:
+    """The package's own recipes fall to 0 over whatever there is; published ones would be cut off at their highest."""
+    for name, kept in (
+        ("omniglot-20w1s-dn4", True),
+        ("cifar-fs-5w1s-co_training", True),
+        ("omniglot-5w1s-r2d2", False),
+    ):
+        recipe = RECIPES[name]
+        short = recipe.shortened(3.0)
+        assert (short.get("rate") == recipe.settings["rate"]) == kept
+        assert "steps" not in short and "validations" not in short
+
+
 def test_recipes_that_share_a_training_ask_for_the_same() -> None:
     trainings: dict[str, dict] = {}
     for recipe in RECIPES.values():
