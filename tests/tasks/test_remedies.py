@@ -43,7 +43,7 @@ ROTATED, MIRRORED = {"rotate": True, "mirror": False}, {"rotate": False, "mirror
 
 def test_a_turned_or_mirrored_class_is_one_more_class() -> None:
     source = pictures()
-    for how, times in ((ROTATED, 4), (MIRRORED, 2), (ROTATED | MIRRORED | {"rotate": True}, 8)):
+    for how, times in ((ROTATED, 4), (MIRRORED, 2), ({"rotate": True, "mirror": True}, 8)):
         more = turned(source, **how)
         assert len(more) == times * len(source) == len(set(more.labels))
         episodes = Episodes(more, way=len(more), shot=1, query=4)
@@ -69,7 +69,8 @@ def test_the_name_of_a_turned_class_says_how_it_is_seen() -> None:
     turns = {"rot090": 1, "rot180": 2, "rot270": 3}
     for first in range(8):
         source = replace(pictures(classes=2, examples=1), turns=(first, first))
-        for label, turn in zip(*(lambda s: (s.labels, s.turns))(turned(source, rotate=True, mirror=True)), strict=True):
+        made = turned(source, rotate=True, mirror=True)
+        for label, turn in zip(made.labels, made.turns, strict=True):
             seen = torch.rot90(x.flip(-1) if first > 3 else x, first % 4, (-2, -1))
             for word in label.split("/")[1:]:
                 seen = seen.flip(-1) if word == "mirrored" else torch.rot90(seen, turns[word], (-2, -1))
