@@ -98,7 +98,8 @@ def search_settings(
             if not isinstance(error.__cause__, NonFiniteError):
                 raise
             return float("-inf") if maximise else float("inf")  # settings with which it diverges are bad ones
-        return run.progress.best or 0.0
+        assert run.progress.best is not None  # the last validation is at the end of the budget
+        return run.progress.best
 
     out.parent.mkdir(parents=True, exist_ok=True)
     return search(
