@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from upstairs.evaluate import frozen_seeds, score_tasks
+from upstairs.data.episodes import Episodes
+from upstairs.data.open import open_splits
+from upstairs.engine.allocator import keep_freed_memory
+from upstairs.engine.evaluate import frozen_seeds, score_tasks
 from upstairs.learners import Augmented
-from upstairs.opening import open_splits
-from upstairs.process import keep_freed_memory
-from upstairs.run import load
 from upstairs.statistics import interval, paired_interval
-from upstairs.tasks.episodes import Episodes
+from upstairs.training.run import load
 
 
 def main() -> None:

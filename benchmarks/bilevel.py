@@ -34,7 +34,7 @@ from upstairs.bilevel import (
     hypergradient,
     pure,
 )
-from upstairs.plan import MIB, Tracker
+from upstairs.engine.plan import MIB, Tracker
 
 HOME = Path(__file__).parent
 METHODS_HERE = {

@@ -17,14 +17,14 @@ import torch
 
 from upstairs.console import counting
 from upstairs.core import Examples, evaluating
-from upstairs.generation import make_sheet
-from upstairs.judging import CONTROLS, bounds, judge
+from upstairs.data.open import open_splits
+from upstairs.engine.allocator import keep_freed_memory
+from upstairs.experiments.generate import make_sheet
+from upstairs.experiments.generator_quality import CONTROLS, bounds, judge
+from upstairs.experiments.report.images import to_png
 from upstairs.learners import NeuralStatistician
-from upstairs.opening import open_splits
-from upstairs.process import keep_freed_memory
-from upstairs.report.pictures import to_png
-from upstairs.run import load
 from upstairs.statistics import interval, paired_interval
+from upstairs.training.run import load
 
 
 def main() -> None:

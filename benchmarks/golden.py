@@ -33,22 +33,23 @@ from torch import Tensor, nn
 # All that is of the library: the names below are the only ones to mend where modules move.
 from upstairs import bilevel
 from upstairs.core import Learner, Task, evaluating
-from upstairs.defaults import resolve
-from upstairs.engine import meta_step
+from upstairs.data.audio.format import AudioFormat
+from upstairs.data.mixture import episodes_of
+from upstairs.data.regression import function_splits
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits, split_by_ratio
+from upstairs.data.text.embeddings import FrozenFormat
+from upstairs.data.text.hashed import text_source
+from upstairs.engine.meta_step import meta_step
 from upstairs.errors import UpstairsError
-from upstairs.inner import Exact, FirstOrder, Implicit
+from upstairs.functional.differentiate import Exact, FirstOrder, Implicit
 from upstairs.learners import Game, LSTMRule, MLPRule, learners
+from upstairs.learners.learned_optimizer.meta_train import Persistent, Truncated, Windows
+from upstairs.learners.learned_optimizer.meta_train import Training as InnerTraining
 from upstairs.nets import calibrate
-from upstairs.tasks.audio import AudioFormat
-from upstairs.tasks.frozen import FrozenFormat
-from upstairs.tasks.functions import function_splits
-from upstairs.tasks.mixture import episodes_of
-from upstairs.tasks.sources import Source, Splits, split_by_ratio
-from upstairs.tasks.text import text_source
-from upstairs.trainer import Training, take_step
+from upstairs.training.defaults import resolve
+from upstairs.training.trainer import Training, take_step
 from upstairs.tree import map_tensors
-from upstairs.unroll import Persistent, Truncated, Windows
-from upstairs.unroll import Training as InnerTraining
 
 STEPS, REDUCED = 20, 5
 CLASSES, EACH = 12, 8

@@ -22,11 +22,11 @@ from record import surroundings, write
 from torch import Tensor, nn
 
 from upstairs.core import Examples, evaluating
+from upstairs.data.text.embeddings import encode
+from upstairs.data.text.hashed import TextFormat
 from upstairs.learners import R2D2, ProtoNet
-from upstairs.learners.openset import auroc, max_logit, max_probability, threshold
+from upstairs.learners.open_set import auroc, max_logit, max_probability, threshold
 from upstairs.nets import begin_at_idf, text_net
-from upstairs.tasks.frozen import encode
-from upstairs.tasks.text import TextFormat
 
 
 def main() -> None:

@@ -25,9 +25,9 @@ from optimizer_tasks import Task, held_out, trainings
 from torch import Tensor, nn
 
 from upstairs.learners import MLPRule
-from upstairs.optimizer import LearnedOptimizer, load_rule, save_rule
+from upstairs.learners.learned_optimizer.meta_train import Persistent, Training, Windows, mean_log
+from upstairs.learners.learned_optimizer.optimizer import LearnedOptimizer, load_rule, save_rule
 from upstairs.statistics import paired_interval
-from upstairs.unroll import Persistent, Training, Windows, mean_log
 
 RESULTS = Path(__file__).parent / "results"
 STEPS, BATCH, EVERY, SEEDS, TUNING_SEEDS = 500, 32, 25, range(100, 105), (0, 1)

@@ -24,7 +24,7 @@ from peers import Step, Unsupported, gradients_of, learn2learn
 from record import RESULTS, surroundings, write
 from workloads import DOUBLE, W1, Workload, loop_gradients, relative_error
 
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 
 STEPS = (1, 5, 20, 50, 100)
 STATUS = Path("/proc/self/status")

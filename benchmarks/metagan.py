@@ -15,11 +15,11 @@ import torch
 import tyro
 
 import upstairs
-from upstairs.evaluate import frozen_seeds, score_tasks
-from upstairs.opening import open_splits
+from upstairs.data.episodes import Episodes
+from upstairs.data.open import open_splits
+from upstairs.data.splits import Splits
+from upstairs.engine.evaluate import frozen_seeds, score_tasks
 from upstairs.statistics import interval
-from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.sources import Splits
 
 NAMES = ("protonet", "metagan")
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_digits
 from torch import Tensor, nn
 
-from upstairs.tasks.glyphs import glyphs
+from upstairs.data.images.glyphs import glyphs
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]  # to train on, x and y; held back, x and y
 Task = tuple[Data, Callable[[], nn.Module]]  # and what makes the network

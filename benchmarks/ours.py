@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from workloads import Data, Gradients, Workload, loop_gradients
 
 from upstairs.core import Examples, Learner, Task, squared_error
-from upstairs.engine import meta_step
-from upstairs.inner import Exact, FirstOrder
+from upstairs.engine.meta_step import meta_step
+from upstairs.functional.differentiate import Exact, FirstOrder
 from upstairs.learners import SGD, GradientLearner, ProtoNet, anil, fomaml, maml
 
 

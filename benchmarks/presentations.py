@@ -20,12 +20,12 @@ import torch
 
 import upstairs
 from upstairs.core import Examples, evaluating
-from upstairs.evaluate import frozen_seeds
-from upstairs.learners.metric import members
-from upstairs.learners.recurrent import StreamLearner
-from upstairs.opening import choose_source
-from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.sources import Source
+from upstairs.data.episodes import Episodes
+from upstairs.data.source import Source
+from upstairs.engine.evaluate import frozen_seeds
+from upstairs.experiments.episodes import choose_source
+from upstairs.learners.metric.protonet import members
+from upstairs.learners.model_based.recurrent import StreamLearner
 
 WAY, EACH = 5, 10
 RESULTS = Path(__file__).parent / "results"

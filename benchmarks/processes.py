@@ -20,10 +20,11 @@ from record import RESULTS
 
 import upstairs
 from upstairs.core import Learner, evaluating
-from upstairs.evaluate import LIKELIHOOD, SQUARED_ERROR, describe_score, frozen_seeds, score_tasks
+from upstairs.data.episodes import Episodes
+from upstairs.data.regression import GaussianProcess, function_source
+from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
+from upstairs.engine.metrics import LIKELIHOOD, SQUARED_ERROR
 from upstairs.learners import GaussianPosterior
-from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.functions import GaussianProcess, function_source
 from upstairs.tree import take
 
 SHOTS, TASKS, QUERY = (1, 2, 5, 10, 20), 1000, 15

@@ -24,17 +24,17 @@ from torch import Tensor, nn
 
 import upstairs
 from upstairs.core import Examples, evaluating
-from upstairs.evaluate import enough_seeds, score_tasks
+from upstairs.data.episodes import Episodes
+from upstairs.engine.evaluate import enough_seeds, score_tasks
+from upstairs.experiments.episodes import choose_episodes
+from upstairs.functional.batching import over_tasks
 from upstairs.learners import LEARNERS, Entry, ProtoNet
-from upstairs.learners.depth import EarlyExit, solve_early
-from upstairs.learners.table.building import METRIC, length, scale
+from upstairs.learners.building import METRIC, length, scale
+from upstairs.learners.metric.early_exit import EarlyExit, solve_early
 from upstairs.nets import chain
 from upstairs.nets.cells import Exit
-from upstairs.opening import choose_episodes
-from upstairs.run import Run
-from upstairs.stacked import over_tasks
 from upstairs.statistics import interval, paired_interval
-from upstairs.tasks.episodes import Episodes
+from upstairs.training.run import Run
 from upstairs.tree import take
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from upstairs.bilevel import SGD, Problem, Recomputed, train
-from upstairs.learners.openset import auroc
+from upstairs.learners.open_set import auroc
 from upstairs.statistics import interval
 
 Part = tuple[Tensor, Tensor]
@@ -38,7 +38,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def classes_of(path: str, count: int) -> tuple[Tensor, Tensor]:
     """The classes of a data set with the most examples, halved in size and flat."""
-    from upstairs.tasks.datasets import open_data
+    from upstairs.data.images.datasets import open_data
 
     source = open_data(path).train
     upright = [k for k in range(len(source)) if not source.turns or source.turns[k] == 0]
@@ -52,7 +52,7 @@ def classes_of(path: str, count: int) -> tuple[Tensor, Tensor]:
 def features_of(path: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """What the encoder of a run makes of some of its test classes."""
     import upstairs
-    from upstairs.opening import open_splits
+    from upstairs.data.open import open_splits
 
     run = upstairs.load(path)
     source = open_splits(run.settings.to_json(), quiet=False).test

@@ -3,8 +3,8 @@
 import torch
 
 from upstairs.core import Learner, Task
-from upstairs.engine import meta_step
-from upstairs.tasks.functions import Sinusoids, draw_functions
+from upstairs.data.regression import Sinusoids, draw_functions
+from upstairs.engine.meta_step import meta_step
 
 
 def tasks(first: int, count: int) -> Task:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("upstairs", "typecheck_for_tests.check")  # shapes and types are checked at run time, in tests only
+install_import_hook("upstairs", "helpers.typecheck.check")  # shapes and types are checked at run time, in tests only
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def one_thread() -> None:
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run the command line in this process: exit status, standard output, standard error."""
 
-    from upstairs.cli import main  # after the import hook
+    from upstairs.cli.app import main  # after the import hook
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["upstairs", *map(str, words)])

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from runs_for_tests import draw_folder
-from tasks_for_tests import WAY, blobs
+from helpers.runs import draw_folder
+from helpers.tasks import WAY, blobs
 from upstairs.learners import ProtoNet
 from upstairs.testing import check_learner
 

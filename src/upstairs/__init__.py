@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("upstairs")
 
 if TYPE_CHECKING:
-    from upstairs.comparison import compare
     from upstairs.core import Examples, Learner, Task
     from upstairs.errors import UpstairsError
-    from upstairs.run import Model, Run, load, load_adapted
-    from upstairs.session import train
+    from upstairs.experiments.compare import compare
+    from upstairs.training.model import Model, load_adapted
+    from upstairs.training.run import Run, load
+    from upstairs.training.train import train
 
 _HOME = {
     "Examples": "core",
     "Learner": "core",
     "Task": "core",
     "UpstairsError": "errors",
-    "Model": "run",
-    "Run": "run",
-    "compare": "comparison",
-    "load": "run",
-    "load_adapted": "run",
-    "train": "session",
+    "Model": "training.model",
+    "Run": "training.run",
+    "compare": "experiments.compare",
+    "load": "training.run",
+    "load_adapted": "training.model",
+    "train": "training.train",
 }
 __all__ = ["Examples", "Learner", "Model", "Run", "Task", "UpstairsError", "compare", "load", "load_adapted", "train"]
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -11,11 +12,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from upstairs.trainer import Status
-
 Progress = Callable[[int, int], None]
 BEST = ("exact_posterior",)  # beside the baselines: what none can beat
 LINE_EVERY = 10.0  # seconds between plain lines
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the trainer tells while it works."""
+
+    done: float  # share of the budget, 0 to 1
+    step: int
+    seconds: float
+    loss: float
+    score: dict[str, float]  # on the training tasks of late: accuracy, or mse
+    validation: dict[str, float] | None  # the newest point of the learning curve
 
 
 @contextmanager

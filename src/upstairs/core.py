@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
-from upstairs.stacked import known_true, over_tasks
+from upstairs.functional.batching import known_true, over_tasks
 
 State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from upstairs.bilevel import SGD, Adam, AdamW, Problem, RMSprop, Unrolled, Updates, hypergradient
-from upstairs.learners.rules import LearnedRates
+from upstairs.functional.rules import LearnedRates
 
 PAIRS: dict[str, tuple[Any, Callable[[list[Tensor]], torch.optim.Optimizer]]] = {
     "sgd": (SGD(0.05, decay=0.1), lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1)),

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.learners import DAGAN, FIGR, make_learner
-from upstairs.learners.adversarial import nearness, unit_slope, zero_slope
-from upstairs.nets.critic import critic
-from upstairs.nets.generator import writer
+from upstairs.learners.generative.adversarial import nearness, unit_slope, zero_slope
+from upstairs.nets.generator import critic, writer
 from upstairs.settings import Settings
 from upstairs.tree import take
 

@@ -7,11 +7,11 @@ from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tasks_for_tests import WAY, blobs, double, sinusoids
+from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Examples, Learner, squared_error
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.learners import R2D2, MetaOptNet
-from upstairs.learners.closed_form import onto_simplex, ridge, svm_dual
+from upstairs.learners.metric.closed_form import onto_simplex, ridge, svm_dual
 from upstairs.nets import mlp
 from upstairs.testing import check_learner
 from upstairs.tree import take

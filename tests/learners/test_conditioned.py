@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from tasks_for_tests import WAY, blobs
+from helpers.tasks import WAY, blobs
 from upstairs.learners import FilmLearner, Hypernetwork, Versa
 from upstairs.nets import mlp
 from upstairs.tree import take

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, double, sinusoids
+from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.learners import cavia, modulated
-from upstairs.learners.context import Concatenated, Film
+from upstairs.learners.gradient.cavia import Concatenated, Film
 from upstairs.nets import conv4, mlp
 
 

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from tasks_for_tests import WAY, blobs, double
-from upstairs.engine import meta_step
+from helpers.tasks import WAY, blobs, double
+from upstairs.engine.meta_step import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import EarlyExit, ProtoNet, solve_early
-from upstairs.learners.depth import costs_of, endings
+from upstairs.learners.metric.early_exit import costs_of, endings
 from upstairs.nets import chain
 from upstairs.tree import take
 

@@ -8,22 +8,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from tasks_for_tests import blobs
+from helpers.tasks import blobs
 from upstairs.core import Examples
+from upstairs.data.episodes import Episodes
+from upstairs.data.source import Source
+from upstairs.engine.evaluate import evaluate, frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.evaluate import evaluate, frozen_seeds
-from upstairs.learners import (
-    Augmented,
-    GenerativeLearner,
-    NeuralStatistician,
-    ProtoNet,
-    Redrawing,
-    Unconditioned,
-)
-from upstairs.learners.likelihood import GAUSSIAN
+from upstairs.learners import Augmented, GenerativeLearner, NeuralStatistician, ProtoNet, Redrawing, Unconditioned
+from upstairs.learners.generative.likelihood import GAUSSIAN
 from upstairs.nets.drawing import Bender
-from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.sources import Source
 from upstairs.testing import check_learner
 from upstairs.tree import take
 

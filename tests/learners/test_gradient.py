@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tasks_for_tests import WAY, blobs, double, sinusoids
+from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Task, squared_error
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import SGD, GradientLearner, anil, boil, fomaml, maml
 from upstairs.nets import conv4, convert_batch_norm, mlp

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tasks_for_tests import WAY, blobs, double
+from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine import meta_step
-from upstairs.inner import EXACT, Differentiation, Exact, FirstOrder
+from upstairs.engine.meta_step import meta_step
+from upstairs.functional.differentiate import EXACT, Differentiation, Exact, FirstOrder
 from upstairs.learners import SGD, HeadPerTask, ProtoNet, proto_maml, unicorn_maml
 from upstairs.tree import take
 

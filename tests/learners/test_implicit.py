@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, double
+from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
+from upstairs.functional.inner_loop import conjugate_gradients
 from upstairs.learners import imaml
-from upstairs.minimise import conjugate_gradients
 
 
 def test_equals_the_dense_solve_at_the_same_point() -> None:
@@ -55,7 +55,7 @@ def test_where_the_loss_bends_down_the_solve_stops(iterations: int) -> None:
 
 
 def test_its_memory_is_that_of_one_step() -> None:
-    from upstairs.plan import estimate
+    from upstairs.engine.plan import estimate
 
     net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, WAY))
     few, many = (estimate(imaml(net, way=WAY, steps=k), blobs(1)).peak for k in (2, 30))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, sinusoids
+from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import Examples, squared_error
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, SGD, GradientLearner, ProtoNet, make_learner, nearest_centroid, scratch

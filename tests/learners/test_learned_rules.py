@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from upstairs.calling import call_with
+from upstairs.functional.call import call_with
 from upstairs.learners import LSTMRule, MLPRule
-from upstairs.learners.learned_rules import Memory, log_and_sign
-from upstairs.unroll import Training, unroll
+from upstairs.learners.learned_optimizer.meta_train import Training, unroll
+from upstairs.learners.learned_optimizer.rules import Memory, log_and_sign
 
 
 def silent(rule: nn.Module) -> nn.Module:

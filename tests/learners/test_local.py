@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs
+from helpers.tasks import WAY, blobs
 from upstairs.learners import DN4, make_learner
 from upstairs.nets import conv4, picture_maps, sound_maps
 from upstairs.nets.conv import BesideLevel

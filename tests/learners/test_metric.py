@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, double
+from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples, Task
 from upstairs.learners import BDCSPN, BaselinePlusPlus, CoTraining, MatchingNet, ProtoNet, RelationNet, SimpleShot
 from upstairs.nets import BatchNorm, calibrate, relation_conv

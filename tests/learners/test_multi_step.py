@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, double
+from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.learners import maml_pp
 
 

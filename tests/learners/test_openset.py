@@ -5,17 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from tasks_for_tests import WAY, blobs
+from helpers.tasks import WAY, blobs
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.learners import R2D2, nearest_centroid
-from upstairs.learners.openset import (
-    auroc,
-    max_logit,
-    max_probability,
-    score_open_tasks,
-    threshold,
-)
+from upstairs.learners.open_set import auroc, max_logit, max_probability, score_open_tasks, threshold
 from upstairs.tree import take
 
 

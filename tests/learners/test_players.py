@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs
+from helpers.tasks import WAY, blobs
 from upstairs.core import Examples, Task, cross_entropy
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, Entry, Game, MetaGAN, NearMisses, ProtoNet, Side, players_of, whose_turn
 from upstairs.nets import mlp
 from upstairs.nets.generator import writer
 from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
-from upstairs.tasks.sources import Source, Splits
-from upstairs.trainer import Training, take_step, train_run
+from upstairs.training.trainer import Training, take_step, train_run
 
 
 class Duel(Game[Tensor]):

@@ -9,14 +9,15 @@ from scipy import stats
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.func import functional_call
 
-from tasks_for_tests import double
+from helpers.tasks import double
 from upstairs.core import Task, gaussian_nll
-from upstairs.evaluate import LIKELIHOOD, evaluate
+from upstairs.data.episodes import Episodes
+from upstairs.data.regression import GaussianProcess, function_source
+from upstairs.engine.evaluate import evaluate
+from upstairs.engine.metrics import LIKELIHOOD
 from upstairs.learners import ANP, CNP, LNP, GaussianPosterior, make_learner
-from upstairs.learners.processes import CrossAttention
+from upstairs.learners.model_based.neural_processes import CrossAttention
 from upstairs.settings import Settings
-from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.functions import GaussianProcess, function_source
 from upstairs.testing import check_learner
 from upstairs.tree import take
 

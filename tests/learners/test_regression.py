@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from tasks_for_tests import sinusoids
+from helpers.tasks import sinusoids
 from upstairs.core import squared_error
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.learners import cavia, imaml, maml, maml_pp, meta_curvature, meta_sgd, reptile
-from upstairs.learners.context import Concatenated
+from upstairs.learners.gradient.cavia import Concatenated
 from upstairs.nets import mlp
 
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, double, sinusoids
+from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Examples, squared_error
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.errors import UpstairsError
-from upstairs.inner import Implicit
+from upstairs.functional.batching import over_tasks
+from upstairs.functional.differentiate import Implicit
 from upstairs.learners import SGD, GradientLearner, maml, reptile
-from upstairs.learners.gradient import minibatch
+from upstairs.learners.gradient.maml import minibatch
 from upstairs.nets import mlp
-from upstairs.stacked import over_tasks
 
 
 class Constant(nn.Module):

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tasks_for_tests import WAY, blobs, double
+from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.learners import GradientLearner, StepRates, maml_pp, meta_curvature, meta_sgd
-from upstairs.learners.gradient import adapting
+from upstairs.learners.gradient.maml import adapting
 
 SHAPE = (1, 6, 6)
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tasks_for_tests import WAY, blobs, double
-from upstairs.engine import meta_step
+from helpers.tasks import WAY, blobs, double
+from upstairs.engine.meta_step import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import MetaNAS, make_learner
 from upstairs.nets import Mixed, cells, discretise

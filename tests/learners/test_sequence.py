@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from tasks_for_tests import WAY, blobs, double
+from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.learners import LSTMLearner, MemoryLearner, in_context, snail
-from upstairs.learners.sequence import content_order
+from upstairs.learners.model_based.snail import content_order
 from upstairs.tree import take
 
 

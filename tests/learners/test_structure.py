@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from tasks_for_tests import WAY, blobs, double, sinusoids
+from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
-from upstairs.engine import meta_step
+from upstairs.engine.meta_step import meta_step
 from upstairs.errors import UpstairsError
 from upstairs.learners import maml, sparse_maml, t_net, transformed
 from upstairs.nets import conv4

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
-from tasks_for_tests import WAY, blobs
+from helpers.tasks import WAY, blobs
 from upstairs.learners import maml
 from upstairs.nets import BatchNorm, batch_norm, calibrate, convert_batch_norm
 from upstairs.nets.norm import GroupNorm

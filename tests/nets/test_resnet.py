@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tasks_for_tests import blobs
+from helpers.tasks import blobs
 from upstairs.errors import UpstairsError
 from upstairs.learners import ProtoNet
 from upstairs.nets import resnet12

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from upstairs.core import Examples, Task
-from upstairs.evaluate import evaluate
+from upstairs.data.episodes import Episodes
+from upstairs.data.splits import Splits, split_by_ratio
+from upstairs.data.text.hashed import TOKENS, TextFormat, text_source
+from upstairs.engine.evaluate import evaluate
 from upstairs.learners import ProtoNet, make_learner
-from upstairs.learners.gradient import adapting
+from upstairs.learners.gradient.maml import adapting
 from upstairs.nets import TfIdf, begin_at_idf, begin_centred, projection, text_net
 from upstairs.nets.mlp import Projection
 from upstairs.nets.text import PLACES, READINGS, Tokens
-from upstairs.tasks.episodes import Episodes
-from upstairs.tasks.sources import Splits, split_by_ratio
-from upstairs.tasks.text import TOKENS, TextFormat, text_source
 
 FIRST = ["zo", "ka", "mi", "tu", "re", "lo", "pa", "ve", "su", "ni"]
 

@@ -14,8 +14,8 @@ from upstairs.bilevel.hypergradient import METHODS, hypergradient
 from upstairs.bilevel.implicit import Implicit, Nystrom
 from upstairs.bilevel.problem import Method, Problem
 from upstairs.bilevel.through import Unrolled
+from upstairs.engine.plan import MIB, Tracker
 from upstairs.errors import UpstairsError
-from upstairs.plan import MIB, Tracker
 
 ENOUGH = 0.95  # cosine with the exact hypergradient, of a single estimate: 18 degrees
 

@@ -1,7 +1,7 @@
 """Hypergradients from outer losses alone: nothing is differentiated, and nothing need be differentiable.
 
 They are gradients of J smoothed by a Gaussian of width sigma, and noisy: with N pairs in M meta-parameters the squared
-cosine with the true one has the mean N / (N + M - 1) (`upstairs.estimators`).
+cosine with the true one has the mean N / (N + M - 1) (`upstairs.engine.evolution`).
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from upstairs.bilevel.problem import Carry, Hypergradient, Problem, outer_loss, walk
-from upstairs.calling import random_states, same_chance
-from upstairs.inner import Params
+from upstairs.functional.call import random_states, same_chance
+from upstairs.functional.differentiate import Params
 
 
 class Particle(NamedTuple):

@@ -10,18 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upstairs.bilevel.problem import (
-    Carry,
-    Hypergradient,
-    Problem,
-    inner_gradient,
-    outer_gradients,
-    rule_of,
-    vjp,
-    walk,
-)
-from upstairs.calling import random_states, same_chance
-from upstairs.inner import Params
+from upstairs.bilevel.problem import Carry, Hypergradient, Problem, inner_gradient, outer_gradients, rule_of, vjp, walk
+from upstairs.functional.call import random_states, same_chance
+from upstairs.functional.differentiate import Params
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from upstairs.bilevel.first_order import FiniteDifference, FirstOrder
 from upstairs.bilevel.implicit import ConjugateGradients, Implicit, Neumann, Nystrom
 from upstairs.bilevel.problem import Carry, Hypergradient, Method, Problem, begin, inner_gradient
 from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
-from upstairs.derivatives import refuse_once, twice
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.inner import Params
+from upstairs.functional.derivatives import refuse_once, twice
+from upstairs.functional.differentiate import Params
 
 # Every method with settings that are a fair start.
 METHODS: dict[str, Method] = {

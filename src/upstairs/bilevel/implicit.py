@@ -15,18 +15,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from upstairs.bilevel.problem import (
-    Carry,
-    Hypergradient,
-    Problem,
-    inner_gradient,
-    outer_gradients,
-    vjp,
-    walk,
-)
+from upstairs.bilevel.problem import Carry, Hypergradient, Problem, inner_gradient, outer_gradients, vjp, walk
 from upstairs.errors import UpstairsError
-from upstairs.inner import Params
-from upstairs.minimise import conjugate_gradients
+from upstairs.functional.differentiate import Params
+from upstairs.functional.inner_loop import conjugate_gradients
 
 Matrix = Callable[[list[Tensor]], list[Tensor]]  # v -> H v
 

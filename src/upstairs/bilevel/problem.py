@@ -15,7 +15,7 @@ from torch import Tensor
 
 from upstairs.bilevel.rules import InnerRule, Updates
 from upstairs.errors import UpstairsError
-from upstairs.inner import Params, UpdateRule, gradient
+from upstairs.functional.differentiate import Params, UpdateRule, gradient
 
 Loss = Callable[[Params, Params, Any], Tensor]  # (parameters, meta_parameters, batch) -> one number
 Rule = InnerRule | UpdateRule

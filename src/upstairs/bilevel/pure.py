@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from upstairs.calling import call_with
 from upstairs.errors import UpstairsError
-from upstairs.inner import Params
-from upstairs.purity import refuse_writes, snapshot
+from upstairs.functional.call import call_with
+from upstairs.functional.differentiate import Params
+from upstairs.functional.purity import refuse_writes, snapshot
 
 HARM = "by its own forward, so that it is no function of its parameters"
 TorchNorm = nn.modules.batchnorm._BatchNorm

@@ -2,7 +2,7 @@
 
 A number (a rate, a decay) is a float, a tensor, or a tensor for each parameter by its name: what is learned for each
 layer. All are equal to torch.optim's to rounding. `Updates` makes one of the library's other update rules
-(`upstairs.learners.rules`: a rate for each weight, a learned curvature; and learned optimisers).
+(`upstairs.functional.rules`: a rate for each weight, a learned curvature; and learned optimisers).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.inner import Params, UpdateRule, add
+from upstairs.functional.differentiate import Params, UpdateRule, add
 
 Number = float | Tensor | Mapping[str, Tensor]
 

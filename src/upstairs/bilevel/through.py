@@ -21,8 +21,8 @@ from upstairs.bilevel.problem import (
     vjp,
     walk,
 )
-from upstairs.inner import Params
-from upstairs.minimise import recomputed
+from upstairs.functional.differentiate import Params
+from upstairs.functional.inner_loop import recomputed
 from upstairs.tree import detach
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from upstairs.bilevel.hypergradient import hypergradient
 from upstairs.bilevel.problem import Carry, Method, Problem, outer_loss, walk
-from upstairs.checkpoint import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.inner import Params
+from upstairs.functional.differentiate import Params
 from upstairs.statistics import Interval, paired_interval
+from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
 
 Problems = Problem | Callable[[int], Problem]  # one, or that of each outer step: a task
 Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]

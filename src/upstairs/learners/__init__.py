@@ -1,14 +1,18 @@
 """Room 3, the learners: one family a file; `table` has them by name, `registry.py` finds them."""
 
-from upstairs.learners.augmented import Augmented
-from upstairs.learners.closed_form import R2D2, MetaOptNet
-from upstairs.learners.conditioned import FilmLearner, Hypernetwork, Versa
-from upstairs.learners.context import Concatenated, cavia, modulated
-from upstairs.learners.dagan import DAGAN
-from upstairs.learners.depth import EarlyExit, solve_early
-from upstairs.learners.figr import FIGR
-from upstairs.learners.generative import GenerativeLearner, Unconditioned
-from upstairs.learners.gradient import (
+from upstairs.functional.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
+from upstairs.learners.baselines import GaussianPosterior, SupportMean
+from upstairs.learners.building import Entry, make_net
+from upstairs.learners.generative.augmented import Augmented
+from upstairs.learners.generative.base import GenerativeLearner, Unconditioned
+from upstairs.learners.generative.dagan import DAGAN
+from upstairs.learners.generative.figr import FIGR
+from upstairs.learners.generative.games import Game, Player, Side, Turn, of_late, players_of, whose_turn
+from upstairs.learners.generative.metagan import MetaGAN, NearMisses
+from upstairs.learners.generative.neural_statistician import NeuralStatistician
+from upstairs.learners.generative.redrawing import Redrawing
+from upstairs.learners.gradient.cavia import Concatenated, cavia, modulated
+from upstairs.learners.gradient.maml import (
     GradientLearner,
     anil,
     boil,
@@ -20,19 +24,26 @@ from upstairs.learners.gradient import (
     scratch,
     with_steps,
 )
-from upstairs.learners.heads import HeadPerTask, proto_maml, unicorn_maml
-from upstairs.learners.learned_rules import LSTMRule, MLPRule, learned_optimizer
-from upstairs.learners.local import DN4
-from upstairs.learners.metagan import MetaGAN, NearMisses
-from upstairs.learners.metric import MatchingNet, MetricLearner, ProtoNet, RelationNet, nearest_centroid
-from upstairs.learners.multi_step import MultiStep, maml_pp
-from upstairs.learners.openset import ENOUGH, max_logit, threshold
-from upstairs.learners.players import Game, Player, Side, Turn, of_late, players_of, whose_turn
-from upstairs.learners.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
-from upstairs.learners.processes import ANP, CNP, LNP
-from upstairs.learners.recurrent import LSTMLearner, MemoryLearner, StreamLearner
-from upstairs.learners.redrawing import Redrawing
+from upstairs.learners.gradient.maml_pp import MultiStep, maml_pp
+from upstairs.learners.gradient.mtl import mtl
+from upstairs.learners.gradient.proto_maml import HeadPerTask, proto_maml, unicorn_maml
+from upstairs.learners.gradient.reptile import Reptile, reptile
+from upstairs.learners.gradient.sparse_maml import SparseSGD, sparse_maml, t_net, transformed
+from upstairs.learners.learned_optimizer.rules import LSTMRule, MLPRule, learned_optimizer
+from upstairs.learners.metric.bd_cspn import BDCSPN
+from upstairs.learners.metric.closed_form import R2D2, MetaOptNet
+from upstairs.learners.metric.dn4 import DN4
+from upstairs.learners.metric.early_exit import EarlyExit, solve_early
+from upstairs.learners.metric.metanas import MetaNAS
+from upstairs.learners.metric.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
+from upstairs.learners.metric.protonet import MatchingNet, MetricLearner, ProtoNet, RelationNet, nearest_centroid
+from upstairs.learners.model_based.conditioned import FilmLearner, Hypernetwork, Versa
+from upstairs.learners.model_based.neural_processes import ANP, CNP, LNP
+from upstairs.learners.model_based.recurrent import LSTMLearner, MemoryLearner, StreamLearner
+from upstairs.learners.model_based.snail import SequenceLearner, in_context, snail
+from upstairs.learners.open_set import ENOUGH, max_logit, threshold
 from upstairs.learners.registry import (
+    LEARNERS,
     baselines_for,
     defaults_for,
     entry,
@@ -41,16 +52,6 @@ from upstairs.learners.registry import (
     make_learner,
     seeded_learner,
 )
-from upstairs.learners.regression import GaussianPosterior, SupportMean
-from upstairs.learners.reptile import Reptile, reptile
-from upstairs.learners.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
-from upstairs.learners.search import MetaNAS
-from upstairs.learners.sequence import SequenceLearner, in_context, snail
-from upstairs.learners.statistician import NeuralStatistician
-from upstairs.learners.structure import SparseSGD, sparse_maml, t_net, transformed
-from upstairs.learners.table import LEARNERS, Entry, make_net
-from upstairs.learners.transductive import BDCSPN
-from upstairs.learners.transfer import mtl
 
 __all__ = [
     "ANP",

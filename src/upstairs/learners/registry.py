@@ -7,16 +7,22 @@ from typing import Any
 import torch
 
 from upstairs.core import Learner
+from upstairs.data.regression import GaussianProcess
+from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners.gradient import scratch
-from upstairs.learners.metric import Cosine, MetricLearner, ProtoNet, nearest_centroid
-from upstairs.learners.regression import GaussianPosterior, SupportMean
-from upstairs.learners.table import LEARNERS, Entry, Shape
+from upstairs.learners.baselines import GaussianPosterior, SupportMean
+from upstairs.learners.building import Entry, Shape
+from upstairs.learners.generative.table import GENERATIVE_LEARNERS
+from upstairs.learners.gradient.maml import scratch
+from upstairs.learners.gradient.table import GRADIENT_LEARNERS
+from upstairs.learners.metric.protonet import Cosine, MetricLearner, ProtoNet, nearest_centroid
+from upstairs.learners.metric.table import METRIC_LEARNERS
+from upstairs.learners.model_based.table import MODEL_BASED_LEARNERS
 from upstairs.nets import PretrainedTransformer, TfIdf
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
-from upstairs.tasks.functions import GaussianProcess
-from upstairs.tasks.sources import Source
+
+LEARNERS: dict[str, Entry] = GRADIENT_LEARNERS | METRIC_LEARNERS | MODEL_BASED_LEARNERS | GENERATIVE_LEARNERS
 
 
 def learners() -> dict[str, Entry]:

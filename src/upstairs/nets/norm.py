@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from upstairs.inner import inner_step
+from upstairs.functional.batching.kernels import affine, batch_norm, group_norm
+from upstairs.functional.batching.tensor import Stacked, front
+from upstairs.functional.differentiate import inner_step
 from upstairs.settings import Norm
-from upstairs.stacked.kernels import affine, batch_norm, group_norm
-from upstairs.stacked.tensor import Stacked, front
 
 
 class BatchNorm(nn.Module):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from upstairs.data.text.embeddings import load_encoder
 from upstairs.errors import UpstairsError
-from upstairs.inner import raw_of
-from upstairs.tasks.frozen import load_encoder
+from upstairs.functional.differentiate import raw_of
 
 TRAINED = 2  # of the last layers
 PART = 32  # texts that go through it together

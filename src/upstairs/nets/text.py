@@ -1,4 +1,4 @@
-"""Networks that read rows of hashed tokens: [n, words, tokens of a word], as `upstairs.tasks.text` makes them.
+"""Networks that read rows of hashed tokens: [n, words, tokens of a word], as `upstairs.data.text.hashed` makes them.
 
 They start as TF-IDF: what a text is made of, each token as loud as it is rare. A learned reading stands beside it.
 """
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor, nn
 
+from upstairs.data.text.hashed import BUCKETS, TOKENS
 from upstairs.nets.sequence import Transformer
-from upstairs.tasks.text import BUCKETS, TOKENS
 
 PLACES = 2**13  # of a sketch: an inner product of two texts is off by about 1 / sqrt(PLACES)
 LENGTH = 10.0  # of an embedding

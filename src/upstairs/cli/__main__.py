@@ -1,0 +1,3 @@
+from upstairs.cli.app import main
+
+main()

@@ -1,0 +1,174 @@
+"""Episodes: a source and way/shot/query become tasks. A task is a pure function of its seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upstairs.core import Examples, Task
+from upstairs.data.regression import draw_functions
+from upstairs.data.seeds import dice
+from upstairs.data.source import Source
+from upstairs.errors import UpstairsError
+
+Range = int | tuple[int, int]
+
+
+def bounds(value: Range) -> tuple[int, int]:
+    """A number as a range of one."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def refuse_impossible(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
+    """Tasks that the source has not the classes or the examples for.
+
+    Raises:
+        UpstairsError: see `Episodes`.
+    """
+    if source.functions and way != (0, 0):
+        raise UpstairsError(f"--way is {way[1]} and {source.name} is regression, which has no classes: leave it out")
+    classes = 0 if source.functions else 1
+    for name, (low, high), least in (
+        ("way", way, classes),
+        ("shot", shot, 1),
+        ("query", (query, query), 1),
+    ):
+        if low < least or high < low:
+            raise UpstairsError(f"--{name} is {low if low == high else (low, high)}: it must be at least {least}")
+    if way[1] > len(source):
+        raise UpstairsError(
+            f"{source.name} has {len(source)} classes and --way is {way[1]}: lower --way or add classes"
+        )
+    need = shot[1] + query
+    for label, rows in zip(source.labels, source.rows, strict=True):
+        if len(rows) < need:
+            raise UpstairsError(
+                f"class '{label}' of {source.name} has {len(rows)} examples and {shot[1]} shot + {query} "
+                f"query need {need}: add examples, lower --shot or --query, or remove the class"
+            )
+
+
+def voices(source: Source) -> list[Tensor]:
+    """For each class who says each of its rows, by number: 0, 1, ... of those who say any row of any class.
+
+    Raises:
+        UpstairsError: speakers are not known.
+    """
+    if not source.speakers:
+        raise UpstairsError(f"--speakers is about sounds of known speakers and {source.name} names none: leave it out")
+    names = [[source.speakers[row] for row in rows] for rows in source.rows]
+    numbers = np.unique([name for own in names for name in own], return_inverse=True)[1]
+    return list(torch.from_numpy(numbers).split([len(own) for own in names]))
+
+
+def by_few(
+    rows: list[Tensor], voices: list[Tensor], speakers: int, need: int, generator: torch.Generator
+) -> list[Tensor]:
+    """Of each class's rows those by so many speakers, drawn for all; at least `need`, by as few more as will do."""
+    rank = torch.randperm(1 + max(int(own.max()) for own in voices), generator=generator)
+    ranks = [rank[own].sort(stable=True) for own in voices]
+    return [
+        own[place[: max(need, int((order < speakers).sum()))]] for own, (order, place) in zip(rows, ranks, strict=True)
+    ]
+
+
+def padded(x: Tensor, labels: Sequence[Tensor]) -> Examples:
+    """Tasks one after the other in x, brought to the length of the longest: [task, n, ...] with a mask."""
+    longest = max(len(own) for own in labels)
+    y = torch.zeros(len(labels), longest, dtype=torch.long)
+    mask = torch.zeros(len(labels), longest, dtype=torch.bool)
+    for i, own in enumerate(labels):
+        y[i, : len(own)], mask[i, : len(own)] = own, True
+    if mask.all():
+        return Examples(x.unflatten(0, mask.shape), y, mask)
+    wide = x.new_zeros(*mask.shape, *x.shape[1:])
+    wide[mask] = x
+    return Examples(wide, y, mask)
+
+
+class Episodes:
+    """Draws few-shot tasks from a source.
+
+    `way` and `shot` may be ranges `(low, high)`: each task then draws its own, and a batch is padded to its
+    largest task, with `mask` False on the padding. Support and query never share an example. Classes are uniform over
+    those of the source, without repetition and in random order; so are a class's examples.
+
+    Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
+    list of seeds, and a task that made trouble is had again by `batch([seed])`.
+
+    With `own_labels` a class has the same label in every task, its place in the source. A source of functions has no
+    classes: `way` is 0, and `shot` and `query` are examples of a task.
+
+    With `speakers` the examples of a task are all by so many, drawn anew for each task (of a class that they say too
+    little of, by as few more as will do): a wrong support example is then often in the query's own voice.
+
+    Raises:
+        UpstairsError: a way below 1 or above the classes there are, a shot or query below 1, a class too small;
+            speakers where they are not known.
+    """
+
+    def __init__(
+        self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False,
+        speakers: int | None = None,
+    ) -> None:  # fmt: skip
+        self.own_labels, self.speakers = own_labels, speakers
+        self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
+        refuse_impossible(source, self.way, self.shot, query)
+        self._rows = [torch.from_numpy(rows) for rows in source.rows]
+        self._turns = torch.tensor(source.turns) if any(source.turns) else None
+        self._voices = voices(source) if speakers else []
+
+    def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
+        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""
+        if self.source.functions:
+            return draw_functions(self.source.functions, seeds, shot=self.shot, query=self.query)
+        drawn = [self._draw(seed, among) for seed in seeds]
+        parts = []
+        for part in (0, 1):
+            rows, classes, labels, noise = zip(*(task[part] for task in drawn), strict=True)
+            parts.append(padded(self._read(torch.cat(rows), torch.cat(classes), noise), labels))
+        return Task(*parts)
+
+    def labels(self, seed: int) -> list[str]:
+        """The names of the classes 0, 1, ... of the task with this seed."""
+        return [self.source.labels[k] for k in self.classes(seed)]
+
+    def texts(self, seed: int) -> list[list[str]]:
+        """Where examples are texts, those of the support set and the queries of the task with this seed."""
+        drawn = self._draw(seed, None) if self.source.texts else []
+        return [[self.source.texts[row] for row in part[0].tolist()] for part in drawn]
+
+    def classes(self, seed: int, among: Sequence[int] | None = None) -> list[int]:
+        """The places in the source of the classes of the task with this seed, in the order of their labels."""
+        return self._begin(seed, among)[2].tolist()
+
+    def _begin(self, seed: int, among: Sequence[int] | None) -> tuple[torch.Generator, int, Tensor]:
+        generator = dice(seed)
+        way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (self.way, self.shot))
+        classes = torch.randperm(len(self.source if among is None else among), generator=generator)[:way]
+        return generator, shot, classes if among is None else torch.tensor(among)[classes]
+
+    def _draw(self, seed: int, among: Sequence[int] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """For support and query: rows, classes, labels, and the numbers for augmentation."""
+        generator, shot, classes = self._begin(seed, among)
+        there = [self._rows[c] for c in classes.tolist()]
+        if self.speakers:
+            there = by_few(
+                there, [self._voices[c] for c in classes.tolist()], self.speakers, shot + self.query, generator
+            )
+        chosen = [rows[torch.randperm(len(rows), generator=generator)] for rows in there]
+        parts = []
+        for start, count in ((0, shot), (shot, self.query)):
+            rows = torch.cat([r[start : start + count] for r in chosen])
+            label = torch.arange(len(classes)).repeat_interleave(count)
+            own, augment = classes[label], self.source.augment
+            noise = augment.draw(len(rows), generator) if augment else None
+            parts.append((rows, own, own if self.own_labels else label, noise))
+        return parts
+
+    def _read(self, rows: Tensor, classes: Tensor, noise: tuple[Tensor | None, ...]) -> Tensor:
+        x = self.source.gather(rows, self._turns[classes] if self._turns is not None else None)
+        if self.source.augment is None:
+            return x
+        return self.source.augment.apply(x, torch.cat([n for n in noise if n is not None]))

@@ -1,0 +1,57 @@
+"""Omniglot, in the layout in which it is distributed."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from upstairs.data.cache import Progress
+from upstairs.data.files import Tree, _text, arrange, open_tree
+from upstairs.data.images.folders import folder_source, source_of
+from upstairs.data.images.format import ImageFormat
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits, split_by_list
+
+OMNIGLOT = ("images_background.zip", "images_evaluation.zip")
+TURNS = ("rot000", "rot090", "rot180", "rot270")
+
+
+def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | None = None) -> Splits:
+    """Omniglot's 1,623 characters in four rotations, split as by Vinyals et al. (2016): 4112, 688 and 1692 classes.
+
+    Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic program induction (2015).
+
+    Args:
+        path: the folder with images_background.zip, images_evaluation.zip and splits/vinyals/{train,val,test}.txt.
+
+    Returns:
+        Sources of inputs [32460, 1, size, size], ink 255, with labels such as 'Greek/character01/rot090' and the
+        alphabets as groups.
+
+    Raises:
+        UpstairsError: a file is missing or broken; a list names a class that is not there.
+    """
+    source = _omniglot(path, size, progress)
+    turned = replace(
+        source,
+        labels=tuple(f"{label}/{turn}" for label in source.labels for turn in TURNS),
+        rows=tuple(rows for rows in source.rows for _ in TURNS),
+        groups=tuple(group for group in source.groups for _ in TURNS),
+        turns=tuple(range(len(TURNS))) * len(source),
+    )
+    folder = Path(path) / "splits" / "vinyals"
+    return split_by_list(turned, *(_text(folder / f"{part}.txt").split() for part in Splits._fields))
+
+
+def omniglot_zip(path: str | Path, *, size: int = 28, progress: Progress | None = None) -> Source:
+    """The characters of one of Omniglot's zips, not rotated, grouped by alphabet."""
+    return folder_source(path, size=size, channels=1, ink=True, progress=progress)
+
+
+def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:
+    with ExitStack() as stack:
+        trees = [stack.enter_context(open_tree(Path(path) / name)) for name in OMNIGLOT]
+        owner = {name: tree for tree in trees for name in tree.stamps}
+        folders = frozenset().union(*(tree.folders for tree in trees))
+        stamps = {name: tree.stamps[name] for name, tree in owner.items()}
+        both = Tree(str(path), stamps, folders, lambda name: owner[name].item(name))
+        return source_of(both, arrange(both), ImageFormat(size, 1, True), name="omniglot", progress=progress)

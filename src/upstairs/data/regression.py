@@ -1,0 +1,88 @@
+"""Regression tasks with known answers: each task is a function, drawn from a distribution over functions.
+
+sinusoid   y = a sin(x + b),  a in [0.1, 5],  b in [0, pi],  x in [-5, 5], without noise (Finn et al. 2017, section 5.1)
+gp         y = f(x) + noise,  f a Gaussian process with k(x, x') = exp(-|x - x'|^2 / (2 length^2)),  x in [-2, 2]
+           (Garnelo et al. 2018, section 4.1); the posterior mean is the best that any learner can do
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from upstairs.core import Examples, Task
+from upstairs.data.seeds import dice
+from upstairs.data.source import Functions, Source
+from upstairs.data.splits import Splits
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    """One amplitude and one phase for each task."""
+
+    name: str = "sinusoid"
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        amplitude, phase = torch.rand(2, generator=generator).tolist()
+        x = 10 * torch.rand(count, 1, generator=generator) - 5
+        return x, (0.1 + 4.9 * amplitude) * torch.sin(x + math.pi * phase)
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """A function of unit variance for each task; `length` is how far its values look alike."""
+
+    name: str = "gp"
+    length: float = 0.5
+    noise: float = 0.1
+
+    def kernel(self, a: Float[Tensor, "n 1"], b: Float[Tensor, "m 1"]) -> Float[Tensor, "n m"]:
+        return torch.exp(-0.5 * ((a - b.T) / self.length).square())
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = (4 * torch.rand(count, 1, generator=generator) - 2).double()
+        unit = torch.randn(2, count, 1, generator=generator).double()
+        # float64 and a little on the diagonal: inputs that lie close make the kernel singular
+        root = torch.linalg.cholesky(self.kernel(x, x) + 1e-8 * torch.eye(count, dtype=torch.float64))
+        return x.float(), (root @ unit[0] + self.noise * unit[1]).float()
+
+
+FUNCTIONS: dict[str, Functions] = {f.name: f for f in (Sinusoids(), GaussianProcess())}
+
+
+def function_source(functions: Functions) -> Source:
+    """A source without classes, whose tasks are functions: `Episodes(function_source(Sinusoids()), way=0, shot=5)`."""
+    return Source(functions.name, np.zeros((0, 1), np.float32), (), (), functions=functions)
+
+
+def function_splits(name: str) -> Splits | None:
+    """The functions of this name, the same to train on and to be judged by: no function is ever drawn twice."""
+    if name not in FUNCTIONS:
+        return None
+    source = function_source(FUNCTIONS[name])
+    return Splits(source, source, source)
+
+
+def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[int, int], query: int) -> Task:
+    """The tasks of these seeds, stacked: x and y [task, n, 1]; `shot` is the lowest and the highest support size."""
+    parts: list[list[Tensor]] = [[], [], [], []]
+    masks = []
+    for seed in seeds:
+        generator = dice(seed)
+        count = int(torch.randint(shot[0], shot[1] + 1, (), generator=generator))
+        x, y = functions.draw(shot[1] + query, generator)
+        mask = torch.arange(shot[1]) < count
+        for part, values in zip(parts, (x[: shot[1]], y[: shot[1]], x[shot[1] :], y[shot[1] :]), strict=True):
+            part.append(values)
+        masks.append(mask)
+    support_x, support_y, query_x, query_y = map(torch.stack, parts)
+    mask = torch.stack(masks)
+    real = mask[..., None]
+    return Task(
+        Examples(torch.where(real, support_x, 0.0), torch.where(real, support_y, 0.0), mask),
+        Examples(query_x, query_y, torch.ones(query_y.shape[:2], dtype=torch.bool)),
+    )

@@ -1,0 +1,108 @@
+"""Splits of a source's classes into train, val and test."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import torch
+
+from upstairs.data.source import Source
+from upstairs.errors import UpstairsError
+
+
+class Splits(NamedTuple):
+    """Sources of disjoint classes: to meta-train on, to choose a model by, to judge it by."""
+
+    train: Source
+    val: Source
+    test: Source
+
+
+def split_by_ratio(source: Source, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0) -> Splits:
+    """Classes at random; the same seed always gives the same split."""
+    if min(ratio) < 0 or abs(sum(ratio) - 1) > 1e-6:
+        raise UpstairsError(
+            f"split ratio {ratio}: give three shares from 0 to 1 that sum to 1, such as (0.64, 0.16, 0.2)"
+        )
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist()
+    first = round(ratio[0] * len(source))
+    second = first + round(ratio[1] * len(source))
+    return _splits(source, order[:first], order[first:second], order[second:])
+
+
+def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0) -> Splits:
+    """Whole groups (alphabets, scripts) at random, so that test classes come from groups never seen."""
+    groups = sorted(set(source.groups))
+    if len(groups) < 3:
+        raise UpstairsError(
+            f"{source.name} has {len(groups)} groups of classes and a split by group needs 3 or more: "
+            "arrange the folder as group/class/file, or split by ratio"
+        )
+    order = [groups[i] for i in torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()]
+    first = min(max(1, round(ratio[0] * len(order))), len(order) - 2)
+    second = min(max(first + 1, first + round(ratio[1] * len(order))), len(order) - 1)
+    parts = (order[:first], order[first:second], order[second:])
+    return split_by_list(source, *([i for i, g in enumerate(source.groups) if g in part] for part in parts))
+
+
+def split_by_class(
+    source: Source, split: str | None, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0
+) -> Splits:
+    """`split_by_group` where `split` is "group", or is None and there are three groups; else `split_by_ratio`.
+
+    Raises:
+        UpstairsError: so few classes that a part would have less than a task needs.
+    """
+    if split == "group" or (split is None and len(set(source.groups)) >= 3):
+        return split_by_group(source, ratio, seed=seed)
+    splits = split_by_ratio(source, ratio, seed=seed)
+    for name, part, share in zip(Splits._fields, splits, ratio, strict=True):
+        if share and len(part) < 2:
+            raise UpstairsError(
+                f"{source.name} has {len(source)} classes, of which {len(part)} would be for {name}, and a task needs "
+                "2: add classes, or change the ratio"
+            )
+    return splits
+
+
+def split_by_list(
+    source: Source, train: Sequence[int | str], val: Sequence[int | str], test: Sequence[int | str]
+) -> Splits:
+    """Classes by place or by label; refuses a label that is not there, or a class in two lists."""
+    place: Mapping[str, int] = {label: i for i, label in enumerate(source.labels)}
+    parts: list[list[int]] = []
+    for name, items in (("train", train), ("val", val), ("test", test)):
+        if missing := [item for item in items if isinstance(item, str) and item not in place]:
+            raise UpstairsError(f"{source.name}: the {name} list names '{missing[0]}', which is no class of it")
+        parts.append([place[item] if isinstance(item, str) else item for item in items])
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        if both := set(parts[a]) & set(parts[b]):
+            raise UpstairsError(
+                f"{source.name}: class '{source.labels[min(both)]}' is in two lists of the split: put each class in one"
+            )
+    return _splits(source, *parts)
+
+
+def _splits(source: Source, train: list[int], val: list[int], test: list[int]) -> Splits:
+    return Splits(*(source.subset(part) for part in (train, val, test)))
+
+
+PUBLISHED = "published"  # what --split calls them
+
+
+def published_splits(source: Source) -> Splits:
+    """The split that the package has for a source with these classes.
+
+    Raises:
+        UpstairsError: it has none.
+    """
+    for file in files("upstairs.data").joinpath("class_lists").iterdir():
+        lists = json.loads(file.read_text(encoding="utf-8"))
+        parts = [lists[part] for part in Splits._fields]
+        if {label for part in parts for label in part} == set(source.labels):
+            return split_by_list(source, *parts)
+    raise UpstairsError(
+        f"--split is 'published' and the package has no split for {source.name} with its {len(source)} classes: it has "
+        "those of Arabic Speech Commands (40 words) and CLINC150 (150 intents)"
+    )

@@ -1,0 +1,176 @@
+"""Texts become rows of hashed tokens: a word, the pair with the word before it, and its character n-grams."""
+
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt16
+
+from upstairs.data.cache import Progress
+from upstairs.data.source import InputFormat, Source
+from upstairs.errors import UpstairsError
+
+BUCKETS = 2**16  # hashed tokens; 0 is padding
+LONGEST = 12  # characters of a word; a longer one is read in pieces
+GRAMS = (2, 3, 4)
+TOKENS = 2 + sum(LONGEST + 2 - n + 1 for n in GRAMS)  # at most, of a word
+INSIDE = "'’\u200c\u200d"  # they belong to a word, where they stand in one
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How a text becomes a row: uint16 [words, tokens of a word], 0 where there is none.
+
+    Attributes:
+        words: as many are read; the rest of a longer text is left out.
+
+    Raises:
+        UpstairsError: a number of words that cannot be.
+    """
+
+    words: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.words <= 4096:
+            raise UpstairsError(f"words is {self.words}: give how many words of a text are read, from 1 to 4096")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.words, TOKENS
+
+    def read(self, item: Any, *, name: str | None = None) -> UInt16[np.ndarray, "words tokens"]:
+        """One text as a row.
+
+        Raises:
+            UpstairsError: no text, an empty one, or one without a word or a sign.
+        """
+        row = np.zeros(self.shape, np.uint16)
+        for place, tokens in zip(range(self.words), hashed(as_text(item, name)), strict=False):
+            row[place, : len(tokens)] = tokens
+        return row
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "text", **asdict(self)}
+
+
+def as_text(item: Any, name: str | None = None) -> str:
+    """A text that has something in it: of a string, of bytes in UTF-8, or of a file (a `Path`)."""
+    name = name or (str(item) if isinstance(item, Path) else "the text")
+    if isinstance(item, Path):
+        try:
+            item = item.read_bytes()
+        except OSError as error:
+            raise UpstairsError(f"{name} cannot be read ({error.strerror or error}): check the path") from error
+    if isinstance(item, bytes):
+        try:
+            item = item.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise UpstairsError(f"{name} is not UTF-8 at byte {error.start}: save it as UTF-8, or remove it") from error
+    if not isinstance(item, str):
+        raise UpstairsError(f"{name} is a {type(item).__name__}: give a string, bytes in UTF-8, or a path")
+    if all(_kind(character) in "ZC" for character in unicodedata.normalize("NFKC", item)):
+        raise UpstairsError(f"{name} is empty: give a text with at least one word, or leave it out")
+    return item
+
+
+def words_of(text: str) -> list[str]:
+    """Its words in lower case and its signs, each alone; long words in pieces.
+
+    A word is letters, numbers and their marks. A character of Chinese, Japanese kana, an emoji or a punctuation mark
+    stands alone. Compatible forms of a character are one (NFKC); spaces and control characters part words.
+    """
+    words, word = [], ""
+    for character in unicodedata.normalize("NFKC", text).lower():
+        kind = _kind(character)
+        if kind in "LNM" or (word and character in INSIDE):
+            word += character
+            continue
+        if word:
+            words.append(word)
+            word = ""
+        if kind not in "ZC":
+            words.append(character)
+    if word:
+        words.append(word)
+    return [w[i : i + LONGEST] for w in words for i in range(0, len(w), LONGEST)]
+
+
+@lru_cache(maxsize=2**16)
+def _kind(character: str) -> str:
+    """The first letter of its Unicode category; S, a sign, for a letter that stands alone as signs do."""
+    kind = unicodedata.category(character)[0]
+    alone = "\u3040" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff"
+    return "S" if alone and kind in "LNM" else kind
+
+
+def hashed(text: str) -> Iterator[list[int]]:
+    """For each word its tokens: the word, it after the one before, its n-grams with < and > for its ends."""
+    before = ""
+    for word in words_of(text):
+        own, *grams = _of_word(word)
+        yield [own, bucket(f"b{before} {word}"), *grams]
+        before = word
+
+
+@lru_cache(maxsize=2**16)
+def _of_word(word: str) -> tuple[int, ...]:
+    """The word's own token and those of its n-grams; most words come again and again."""
+    whole = f"<{word}>"
+    grams = (f"c{whole[i : i + n]}" for n in GRAMS for i in range(len(whole) - n + 1))
+    return tuple(bucket(token) for token in (f"w{word}", *grams))
+
+
+def bucket(token: str) -> int:
+    return 1 + zlib.crc32(token.encode("utf-8", "surrogatepass")) % (BUCKETS - 1)
+
+
+def text_source(
+    texts: Sequence[Any],
+    labels: Sequence[str],
+    *,
+    name: str = "texts",
+    groups: Sequence[str] | None = None,
+    format: InputFormat | None = None,
+    progress: Progress | None = None,
+) -> Source:
+    """Examples that are texts.
+
+    Args:
+        texts, labels: one of each for an example.
+        groups: the group (domain, topic) of each example's class.
+        format: how a text is read; None is hashed tokens, of as many words as the longest text has, 64 at most.
+
+    Raises:
+        UpstairsError: texts and labels that do not go together, an empty text.
+    """
+    if len(texts) != len(labels):
+        raise UpstairsError(f"{name}: {len(texts)} texts and {len(labels)} labels: give one label for each text")
+    if len(texts) == 0:
+        raise UpstairsError(f"{name}: no texts were given")
+    read = [as_text(text, f"text {i + 1} of {name}") for i, text in enumerate(texts)]
+    if format is None:
+        format = TextFormat(min(64, max(len(words_of(text)) for text in read)))
+    inputs = read_all(format, read, progress)
+    order = sorted(set(labels))
+    place = {label: k for k, label in enumerate(order)}
+    own = np.array([place[label] for label in labels])
+    rows = tuple(np.flatnonzero(own == k) for k in range(len(order)))
+    named = tuple(groups[int(r[0])] for r in rows) if groups is not None else ()
+    return Source(name, inputs, tuple(order), rows, named if any(named) else (), format=format, texts=tuple(read))
+
+
+def read_all(format: InputFormat, texts: Sequence[str], progress: Progress | None) -> np.ndarray:
+    """The rows of all texts."""
+    if hasattr(format, "read_many"):
+        return format.read_many(texts, progress)
+    rows = []
+    for i, text in enumerate(texts, 1):
+        rows.append(format.read(text))
+        if progress and (i % 1000 == 0 or i == len(texts)):
+            progress(i, len(texts))
+    return np.stack(rows)

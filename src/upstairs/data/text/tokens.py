@@ -1,0 +1,58 @@
+"""Texts as the token ids of a pretrained transformer, for a network that goes on learning."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from upstairs.data.cache import Progress
+from upstairs.data.text.embeddings import load_encoder
+from upstairs.data.text.hashed import as_text
+from upstairs.errors import UpstairsError
+
+
+@dataclass(frozen=True)
+class PieceFormat:
+    """A text becomes its token ids, 1 more than the tokenizer's: int32 [length], 0 behind the end.
+
+    Attributes:
+        model: a folder, or a name that `transformers` knows.
+        length: tokens that are read, the marks of beginning and end among them; the rest of a longer text is cut off.
+    """
+
+    model: str
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+    def read(self, item: Any, *, name: str | None = None) -> Int32[np.ndarray, " length"]:
+        return self.read_many([as_text(item, name)])[0]
+
+    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Int32[np.ndarray, "n length"]:
+        rows = np.zeros((len(texts), self.length), np.int32)
+        for row, ids in zip(rows, _ids(self.model, texts, self.length), strict=True):
+            row[: len(ids)] = np.array(ids) + 1
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "pieces", **asdict(self)}
+
+
+def piece_format(model: str, texts: Sequence[str]) -> PieceFormat:
+    """The format that holds the longest of these texts, as far as the model reads.
+
+    Raises:
+        UpstairsError: `transformers` is not installed, or there is no such model.
+    """
+    encoder = load_encoder(model)
+    return PieceFormat(encoder.path, max(len(ids) for ids in _ids(model, texts, encoder.most)))
+
+
+def _ids(model: str, texts: Sequence[str], length: int) -> list[list[int]]:
+    if not texts:
+        raise UpstairsError("no texts were given")
+    return load_encoder(model).tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]

@@ -1,0 +1,147 @@
+"""A meta-step as one compiled program: traced through all inner steps, forward and backward, then given to inductor."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from upstairs.core import Learner, Task
+from upstairs.engine.plan import estimate
+from upstairs.engine.rewrite import rewrite_products
+
+MOST = 8  # shapes of one learner that are compiled; more would be a storm, so they run eagerly
+PATIENCE = 20  # steps of one shape before `auto` compiles
+SMALL = 256 * 1024  # bytes of the largest tensor of a task, below which calling operations costs more than they do
+TOLERANCE = 1e-3  # relative, of losses and gradients, against the eager step
+
+log = logging.getLogger("upstairs.compile")
+
+
+class Result(NamedTuple):
+    """What a compiled step gives."""
+
+    size: Tensor  # the sum of all absolute values of losses and gradients: finite where all of them are
+    losses: Tensor
+    predictions: Tensor
+    gradients: Sequence[Tensor]  # of the mean loss
+
+
+class Compiled:
+    """The step of one shape."""
+
+    def __init__(self, learner: Learner, tasks: Task) -> None:
+        named = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+        rest = {n: p for n, p in learner.named_parameters() if not p.requires_grad} | dict(learner.named_buffers())
+        self.parameters, self.constants = list(named.values()), list(rest.values())
+        names = [*named, *rest]
+        leaves, structure = tree_flatten(tasks)
+
+        def step(*values: Tensor) -> tuple[Tensor, ...]:
+            weights = [v.detach().requires_grad_() for v in values[: len(named)]]
+            state = dict(zip(names, [*weights, *values[len(named) : len(names)]], strict=True))
+            batch = tree_unflatten(list(values[len(names) :]), structure)
+            losses, predictions = functional_call(learner, state, (batch,))
+            grads = torch.autograd.grad(losses.mean(), weights, allow_unused=True, materialize_grads=True)
+            # one non-finite number makes the sum of absolute values non-finite
+            size = torch.stack([t.abs().sum() for t in (losses, *grads)]).sum()
+            return size.detach(), losses.detach(), predictions.detach(), *grads
+
+        graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(
+            *self.parameters, *self.constants, *leaves
+        )
+        rewrite_products(graph)
+        self.cuda = leaves[0].is_cuda
+        options: dict[str, Any] = {"fallback_random": True}
+        options |= {"triton.cudagraphs": True} if self.cuda else {"cpp_wrapper": True}
+        # not torch.compile: there is no Python code left to guard, and guards took a tenth of a small network's step
+        from torch import _inductor  # late: it takes a second
+
+        with torch.no_grad():
+            self.run = _inductor.compile(graph, [*self.parameters, *self.constants, *leaves], options=options)
+        self.check(learner, tasks)
+
+    def __call__(self, tasks: Task) -> Result:
+        with torch.no_grad():
+            out = self.run(*self.parameters, *self.constants, *tasks.support, *tasks.query)
+        if self.cuda:  # a replayed graph writes to the same memory each time
+            out = [t.clone() for t in out]
+        size, losses, predictions, *grads = out
+        return Result(size, losses, predictions, grads)
+
+    def check(self, learner: Learner, tasks: Task) -> None:
+        """Compare with the step as the learner itself takes it.
+
+        Raises:
+            ValueError: they differ.
+        """
+        with torch.random.fork_rng(devices=[]):
+            losses, _ = learner(tasks)
+            grads = torch.autograd.grad(losses.mean(), self.parameters, allow_unused=True, materialize_grads=True)
+        with torch.random.fork_rng(devices=[]):
+            found = self(tasks)
+        for what, a, b in (("losses", [found.losses], [losses.detach()]), ("gradients", found.gradients, grads)):
+            error = _relative(a, b)
+            if not error <= TOLERANCE:
+                raise ValueError(f"its {what} differ from the eager step's by {error:.1e}")
+
+
+def _relative(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    difference = sum(float((a - b).double().square().sum()) for a, b in zip(found, expected, strict=True))
+    size = sum(float(b.double().square().sum()) for b in expected)
+    return (difference / max(size, 1e-30)) ** 0.5
+
+
+class _Shape:
+    """What is known of one shape: how often it was met, its program, or why there is none."""
+
+    def __init__(self) -> None:
+        self.met = 0
+        self.program: Compiled | None = None
+        self.refused = ""
+
+
+_SHAPES: WeakKeyDictionary[Learner, dict[Any, _Shape]] = WeakKeyDictionary()
+
+
+def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compiled | None:
+    """The program for tasks of this shape; None where the step shall run eagerly (`compile_report` says why).
+
+    Args:
+        key: what the program depends on beside the mode: the signature of learner and tasks, and whether inner steps
+            are computed again.
+    """
+    shapes = _SHAPES.setdefault(learner, {})
+    shape = shapes.setdefault((mode, key), _Shape())
+    shape.met += 1
+    if shape.program or shape.refused:
+        return shape.program
+    if mode == "auto" and shape.met <= PATIENCE:
+        return None
+    if mode == "auto" and (size := estimate(learner, tasks).largest) > SMALL:
+        shape.refused = f"its tensors are large ({size / 2**20:.1f} MiB): a compiled step would gain little"
+    elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in learner.modules()):
+        shape.refused = "batch norm with running statistics: its program could not gather them"
+    elif sum(s.program is not None for s in shapes.values()) >= MOST:
+        shape.refused = f"{MOST} shapes are compiled already: give tasks of equal way, shot and query"
+    else:
+        try:
+            shape.program = Compiled(learner, tasks)
+        except Exception as error:
+            shape.refused = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+            log.warning("the meta-step runs eagerly, since it was not compiled: %s", shape.refused)
+    return shape.program
+
+
+def compile_report(learner: Learner) -> list[str]:
+    """One line for each shape of tasks that was met."""
+    lines = []
+    for shape in _SHAPES.get(learner, {}).values():
+        state = "compiled" if shape.program else f"eager: {shape.refused}" if shape.refused else "eager so far"
+        lines.append(f"{state} ({shape.met} steps)")
+    return lines

@@ -1,0 +1,184 @@
+"""Scores on frozen lists of tasks: one number per task, beside the plain baselines on the same tasks."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from upstairs.core import Learner, evaluating
+from upstairs.data.episodes import Episodes
+from upstairs.data.seeds import task_seed
+from upstairs.engine.metrics import LIKELIHOOD, ScoreKind, score_kind
+from upstairs.engine.precompute import embedded
+from upstairs.errors import UpstairsError
+from upstairs.statistics import interval
+from upstairs.tree import beside
+
+Progress = Callable[[int, int], None]  # (done, total)
+EVALUATION = 2**20  # evaluation streams start here: training streams (0, 1, ...) never meet their tasks
+
+
+def frozen_seeds(seed: int, tasks: int) -> list[int]:
+    """The task seeds of evaluation list `seed`: two learners meet the same tasks."""
+    return [task_seed(EVALUATION + seed, i) for i in range(tasks)]
+
+
+def score_tasks(
+    learner: Learner,
+    episodes: Episodes,
+    seeds: Iterable[int],
+    *,
+    alone: bool = False,
+    kind: ScoreKind | None = None,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Float[np.ndarray, " task"]:
+    """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
+
+    Args:
+        alone: predict each query without the others, which a transductive learner otherwise sees.
+        kind: how they are judged; None is what suits the tasks.
+        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
+    """
+    seeds = list(seeds)
+    total = len(seeds)
+    learner = learner.for_way(episodes.way[1])
+    scores: list[Tensor] = []
+    kind = kind or score_kind(episodes)
+
+    def tell(done: float) -> None:
+        if progress:
+            progress(int(done), total)
+
+    with evaluating(learner):
+        before = episodes
+        learner, episodes = embedded(learner, before, total, lambda share: tell(share * total / 2))
+        half = total // 2 * (episodes is not before)  # of the work, where examples were embedded first
+        chunk = chunk or chunk_size(episodes)
+        for start in range(0, total, chunk):
+            tasks = beside(learner, episodes.batch(seeds[start : start + chunk]))
+            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks).cpu())
+            tell(half + (total - half) * min(start + chunk, total) / total)
+    return torch.cat(scores).double().numpy()
+
+
+def chunk_size(episodes: Episodes) -> int:
+    """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
+    values = max(1, episodes.way[1]) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
+    return min(32, max(1, 500_000 // values))
+
+
+class Scores(NamedTuple):
+    """The score of each task: the learner's, with each query alone where that differs, and the baselines'."""
+
+    own: Float[np.ndarray, " task"]
+    alone: Float[np.ndarray, " task"] | None
+    baselines: dict[str, Float[np.ndarray, " task"]]
+
+    def named(self, name: str) -> dict[str, Float[np.ndarray, " task"]]:
+        """The learner's scores by what they are called beside those of others."""
+        return {name: self.own} | ({} if self.alone is None else {f"{name}, one query at a time": self.alone})
+
+
+def score_beside(
+    learner: Learner,
+    episodes: Episodes,
+    seeds: Sequence[int],
+    *,
+    baselines: Mapping[str, Learner],
+    chunk: int | None = None,
+    progress: Progress | None = None,
+    score: Callable[..., Float[np.ndarray, " task"]] = score_tasks,
+) -> Scores:
+    """A learner and its baselines on the same tasks.
+
+    Args:
+        score: `score_tasks`, or one like it that remembers.
+    """
+    total = len(seeds) * (1 + learner.transductive + len(baselines))
+    done = 0
+
+    def scored(contestant: Learner, alone: bool = False) -> Float[np.ndarray, " task"]:
+        nonlocal done
+        before = done
+        tell = progress and (lambda here, _: progress(before + here, total))
+        done += len(seeds)
+        return score(contestant, episodes, seeds, alone=alone, chunk=chunk, progress=tell)
+
+    own = scored(learner)
+    others = {name: scored(opponent) for name, opponent in baselines.items()}
+    return Scores(own, scored(learner, alone=True) if learner.transductive else None, others)
+
+
+def evaluate(
+    learner: Learner,
+    episodes: Episodes,
+    *,
+    tasks: int = 600,
+    seed: int = 0,
+    baselines: dict[str, Learner] | None = None,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The mean score (accuracy, or "mse") with its 95% interval over tasks, and each baseline's on the same tasks.
+
+    A transductive learner's entry also has "inductive": its score when each query is predicted without the others.
+    Those that predict a Gaussian also have "likelihood": the mean log-likelihood of a query, in nats.
+
+    Raises:
+        UpstairsError: fewer than 2 tasks, or a way that the learner cannot answer.
+    """
+    opponents = baselines or {}
+    seeds = enough_seeds(seed, tasks)
+    scores = score_beside(learner, episodes, seeds, baselines=opponents, chunk=chunk, progress=progress)
+    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+
+
+def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[int]) -> dict[str, Any]:
+    """The mean log-likelihood of a query in nats and its interval; nothing where predictions are not Gaussian."""
+    if not learner.gaussian:
+        return {}
+    return {"likelihood": describe_score(score_tasks(learner, episodes, seeds, kind=LIKELIHOOD), LIKELIHOOD)}
+
+
+def enough_seeds(seed: int, tasks: int) -> list[int]:
+    """The frozen list of tasks, refused where it is too short for an interval."""
+    if tasks < 2:
+        raise UpstairsError(f"--tasks is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
+    return frozen_seeds(seed, tasks)
+
+
+def describe_scores(
+    scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
+) -> dict[str, Any]:
+    """What `evaluate` returns."""
+    kind, seeds = score_kind(episodes), frozen_seeds(seed, tasks)
+    return {
+        "way": episodes.way[1],
+        "shot": episodes.shot[1],
+        "query": episodes.query,
+        "tasks": tasks,
+        "seed": seed,
+        **describe_score(scores.own, kind),
+        **describe_likelihood(learner, episodes, seeds),
+        "transductive": learner.transductive,
+        **({} if scores.alone is None else {"inductive": describe_score(scores.alone, kind)}),
+        "baselines": {
+            name: {
+                **describe_score(own, kind),
+                **describe_likelihood(baselines[name], episodes, seeds),
+                "transductive": baselines[name].transductive,
+            }
+            for name, own in scores.baselines.items()
+        },
+    }
+
+
+def describe_score(values: Float[np.ndarray, " task"], kind: ScoreKind) -> dict[str, Any]:
+    """The mean over tasks and its interval."""
+    mean, ci95 = interval(values)
+    return {kind.name: mean, "ci95": ci95}

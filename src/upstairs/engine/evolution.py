@@ -1,0 +1,98 @@
+"""The meta-gradient from losses alone, where there is no gradient or none that helps: evolution strategies.
+
+    grad J(theta)  ~  mean over tasks t and pairs of  (L_t(theta + sigma e) - L_t(theta - sigma e)) / (2 sigma) e
+
+with e ~ N(0, I) drawn anew for each task and pair: ES-MAML (Song et al. 2020, algorithm 2; antithetic). It is the
+gradient of J smoothed by a Gaussian of width sigma, and the reading of `theta + alpha (L' - L)` in which L is a loss.
+One forward pass of all tasks serves for a perturbation of each; nothing is differentiated, so the inner loop may be
+anything.
+
+How good is it? In d meta-parameters, N pairs of one gradient g have the cosine c with g, where
+
+    c^2 ~ Beta(N / 2, (d - 1) / 2),   E c^2 = N / (N + d - 1):
+
+the e along g add up to S ~ chi^2 with N degrees of freedom times g, and the rest is sqrt(S) times a Gaussian across it,
+whose length^2 is chi^2 with d - 1; c^2 = S / (S + Q). So it needs as many pairs as there are meta-parameters to be as
+good as one gradient, and a small network.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from upstairs.core import Learner, Task
+from upstairs.engine.chunks import chunks
+from upstairs.engine.meta_step import Step, refuse_non_finite
+from upstairs.functional.batching import Stacked, over_tasks
+from upstairs.functional.call import call_with
+from upstairs.functional.differentiate import Params, transformed
+
+
+class _Solve(nn.Module):
+    """The query loss of one task, and the predictions: what a learner is for, whatever its `meta_loss` is."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, task: Task) -> tuple[Tensor, Tensor]:
+        prediction = self.learner.predict(self.learner.adapt(task.support), task.query.x)
+        return task.query.mean(self.learner.loss_fn(prediction, task.query.y)), prediction
+
+
+def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor, Tensor]:
+    """The loss of every task and its predictions, each task with meta-parameters of its own.
+
+    Args:
+        params: by name, those that differ from the learner's own; each with a leading task axis.
+    """
+    solve = _Solve(learner)
+
+    def one(task: Task, own: Params) -> Any:
+        for p in own.values():
+            if not isinstance(p, Stacked) and not transformed():
+                p.requires_grad_()  # as the parameter that it stands for: a learner may tell frozen ones apart by it
+        return call_with(solve, {f"learner.{name}": p for name, p in own.items()}, task)
+
+    with torch.no_grad():
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        return over_tasks(one, (tasks, leaves), owner=learner, name="query_losses")
+
+
+def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> Step:
+    """Write the antithetic estimate of the meta-gradient into the `.grad` of the learner's parameters.
+
+    The noise is torch's global generator's. Both of a pair meet the same random numbers inside the learner.
+
+    Args:
+        tasks: a batch, every leaf with a leading task axis.
+        pairs: perturbations of each task, each tried in both directions.
+        sigma: their standard deviation: small is exact and noisy in float32, large smooths more.
+        chunk: tasks at a time; the result is the same.
+
+    Raises:
+        NonFiniteError: a task's loss is NaN or infinite; the parameters' `.grad` is cleared.
+    """
+    learner.zero_grad(set_to_none=True)
+    theta = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+    count = len(tasks.query.mask)
+    totals = {name: torch.zeros_like(p) for name, p in theta.items()}
+    for _ in range(pairs):
+        noise = {name: torch.randn(count, *p.shape, dtype=p.dtype, device=p.device) for name, p in theta.items()}
+        dice = torch.get_rng_state()
+        for places, part in chunks(tasks, chunk or count):
+            here = {name: e[places] for name, e in noise.items()}
+            sides = []
+            for sign in (sigma, -sigma):
+                torch.set_rng_state(dice)
+                losses, _ = query_losses(learner, part, {n: theta[n].detach() + sign * e for n, e in here.items()})
+                refuse_non_finite(losses, places)
+                sides.append(losses)
+            slopes = (sides[0] - sides[1]) / (2 * sigma * pairs * count)
+            for name, e in here.items():
+                totals[name] += torch.tensordot(slopes, e, 1)
+    losses, predictions = query_losses(learner, tasks, {n: p.expand(count, *p.shape) for n, p in theta.items()})
+    for name, p in theta.items():
+        p.grad = totals[name]
+    return Step(losses, predictions)

@@ -1,0 +1,60 @@
+"""How a learner will run, and which operation stands in the way of its gradient."""
+
+from typing import NamedTuple
+
+import torch
+
+from upstairs.core import Learner, Task
+from upstairs.errors import UpstairsError
+from upstairs.functional.batching.fallback import recording
+from upstairs.functional.batching.vectorize import chosen, forget
+from upstairs.functional.derivatives import refuse_once, twice
+from upstairs.tree import take
+
+PLAIN = "one task, of layers that gain nothing from being stacked"
+
+
+class Report(NamedTuple):
+    """What `explain` found; printed, it is a table."""
+
+    how: str  # stacked, vmap, loop, or plain for one simple task
+    why: str  # what kept it from the ways before
+    functions: dict[tuple[str, str, str], str]  # (function, how, module) -> why
+
+    def __str__(self) -> str:
+        lines = [f"{self.how}" + (f" ({self.why})" if self.why else "")]
+        if self.how == "stacked":
+            width = max((len(f) for f, _, _ in self.functions), default=0)
+            for (function, how, module), why in sorted(self.functions.items(), key=lambda item: item[0][1]):
+                lines.append(f"  {function:{width}}  {how:8} {module}" + (f": {why}" if why else ""))
+        return "\n".join(lines)
+
+
+def explain(learner: Learner, tasks: Task) -> Report:
+    """Run the meta-loss of up to 2 tasks and tell how: all tasks stacked, under vmap, or one after another, and why.
+
+    Within a stacked run each function of torch is told: by its own rule (stacked), by vmap, or by a loop over tasks.
+    """
+    forget(learner)
+    with recording() as functions, torch.random.fork_rng(devices=[]):
+        learner(take(tasks, slice(0, 2)))
+    way = chosen(learner, "meta_loss")
+    return Report(way.how, way.why, functions) if way else Report("plain", PLAIN, functions)
+
+
+def preflight(learner: Learner, tasks: Task) -> None:
+    """Take the meta-gradient of one task; nothing is kept.
+
+    Raises:
+        UpstairsError: an operation cannot be differentiated as often as the learner needs: it is named, with what to
+            use in its place.
+    """
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    try:
+        losses, _ = learner(take(tasks, slice(0, 1)))
+        refuse_once(losses)
+        torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+    except RuntimeError as error:
+        if advice := twice(str(error)):
+            raise UpstairsError(advice) from error
+        raise

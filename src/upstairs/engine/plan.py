@@ -1,0 +1,216 @@
+"""How a meta-step will run, and in how much memory: estimated on tensors without storage, before anything runs."""
+
+import logging
+import os
+from contextlib import nullcontext
+from types import NoneType
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, finalize
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from upstairs.core import Learner, Task
+from upstairs.errors import UpstairsError
+from upstairs.functional.batching.tensor import FOLDS
+from upstairs.functional.batching.vectorize import chosen, forget
+from upstairs.functional.derivatives import refuse_once
+from upstairs.functional.differentiate import NOW, Exact, FirstOrder, Implicit, executing
+from upstairs.settings import parse_bytes
+from upstairs.tree import modules_of, parameters_of, take
+
+# glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
+LARGEST_BLOCK = 32 * 2**20
+LARGE = 2**20  # bytes of a tensor, above which moving it costs more than calling operations
+SMALL = 2**18  # bytes of the largest tensor, up to which one thread is faster than two also where both are idle
+CALL = 16 * 2**10  # bytes that are written in the time of a call: ANIL, which writes as much, is as fast either way
+MIB = 2**20
+
+
+class Estimate(NamedTuple):
+    """Of the meta-step of one task, in bytes."""
+
+    peak: int
+    largest: int  # single tensor
+    folds: bool = False  # convolutions with weights that tasks share: several tasks at once are folded and unfolded
+    calls: int = 1  # of torch's operations
+    written: int = 0  # by all of them
+
+    @property
+    def alone(self) -> bool:
+        """Is one task at a time faster? It copies nothing, but all share none of their calls."""
+        return self.folds and self.largest > LARGE and self.written > CALL * self.calls
+
+
+class Plan(NamedTuple):
+    """What a meta-step does. Printed, it is a sentence for each decision."""
+
+    tasks: int
+    chunk: int
+    recompute: bool
+    bytes: int  # estimated peak, beside the parameters and the tasks themselves
+    budget: int
+    one: Estimate
+    note: str = ""
+
+    def __str__(self) -> str:
+        inner = "inner steps computed again one by one" if self.recompute else "inner steps unrolled"
+        text = (
+            f"{self.tasks} tasks, {self.chunk} at a time, {inner}: about {self.bytes / MIB:,.0f} MiB of a budget of "
+            f"{self.budget / MIB:,.0f} MiB (one task: {self.one.peak / MIB:,.1f} MiB, its largest tensor "
+            f"{self.one.largest / MIB:,.1f} MiB)"
+        )
+        return text + (f"; {self.note}" if self.note else "")
+
+
+def plan(
+    learner: Learner, tasks: Task, *, memory: int | str | None = None, chunk: int | None = None,
+    recompute: bool | None = None,
+) -> Plan:  # fmt: skip
+    """Decide how many tasks at a time, and whether inner steps are unrolled or computed again; nothing is run.
+
+    Args:
+        memory: the budget in bytes, or as "2 GiB"; half of the machine's where None.
+        chunk: tasks at a time, where you decide.
+        recompute: compute inner steps again, where you decide.
+
+    Raises:
+        UpstairsError: `memory` cannot be read as an amount.
+    """
+    budget = parse_bytes(memory) if memory is not None else memory_of(tasks.query.x.device) // 2
+    count = len(tasks.query.mask)
+    again = bool(recompute)
+    one = estimate(learner, tasks, recompute=again)
+    if recompute is None and one.peak > budget:
+        other = estimate(learner, tasks, recompute=True)
+        if other.peak < one.peak:
+            again, one = True, other
+    if chunk is None:
+        on_cpu = tasks.query.x.device.type == "cpu"
+        cliff = LARGEST_BLOCK // max(one.largest, 1) if on_cpu else count
+        if on_cpu and one.alone:
+            cliff = 1
+        chunk = max(1, min(count, budget // max(one.peak, 1), cliff))
+        chunk = -(-count // -(-count // chunk))  # of even size
+    note = "" if one.peak * chunk <= budget else "that is more than the budget: one task alone needs it"
+    return Plan(count, min(chunk, count), again, one.peak * min(chunk, count), budget, one, note)
+
+
+_SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
+
+
+def signature(
+    learner: Learner, tasks: Task, modules: list[nn.Module] | None = None, parameters: list[nn.Parameter] | None = None
+) -> tuple[Any, ...]:
+    """What an estimate, or a compiled step, depends on: shapes, kinds, parameters, modes, the inner loop's length.
+
+    Args:
+        modules: those of the learner, where they are at hand.
+        parameters: those of the modules, where they are.
+    """
+    modules = modules or modules_of(learner)
+    parameters = parameters_of(modules) if parameters is None else parameters
+    leaves = tuple([v for x, y, _ in tasks for v in (x.shape, x.dtype, x.device, y.shape, y.dtype)])
+    learned = (*map(id, parameters), *[p.requires_grad for p in parameters])
+    own = [v for v in vars(learner).values() if type(v) not in _CONTAINERS]
+    inside = [w for v in own if hasattr(v, "__dict__") for w in vars(v).values()]
+    plain = tuple([v if type(v) in _NUMBERS else _plain(v) for v in own + inside])
+    how = (NOW.differentiate, torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"))
+    numbers = torch.get_float32_matmul_precision()
+    modes = tuple([m.training for m in modules])
+    return leaves, learned, plain, how, numbers, modes, torch.is_grad_enabled()
+
+
+_CONTAINERS = {type(v) for v in vars(nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
+
+
+_NUMBERS = {bool, int, float, str}  # the usual ones
+_BY_VALUE = (bool, int, float, str, Exact, FirstOrder, Implicit)  # a tuple: to build a union takes longer than to ask
+
+
+def _plain(value: Any) -> Any:
+    """A number or word by its value, a function by its identity; the rest is in the modules."""
+    if isinstance(value, _BY_VALUE):
+        return value
+    return id(value) if callable(value) else None
+
+
+def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
+    """Peak and largest tensor of one task's meta-step, from running it on tensors without storage."""
+    key = (signature(learner, take(tasks, slice(0, 1))), recompute)
+    seen = _SEEN.setdefault(learner, {})
+    if key not in seen:
+        seen[key] = _measure(learner, tasks, recompute)
+    return seen[key]
+
+
+def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+
+    def run(mode: Any) -> Estimate:
+        with mode, torch.random.fork_rng(devices=[]):
+            one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
+            FOLDS.append([])
+            with Tracker() as tracker, executing(recompute=recompute):
+                losses, _ = learner(one)
+                refuse_once(losses)
+                if losses.requires_grad:
+                    torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
+        return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]), tracker.calls, tracker.written)
+
+    before = chosen(learner, "meta_loss")
+    noise = logging.getLogger("torch._subclasses.fake_tensor")
+    level = noise.level
+    noise.setLevel(logging.CRITICAL)  # a network's own mistake is told when it runs
+    try:
+        return run(FakeTensorMode(allow_non_fake_inputs=True))
+    except UpstairsError:
+        raise
+    except Exception:  # a network that reads values: measured on one real task
+        return run(nullcontext())
+    finally:
+        FOLDS.clear()
+        noise.setLevel(level)
+        if before is None:  # how it runs on these tensors says nothing of real ones
+            forget(learner)
+
+
+class Tracker(TorchDispatchMode):
+    """Bytes of the tensors alive at once that were made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = self.largest = self.calls = self.written = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.calls += 1
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.live += size
+        self.written += size
+        self.peak, self.largest = max(self.peak, self.live), max(self.largest, size)
+        finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes in all: what is free at the moment would make plans, and sums in another order, a matter of chance."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,65 @@
+"""Tasks of embeddings, where each example is in many tasks and the encoder does not adapt."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from upstairs.core import Examples, Learner
+from upstairs.data.episodes import Episodes
+from upstairs.learners.metric.protonet import MetricLearner
+from upstairs.tree import beside
+
+PART = 256  # examples that are embedded at a time
+MOST = 2**28
+
+
+class Head(Learner[Any]):
+    """A metric learner whose inputs are embedded already."""
+
+    def __init__(self, learner: MetricLearner[Any]) -> None:
+        super().__init__()
+        self.learner, self.way = learner, learner.way
+
+    def adapt(self, support: Examples, /) -> Any:
+        return self.learner.fit(support.x, support)
+
+    def predict(self, state: Any, x: Tensor, /) -> Tensor:
+        return self.learner.logits(state, x)
+
+
+def embedded(
+    learner: Learner, episodes: Episodes, tasks: int, progress: Callable[[float], None] = lambda share: None
+) -> tuple[Learner, Episodes]:
+    """The same tasks, each example embedded once, where that is less work: else what was given.
+
+    That is for learners whose encoder does not adapt and sees each example alone, on examples that are the same at
+    every draw; and where all embeddings fit into `MOST` bytes.
+
+    Args:
+        learner: in evaluation mode; nothing is differentiated.
+        tasks: how many will be solved.
+        progress: is told the share of the examples that are embedded.
+    """
+    source, given = episodes.source, (learner, episodes)
+    sizes = [len(rows) for rows in source.rows]
+    drawn = tasks * episodes.way[1] * (episodes.shot[1] + episodes.query)
+    if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
+        return given
+    if not isinstance(learner, MetricLearner) or learner.transductive or next(learner.parameters(), None) is None:
+        return given  # without parameters it compares raw inputs
+    if any(getattr(type(learner), own) is not getattr(MetricLearner, own) for own in ("adapt", "predict")):
+        return given
+    turns = torch.tensor(source.turns or (0,) * len(sizes)).repeat_interleave(torch.tensor(sizes))
+    rows, vectors = torch.from_numpy(np.concatenate(source.rows)), list[Tensor]()
+    for part in torch.arange(sum(sizes)).split(PART):
+        vectors.append(learner.embed(beside(learner, source.gather(rows[part], turns[part]))).cpu())
+        if vectors[0][0].nbytes * sum(sizes) > MOST:
+            return given
+        progress((int(part[-1]) + 1) / sum(sizes))
+    places = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+    other = replace(source, inputs=torch.cat(vectors).numpy(), rows=tuple(places), turns=(), format=None, texts=())
+    return Head(learner), Episodes(other, way=episodes.way, shot=episodes.shot, query=episodes.query)

@@ -1,0 +1,193 @@
+"""How far learning to learn reaches: runs by kinds of data, `upstairs breadth RUN... --data A B`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from upstairs.console import counting, show_table, write_number, write_score
+from upstairs.data.episodes import Episodes
+from upstairs.data.mixture import SIGN
+from upstairs.data.open import absolute
+from upstairs.engine.evaluate import describe_score, enough_seeds
+from upstairs.engine.metrics import score_kind
+from upstairs.errors import UpstairsError
+from upstairs.experiments.episodes import choose_episodes, reads
+from upstairs.experiments.report.cache import Remembered
+from upstairs.experiments.report.measure import name_runs, short_name
+from upstairs.experiments.report.page import write_report
+from upstairs.learners import baselines_for
+from upstairs.storage import versions
+from upstairs.training.run import Run, load
+
+NEAREST = "nearest centroid"  # the row of what was not meta-trained
+
+
+def breadth(
+    runs: Sequence[str | Path],
+    data: Sequence[str],
+    *,
+    way: int = 5,
+    shot: int = 1,
+    query: int | None = None,
+    tasks: int = 600,
+    seed: int = 0,
+    quiet: bool = False,
+    memory: Remembered | None = None,
+) -> dict[str, Any]:
+    """Each run on the test classes of each kind of data, and the nearest centroid of their raw inputs.
+
+    Args:
+        runs: the directories of runs, of texts, pictures and sounds together.
+        data: what `upstairs train --data` takes.
+        way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
+        memory: where scores are kept; None remembers nothing once it has ended.
+
+    Returns:
+        `rows`: for each run its name, what it was trained on, its `cells` (score and interval for each kind of data;
+        None where the run reads another kind of inputs), the mean and the worst of them, and the means of the kinds
+        that it was trained on (`own`) and of the others (`other`).
+
+    Raises:
+        UpstairsError: no run, no data, data that no run can read, or a run that can read none of it.
+    """
+    loaded = [load(path) for path in runs]
+    if not loaded or not data:
+        raise UpstairsError("a table of breadth needs runs and data: write `upstairs breadth RUN RUN --data A B`")
+    if regression := [str(run.path) for run in loaded if run.settings.way == 0]:
+        raise UpstairsError(f"{regression[0]} learned regression, which has no kinds of classes: take other runs")
+    able = [[run for run in loaded if reads(run, kind)] for kind in data]
+    if foreign := [kind for kind, some in zip(data, able, strict=True) if not some]:
+        raise UpstairsError(f"no run reads the inputs of {foreign[0]}: take data of the kind that one was trained on")
+    if idle := [run for run in loaded if not any(run in some for some in able)]:
+        raise UpstairsError(f"{idle[0].path} reads the inputs of none of {', '.join(data)}: leave it out")
+    memory = memory or Remembered(None)
+    seeds, total = enough_seeds(seed, tasks), len(data) * (len(loaded) + 1)
+    found: list[list[dict[str, Any] | None]] = [[] for _ in [*loaded, None]]  # by row, the last without a run
+    with counting("measuring breadth", quiet=quiet) as progress:
+        for column, (kind, some) in enumerate(zip(data, able, strict=True)):
+            for row, run in enumerate([*loaded, some[0]]):
+                if run not in some:
+                    found[row].append(None)
+                    continue
+                episodes = tasks_of(run, kind, way=way, shot=shot, query=query)
+                plain = row == len(loaded)
+                learner = (
+                    next(iter(baselines_for(run.settings, episodes.source, way).values())) if plain else run.learner
+                )
+                done = column * len(found) + row
+                tell = progress and (lambda k, n, done=done: progress(done * n + k, n * total))
+                scores = memory(learner, episodes, seeds, progress=tell)
+                found[row].append(describe_score(scores, score_kind(episodes)))
+    rows = [
+        {
+            "name": name,
+            "trained_on": run.settings.data,
+            "transductive": run.learner.transductive,
+            **summary(cells, [absolute(kind) in run.settings.data.split(SIGN) for kind in data]),
+        }
+        for name, run, cells in zip(name_runs(loaded), loaded, found, strict=False)
+    ]
+    rows.append({"name": NEAREST, "trained_on": "", "transductive": False, **summary(found[-1])})
+    return {"data": list(data), "way": way, "shot": shot, "tasks": tasks, "seed": seed, "rows": rows}
+
+
+def tasks_of(run: Run, kind: str, *, way: int, shot: int, query: int | None) -> Episodes:
+    """Tasks of the test classes of data, read as the run reads it."""
+    episodes, *_ = choose_episodes([run], data=kind, split="test", way=way, shot=shot, query=query, quiet=True)
+    if tuple(episodes.source.feature_shape) != run.inputs.shape:
+        raise UpstairsError(
+            f"{kind} has inputs of shape {tuple(episodes.source.feature_shape)} and {run.path} takes "
+            f"{run.inputs.shape}: take data of the kind that it was trained on"
+        )
+    return episodes
+
+
+def summary(cells: Sequence[dict[str, Any] | None], own: Sequence[bool] = ()) -> dict[str, Any]:
+    """A row's cells, their mean and the worst; the means of the kinds that are its own and of the others.
+
+    Args:
+        own: of each cell, is it of a kind that the row was trained on? Empty: it was not trained.
+    """
+    scores = [cell["accuracy"] for cell in cells if cell]
+    means: dict[str, float | None] = {"own": None, "other": None}
+    if own:
+        for what, wanted in (("own", True), ("other", False)):
+            part = [cell["accuracy"] for cell, is_own in zip(cells, own, strict=True) if cell and is_own == wanted]
+            means[what] = float(np.mean(part)) if part else None
+    return {"cells": list(cells), "mean": float(np.mean(scores or [0.0])), "worst": min(scores, default=0.0), **means}
+
+
+def print_breadth(result: dict[str, Any]) -> None:
+    """The table on the terminal."""
+    show_table(
+        f"{result['way']}-way {result['shot']}-shot, {result['tasks']} tasks of test classes",
+        ("run", "trained on", *map(short_name, result["data"]), "mean", "worst"),
+        [
+            (
+                row["name"],
+                short_name(row["trained_on"]) or "nothing",
+                *(write_score({**c, "transductive": row["transductive"]}) if c else "–" for c in row["cells"]),
+                write_number("accuracy", row["mean"]),
+                write_number("accuracy", row["worst"]),
+            )
+            for row in result["rows"]
+        ],
+        "† transductive: it sees all queries of a task at once"
+        if any(r["transductive"] for r in result["rows"])
+        else None,
+    )
+
+
+def write_breadth(result: dict[str, Any], path: Path, *, command: str) -> Path:
+    """The table as a page (.html), or as a picture."""
+    if path.suffix.lower() != ".html":
+        return draw_breadth(result, path)
+    return write_report(
+        {
+            "title": "How far learning to learn reaches",
+            "command": command,
+            "versions": versions(),
+            "matrices": [with_short_names(result)],
+        },
+        path,
+    )
+
+
+def with_short_names(result: dict[str, Any]) -> dict[str, Any]:
+    """Without the paths of data."""
+    rows = [{**row, "trained_on": short_name(row["trained_on"])} for row in result["rows"]]
+    return {**result, "data": [short_name(kind) for kind in result["data"]], "rows": rows}
+
+
+def draw_breadth(result: dict[str, Any], path: Path) -> Path:
+    """The table as a picture, brighter where more is right."""
+    from matplotlib.figure import Figure
+
+    scores, half = (
+        np.array([[100 * cell[what] if cell else np.nan for cell in row["cells"]] for row in result["rows"]])
+        for what in ("accuracy", "ci95")
+    )
+    figure = Figure(figsize=(2.6 + 1.5 * scores.shape[1], 1.4 + 0.6 * scores.shape[0]), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(scores, vmin=100 / result["way"], vmax=100, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(scores.shape[1]), [short_name(d) for d in result["data"]])
+    axes.set_yticks(range(scores.shape[0]), [name_row(row) for row in result["rows"]])
+    axes.set_xlabel("tested on")
+    for (i, j), value in np.ndenumerate(scores):
+        if np.isnan(value):
+            continue
+        bright = value < (100 + 100 / result["way"]) / 2
+        axes.text(
+            j, i, f"{value:.1f} ± {half[i, j]:.1f}", ha="center", va="center", color="black" if bright else "white"
+        )
+    try:
+        figure.savefig(path)
+    except (ValueError, OSError) as error:
+        raise UpstairsError(f"the picture {path} cannot be drawn ({error}): name one such as breadth.png") from error
+    return path
+
+
+def name_row(row: dict[str, Any]) -> str:
+    return f"{row['name']} on {short_name(row['trained_on'])}" if row["trained_on"] else row["name"]

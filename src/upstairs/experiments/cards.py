@@ -1,0 +1,143 @@
+"""Result cards: what was run, what came out, and what a paper says, as json and in words; tables of several cards.
+
+A card that is of a shorter training, of fewer seeds or of a protocol that differs says so first, and only one that is
+of the whole protocol is ever said to have reproduced a number.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upstairs.errors import UpstairsError
+from upstairs.experiments.recipes.protocol import SEEDS
+
+Card = dict[str, Any]
+BEGIN, END = "<!-- begin: upstairs results -->", "<!-- end: upstairs results -->"
+
+
+def read_card(path: Path) -> Card:
+    """A card's json.
+
+    Raises:
+        UpstairsError: no such file, or it is no card.
+    """
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UpstairsError(f"{path} cannot be read ({error}): give the card.json that `reproduce` wrote") from error
+    if not isinstance(card, dict) or card.get("kind") != "result card":
+        raise UpstairsError(f"{path} is no result card: give the card.json that `reproduce` wrote")
+    return card
+
+
+def deviations(card: Card) -> list[str]:
+    """What keeps the card's number from being one of the published protocol; the weightiest first."""
+    found = []
+    done, whole = min(s["steps"] for s in card["seeds"]), card["protocol"]["steps"]
+    if card["budget"] is not None or done < whole:
+        found.append(f"shorter than published: {done:,} of {whole:,} steps; not the same protocol")
+    if len(card["seeds"]) < SEEDS:
+        found.append(f"{len(card['seeds'])} of {SEEDS} seeds")
+    return found
+
+
+def verdict(card: Card) -> str:
+    """How the number stands to the published one, in a sentence."""
+    published, score = card["published"], card["score"]
+    if published is None:
+        return "There is no published number to compare with."
+    number, less = published["number"], card["unit"] == "mse"
+    half = max(score["ci95"], score["ci95_seeds"] or 0.0)
+    gap = (number - score["mean"]) * (-1 if less else 1)  # above 0: short of it
+    beside = "at it or better" if gap <= 0 else "within the interval of it" if gap <= half else "short of it"
+    whole = f"The published number is {write(card, number)}"
+    if deviations(card):
+        return f"{whole}, of the whole protocol: this shorter run is {beside}."
+    if card["differs"]:
+        return f"{whole}: this run is {beside}, by a protocol that differs as said below."
+    return f"{whole}: {'reproduced' if gap <= half else 'not reproduced'} ({beside})."
+
+
+def write(card: Card, value: float, digits: int | None = None) -> str:
+    """An accuracy in per cent, a squared error as it is. Accuracies on a card are from 0 to 1."""
+    if card["unit"] == "mse":
+        return f"{value:.{2 if digits is None else digits}f}"
+    return f"{100 * value:.{1 if digits is None else digits}f}%"
+
+
+def interval_of(card: Card, score: dict[str, Any]) -> str:
+    scale = 1 if card["unit"] == "mse" else 100
+    return f"{write(card, score['mean'])} ± {scale * score['ci95']:.{2 if scale == 1 else 1}f}"
+
+
+def card_markdown(card: Card) -> str:
+    """The card in words; what makes it unlike the published protocol comes first."""
+    first = [f"**{line[0].upper()}{line[1:]}.**" for line in deviations(card)]
+    score, seeds = card["score"], card["seeds"]
+    over = f", ± {_half(card, score['ci95_seeds'])} over {len(seeds)} seeds" if score["ci95_seeds"] else ""
+    kind = "transductive: it sees all queries of a task at once" if card["transductive"] else "inductive"
+    rows = [f"| {card['title']} ({kind}) | {interval_of(card, score)}{over} |"]
+    if card["inductive"]:
+        rows.append(f"| the same, each query alone | {interval_of(card, card['inductive'])} |")
+    rows += [
+        f"| {name.replace('_', ' ')}{' †' if own['transductive'] else ''} (baseline) | {interval_of(card, own)} |"
+        for name, own in card["baselines"].items()
+    ]
+    if published := card["published"]:
+        half = f" ± {_half(card, published['ci95'])}" if published["ci95"] else ""
+        rows.append(f"| published: {published['source']} | {write(card, published['number'], 2)}{half} |")
+    lines = [
+        f"# {card['name']}", "", *first, *([""] if first else []), verdict(card), "",
+        f"| {card['tasks']:,} test tasks, 95% intervals over tasks | {card['unit']} |", "|---|---|", *rows, "",
+        *(f"- {line}" for line in [*card["words"], *(f"Differs: {line}." for line in card["differs"])]), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _half(card: Card, value: float) -> str:
+    return f"{value:.2f}" if card["unit"] == "mse" else f"{100 * value:.2f}"
+
+
+def results_table(cards: Sequence[Card]) -> str:
+    """One row a card: what was run here, for how long, and what is published."""
+    if not cards:
+        raise UpstairsError("no card was given: write `upstairs results CARD...`")
+    lines = [
+        "| recipe | here | each query alone | published | steps | minutes | seeds | commit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for card in cards:
+        published = card["published"]
+        lines.append(
+            f"| `{card['name']}` | {interval_of(card, card['score'])}{' †' if card['transductive'] else ''} | "
+            f"{interval_of(card, card['inductive']) if card['inductive'] else ''} | "
+            f"{write(card, published['number'], 2) if published else '–'} | "
+            f"{min(s['steps'] for s in card['seeds']):,} of {card['protocol']['steps']:,} | "
+            f"{sum(s['seconds'] for s in card['seeds']) / 60:.0f} | {len(card['seeds'])} of {SEEDS} | "
+            f"{short_commit(card)} |"
+        )
+    notes = ["† transductive. Steps are those of each seed, of the published protocol's; minutes those of all seeds."]
+    for card in cards:
+        shorter = "; ".join(deviations(card))
+        where = ", ".join(filter(None, [card["machine"]["summary"], card["note"]]))
+        notes.append(f"- `{card['name']}`: {f'{shorter}. ' if shorter else ''}{verdict(card)} {where}.")
+    return "\n".join([*lines, "", *notes])
+
+
+def short_commit(card: Card) -> str:
+    """The commit in nine letters, with a + where files differed from it."""
+    commit = card["commit"] or "?"
+    return commit.rstrip("+")[:9] + "+" * commit.endswith("+")
+
+
+def put_between(page: str, part: str, *, name: str) -> str:
+    """The page with another part between its two marker lines.
+
+    Raises:
+        UpstairsError: it has not both of them, in order.
+    """
+    start, end = page.find(BEGIN), page.find(END)
+    if start < 0 or end < start:
+        raise UpstairsError(f"{name} has no place for the table: put the lines {BEGIN} and {END} where it belongs")
+    return f"{page[: start + len(BEGIN)]}\n{part}\n{page[end:]}"

@@ -1,0 +1,104 @@
+"""The main job: watch networks learn to learn, beside not learning to."""
+
+import json
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from upstairs.console import counting, print_results
+from upstairs.data.audio.espeak import INSTALL, WORDS, find_engine, say_words
+from upstairs.data.open import open_splits
+from upstairs.errors import UpstairsError
+from upstairs.experiments.recipes import RECIPES
+from upstairs.experiments.report.measure import measure
+from upstairs.experiments.report.page import write_report
+from upstairs.storage import write_atomically
+from upstairs.training.run import Run, load
+from upstairs.training.train import resume_run, start_run
+
+Kind = Literal["image", "text", "audio"]
+
+
+class Demo(NamedTuple):
+    """What a kind of demo trains, on what, and what it is measured by."""
+
+    data: str | None
+    recipes: tuple[str, ...]
+    settings: tuple[tuple[int, int], ...]  # way and shot
+    unseen: str
+
+
+DEMOS: dict[Kind, Demo] = {
+    "image": Demo("glyphs", ("demo_protonet", "demo_maml"), ((5, 1), (20, 1)), "scripts"),
+    "text": Demo("languages", ("demo_texts",), ((5, 1), (5, 5)), "languages"),
+    "audio": Demo(None, ("demo_sounds",), ((5, 1), (5, 5)), "words"),
+}
+
+
+def run_demo(
+    out: Path,
+    *,
+    minutes: float,
+    tasks: int,
+    seed: int,
+    quiet: bool,
+    command: str,
+    kind: Kind = "image",
+    data: str | None = None,
+) -> Path:
+    """Train on glyphs (languages, or recordings), evaluate on unseen ones, leave results.json and report.html in `out`.
+
+    Args:
+        data: other data than the kind's own. There are no recordings of our own: words that eSpeak NG says, if it is
+            installed, take their place.
+
+    A demo that was stopped goes on where it stood; one that was finished is measured again.
+
+    Raises:
+        UpstairsError: the budget is not above 0, `out` holds a demo with another budget or seed, or no recordings.
+    """
+    demo = DEMOS[kind]
+    data = data or demo.data
+    if not minutes > 0:
+        raise UpstairsError(f"--minutes is {minutes}: it must be above 0")
+    data = data or str(synthesised(out / "words", quiet=quiet))
+    splits = open_splits({"data": data}, quiet=quiet)
+    runs: list[Run] = []
+    whole = sum(RECIPES[name].settings["minutes"] for name in demo.recipes)
+    for settings in (RECIPES[name].settings for name in demo.recipes):
+        folder = out / settings["learner"]
+        budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
+        given = {**settings, **budget, "seed": seed, "data": data}
+        if not (folder / "last.safetensors").exists():
+            start_run(given, folder, quiet=quiet, splits=splits)
+        else:
+            resume_run(folder, given, quiet=quiet)
+        runs.append(load(folder))
+    with counting(f"measuring on unseen {demo.unseen}", quiet=quiet) as progress:
+        report = measure(
+            runs, splits, settings=demo.settings, tasks=tasks, seed=seed, command=command, progress=progress
+        )
+    report["title"] = "A network that learned to learn"
+    write_atomically(out / "results.json", json.dumps(report["results"], indent=1).encode())
+    page = write_report(report, out / "report.html")
+    if not quiet:
+        print_results(report["results"])
+        print(f"open {page} in a browser")
+    return page
+
+
+def synthesised(folder: Path, *, quiet: bool) -> Path:
+    """Recordings for a demo of sounds, by the synthesiser that is installed.
+
+    Raises:
+        UpstairsError: there is none.
+    """
+    engine = find_engine()
+    if engine is None:
+        raise UpstairsError(
+            "the demo of sounds needs recordings, and none come with the library: give --data with a folder or zip of "
+            f"class/file, such as words said by many voices; or install eSpeak NG, which says some ({INSTALL})"
+        )
+    if not quiet:
+        print(f"no --data: {len(WORDS)} English words, synthesised by eSpeak NG ({engine.library}), in {folder}")
+    with counting("eSpeak NG says words", quiet=quiet) as progress:
+        return say_words(folder, progress=progress)

@@ -1,0 +1,77 @@
+"""More pictures of classes seen once: files and a sheet from a folder of examples."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from upstairs.console import counting, tell_user
+from upstairs.data.files import PICTURES
+from upstairs.data.images.folders import files_by_class
+from upstairs.data.images.format import ImageFormat
+from upstairs.errors import UpstairsError
+from upstairs.experiments.report.images import to_image, to_png
+from upstairs.storage import write_atomically
+from upstairs.training.run import load
+
+Pictures = Sequence[np.ndarray]
+SHOWN = 10  # of a class, of each kind, on the sheet
+LEAST = 56  # pixels of one picture's side on the sheet
+
+
+def generate_folder(
+    path: Path, *, support: Path, out: Path, count: int = 20, seed: int = 0, quiet: bool = False
+) -> Path:
+    """Write `count` new pictures of each class of a folder as out/class/number.png, and out/sheet.png; its path.
+
+    Raises:
+        UpstairsError: a run that makes no pictures, a support folder or picture that cannot be read, `out` not empty.
+    """
+    run = load(path)
+    run.generator(count)
+    if not isinstance(run.inputs.format, ImageFormat):
+        raise UpstairsError(f"{path} was not trained on pictures: write upstairs.load({str(path)!r}).generate(...)")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UpstairsError(f"{out} holds something already, and nothing is written over: choose another --out")
+    classes = classes_in(support)
+    rows = {}
+    with counting("generating", quiet=quiet) as progress:
+        for done, (label, files) in enumerate(classes.items()):
+            made = run.generate({label: files}, count=count, seed=seed)[label]
+            rows[label] = (list(run.inputs.read(files[:SHOWN]).numpy()), list(made[:SHOWN]))
+            for number, pixels in enumerate(made):
+                write_atomically(out / label / f"{number:0{len(str(count - 1))}d}.png", to_png(to_image(pixels)))
+            if progress:
+                progress(done + 1, len(classes))
+    write_atomically(out / "sheet.png", to_png(make_sheet(rows)))
+    if not quiet:
+        tell_user(f"{out}: {count} pictures of each of {len(rows)} classes; look at {out / 'sheet.png'} first")
+    return out / "sheet.png"
+
+
+def classes_in(folder: Path) -> dict[str, list[Path]]:
+    """The pictures of a folder by class: arranged as class/file, or all of one class, which has the folder's name.
+
+    Raises:
+        UpstairsError: no such folder, or no pictures in it.
+    """
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    own = [file for file in inside if file.name in PICTURES]
+    if own and not any(child.is_dir() and not child.name.startswith(".") for child in inside):
+        return {folder.resolve().name: own}
+    return files_by_class(folder)
+
+
+def make_sheet(rows: Mapping[str, tuple[Pictures, Pictures]]) -> Image.Image:
+    """A row for each class: the examples that were shown, a line, and what was made of them."""
+    side = next(iter(rows.values()))[0][0].shape[-1]
+    cell = side * max(1, -(-LEAST // side)) + 6
+    left, right = (max(len(row[part]) for row in rows.values()) for part in (0, 1))
+    sheet = Image.new("RGB", (cell * (left + right) + 12, cell * len(rows)), "white")
+    for y, (shown, made) in enumerate(rows.values()):
+        for x, pixels in [*enumerate(shown), *((left + k, p) for k, p in enumerate(made))]:
+            picture = to_image(pixels).resize((cell - 6, cell - 6), Image.Resampling.NEAREST)
+            sheet.paste(picture, (cell * x + 3 + 12 * (x >= left), cell * y + 3))
+    sheet.paste((128, 128, 128), (cell * left + 4, 0, cell * left + 6, sheet.height))
+    return sheet

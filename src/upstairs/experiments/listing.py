@@ -1,0 +1,16 @@
+"""Every learner, kind of data and preset, as `upstairs list` names them."""
+
+from typing import Any
+
+from upstairs.experiments.recipes import DATA, RECIPES
+from upstairs.learners import learners
+
+
+def list_all() -> dict[str, list[dict[str, Any]]]:
+    """Every learner with its defaults, kind of data and recipe."""
+    table = sorted(learners().items())
+    return {
+        "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
+        "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
+        "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in RECIPES.items()],
+    }

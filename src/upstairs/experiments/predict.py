@@ -1,0 +1,68 @@
+"""Adapting a run to classes of one's own, and naming inputs from files."""
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from upstairs.console import tell_user
+from upstairs.data.open import open_splits
+from upstairs.data.text.hashed import as_text
+from upstairs.data.text.tables import texts_of
+from upstairs.errors import UpstairsError
+from upstairs.experiments.episodes import UNHEARD
+from upstairs.learners import ENOUGH
+from upstairs.training.inputs import Support, read_support
+from upstairs.training.model import Model, load_adapted
+from upstairs.training.run import load
+
+
+def adapt_run(path: Path, support: Support, *, unknown: float | None = None, quiet: bool = False) -> Model:
+    """`Run.adapt`; where a class has few examples, `unknown` is measured on the run's validation classes."""
+    run, others = load(path), None
+    counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
+    if min(counts.values(), default=ENOUGH) < ENOUGH:
+        try:
+            others = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format).val
+        except UpstairsError as error:
+            tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
+    return run.adapt(support, unknown=unknown, others=others)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The texts of a file, or of standard input where it is `-`."""
+    if str(path) != "-":
+        return texts_of(path)
+    own = sys.stdin  # bytes where there are some: in some locales Python lets through what is not UTF-8
+    read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
+    return [line for line in read.splitlines() if line.strip()]
+
+
+def predict_file(model: Path, inputs: Sequence[Path], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """For each input its label and the probabilities, by an adapted model's file.
+
+    Args:
+        texts: inputs that are texts, as they stand here.
+
+    Raises:
+        UpstairsError: no inputs, or a file that cannot be read; texts for a model of something else.
+    """
+    if not inputs and not texts:
+        raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
+    adapted = load_adapted(model)
+    if texts and not adapted.inputs.are_texts:
+        raise UpstairsError(f"--text was given and {model} names no texts: give files to name instead")
+    items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else list(inputs)
+    items = [*items, *texts]
+    logits = adapted.logits(items)
+    return [
+        {
+            "input": str(item),
+            "label": label,
+            "probability": float(p.max()),
+            "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
+        }
+        for item, label, p in zip(items, adapted.name(logits), logits.softmax(-1), strict=True)
+    ]

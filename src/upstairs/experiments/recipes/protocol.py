@@ -1,0 +1,118 @@
+"""Published experiments: a table of numbers and protocols, and the named recipes that it amounts to.
+
+A row is one method on one data set; each of its tasks (way, shot) is a recipe, such as `omniglot-5w1s-maml`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+TEST_TASKS, SEEDS = 1000, 3
+VALIDATION = {"validation_tasks": 300}
+# what a training of fewer steps takes from the learner's own defaults
+LONG = ("optimizer", "schedule", "rate", "weight_decay", "clip", "scale", "tasks", "steps", "validations", "compile")
+Task = tuple[int, int]  # way and shot
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a data set, as published.
+
+    Attributes:
+        data: the data set, by its name in `DATASETS`.
+        learner, net: by the library's names.
+        settings: of the training, as in the paper; `at` has what is otherwise for a task.
+        numbers: for each task the published score and its interval: per cent, or for functions the squared error.
+        source: where they stand.
+        differs: what is not as in the paper, or what the paper does not say.
+        test_steps: inner steps in testing, where they are not those of training; test_query: queries a class.
+        train_shot: None trains with the shots of the test.
+    """
+
+    data: str
+    learner: str
+    settings: dict[str, Any]
+    numbers: dict[Task, tuple[float, float | None]]
+    source: str
+    differs: tuple[str, ...] = ()
+    net: str = "conv4"
+    at: dict[Task, dict[str, Any]] = field(default_factory=dict)
+    test_steps: dict[Task, int] = field(default_factory=dict)
+    test_query: int | None = 15
+    train_way: int | None = None
+    train_shot: str | None = None
+
+    @property
+    def method(self) -> str:
+        return self.learner + ("-resnet12" if self.net == "resnet12" else "")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Where the tasks come from: what it is called, how its classes are split, what --data must be."""
+
+    title: str
+    about: str
+    data: str
+    split: str | None
+    tasks: tuple[Task, ...] = ((5, 1), (5, 5))
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """One published number and the protocol behind it."""
+
+    name: str
+    row: Row
+    dataset: Dataset
+    way: int
+    shot: int
+
+    @property
+    def published(self) -> tuple[float, float | None] | None:
+        return self.row.numbers.get((self.way, self.shot))
+
+    @property
+    def regression(self) -> bool:
+        return self.way == 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the full training, as published; data and seed are added."""
+        row = self.row
+        shape = {"way": row.train_way or self.way, "shot": row.train_shot or str(self.shot)}
+        own = VALIDATION | {"learner": row.learner, "net": row.net, **shape} | row.settings
+        return (
+            own | row.at.get((self.way, self.shot), {}) | ({"split": self.dataset.split} if self.dataset.split else {})
+        )
+
+    def shortened(self, minutes: float) -> dict[str, Any]:
+        """A training of so many minutes: the same tasks and network, the library's own optimiser and number of tasks.
+
+        The published schedules are made for many more steps: cut off, they would end at their highest rates. One of the
+        package's own that fits any number is kept.
+        """
+        own = not self.row.numbers and self.settings.get("schedule") == "cosine"
+        left_out = {"steps", "validations"} if own else LONG
+        kept = {name: value for name, value in self.settings.items() if name not in left_out}
+        return kept | {"minutes": minutes}
+
+    @property
+    def steps(self) -> int:
+        """Meta-steps of the full protocol."""
+        return self.settings["steps"]
+
+    @property
+    def test_query(self) -> int:
+        """Queries of each class in a test task; None in the row: as many as there are shots."""
+        return self.row.test_query or self.shot
+
+    @property
+    def test_steps(self) -> int | None:
+        return self.row.test_steps.get((self.way, self.shot))
+
+    @property
+    def training(self) -> str:
+        """The name of the training: recipes that share it are judged by one run."""
+        s = self.settings
+        way = f"{s['way']}w" if self.way else ""
+        return f"{self.row.data}-train-{way}{s['shot']}s-{self.row.method}"

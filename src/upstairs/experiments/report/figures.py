@@ -1,0 +1,236 @@
+"""Figures as inline SVG that takes its colours from the page, so that one drawing serves light and dark."""
+
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from upstairs.experiments.report.values import Score, Series, write_duration
+
+WIDTH = 340  # units of the view box: about the pixels of a phone, so that text keeps its size there
+# Colours that no reader sees: each is replaced by a CSS value of the page.
+INK, GRID, PAPER, BASELINE = "#010203", "#010204", "#010205", "#010206"
+COLOURS = tuple(f"#0102{k:02d}" for k in range(10, 16))
+CSS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--card)", BASELINE: "var(--baseline)"} | {
+    colour: f"var(--series-{k})" for k, colour in enumerate(COLOURS)
+}
+# Neither colour alone nor shape alone tells two learners apart.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
+TIMES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 72000)  # ticks, in seconds
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "upstairs", "text.parse_math": False, "font.size": 11.5,
+    "text.color": INK, "axes.edgecolor": GRID, "axes.labelcolor": INK, "xtick.color": GRID, "ytick.color": GRID,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID, "grid.linewidth": 0.8, "lines.linewidth": 2.0,
+    "axes.labelsize": 11.5, "axes.facecolor": "none", "figure.facecolor": "none", "legend.frameon": False,
+    "legend.handlelength": 2.2, "legend.columnspacing": 1.2, "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.03, "figure.constrained_layout.w_pad": 0.03,
+}  # fmt: skip
+
+
+def draw_lines(
+    series: Sequence[Series[float]], *, axes: tuple[str, str], name: str, alt: str, order: Mapping[str, int], band: bool
+) -> str:
+    """Accuracy against a number: one line for each series, with its 95% interval as a band or as bars.
+
+    Args:
+        series: what is drawn; every series has at least one score.
+        axes: the words at the horizontal and the vertical axis.
+        name: the prefix of every id, different for each figure of a page.
+        alt: what is said to a reader who cannot see it.
+        order: each learner's place, which fixes its colour and marker; one not in it is a baseline, in grey.
+        band: the interval as a band (many points) instead of bars (few).
+    """
+    with drawing(height=240 + 17 * ((len(series) + 1) // 2)) as (figure, plot):
+        for place, one in enumerate(series):
+            style = choose_style(one.learner, order, place)
+            x = list(one.scores)
+            y = [100 * score.accuracy for score in one.scores.values()]
+            half = [100 * width_of(score) for score in one.scores.values()]
+            if band:
+                low, high = ([v + sign * h for v, h in zip(y, half, strict=True)] for sign in (-1, 1))
+                plot.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                every = max(1, len(x) // 8)
+                plot.plot(x, y, **style, markersize=5, markevery=(place % every, every))
+            else:
+                plot.errorbar(x, y, yerr=half, **style, markersize=5.5, capsize=2.5, elinewidth=1.2)
+        plot.set_xlabel(axes[0])
+        plot.set_ylabel(axes[1])
+        plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+        plot.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        plot.set_ylim(top=min(100.5, plot.get_ylim()[1]), bottom=max(0.0, plot.get_ylim()[0]))
+        scale_numbers(plot, sorted({x for one in series for x in one.scores}), every_value=not band)
+        add_legend(figure, series, order)
+        return to_svg(figure, name, alt)
+
+
+def draw_dots(
+    series: Sequence[Series[str]], *, name: str, alt: str, order: Mapping[str, int], difference: bool = False
+) -> str:
+    """Accuracy by group: a row for each group, in the order of the first series; a dot and interval for each series.
+
+    Args:
+        difference: what is drawn is differences of accuracy, in points around zero.
+    """
+    groups = list(dict.fromkeys(group for one in series for group in one.scores))
+    legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
+    with drawing(height=64 + legend + len(groups) * (18 + 6 * (len(series) - 1))) as (figure, axes):
+        for place, one in enumerate(series):
+            style = choose_style(one.learner, order, place) | {"linestyle": "none"}
+            shift = min(0.22, 0.8 / len(series)) * (place - (len(series) - 1) / 2)
+            y = [groups.index(group) + shift for group in one.scores]
+            x = [100 * score.accuracy for score in one.scores.values()]
+            half = [100 * width_of(score) for score in one.scores.values()]
+            axes.errorbar(x, y, xerr=half, **style, markersize=6, capsize=0, elinewidth=1.6, label=place)
+        axes.yaxis.set_major_locator(FixedLocator(list(range(len(groups)))))
+        axes.set_yticks(range(len(groups)), [shorten(group, 22) for group in groups])
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        if difference:
+            axes.axvline(0.0, color=BASELINE, linewidth=1.2, zorder=1)
+            axes.set_xlabel("points of accuracy")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
+        else:
+            axes.set_xlabel("accuracy")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+            axes.set_xlim(left=max(0.0, axes.get_xlim()[0]), right=min(100.8, axes.get_xlim()[1]))
+        axes.spines.left.set_visible(False)
+        if len(series) > 1:
+            add_legend(figure, series, order)
+        return to_svg(figure, name, alt)
+
+
+def draw_times(
+    series: Sequence[Series[float]], rows: Mapping[str, Mapping[str, tuple[float, float, float | None] | None]], *,
+    name: str, alt: str, order: Mapping[str, int],
+) -> str:  # fmt: skip
+    """Seconds on a logarithmic axis: a row for each accuracy, a dot for each series that reached it.
+
+    Args:
+        rows: for each row and series' name the time, the soonest and the latest; None where it is never reached, and an
+            arrow where the latest is not known.
+    """
+    legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
+    with drawing(height=64 + legend + len(rows) * (20 + 6 * (len(series) - 1))) as (figure, axes):
+        ends = [t for row in rows.values() for cell in row.values() if cell for t in cell if t is not None]
+        low, high = 0.8 * min(ends), 1.3 * max(ends)
+        for place, one in enumerate(series):
+            style = choose_style(one.learner, order, place) | {"linestyle": "none"}
+            for at, row in enumerate(rows.values()):
+                if (cell := row.get(one.name)) is None:
+                    continue
+                y, (when, soon, late) = at + min(0.22, 0.8 / len(series)) * (place - (len(series) - 1) / 2), cell
+                reach = [[when - soon], [(high if late is None else late) - when]]
+                axes.errorbar([when], [y], xerr=reach, **style, markersize=6, elinewidth=1.6)
+                if late is None:
+                    axes.plot([high], [y], color=style["color"], marker=">", markersize=5, clip_on=False)
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        ticks = [t for t in TIMES if low <= t <= high]
+        axes.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= 6 else ticks[::2]))
+        axes.xaxis.set_minor_locator(FixedLocator([]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_duration(float(value)).replace(".0", "")))
+        axes.set_yticks(range(len(rows)), [shorten(row, 26) for row in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("meta-training until then")
+        axes.spines.left.set_visible(False)
+        if len(series) > 1:
+            add_legend(figure, series, order)
+        return to_svg(figure, name, alt)
+
+
+def add_legend(figure: Figure, series: Sequence[Series[Any]], order: Mapping[str, int]) -> None:
+    """Names under the figure, in two columns: the widest that fits a phone."""
+    styles = [choose_style(one.learner, order, place) for place, one in enumerate(series)]
+    handles = [Line2D([], [], **style, markersize=5.5) for style in styles]
+    # matplotlib leaves a name with a leading underscore out
+    labels = [shorten(one.name, 20).lstrip("_") or "?" for one in series]
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+
+
+@contextmanager
+def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure in the report's style. It lives outside pyplot: nothing is registered, nothing leaks."""
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # The browser draws the text, with its own fonts: matplotlib only has to guess its width.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        yield figure, figure.subplots()
+
+
+def choose_style(learner: str, order: Mapping[str, int], place: int) -> dict[str, Any]:
+    """The same colour, marker and dash for a learner in every figure; grey and dashed for a baseline."""
+    if learner not in order:
+        hollow = {"markerfacecolor": PAPER, "markeredgewidth": 1.4}
+        return {"color": BASELINE, "linestyle": DASHES[1 + place % 2], "marker": MARKERS[place % 7], **hollow}
+    k = order[learner]
+    return {"color": COLOURS[k % 6], "linestyle": DASHES[k // 6 % 3], "marker": MARKERS[k % 7]}
+
+
+def scale_numbers(axes: Axes, values: list[float], *, every_value: bool) -> None:
+    """A logarithmic axis where the values span a decade or so, with a tick at the values that were measured."""
+    if every_value:
+        low, high = values[0], values[-1]
+        if high >= 8 * max(low, 1.0):
+            # the stretch from 0 to 1 as wide as that from 1 to 2 or so: 0 steps has no logarithm
+            axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
+            axes.set_xlim(low - 0.15 if low < 1 else 0.87 * low, 1.15 * high)
+        apart = [values[0]]
+        for value in values[1:]:
+            if value >= 1.3 * apart[-1]:
+                apart.append(value)
+        axes.xaxis.set_major_locator(FixedLocator(apart if len(apart) <= 9 else apart[::2]))
+        axes.xaxis.set_minor_locator(FixedLocator([]))
+    else:
+        axes.set_xlim(left=0.0 if values[-1] > 0 else None)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def width_of(score: Score) -> float:
+    """Half the interval; NaN, which is not drawn, where it is not known."""
+    return float("nan") if score.ci95 is None else score.ci95
+
+
+def shorten(text: str, limit: int) -> str:
+    """The text on one line, cut with an ellipsis where it is longer than the figure can hold."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def to_svg(figure: Figure, name: str, alt: str) -> str:
+    """The figure as an <svg> element that can stand beside others in one page.
+
+    It has no size but its proportions, ids of its own, and CSS variables for colours.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    size = re.search(r'viewBox="([^"]*)"', svg)
+    box = size.group(1) if size else f"0 0 {WIDTH} {WIDTH}"
+    opening = f'<svg class="figure" viewBox="{box}" role="img" aria-label="{escape(alt)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: opening, svg, count=1)
+    head, body = svg[: len(opening)], svg[len(opening) :]
+    return head + re.sub(r"<[a-z][^>]*>", lambda tag: adopt_tag(tag.group(), name), body)
+
+
+def adopt_tag(tag: str, name: str) -> str:
+    """A tag of matplotlib's as one of the page's: its ids, colours and font. Text between tags is the user's own."""
+    tag = re.sub(r'^<g id="[^"]*"', "<g", tag)  # nothing refers to a group
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag).replace("xlink:href", "href")
+    tag = re.sub(r"font-family: [^;]*; ?", "", tag)
+    return re.sub("#0102[0-9]{2}", lambda colour: CSS.get(colour.group(), colour.group()), tag)

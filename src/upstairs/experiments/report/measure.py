@@ -1,0 +1,244 @@
+"""What a report shows, measured: results, an episode, depth (steps, shots) and breadth (groups of classes)."""
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from upstairs.core import Learner, evaluating
+from upstairs.data.episodes import Episodes
+from upstairs.data.mixture import SIGN, episodes_of
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits
+from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_beside
+from upstairs.errors import UpstairsError
+from upstairs.experiments.report.cache import Remembered
+from upstairs.experiments.report.sentences import choose_words
+from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, with_steps
+from upstairs.statistics import interval, paired_differences
+from upstairs.training.run import Run
+from upstairs.training.trainer import validation_episodes
+from upstairs.tree import take
+
+STEPS, MORE_STEPS = (0, 1, 2, 3, 5), (0, 1, 2, 3, 5, 10, 20, 50, 100)
+SHOTS, MORE_SHOTS = (1, 2, 5, 10), (1, 2, 3, 5, 10, 15, 20)
+SETTINGS = ((5, 1), (5, 5), (20, 1))  # way and shot
+QUERY, FIGURE_QUERY = 5, 2  # in the table and in figures, where more tasks tell more than more queries of one
+
+Known = dict[Any, dict[str, Any]]
+Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
+PARTS = ("training classes", "validation classes", "test classes")
+
+
+def measure(
+    runs: list[Run],
+    splits: Splits,
+    *,
+    settings: Sequence[tuple[int, int]] = SETTINGS,
+    tasks: int = 600,
+    seed: int = 0,
+    command: str = "",
+    more: bool = False,
+    memory: Remembered | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The report's dict for runs on the same data, every learner on the same frozen tasks of the test classes.
+
+    Settings that the classes or the learner do not allow are left out.
+
+    Args:
+        more: up to 100 adaptation steps and 20 shots.
+        memory: where scores are kept; None remembers nothing once it has ended.
+
+    Raises:
+        UpstairsError: there are too few test classes, or too few examples, for any task.
+    """
+    started, memory = time.monotonic(), memory or Remembered(None)
+    source = splits.test
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if len(source) < 2 or smallest < 2:
+        raise UpstairsError(
+            f"{source.name} has {len(source)} test classes: a report needs 2 or more, of 2 examples or more"
+        )
+    query, figure_query = (max(1, min(most, smallest - 1)) for most in (QUERY, FIGURE_QUERY))
+    known: Known = {}  # baselines, measured once for runs that share them
+    scored: dict[tuple[int, int], dict[str, Any]] = {}  # each task's score in each setting, by contestant
+    seeds = frozen_seeds(seed, tasks)
+    report: dict[str, Any] = {
+        "title": f"Learning to learn: {short_name(runs[0].settings.data)}",
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": runs[0].meta["versions"],
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "data": runs[0].settings.data,
+        "split": "test",
+        "trained_on": name_training(splits.train, runs[0].settings.data),
+        "results": [],
+        "differences": [],
+        "runs": [describe(run, name) for run, name in zip(runs, name_runs(runs), strict=True)],
+        "depth_steps": [],
+        "depth_shots": [],
+        "depth_gap": [],
+        "breadth": [],
+    }
+
+    way = min([5, source.most_way, *(run.learner.max_way or 5 for run in runs)])
+    jobs: list[tuple[int, list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # how long, where to, and what
+    names = name_runs(runs)
+    for run, name in zip(runs, names, strict=True):
+        for w, s in dict.fromkeys([*settings, (way, 1)]):
+            asked = max(1, min(QUERY, smallest - s))  # fewer queries where classes are small, so that shots remain
+            if able(run.learner, source, w, s + asked):
+                episodes = episodes_of(source, way=w, shot=s, query=asked)
+                own = scored.setdefault((w, s), {})
+                job = partial(result, run, name, episodes, seeds, seed, memory, known=known, scored=own)
+                jobs.append((30, report["results"], job))
+    contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
+    for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(source, way=way))]:
+        for key, points in curves(learner, splits, way, figure_query, more=more).items():
+            row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
+            report[key].append(row)
+            for label, contestant, part, shot in points:
+                episodes = episodes_of(part, way=way, shot=shot, query=figure_query)
+                job = partial(score, label, contestant, episodes, seeds, memory)
+                jobs.append((5 + label.get("steps", 0), row["points"], job))
+    total, done = sum(size for size, *_ in jobs), 0
+    for size, destination, job in jobs:
+        destination.append(job())
+        done += size
+        if progress:
+            progress(done, total)
+    report["times"] = times(runs, splits.val, memory)
+    plain = {name for row in report["results"] for name in row["baselines"]}
+    for (w, s), scores in scored.items():
+        pairs = paired_differences(scores, baselines=plain)
+        report["differences"].append({"way": w, "shot": s, "baselines": sorted(plain), "pairs": pairs})
+    best = max(report["results"], key=lambda r: (r["way"] == way and r["shot"] == 1, r["accuracy"]))["learner"]
+    report["episode"] = episode(runs[names.index(best)], best, source, way, query, seed)
+    report["seconds"] = time.monotonic() - started
+    return report
+
+
+def short_name(data: str) -> str:
+    """What data is called where there is no room for its path."""
+    return " + ".join(Path(part).name or part for part in data.split(SIGN))
+
+
+def name_runs(runs: Sequence[Run]) -> list[str]:
+    """What each run is called: its learner, and its directory too where two runs have one learner."""
+    learners = [run.settings.learner for run in runs]
+    return [
+        name if learners.count(name) == 1 else f"{name} {run.path.name}"
+        for run, name in zip(runs, learners, strict=True)
+    ]
+
+
+def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
+    """Can the learner tell so many classes apart, and has the source them, with so many examples each?"""
+    smallest = min(len(rows) for rows in source.rows)
+    return way <= min(source.most_way, learner.max_way or way) and examples <= smallest
+
+
+def curves(learner: Learner, splits: Splits, way: int, query: int, *, more: bool) -> dict[str, list[Point]]:
+    """The points of a learner's figures: depth in steps (gradient learners) and in shots, the gap between classes that
+    it was trained on and new ones, and breadth over groups."""
+    found: dict[str, list[Point]] = {}
+    source, parts = splits.test, [(n, part) for n, part in zip(PARTS, splits, strict=True) if len(part) >= way]
+    if isinstance(learner, GradientLearner):
+        steps = sorted({*(MORE_STEPS if more else STEPS), learner.steps})
+        found["depth_steps"] = [({"steps": k}, with_steps(learner, k), source, 1) for k in steps]
+    shots = [shot for shot in (MORE_SHOTS if more else SHOTS) if able(learner, source, way, shot + query)]
+    found["depth_shots"] = [({"shot": shot}, learner, source, shot) for shot in shots]
+    found["depth_gap"] = [({"group": n}, learner, part, 1) for n, part in parts if able(learner, part, way, 1 + query)]
+    groups = {group: part for group, part in source.by_group().items() if able(learner, part, way, 1 + query)}
+    if len(groups) > 1:
+        found["breadth"] = [({"group": group}, learner, part, 1) for group, part in groups.items()]
+    return found
+
+
+def score(
+    label: dict[str, Any], learner: Learner, episodes: Episodes, seeds: list[int], memory: Remembered
+) -> dict[str, Any]:
+    """One point of a figure."""
+    mean, ci95 = interval(memory(learner, episodes, seeds))
+    return {**label, "accuracy": mean, "ci95": ci95, "tasks": len(seeds)}
+
+
+def name_training(source: Source, data: str) -> str:
+    """What was trained on, in words: its groups where it has them, else its classes."""
+    groups = len(set(source.groups))
+    return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
+
+
+def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, Any]:
+    """The plain opponents of the first run on its validation tasks: what meta-training takes some time to beat."""
+    episodes = validation_episodes(source, runs[0].learner.max_way, runs[0].settings.shots[1])
+    if episodes is None:
+        return {}
+    seeds = frozen_seeds(2**19, runs[0].settings.validation_tasks)
+    opponents = baselines_for(runs[0].settings, source, episodes.way[1])
+    return {name: score({}, learner, episodes, seeds, memory) for name, learner in opponents.items()}
+
+
+def result(
+    run: Run, name: str, episodes: Episodes, seeds: list[int], seed: int, memory: Remembered, *,
+    known: Known, scored: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One row of the table of results: the learner and its baselines on the same tasks.
+
+    Args:
+        known: baselines that were measured for another run already; new ones are added.
+        scored: gets each task's score, by contestant.
+    """
+    started = time.monotonic()
+    way, shot = episodes.way[1], episodes.shot[1]
+    key = (run.settings.net, way, shot)
+    opponents = baselines_for(run.settings, episodes.source, way)
+    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents, score=memory)
+    scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
+    # baselines of another network have other scores: the first run's are those to compare with
+    scored.update({**scores.baselines, **scored, **scores.named(name)})
+    row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=opponents)
+    head = {"learner": name, "data": run.settings.data, "split": "test"}
+    return {**head, **row, "seconds": time.monotonic() - started}
+
+
+def describe(run: Run, name: str) -> dict[str, Any]:
+    """A run's learning curve and size."""
+    progress = run.meta["progress"]
+    return {
+        "learner": name,
+        "history": run.history,
+        "steps": progress["step"],
+        "seconds": progress["seconds"],
+        "parameters": sum(p.numel() for p in run.learner.parameters()),
+        "settings": run.settings.to_json(),
+    }
+
+
+def episode(run: Run, name: str, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
+    """One task to look at: its pictures, and what the learner takes each query for."""
+    episodes = episodes_of(source, way=way, shot=1, query=query)
+    first = frozen_seeds(seed, 1)
+    tasks = episodes.batch(first)
+    learner = run.learner.for_way(way)
+    with evaluating(learner):
+        probabilities = learner.solve(tasks)[0].softmax(-1)
+    task, predicted = take(tasks, 0), probabilities.argmax(-1)
+    texts = episodes.texts(first[0])
+    shown = [[{"text": t} for t in part] for part in texts] or [[{"image": x} for x in p.x.numpy()] for p in task]
+    queries = zip(shown[1], task.query.y.tolist(), predicted.tolist(), probabilities.amax(-1).tolist(), strict=True)
+    return {
+        "learner": name,
+        "way": way,
+        "shot": 1,
+        "classes": episodes.labels(first[0]),
+        "support": [{**x, "label": y} for x, y in zip(shown[0], task.support.y.tolist(), strict=True)],
+        "query": [{**x, "label": y, "predicted": k, "probability": p} for x, y, k, p in queries],
+        "accuracy": float((predicted == task.query.y).float().mean()),
+    }

@@ -1,0 +1,238 @@
+"""One sentence under each figure, computed from what it shows: it must stay true when the numbers turn out badly."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from upstairs.experiments.report.values import (
+    Record,
+    Result,
+    Score,
+    Series,
+    compare,
+    find_best_baseline,
+    write_duration,
+    write_list,
+    write_name,
+)
+
+
+class Words(NamedTuple):
+    """What the classes and groups of a data set are called."""
+
+    reads: str
+    thing: str
+    group: str
+    groups: str
+
+
+def choose_words(data: str) -> Words:
+    """The words for a data set; plain ones for data that is not known by name."""
+    known = {
+        "glyphs": Words("reads", "characters of scripts", "script", "scripts"),
+        "omniglot": Words("reads", "characters", "alphabet", "alphabets"),
+    }
+    return known.get(data, Words("recognises", "classes", "group", "groups"))
+
+
+def name_shots(shot: int) -> str:
+    return "ONE example" if shot == 1 else f"{shot} examples"
+
+
+def say_headline(result: Result, trained_on: str, words: Words) -> str:
+    """What the best learner does and what is had without it."""
+    setting = result.setting
+    seen = "it was trained on" if setting.split == "train" else "it has never seen"
+    text = (
+        f"After meta-training on {trained_on or 'other ' + words.groups}, {result.learner} {words.reads} {words.thing} "
+        f"{seen} from {name_shots(setting.shot)} each: {result.score} right when choosing among {setting.way}"
+    )
+    if result.transductive:
+        text += " (and seeing all the questions of a task at once, which is easier)"
+    found = find_best_baseline(result)
+    if found is None or result.score is None:
+        return f"{text}, where guessing gives {100 / setting.way:.1f}%."
+    name, score = found
+    end = {
+        1: f"; without meta-learning, at best {score} ({write_name(name)}).",
+        0: f", which is not clearly better than {score} by {write_name(name)}, without any meta-learning.",
+        -1: f", which is worse than {score} by {write_name(name)}, without any meta-learning.",
+    }
+    return text + end[compare(result.score, score)]
+
+
+def say_bars(results: Sequence[Result]) -> str:
+    """How far the best learner of each setting is from its best baseline, or else from guessing."""
+    parts = []
+    for result in results:
+        found = find_best_baseline(result)
+        if result.score is None:
+            continue
+        other, score = (write_name(found[0]), found[1]) if found else ("guessing", Score(1 / result.setting.way))
+        difference = 100 * (result.score.accuracy - score.accuracy)
+        side = "above" if difference >= 0 else "below"
+        who = "" if parts and result.name == results[0].name else f"{result.name} is "
+        parts.append(f"{who}{abs(difference):.1f} points {side} {other} among {result.setting.way} classes")
+    return f"{write_list(parts)}." if parts else ""
+
+
+def say_verdicts(results: Sequence[Result]) -> list[str]:
+    """Every learner that does not beat a baseline beside it, or that all do; and results that are no number."""
+    failures: dict[str, list[str]] = {}
+    several = len({result.setting[:2] for result in results}) > 1
+    pairs = 0
+    for result in results:
+        where = f"at {result.setting}" + (f" on {result.setting.data} {result.setting.split}" if several else "")
+        if result.score is None:
+            failures.setdefault(f"{result.name} has no accuracy, its run gave no finite number:", []).append(where)
+            continue
+        for name, score in result.baselines.items():
+            pairs += 1
+            side = compare(result.score, score)
+            if side < 1:
+                how = "is worse than" if side < 0 else "does not clearly beat"
+                start = f"{result.name} {how} its baseline {write_name(name)}:"
+                failures.setdefault(start, []).append(f"{result.score} to {score} {where}")
+    if pairs and not failures:
+        return ["Every learner beats every baseline beside it in every setting, by more than their intervals together."]
+    return [f"{start} {write_list(parts)}." for start, parts in failures.items()]
+
+
+def say_differences(best: str, ahead: Mapping[str, Score], intervals: int) -> str:
+    """Whom the best learner beats task by task, whom not clearly, and who beats it."""
+    sides: dict[int, list[str]] = {1: [], 0: [], -1: []}
+    for name, score in ahead.items():
+        sides[compare(score, Score(0.0))].append(name)
+    parts = [
+        f"{verb} {write_list(names)}"
+        for verb, names in (("beats", sides[1]), ("is not clearly apart from", sides[0]), ("is beaten by", sides[-1]))
+        if names
+    ]
+    text = f"On the same tasks, {best} {write_list(parts)}."
+    return f"{text} Of {intervals} intervals, {0.05 * intervals:.2g} would miss by chance." if intervals > 1 else text
+
+
+def say_episode(learner: str, queries: Sequence[Record], labels: Sequence[str], shot: int | None) -> str:
+    """How many queries were named correctly, and what was confused most."""
+    right = sum(query["label"] == query.get("predicted") for query in queries)
+    shown = f"shown {name_shots(shot).lower()} of each of {len(labels)} classes" if shot else "shown the examples above"
+    text = f"{learner or 'The learner'} was {shown} and then named {right} of {len(queries)} new ones correctly"
+    wrong = Counter((q["label"], q["predicted"]) for q in queries if q["label"] != q.get("predicted"))
+    if not wrong:
+        return text + "."
+    (label, predicted), count = wrong.most_common(1)[0]
+    times = "once" if count == 1 else "twice" if count == 2 else f"{count} times"
+    worst = "its one mistake" if wrong.total() == 1 else "its commonest mistake"
+    confused = f"“{labels[label]}” taken for “{labels[predicted]}”"
+    return f"{text}; {worst}: {confused}." if wrong.total() == 1 else f"{text}; {worst}: {confused} {times}."
+
+
+def say_curve(series: Sequence[Series[float]], unit: str) -> str:
+    """Where the first run was best, and how soon it was most of the way. `unit` is 'seconds' or 'steps'."""
+
+    def write_place(place: float) -> str:
+        return write_duration(place) if unit == "seconds" else f"{place:,.0f} step{'' if place == 1 else 's'}"
+
+    best = series[0]
+    place, score = max(best.scores.items(), key=lambda item: item[1].accuracy)
+    first, start = next(iter(best.scores.items()))
+    end = list(best.scores)[-1]
+    text = f"{best.name} is best on validation tasks after {write_place(place)}, at {score}"
+    if score.accuracy > start.accuracy:
+        goal = start.accuracy + 0.9 * (score.accuracy - start.accuracy)
+        soon = next(x for x, reached in best.scores.items() if reached.accuracy >= goal)
+        text += (
+            f"; 90% of its rise from {Score(start.accuracy)} (at {write_place(first)}) is done by {write_place(soon)}"
+        )
+    later = best.scores[end]
+    if end != place and compare(later, score) < 0:
+        text += f", and it falls to {later} by {write_place(end)}"
+    return text + "."
+
+
+def say_change(cause: str, name: str, before: Score, after: Score) -> str:
+    """What a cause did, with the verb that is true: lift, lower, or leave."""
+    side = compare(after, before)
+    if side == 0:
+        return f"{cause} leave {name} about where it was ({Score(before.accuracy)}, now {after})"
+    return f"{cause} {'lift' if side > 0 else 'lower'} {name} from {Score(before.accuracy)} to {after}"
+
+
+def say_steps(series: Sequence[Series[float]]) -> str:
+    """What more adaptation steps do to the first series."""
+    best = series[0]
+    few, many = min(best.scores), max(best.scores)
+    if few == many:
+        return f"{best.name} is at {best.scores[few]} after {few:g} adaptation step{'' if few == 1 else 's'}."
+    text = say_change(f"{many:g} adaptation steps instead of {few:g}", best.name, best.scores[few], best.scores[many])
+    peak = max(best.scores, key=lambda place: best.scores[place].accuracy)
+    return text + ("." if peak in (few, many) else f"; its best is {best.scores[peak]} after {peak:g}.")
+
+
+def say_shots(series: Sequence[Series[float]], baselines: Sequence[Series[float]]) -> str:
+    """What more examples do for the first learner, and to its lead."""
+    best = (*series, *baselines)[0]
+    few, many = min(best.scores), max(best.scores)
+    if few == many:
+        return f"{best.name} is at {best.scores[few]} with {name_shots(int(few)).lower()} of each class."
+    target = 5.0 if 5.0 in best.scores and few < 5 else many
+    words = {1.0: "one", 5.0: "Five", 10.0: "Ten", 20.0: "Twenty"}
+    more, less = words.get(target, f"{target:g}"), words.get(few, f"{few:g}").lower()
+    text = say_change(
+        f"{more} examples of each class instead of {less}", best.name, best.scores[few], best.scores[target]
+    )
+    shared = [one for one in baselines if few in one.scores and many in one.scores]
+    if best in baselines or not shared:
+        return text + "."
+    leads = [100 * (best.scores[x].accuracy - max(one.scores[x].accuracy for one in shared)) for x in (few, many)]
+    return f"{text}; its lead over the best baseline goes from {leads[0]:+.1f} points to {leads[1]:+.1f} at {many:g}."
+
+
+def say_breadth(series: Sequence[Series[str]], words: Words) -> str:
+    """The hardest and the easiest group, and what half of them reach, for the first series."""
+    best = series[0]
+    groups = list(best.scores)
+    easy, hard = groups[0], groups[-1]
+    if len(groups) == 1:
+        return f"{best.name} reaches {best.scores[easy]} on {easy}."
+    half = list(best.scores.values())[(len(groups) - 1) // 2]
+    return (
+        f"Hardest of {len(groups)} {words.groups} for {best.name}: {hard}, {best.scores[hard]}; easiest: {easy}, "
+        f"{best.scores[easy]}; half of them reach {Score(half.accuracy)} or more."
+    )
+
+
+def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int, budget: str = "") -> str:
+    """Which row is best in the mean, what a kind that is not its own costs, and on what its numbers rest.
+
+    Args:
+        budget: ' for 1 min' where each that was trained was so for that long.
+    """
+    best = max(range(len(rows)), key=lambda i: rows[i]["mean"])
+    text = f"Highest mean: {names[best]}, {Score(rows[best]['mean'])}; its worst is {Score(rows[best]['worst'])}. "
+    both = [row for row in rows if row.get("own") is not None and row.get("other") is not None]
+    if both:
+        own, other = (Score(sum(row[what] for row in both) / len(both)) for what in ("own", "other"))
+        which = "Rows trained on one kind" if len(both) > 1 else "What was trained on one kind"
+        text += f"{which} have {own} in the mean on new classes of it and {other} on other kinds. "
+    text += f"Trained{budget} each. " if budget else ""
+    text += f"Each number is of {tasks} tasks of classes that no row was trained on, the same tasks for all rows."
+    return text + (" † sees all queries of a task at once." if any(row["transductive"] for row in rows) else "")
+
+
+def say_marks(results: Sequence[Result]) -> str:
+    """What bold and the dagger mean in the table, where they are used."""
+    if any(result.transductive for result in results):
+        return (
+            "Bold is the highest learner of its column, among those that see one query at a time where there is one. "
+            "† is transductive: it sees all queries of a task at once, so it is not comparable with those that do not."
+        )
+    return "Bold is the highest learner of its column."
+
+
+def say_held_out(results: Sequence[Result]) -> str:
+    """Whose classes the results are about."""
+    which = "the classes of meta-training itself, not of new ones"
+    if not any(result.setting.split == "train" for result in results):
+        which = "classes that were held out from meta-training"
+    return f"Accuracy on tasks of {which}: the mean over tasks ± its 95% interval."

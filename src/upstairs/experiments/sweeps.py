@@ -1,0 +1,120 @@
+"""Small trainings beside a run that differ from it in one thing: the classes there are, the inner loop, the kind."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from upstairs.data.class_augmentation import joined
+from upstairs.data.open import open_splits
+from upstairs.data.splits import Splits
+from upstairs.errors import UpstairsError
+from upstairs.learners import GradientLearner, defaults_for
+from upstairs.settings import Settings
+from upstairs.storage import load_tensors
+from upstairs.training.pretrain import prepare, with_bar
+from upstairs.training.run import Run, load
+from upstairs.training.trainer import Training, restore
+
+CLASSES = (25, 100, 400)  # and all
+LENGTHS = (1, 3, 5, 10)
+KINDS = 4  # of the data, at most: those with the most classes
+HELD_OUT = 1 / 3  # of a kind's classes
+
+
+def class_counts(run: Run, total: int) -> list[int]:
+    """How many training classes there are to be: a few numbers below all of them, and all."""
+    return [count for count in CLASSES if max(2, run.settings.way // 20) < count < total] + [total]
+
+
+def lengths(run: Run) -> list[int]:
+    """Inner-loop lengths, the run's own among them; none where there is no inner loop of steps."""
+    if not isinstance(run.learner, GradientLearner) or run.learner.steps == 0:
+        return []
+    return sorted({*LENGTHS, run.settings.inner_steps})
+
+
+def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
+    """The kinds (groups of classes) with the most classes of all three parts, each with classes held out for a test.
+
+    Turns of one class stay together. There are no validation classes: nothing is to be chosen.
+
+    Args:
+        least: classes that a kind must have for a test.
+
+    Returns:
+        By kind its training and test classes; empty where there are fewer than two kinds.
+    """
+    if any(part.inputs is not splits.train.inputs or part.parts or part.functions for part in splits):
+        return {}
+    whole = joined(splits)
+    by_kind: dict[str, list[list[int]]] = {}
+    for group in sorted(set(whole.groups)):
+        alike: dict[bytes, list[int]] = {}
+        for place, (own, rows) in enumerate(zip(whole.groups, whole.rows, strict=True)):
+            if own == group:
+                alike.setdefault(np.asarray(rows).tobytes(), []).append(place)
+        by_kind[group] = list(alike.values())
+    largest = sorted(by_kind, key=lambda group: -len(by_kind[group]))[:KINDS]
+    found = {}
+    for kind in largest:
+        order = torch.randperm(len(by_kind[kind]), generator=torch.Generator().manual_seed(seed)).tolist()
+        held = round(HELD_OUT * len(order))
+        parts = [[c for i in some for c in by_kind[kind][i]] for some in (order[held:], [], order[:held])]
+        if kind and held >= least:
+            train, val, test = (whole.subset(sorted(part), name=kind) for part in parts)
+            found[kind] = Splits(train, val, test)
+    return found if len(found) > 1 else {}
+
+
+def all_kinds(kinds: dict[str, Splits]) -> Splits:
+    """The training and the test classes of all kinds together."""
+    return Splits(*(joined(parts) for parts in zip(*kinds.values(), strict=True)))
+
+
+def variant(
+    run: Run, changes: dict[str, Any], out: Path, *, minutes: float, what: str, quiet: bool,
+    splits: Splits | None = None,
+) -> Run:  # fmt: skip
+    """The run's settings with some changed and a budget of its own: trained, gone on with, or there already.
+
+    It starts anew where the run started from another run's weights, which may know the classes that this one is not to.
+
+    Args:
+        out: its folder; what stands there goes on, up to `minutes`.
+        splits: classes to train on; None: those that the settings name.
+
+    Raises:
+        UpstairsError: another training stands in `out`.
+    """
+    # as many validations as a run of its own has would take most of a short budget
+    changes = {"steps": None, "minutes": minutes, "patience": None, "validations": 2, **changes}
+    if run.settings.start_from:
+        own = defaults_for(run.settings.learner, regression=not run.settings.way)
+        changes |= {"start_from": None, "pretrain": own.get("pretrain", 0.0)}
+    settings = Settings(**{**run.settings.to_json(), **changes})
+    splits = splits or open_splits(settings.to_json(), quiet=quiet)
+    way = min(settings.way, splits.train.most_way)
+    settings = replace(settings, classes=len(splits.train), way=way)
+    trainer = Training(settings, splits, out)
+    if (out / "last.safetensors").exists():
+        refuse_another(out, settings)
+        restore(trainer)
+    else:
+        prepare(trainer, splits, quiet=quiet)
+    if trainer.done < 1:
+        with_bar(trainer, what, "the same command goes on", quiet=quiet)
+    return load(out)
+
+
+def refuse_another(out: Path, settings: Settings) -> None:
+    """Raise UpstairsError where what stands in a folder was trained with other settings, the budget apart."""
+    theirs = Settings.from_json(load_tensors(out / "last.safetensors", kind="run")[1]["settings"])
+    for name, value in settings.to_json().items():
+        if name != "minutes" and getattr(theirs, name) != value:
+            raise UpstairsError(
+                f"{out} holds a training with {name.replace('_', '-')} {getattr(theirs, name)} and this one has "
+                f"{value}: remove that folder to train it anew"
+            )

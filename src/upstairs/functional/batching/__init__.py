@@ -1,0 +1,18 @@
+"""Many tasks at once on unmodified code for one: a tensor that hides the axis of tasks, with rules for functions.
+
+tensor.py       Stacked, its layouts, and how a function finds its rule
+fallback.py     functions without a rule: under vmap, then one task after another
+pointwise.py    functions of single values
+shapes.py       functions of axes
+layers.py       Linear, convolution, pooling, embedding, dropout, attention, losses
+recurrent.py    RNN, GRU and LSTM by their cells
+norms.py        batch, group and layer norm
+kernels.py      batch norm as an autograd function, exact to any derivative
+vectorize.py    run a function of one task on all: stacked, else under vmap, else one task after another
+"""
+
+from upstairs.functional.batching import fallback, layers, norms, pointwise, recurrent, shapes  # noqa: F401  (they register their rules)
+from upstairs.functional.batching.tensor import NotStackable, Stacked, known_true, stack
+from upstairs.functional.batching.vectorize import Explanation, over_tasks
+
+__all__ = ["Explanation", "NotStackable", "Stacked", "known_true", "over_tasks", "stack"]

@@ -1,0 +1,127 @@
+"""Normalisation: statistics of the batch are those of each task; running ones are gathered, never written here."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from upstairs.functional.batching import kernels
+from upstairs.functional.batching.moments import GATHERING, gather
+from upstairs.functional.batching.tensor import HOOKS, Stacked, fold, front, rule, wrap
+
+
+def _vector(v: Any, x: Stacked, default: float) -> Tensor:
+    """A layer's weight or bias as [task * channels]."""
+    if isinstance(v, Stacked):
+        return front(v).reshape(-1)
+    channels = x.shape[1]
+    whole = x._raw.new_full((channels,), default) if v is None else v
+    return whole.expand(x.count, channels).reshape(-1)
+
+
+def _unfold(out: Tensor, x: Stacked) -> Stacked:
+    """Vectors go back to the front layout, images stay folded."""
+    return wrap(out.unflatten(1, (x.count, -1)).transpose(0, 1)) if x.ndim == 2 else wrap(out, x.count, folded=True)
+
+
+@rule(F.batch_norm)
+def torch_batch_norm(
+    x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    if not isinstance(x, Stacked):
+        x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, Stacked)), *x.shape))
+    if training:
+        if running_mean is not None and GATHERING:
+            raw = fold(x)
+            axes = [a for a in range(raw.ndim) if a != 1]
+            variance, mean = torch.var_mean(raw.detach(), axes, correction=0)
+            n = raw.numel() // raw.shape[1]
+            mean, variance = (m.view(x.count, -1).mean(0) for m in (mean, variance))
+            gather(running_mean, mean, variance, n, momentum)
+        return own_batch_norm(x, weight, bias, eps)
+    scale = torch.rsqrt(running_var + eps) if weight is None else weight * torch.rsqrt(running_var + eps)
+    shift = -running_mean * scale if bias is None else bias - running_mean * scale
+    return affine(x, scale, shift)
+
+
+@rule(kernels.batch_norm)
+def own_batch_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
+    if not isinstance(x, Stacked):
+        x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, Stacked)), *x.shape))
+    if x.shift is not None and not x.late_relu:  # a constant added to a channel leaves with its mean
+        x = wrap(x._raw, x.count, folded=True)  # x itself keeps it for whoever else reads it
+    w, b = _vector(weight, x, 1.0), _vector(bias, x, 0.0)
+    if x.folded and x.ndim == 4 and type(x._raw) is Tensor and x._raw.is_cpu:
+        out = wrap(x.raw, x.count, folded=True)
+        out.late_norm, x.copied = (w, b, eps), True  # x must keep its values until then
+        return out
+    return _unfold(kernels.batch_norm(fold(x), w, b, eps), x)
+
+
+def pooled(x: Stacked, pool: Any) -> Stacked | None:
+    """`pool` of a batch norm still to come, which then normalises what is left: a quarter of the values.
+
+    Normalising is increasing where the weight is positive, so that the largest value stays the largest.
+    """
+    if x.late_norm is None or x.late_relu or x.shift is not None:
+        return None
+    weight, bias, eps = x.late_norm
+    if not bool((weight > 0).all()):
+        return None
+    mean, variance = kernels.moments(x._raw)
+    scale = weight * torch.rsqrt(variance + eps)
+    return wrap(kernels.affine(pool(x._raw), scale, bias - mean * scale), x.count, folded=True)
+
+
+HOOKS["normalise"] = kernels.batch_norm
+
+
+@rule(kernels.affine)
+def affine(x: Stacked, scale: Any, shift: Any) -> Stacked:
+    """x * scale + shift for each channel."""
+    if x.folded:
+        shape = (1, -1, *(1,) * (x.ndim - 2))
+        s, b = (_vector(v, x, 0.0).view(shape) for v in (scale, shift))
+        return wrap(torch.addcmul(b, x.raw, s), x.count, folded=True)
+    s, b = (
+        (front(v) if isinstance(v, Stacked) else v[None]).unflatten(1, (1, -1, *(1,) * (x.ndim - 2)))
+        for v in (scale, shift)
+    )
+    return wrap(torch.addcmul(b, x.raw, s))
+
+
+@rule(F.group_norm, torch.group_norm, kernels.group_norm)
+def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+    """Groups of channels of one example: tasks * groups of them where tasks lie in the channels."""
+    if not isinstance(x, Stacked):
+        return NotImplemented
+    if x.folded:
+        normal = wrap(F.group_norm(x.raw, x.count * num_groups, None, None, eps), x.count, folded=True)
+    else:
+        raw = x.raw
+        normal = wrap(F.group_norm(raw.flatten(0, 1), num_groups, None, None, eps).view(raw.shape))
+    return normal if weight is None else affine(normal, weight, bias)
+
+
+@rule(F.layer_norm, torch.layer_norm)
+def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+    if not isinstance(x, Stacked):
+        return NotImplemented
+    if not isinstance(weight, Stacked) and not isinstance(bias, Stacked):
+        return wrap(F.layer_norm(front(x), normalized_shape, weight, bias, eps))
+    normal = wrap(F.layer_norm(front(x), normalized_shape, None, None, eps))
+    out = normal if weight is None else normal * weight
+    return out if bias is None else out + bias
+
+
+@rule(F.instance_norm)
+def instance_norm(
+    x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+    use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    """Group norm with a group for each channel."""
+    if running_mean is not None or not isinstance(x, Stacked):
+        return NotImplemented
+    return group_norm(x, x.shape[1], weight, bias, eps)

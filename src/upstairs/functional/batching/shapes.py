@@ -1,0 +1,225 @@
+"""Functions of axes: axis `d` of one task is axis `d + 1` of all, and a negative axis stays what it is."""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from upstairs.functional.batching.tensor import NotStackable, Stacked, front, named, rule, wrap
+
+
+def _sizes(args: tuple[Any, ...]) -> tuple[int, ...]:
+    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else args
+
+
+@rule("reshape", torch.Tensor.view)
+def reshape(x: Stacked, *size: Any, **kwargs: Any) -> Any:
+    size = _sizes(size or tuple(kwargs.values()))
+    if not all(isinstance(s, int) for s in size):  # view(dtype)
+        return NotImplemented
+    if x.folded and len(size) == 2 and size[0] in (x.shape[0], -1) and size[1] in (-1, x.shape[1:].numel()):
+        return flatten(x, 1)
+    raw = front(x)
+    try:
+        return wrap(raw.view(x.count, *_complete(size, x.shape)))
+    except (RuntimeError, ValueError):  # the latter from fake tensors
+        return _copy(x, raw.reshape(x.count, *_complete(size, x.shape)))
+
+
+def _copy(x: Stacked, raw: Tensor) -> Stacked:
+    """A copy of x where torch may give a view: from now on neither may change in place."""
+    out = wrap(raw)
+    out.copied = x.copied = True
+    return out
+
+
+def _complete(size: tuple[int, ...], shape: torch.Size) -> tuple[int, ...]:
+    """With -1 filled in: the axis of tasks must not take part in it."""
+    known = prod(s for s in size if s != -1)
+    return tuple((shape.numel() // known if known else 0) if s == -1 else s for s in size)
+
+
+@rule("flatten")
+def flatten(x: Stacked, start_dim: int = 0, end_dim: int = -1) -> Stacked:
+    if x.folded and start_dim == 1 and end_dim in (-1, x.ndim - 1):
+        n = x.shape[0]
+        return _copy(x, x.raw.reshape(n, x.count, -1).transpose(0, 1))
+    rank = max(x.ndim, 1)
+    start, end = start_dim % rank, end_dim % rank
+    shape = x.shape
+    return reshape(x, *shape[:start], shape[start : end + 1].numel(), *shape[end + 1 :])
+
+
+def _axis(dim: int) -> int:
+    return dim + 1 if dim >= 0 else dim
+
+
+def _moves(*places: int) -> Callable[[Any], Callable[..., Any]]:
+    """A rule for a function whose positional arguments at `places` are axes."""
+
+    def lift(function: Any) -> Callable[..., Any]:
+        def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
+            if not isinstance(x, Stacked) or any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+                return NotImplemented
+            moved = [_shift(a) if i + 1 in places else a for i, a in enumerate(args)]
+            named = {k: _shift(v) if k in _AXES else v for k, v in kwargs.items()}
+            if len(args) < max(places) and not any(k in _AXES for k in kwargs):
+                return NotImplemented  # over all axes, where it is not said which
+            return _wrap_all(function(front(x), *moved, **named))
+
+        return apply
+
+    return lift
+
+
+_AXES = {"dim", "dim0", "dim1", "axis", "axis0", "axis1", "source", "destination"}
+
+
+def _shift(dim: Any) -> Any:
+    if isinstance(dim, int):
+        return _axis(dim)
+    return tuple(_axis(d) for d in dim) if isinstance(dim, tuple | list) else dim
+
+
+def _wrap_all(out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return wrap(out)
+    return type(out)(wrap(t) for t in out) if type(out) in (tuple, list) else tuple(wrap(t) for t in out)
+
+
+_BY_PLACE = {
+    1: "softmax log_softmax unsqueeze squeeze select narrow cumsum cumprod argmax argmin unbind amax "
+    "amin logsumexp var std unflatten flip glu sort argsort softmin",
+    2: "chunk split tensor_split split_with_sizes unsafe_chunk unsafe_split",
+}
+for _place, _names in _BY_PLACE.items():
+    for _name in _names.split():
+        for _function in named(_name):
+            rule(_function)(_moves(_place)(_function))
+for _name in ("transpose", "swapaxes", "movedim", "swapdims"):
+    for _function in named(_name):
+        rule(_function)(_moves(1, 2)(_function))
+
+
+def _cut(name: str) -> None:
+    function = getattr(torch.Tensor, name)
+
+    def apply(x: Stacked, size: Any, dim: int = 0) -> Any:
+        return tuple(wrap(t) for t in function(front(x), size, _axis(dim)))
+
+    rule(name)(apply)
+
+
+for _name in ("chunk", "split"):
+    _cut(_name)
+
+
+def _reduce(name: str) -> None:
+    """sum() and mean() over everything, as well as over axes."""
+    function = getattr(torch.Tensor, name)
+
+    def apply(x: Stacked, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        raw = front(x)
+        if dim is None or (isinstance(dim, tuple | list) and not dim):
+            return wrap(function(raw if raw.ndim == 2 else raw.reshape(x.count, -1), 1, **kwargs))
+        return wrap(function(raw, _shift(dim), keepdim, **kwargs))
+
+    rule(name)(apply)
+
+
+for _name in ("sum", "mean"):
+    _reduce(_name)
+
+
+@rule("permute")
+def permute(x: Stacked, *dims: Any, **kwargs: Any) -> Stacked:
+    dims = _sizes(dims or tuple(kwargs.values()))
+    return wrap(front(x).permute(0, *(d % x.ndim + 1 for d in dims)))
+
+
+# getters, as in pointwise.py: torch's types have no such thing
+@rule(torch.Tensor.t, torch.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
+def swap(x: Stacked) -> Any:
+    return wrap(front(x).transpose(-1, -2)) if x.ndim == 2 else (x if x.ndim < 2 else NotImplemented)
+
+
+@rule("squeeze")
+def squeeze(x: Stacked, dim: Any = None) -> Stacked:
+    dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
+    keep = {d % x.ndim for d in dims}
+    return reshape(x, *(s for d, s in enumerate(x.shape) if d not in keep or s != 1))
+
+
+@rule("expand")
+def expand(x: Stacked, *size: Any, **_: Any) -> Stacked:
+    size = _sizes(size)
+    raw = front(x)
+    return wrap(raw.reshape(x.count, *(1,) * (len(size) - x.ndim), *raw.shape[1:]).expand(x.count, *size))
+
+
+@rule(torch.Tensor.expand_as, torch.Tensor.view_as, torch.Tensor.reshape_as)
+def like(x: Any, other: Any) -> Any:
+    if not isinstance(x, Stacked):
+        return NotImplemented
+    return expand(x, *other.shape) if x.numel() != other.numel() else reshape(x, *other.shape)
+
+
+@rule("cat", "concat", "concatenate")
+def cat(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
+    dim = kwargs.get("axis", dim)
+    first = next(t for t in tensors if isinstance(t, Stacked))
+    whole = [front(t) if isinstance(t, Stacked) else t.expand(first.count, *t.shape) for t in tensors]
+    return wrap(torch.cat(whole, _axis(dim)))
+
+
+@rule("stack")
+def pile(tensors: Any, dim: int = 0) -> Any:
+    first = next(t for t in tensors if isinstance(t, Stacked))
+    whole = [front(t) if isinstance(t, Stacked) else t.expand(first.count, *t.shape) for t in tensors]
+    return wrap(torch.stack(whole, _axis(dim)))
+
+
+@rule(torch.Tensor.__getitem__)
+def getitem(x: Any, index: Any) -> Any:
+    """Slices, numbers, None and ...: the axis of tasks in front of them."""
+    if not isinstance(x, Stacked):
+        return NotImplemented
+    index = index if isinstance(index, tuple) else (index,)
+    lists = [i for i in index if isinstance(i, Tensor | list)]
+    beside = [i for i in index if not isinstance(i, slice) and i is not None and i is not ...]
+    if any(isinstance(i, Stacked) for i in lists) or (lists and len(beside) > 1):  # several: torch moves their axes
+        return NotImplemented
+    return wrap(front(x)[(slice(None), *index)])
+
+
+@rule(torch.Tensor.__setitem__)
+def setitem(x: Any, index: Any, value: Any) -> None:
+    if not isinstance(x, Stacked) or isinstance(value, Tensor) or x.folded or x.copied:
+        raise NotStackable("a tensor is written to by index")
+    index = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(i, Tensor | list) for i in index):
+        raise NotStackable("a tensor is written to by an index of tensors")
+    x.raw[(slice(None), *index)] = value
+
+
+@rule(torch.Tensor.__iter__)
+def iterate(x: Stacked) -> Any:
+    return iter([wrap(row) for row in front(x).unbind(1)])
+
+
+@rule("matmul", torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, "mm", "bmm")
+def matmul(a: Any, b: Any) -> Any:
+    """Of two or more axes each; vectors go the general way."""
+    if a.ndim < 2 or b.ndim < 2:
+        return NotImplemented
+    rank = max(a.ndim, b.ndim)
+    return wrap(torch.matmul(*(_aligned(t, rank) for t in (a, b))))
+
+
+def _aligned(t: Tensor, rank: int) -> Tensor:
+    if not isinstance(t, Stacked):
+        return t
+    raw, missing = front(t), rank - t.ndim
+    return raw.reshape(raw.shape[0], *(1,) * missing, *raw.shape[1:]) if missing else raw

@@ -1,0 +1,223 @@
+"""Calling a module with some of its parameters replaced, and calling once what an inner loop calls again and again.
+
+Where few parameters adapt (ANIL: the last layer), the modules before them give the same in every inner step. Inside
+`remembering()` such a module runs once for each input, and every later step gets what it gave.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.utils._python_dispatch import _disable_current_modes
+
+from upstairs.functional.batching.tensor import RECORDS, Stacked
+
+Params = dict[str, Tensor]
+_TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
+_FIXED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], list[nn.Module]]] = WeakKeyDictionary()
+_PATHS: dict[str, list[str]] = {}  # of the names of parameters, split once
+_GLOBAL_HOOKS = (
+    torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks,
+)  # fmt: skip
+_LINEAR = {"weight", "bias"}
+_MEMORIES: list["_Memory | None"] = []
+
+
+def call_with(net: nn.Module, params: Params, *args: Any) -> Any:
+    """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
+    if (tied := _TIED.get(net)) is None:
+        groups: dict[int, list[str]] = {}
+        for name, p in net.named_parameters(remove_duplicate=False):
+            groups.setdefault(id(p), []).append(name)
+        tied = _TIED[net] = [names for names in groups.values() if len(names) > 1]
+    if tied:
+        params = {**params, **{n: params[names[0]] for names in tied if names[0] in params for n in names}}
+    memory = _MEMORIES[-1] if _MEMORIES else None
+    if memory is not None and (fixed := _fixed(net, tuple(params))):
+        with memory.of(fixed, args):
+            return _call(net, params, args)
+    if len(args) == 1 and (layers := _chain(net)) is not None:
+        return _run(layers, params, args[0])
+    return _call(net, params, args)
+
+
+_ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: torch.relu, nn.Tanh: torch.tanh, nn.Sigmoid: torch.sigmoid,
+}  # fmt: skip
+_PLAIN = {*_ACTIVATIONS, nn.Flatten}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _chain(net: nn.Module) -> Any:
+    """The layers of a network of linear ones and activations; None where anything else is to be called, or listens.
+
+    Their functions can be called at once: what torch does to call a module is a quarter of a small network's pass.
+    """
+    if type(net) is not nn.Sequential or RECORDS or any(_GLOBAL_HOOKS):
+        return None
+    layers = net._modules
+    for module in (net, *layers.values()):
+        own = module.__dict__
+        for name in _HOOKS:
+            if own[name]:
+                return None
+        kind = type(module)
+        if kind is nn.Linear:
+            if own["_parameters"].keys() != _LINEAR or "forward" in own:
+                return None
+        elif (kind not in _PLAIN or own.get("inplace") or "forward" in own) and module is not net:
+            return None
+    return layers
+
+
+def _run(layers: dict[str, nn.Module], params: Params, x: Any) -> Any:
+    for name, module in layers.items():
+        if (function := _ACTIVATIONS.get(type(module))) is not None:
+            x = function(x)
+        elif isinstance(module, nn.Flatten):
+            x = x.flatten(module.start_dim, module.end_dim)
+        else:
+            own: dict[str, Any] = module._parameters
+            weight, bias = f"{name}.weight", f"{name}.bias"
+            x = F.linear(x, params.get(weight, own["weight"]), params.get(bias, own["bias"]))
+    return x
+
+
+def _call(net: nn.Module, params: Params, args: tuple[Any, ...]) -> Any:
+    before, flat = [], []
+    try:
+        for name, value in params.items():
+            *path, attribute = _PATHS.get(name) or _PATHS.setdefault(name, name.split("."))
+            module: Any = net
+            for child in path:  # `get_submodule` takes three times as long
+                module = module._modules[child]
+            before.append((module, attribute, module._parameters[attribute]))
+            module._parameters[attribute] = value
+            if isinstance(module, nn.RNNBase) and not any(module is m for m, _ in flat):
+                flat.append((module, module._flat_weights))
+        for module, _ in flat:
+            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
+        return net(*args)
+    finally:
+        for module, attribute, value in before:
+            module._parameters[attribute] = value
+        for module, weights in flat:
+            module._flat_weights = weights
+
+
+class remembering:
+    """Modules whose parameters do not adapt run once for each input inside.
+
+    Args:
+        graph: keep their graph, for a derivative of the whole loop.
+        off: they run each time all the same, also where an outer loop remembers.
+    """
+
+    def __init__(self, *, graph: bool, off: bool = False) -> None:
+        self.memory = None if off else _Memory(graph)
+
+    def __enter__(self) -> None:
+        _MEMORIES.append(self.memory)
+
+    def __exit__(self, *_: object) -> None:
+        _MEMORIES.pop()
+
+
+def _fixed(net: nn.Module, adapting: tuple[str, ...]) -> list[nn.Module]:
+    """The largest modules of `net` without a parameter that adapts; none where none of them has parameters."""
+    known = _FIXED.setdefault(net, {})
+    if adapting not in known:
+        found: list[nn.Module] = []
+        _collect(net, "", adapting, found)
+        worth = any(next(module.parameters(), None) is not None for module in found)
+        known[adapting] = found if worth else []
+    return known[adapting]
+
+
+def _collect(module: nn.Module, prefix: str, adapting: tuple[str, ...], found: list[nn.Module]) -> None:
+    for name, child in module.named_children():
+        path = f"{prefix}{name}."
+        if isinstance(child, nn.ModuleList | nn.ModuleDict) or any(n.startswith(path) for n in adapting):
+            _collect(child, path, adapting, found)
+        else:
+            found.append(child)
+
+
+class _Memory:
+    """What modules gave for inputs that stay the same: those of the loop, and what such modules made of them."""
+
+    def __init__(self, graph: bool) -> None:
+        self.graph = graph
+        self.same: dict[int, Any] = {}  # id -> the tensor, which lives as long
+        self.given: dict[tuple[int, ...], tuple[Tensor, Tensor, int]] = {}  # module and inputs -> output, raw, version
+
+    @contextmanager
+    def of(self, modules: list[nn.Module], args: tuple[Any, ...]) -> Iterator[None]:
+        self.same.update({id(a): a for a in args if isinstance(a, Tensor)})
+        able = [m for m in modules if "forward" not in m.__dict__ and not _counts(m)]
+        for module in able:
+            module.__dict__["forward"] = self._once(module, module.forward)
+        try:
+            yield
+        finally:
+            for module in able:
+                del module.__dict__["forward"]
+
+    def _once(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if kwargs or not all(id(a) in self.same for a in args):
+                return forward(*args, **kwargs)
+            key = (id(module), *map(id, args))
+            if key in self.given:
+                out, raw, version = self.given[key]
+                if _raw(out) is raw and raw._version == version:  # nobody has changed it in place
+                    return out
+            device = args[0].device if args else torch.device("cpu")
+            chance = random_states(device)
+            with torch.set_grad_enabled(self.graph):
+                out = forward(*args)
+            if isinstance(out, Tensor) and _alike(chance, random_states(device)):  # random ones run each time
+                raw = out.raw if isinstance(out, Stacked) else out
+                self.given[key] = (out, raw, raw._version)
+                self.same[id(out)] = out
+            return out
+
+        return run
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    return tensor._raw if isinstance(tensor, Stacked) else tensor
+
+
+def _counts(module: nn.Module) -> bool:
+    """Does every pass through the module count, since it gathers running statistics?"""
+    return module.training and any(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in module.modules()
+    )
+
+
+def random_states(device: torch.device) -> list[Tensor]:
+    """The state of the CPU's generator, and of the device's."""
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _alike(before: list[Tensor], after: list[Tensor]) -> bool:
+    """Has nothing random been drawn? Told from values, also while a plan runs functions on tensors without storage."""
+    with _disable_current_modes():
+        return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@contextmanager
+def same_chance(states: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Draw the same random numbers as after `random_states`; afterwards the generators are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.set_rng_state(states[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], device)
+        yield

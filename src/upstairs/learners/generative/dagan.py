@@ -1,0 +1,110 @@
+"""DAGAN: a generator draws a class again after one example of it, and a critic compares the two."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from upstairs.core import Examples, Task
+from upstairs.learners.generative.adversarial import nearness, zero_slope
+from upstairs.learners.generative.base import GenerativeLearner
+from upstairs.learners.generative.games import Game, Side
+from upstairs.learners.generative.likelihood import nth, scatter
+from upstairs.learners.model_based.conditioned import Noise
+from upstairs.nets.drawing import Bender
+
+LOOKED_AT = 16  # draws behind the score that `predict` gives
+
+
+class Pictures(NamedTuple):
+    """The support pictures, what the generator read of them, and which are real."""
+
+    x: Float[Tensor, "n c h w"]
+    read: Float[Tensor, "n e"]
+    mask: Bool[Tensor, " n"]
+
+
+class Redrawer(nn.Module):
+    """What the generator is: `read` says what a picture is like, `draw` is a `Bender`."""
+
+    def __init__(self, read: nn.Module, draw: Bender) -> None:
+        super().__init__()
+        self.read, self.draw = read, draw
+
+
+class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
+    """A generator redraws a picture of any class, and a critic tells such a copy from another picture of the class.
+
+    Data augmentation GAN (Antoniou, Storkey and Edwards 2018): the critic sees pairs (s, x), s of the support set,
+    x real or made from s, so that what is made must be of the same class, and yet not s again.
+
+        L_critic    = mean of softplus(D(made) - D(real)) + penalty (R1 + R2),   D(real) = D(s, x_i, x_i+1)
+        L_generator = mean of softplus(D(real) - D(made)),                       D(made) = D(s, G(s, z_i), G(s, z_i+1))
+
+    Three changes keep it from collapsing in minutes of training: the critic sees two at a time, so that a generator
+    which ignores z is caught (PacGAN: Lin et al. 2018); the loss is relativistic with penalties at zero slope (R3GAN:
+    Huang et al. 2024) in place of WGAN-GP; and the generator bends s and redraws its strokes (`Bender`), where the
+    paper's has to draw it anew. `predict` gives `nearness`, a bound of its own kind: not to be compared with a VAE's.
+
+    Args:
+        generator: bends a picture and redraws its strokes, as `size` numbers z say.
+        critic: one number for each of pictures of three times the channels, [s, x, x'].
+        size: of z.
+        penalty: weight of the squared slopes.
+        turns: steps of the critic for each one of the generator.
+        truncation: z is so much smaller where it draws than in training: less variety, each more like its class (the
+            truncation trick: Brock, Donahue and Simonyan 2019).
+    """
+
+    def __init__(
+        self, generator: Redrawer, critic: nn.Module, *, size: int, penalty: float = 1.0, turns: int = 1,
+        truncation: float = 0.35,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.generator, self.critic, self.penalty, self.truncation = generator, critic, penalty, truncation
+        self.noise, self.noise_size = Noise(1 + size, samples=1024, judged=LOOKED_AT), 1 + size
+        self.sides = {"critic": Side(turns, betas=(0.0, 0.99)), "generator": Side(betas=(0.0, 0.99))}
+
+    def at(self, progress: float) -> None:
+        self.noise.at(progress)
+
+    def adapt(self, support: Examples, /) -> Pictures:
+        return Pictures(support.x, self.generator.read(support.x), support.mask)
+
+    def draw(self, state: Pictures, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count c h w"]:
+        z = self.truncation * noise[:, 1:]
+        return self.redraw(state, self.choose(state, noise), z)
+
+    def choose(self, state: Pictures, noise: Float[Tensor, "count k"]) -> Tensor:
+        """Which support picture each is drawn after: the first number says it."""
+        share = 0.5 * (1 + torch.erf(noise[:, 0] / 2**0.5))  # uniform from 0 to 1
+        count = state.mask.sum().clamp(min=1)
+        return nth(state.mask, torch.minimum((share * count).long(), count - 1))
+
+    def redraw(self, state: Pictures, places: Tensor, z: Float[Tensor, "count k"]) -> Float[Tensor, "count c h w"]:
+        return self.generator.draw(z, pick(state.x, places), pick(state.read, places)).sigmoid()
+
+    def predict(self, state: Pictures, x: Tensor, /) -> Float[Tensor, "n 1"]:
+        return nearness(self.draw(state, self.noise.fixed.to(x.dtype)), x)
+
+    def player_loss(self, name: str, task: Task) -> tuple[Tensor, Tensor]:
+        state, x = self.adapt(task.support), task.query.x
+        noise = F.embedding(scatter(x) % len(self.noise.drawn), self.noise.drawn.to(x.dtype))  # other for each task
+        places = self.choose(state, noise)
+        made, after = self.redraw(state, places, noise[:, 1:]), pick(state.x, places)
+        packs = [torch.cat([after, each, each.roll(1, 0)], 1) for each in (x, made)]
+        real, fake = (self.judged(pack) for pack in packs)
+        if name == "generator":
+            return task.query.mean(F.softplus(real - fake)), nearness(made, x)
+        slope = sum(zero_slope(self.judged, pack) for pack in packs)
+        return task.query.mean(F.softplus(fake - real)) + self.penalty * slope, nearness(made, x)
+
+    def judged(self, packs: Float[Tensor, "n c3 h w"]) -> Float[Tensor, " n"]:
+        return self.critic(packs)[:, 0]
+
+
+def pick(x: Float[Tensor, "n *feature"], places: Tensor) -> Float[Tensor, "m *feature"]:
+    """Rows of `x`, one for each place."""
+    return F.embedding(places, x.flatten(1)).reshape(-1, *x.shape[1:])

@@ -1,0 +1,110 @@
+"""The Neural Statistician: a variational autoencoder of sets, with a latent of the set and one of each example."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from upstairs.core import Examples, Task
+from upstairs.learners.generative.base import Course, GenerativeLearner
+from upstairs.learners.generative.likelihood import Gaussian, Likelihood, gaussian
+from upstairs.nets import mlp
+
+
+class Factors(NamedTuple):
+    """The posterior over the latent of the set, as the product of the prior and a Gaussian factor of each example."""
+
+    precision: Float[Tensor, " d"]
+    weighted: Float[Tensor, " d"]  # precision times mean
+
+    def gaussian(self) -> Gaussian:
+        return Gaussian(self.weighted / self.precision, -0.5 * self.precision.log())
+
+    def times(self, other: "Factors") -> "Factors":
+        """With what another set says, whose own prior counts once."""
+        return Factors(self.precision + other.precision - 1, self.weighted + other.weighted)
+
+
+def product(each: Factors, examples: Examples) -> Factors:
+    """The prior N(0, I) times the factors of the real examples."""
+    real = examples.mask[:, None].to(each.weighted.dtype)
+    return Factors(1 + (real * each.precision).sum(0), (real * each.weighted).sum(0))
+
+
+class NeuralStatistician(GenerativeLearner[Factors]):
+    """A variational autoencoder over sets (Edwards and Storkey 2017).
+
+        p(set) = integral of p(c) prod over x of (integral of p(x | z, c) p(z | c) dz) dc,   p(c) = N(0, I)
+        meta-loss = (KL(q(c | S, Q) || q(c | S)) + sum over Q of (KL(q(z | x, c) || p(z | c)) - log p(x | z, c))) / |Q|
+
+    S is the support set, Q the queries. The state is q(c | S); that of an empty set is p(c), and in one meta-step of
+    eight S is left out: the meta-loss is then the paper's, of the set Q. `predict` gives the importance-weighted bound
+    (Burda et al. 2016) on log p(x | S) of each query, with c drawn from q(c | S, x) and z from q(z | x, c).
+
+    Args:
+        read: from inputs to vectors of `size` numbers.
+        write: from vectors of 2 latent numbers to the parameters of `likelihood`.
+        latent: numbers in c, and in z.
+        values: in one input.
+        samples: behind the bound that `predict` gives.
+    """
+
+    def __init__(
+        self, read: nn.Module, write: nn.Module, size: int, *, latent: int, values: int, likelihood: Likelihood,
+        samples: int = 50,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.read, self.write, self.latent, self.likelihood = read, write, latent, likelihood
+        self.factor = mlp((size,), widths=(size,), out=2 * latent)
+        self.recognise = mlp((size + latent,), widths=(size,), out=2 * latent)
+        self.prior = mlp((latent,), widths=(size,), out=2 * latent)
+        self.noise_size = 2 * latent + likelihood.noise * values
+        self.course = Course(2 * latent, samples=samples)
+
+    def at(self, progress: float) -> None:
+        self.course.at(progress)
+
+    def factors(self, x: Float[Tensor, "n *feature"]) -> tuple[Float[Tensor, "n d"], Factors]:
+        """What was read of each example, and its factor; the precision is small at the start."""
+        h = self.read(x)
+        mean, raw = self.factor(h).chunk(2, -1)
+        precision = F.softplus(raw - 2)
+        return h, Factors(precision, precision * mean)
+
+    def adapt(self, support: Examples, /) -> Factors:
+        return product(self.factors(support.x)[1], support)
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Float[Tensor, "n 1"]]:
+        """The negative evidence lower bound of the queries given the support set, per query; and each one's part."""
+        x = task.query.x
+        support, (h, own) = self.adapt(task.support), self.factors(x)
+        kept = self.course.kept
+        support = Factors(1 + kept * (support.precision - 1), kept * support.weighted)
+        rows = self.course.rows(x)
+        whole = support.times(product(own, task.query))
+        q_c = whole.gaussian()
+        c = q_c.at(rows[0, : self.latent]).expand(len(x), -1)
+        p, q = gaussian(self.prior(c)), gaussian(self.recognise(torch.cat([h, c], 1)))
+        z = q.at(rows[:, self.latent :])
+        fit = self.likelihood.log_p(self.write(torch.cat([z, c], 1)), x) - self.course.heat * q.kl(p)
+        shared = self.course.heat * q_c.kl(support.gaussian()) / task.query.mask.sum().clamp(min=1)
+        return shared - task.query.mean(fit), (fit - shared)[:, None]
+
+    def predict(self, state: Factors, x: Tensor, /) -> Float[Tensor, "n 1"]:
+        (h, own), given = self.factors(x), state.gaussian()
+        seen = Factors(state.precision + own.precision, state.weighted + own.weighted).gaussian()
+        logs = []
+        for row in self.course.fixed.to(h.dtype):
+            c = seen.at(row[: self.latent])
+            p, q = gaussian(self.prior(c)), gaussian(self.recognise(torch.cat([h, c], 1)))
+            z = q.at(row[self.latent :])
+            fit = self.likelihood.log_p(self.write(torch.cat([z, c], 1)), x)
+            logs.append(fit + p.log_p(z) - q.log_p(z) + given.log_p(c) - seen.log_p(c))
+        return torch.stack(logs).logsumexp(0)[:, None] - torch.tensor(float(len(logs)), dtype=h.dtype).log()
+
+    def draw(self, state: Factors, noise: Float[Tensor, "count k"], /) -> Tensor:
+        c = state.gaussian().at(noise[:, : self.latent])
+        z = gaussian(self.prior(c)).at(noise[:, self.latent : 2 * self.latent])
+        return self.likelihood.draw(self.write(torch.cat([z, c], 1)), noise[:, 2 * self.latent :])

@@ -1,0 +1,107 @@
+"""A variational autoencoder that redraws: an example of a class is another one, bent by a latent of the writer's."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from upstairs.core import Examples, Task
+from upstairs.learners.generative.base import Course, GenerativeLearner
+from upstairs.learners.generative.likelihood import Gaussian, bernoulli_log_p, gaussian, nth, scatter
+from upstairs.nets.drawing import Bender, pair_reader, picture_reader
+
+
+class Exemplars(NamedTuple):
+    """The support pictures, a vector that tells what each is like, and which are real."""
+
+    x: Float[Tensor, "n c h w"]
+    summary: Float[Tensor, "n e"]
+    mask: Bool[Tensor, " n"]
+
+    def at(self, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m c h w"], Float[Tensor, "m e"]]:
+        """For each index the picture and its summary."""
+        return F.embedding(index, self.x.flatten(1)).reshape(-1, *self.x.shape[1:]), F.embedding(index, self.summary)
+
+    @property
+    def size(self) -> Int[Tensor, ""]:
+        return self.mask.sum().clamp(min=1)
+
+
+class Redrawing(GenerativeLearner[Exemplars]):
+    """New pictures of a class are its support pictures redrawn, each with a latent of its own.
+
+        p(x | S) = 1/|S| sum over s in S of integral of p(x | z, s) p(z | s) dz,   p(x | z, s) = Bernoulli(bender(z, s))
+        meta-loss = mean over queries x, with s one of S, of KL(q(z | x, s) || p(z | s)) - log p(x | z, s)
+
+    The decoder does not draw the class anew from a code, which blurs what it never saw: it moves and bends the support
+    picture and redraws its strokes (`Bender`; one-shot generation with a spatial transformer: Rezende et al. 2016).
+
+    `predict` gives the importance-weighted bound on log p(x | S) of each query: the draws are shared out over the
+    support pictures, more to those that look like the query. Values above a half are ink (1), others paper (0).
+
+    Args:
+        shape: of one input, (1, height, width), of 16 pixels or more.
+        width: channels of the drawing network at full size.
+        latent: numbers in z.
+        samples: behind the bound that `predict` gives.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, width: int, latent: int, samples: int = 50) -> None:
+        super().__init__()
+        self.latent, self.noise_size, size = latent, 1 + latent, 8 * width
+        self.summarise = picture_reader(shape, width=width, out=size)
+        self.recognise = pair_reader(shape, width=width, out=2 * latent)
+        self.prior = nn.Sequential(nn.ReLU(), last := nn.Linear(size, 2 * latent))
+        with torch.no_grad():  # a standard normal, nearly, at the start
+            last.weight.mul_(0.1), last.bias.zero_()
+        self.bender = Bender(latent, size, shape, width=width)
+        self.course = Course(latent, samples=samples)
+
+    def at(self, progress: float) -> None:
+        self.course.at(progress)
+
+    def adapt(self, support: Examples, /) -> Exemplars:
+        return Exemplars(support.x, self.summarise(support.x), support.mask)
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Float[Tensor, "n 1"]]:
+        """The negative evidence lower bound of a query, each given one of the support pictures."""
+        x, state = task.query.x, self.adapt(task.support)
+        s, h = state.at(nth(state.mask, scatter(x) // 7 % state.size))
+        q = self.posterior(x, s)
+        fit = bernoulli_log_p(self.bender(q.at(self.course.rows(x)), s, h), x)
+        bound = fit - self.course.heat * q.kl(gaussian(self.prior(h)))
+        return -task.query.mean(bound), bound[:, None]
+
+    def posterior(self, x: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"]) -> Gaussian:
+        """q(z | x, s)."""
+        return gaussian(self.recognise(torch.cat([x, s], 1)))
+
+    def predict(self, state: Exemplars, x: Tensor, /) -> Float[Tensor, "n 1"]:
+        near, numbers, logs = self.nearest(state, x), self.course.fixed.to(x.dtype), []
+        each = [self.posterior(x, state.at(index)[0]) for index in near.unbind(1)]
+        means, scales = torch.stack([q.mean for q in each]), torch.stack([q.log_scale for q in each])
+        places = torch.arange(len(state.mask), device=x.device)
+        for k, row in enumerate(numbers):
+            rank = torch.full_like(state.size, k) % state.size
+            here = (places == rank).to(x.dtype)[:, None, None]
+            q = Gaussian((here * means).sum(0), (here * scales).sum(0))
+            s, h = state.at((near * (places == rank)).sum(1))
+            z = q.at(row)
+            fit = bernoulli_log_p(self.bender(z, s, h), x) + gaussian(self.prior(h)).log_p(z) - q.log_p(z)
+            share = (len(numbers) - 1 - rank) // state.size + 1  # draws that this support picture has
+            logs.append(fit - (share * state.size).to(x.dtype).log())
+        return torch.stack(logs).logsumexp(0)[:, None]
+
+    def nearest(self, state: Exemplars, x: Tensor) -> Int[Tensor, "n m"]:
+        """For each query the places of the support pictures, the nearest first, padding last."""
+        a, b = x.flatten(1), state.x.flatten(1)
+        distance = b.square().sum(1) - 2 * a @ b.T
+        return torch.where(state.mask, distance, torch.finfo(a.dtype).max).argsort(1)
+
+    def draw(self, state: Exemplars, noise: Float[Tensor, "count k"], /) -> Tensor:
+        share = 0.5 * (1 + torch.erf(noise[:, 0] / 2**0.5))  # uniform from 0 to 1
+        s, h = state.at(nth(state.mask, torch.minimum((share * state.size).long(), state.size - 1)))
+        logits = self.bender(gaussian(self.prior(h)).at(noise[:, 1:]), s, h)
+        return (4 * (logits + 0.5)).sigmoid()  # strokes, ink from a probability of 0.38 on, and not the haze around

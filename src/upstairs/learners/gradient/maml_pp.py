@@ -1,0 +1,77 @@
+"""MAML++ (Antoniou, Edwards and Storkey 2019): what steadies MAML's training, as a composition."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from upstairs.core import LossFn, Task
+from upstairs.functional.differentiate import EXACT, FirstOrder, at_step
+from upstairs.functional.inner_loop import minimise
+from upstairs.functional.rules import StepRates
+from upstairs.learners.gradient.maml import GradientLearner, adapting
+
+
+class MultiStep(GradientLearner):
+    """MAML judged after every inner step, first order at the beginning of training.
+
+        L = sum over k of w_k * L_query(phi_k),   w_k = (1 - t / until) / K for k < K,   w_K = 1 - the others
+
+    t is the share of training that is over: all steps count alike at t = 0, the last one alone from `until` on. Before
+    `exact_from` inner gradients are constants (derivative-order annealing).
+
+    Args:
+        net, rule, options: those of `GradientLearner`; the rule is one without a state.
+        until: the share of training in which the steps before the last one count.
+        exact_from: the share of training that is first order.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self, net: nn.Module, rule: Any, *, until: float = 0.15, exact_from: float = 0.15, **options: Any
+    ) -> None:
+        super().__init__(net, rule, **options)
+        self.until, self.exact_from = until, exact_from
+        self.register_buffer("progress", torch.ones(()), persistent=False)
+        self.every_step = False
+
+    def at(self, progress: float) -> None:
+        """Numbers go to a buffer, choices to attributes: a step is planned and compiled once for each choice."""
+        self.progress.fill_(progress)
+        self.every_step = progress < self.until
+        self.differentiate = FirstOrder() if progress < self.exact_from else EXACT
+
+    def weights(self) -> Float[Tensor, " steps"]:
+        share = (1 - self.progress / self.until).clamp(min=0) / self.steps
+        early = share.expand(self.steps - 1)
+        return torch.cat([early, (1 - early.sum())[None]])
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        if not self.every_step or self.steps == 0:
+            return super().meta_loss(task)
+        params, losses = self.adapting(), []
+        for first in range(self.steps):
+            params = minimise(
+                self.inner_loss, params, task.support,
+                rule=self.rule, steps=1, first=first, differentiate=self.differentiate,
+            )  # fmt: skip
+            with at_step(first + 1):
+                prediction = self.answer(params, task.query.x)
+            losses.append(task.query.mean(self.loss_fn(prediction, task.query.y)))
+        return (self.weights() * torch.stack(losses)).sum(), prediction
+
+
+def maml_pp(
+    net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 3, until: float = 0.15, exact_from: float = 0.15,
+    batch: int | None = None, loss_fn: LossFn | None = None,
+) -> MultiStep:  # fmt: skip
+    """MAML++: `MultiStep` with a learned rate for each tensor of weights and each step.
+
+    The cosine schedule of the outer rate is the trainer's; batch statistics of each step are a norm of the network.
+    """
+    rule = StepRates(adapting(net), rate, steps=steps)
+    return MultiStep(
+        net, rule, way=way, steps=steps, until=until, exact_from=exact_from, batch=batch, loss_fn=loss_fn
+    )  # fmt: skip

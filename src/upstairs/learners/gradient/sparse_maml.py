@@ -1,0 +1,116 @@
+"""Gradient learners that learn which parameters adapt, or in which geometry: sparse-MAML, T-Net."""
+
+import copy
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from upstairs.errors import UpstairsError
+from upstairs.functional.call import call_with
+from upstairs.functional.differentiate import Scaled
+from upstairs.functional.rules import SGD, Params
+from upstairs.learners.gradient.maml import GradientLearner, Options, adapting
+
+
+class _Threshold(torch.autograd.Function):
+    """1 where a number is 0 or more, else 0; on the way back the identity (straight-through, Bengio et al. 2013)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(score: Tensor) -> Tensor:
+        return (score >= 0).to(score.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod  # torch's types have *args here, which a function of one argument narrows
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad
+
+
+class SparseSGD(nn.Module):
+    """Gradient descent on the weights that a learned mask lets adapt
+    ("Learning where to learn", von Oswald et al. 2021).
+
+        theta <- theta - rate * 1[m >= 0] * gradient,   d 1[m >= 0] / d m taken as 1 (straight-through)
+
+    Args:
+        params: the parameters that adapt.
+        rate: of the inner steps.
+        start: where every score m starts; above 0 all weights adapt at first, as in MAML.
+    """
+
+    def __init__(self, params: Params, rate: float, *, start: float = 0.01) -> None:
+        super().__init__()
+        self.names, self.rate = list(params), rate
+        self.scores = nn.ParameterList(torch.full_like(p, start, requires_grad=False) for p in params.values())
+
+    def init(self, params: Params) -> tuple[()]:
+        return ()
+
+    def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
+        masks = zip(self.names, self.scores, strict=True)
+        return Scaled({n: _Threshold.apply(m) * grads[n] for n, m in masks}, -self.rate), state
+
+    @torch.no_grad()
+    def adapting(self) -> dict[str, float]:
+        """The share of the weights of each tensor that adapt."""
+        return {n: float((m >= 0).float().mean()) for n, m in zip(self.names, self.scores, strict=True)}
+
+
+def sparse_maml(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+    """sparse-MAML: MAML that learns which weights adapt (von Oswald et al. 2021); see `SparseSGD`."""
+    return GradientLearner(net, SparseSGD(adapting(net), rate), way=way, **options)
+
+
+class Transformed(nn.Module):
+    """A linear layer or convolution, and a linear map T of its outputs that no task adapts: y = T (W x + b).
+
+    The two are multiplied first, (T W) x + T b, which takes one pass over the inputs where T after W would take two.
+    T starts as the identity.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
+        super().__init__()
+        weight = layer.weight
+        self.layer: nn.Linear | nn.Conv1d | nn.Conv2d = layer
+        self.transform = nn.Parameter(torch.eye(len(weight), dtype=weight.dtype, device=weight.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.layer.weight, self.layer.bias
+        params = {"weight": (self.transform @ weight.flatten(1)).reshape(weight.shape)}
+        if bias is not None:
+            params["bias"] = self.transform @ bias
+        return call_with(self.layer, params, x)
+
+
+def transformed(net: nn.Module) -> nn.Module:
+    """A copy of `net` whose linear layers and convolutions are each `Transformed`.
+
+    Raises:
+        UpstairsError: it has none.
+    """
+    other = copy.deepcopy(net)
+    for parent in list(other.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(child, "groups", 1) == 1:
+                setattr(parent, name, Transformed(child))
+    if not any(isinstance(m, Transformed) for m in other.modules()):
+        raise UpstairsError(f"{type(net).__name__} has no linear layer or convolution inside to transform: use maml")
+    return other
+
+
+def t_net(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+    """T-Net: MAML in a learned geometry (Lee and Choi 2018, section 4.1).
+
+        y = T W x;  W adapts, T is learned across tasks:   T W <- T W - rate * T T' dL/d(T W)
+
+    so that a step descends in the metric (T T')^-1.
+
+    Args:
+        net: as `transformed` gives it: its parameters named `transform` do not adapt.
+    """
+    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: not name.endswith("transform"), **options)

@@ -1,0 +1,244 @@
+"""Meta-training of an update rule over long inner loops: the training of whole networks, hundreds of steps.
+
+    phi_{k+1} = phi_k + rule_theta(grad L_k(phi_k)),   J(theta) = mean over windows of score(the losses of its steps)
+
+    truncated    autograd through one window, its start a constant: cheap, and biased towards short-sighted rules
+    ES           antithetic evolution strategies, through the whole loop
+    PES          persistent evolution strategies (Vicol, Metz and Sohl-Dickstein 2021): one window, and no such bias
+
+An inner loop is a pure function of its seed: where it starts and which minibatches it meets.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from upstairs.core import LossFn, cross_entropy
+from upstairs.errors import UpstairsError
+from upstairs.functional.batching import over_tasks
+from upstairs.functional.call import call_with
+from upstairs.functional.differentiate import Loss, Params, add, gradient, transformed
+from upstairs.tree import detach
+
+Carry = tuple[Params, Any]  # parameters of the network; state of the rule, () before its `init`
+Batch = tuple[Tensor, Tensor]
+Score = Callable[[Tensor], Tensor]  # losses [steps] -> what meta-training makes small
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A network to be trained: `make` gives one with random weights, `x` and `y` are its examples.
+
+    Args:
+        make: called with torch's global generator seeded.
+        batch: examples in a step.
+    """
+
+    make: Callable[[], nn.Module]
+    x: Tensor
+    y: Tensor
+    batch: int = 64
+    loss_fn: LossFn = cross_entropy
+    net: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            object.__setattr__(self, "net", self.make())
+
+    def start(self, seed: int) -> Params:
+        """The weights that a loop starts from."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return {n: p.detach().clone() for n, p in self.make().named_parameters()}
+
+    def minibatches(self, seed: int, first: int, steps: int) -> list[Batch]:
+        """Those of the steps from `first` on, each drawn with replacement."""
+        generator = torch.Generator()
+        drawn = []
+        for step in range(first, first + steps):
+            rows = torch.randint(len(self.x), (self.batch,), generator=generator.manual_seed(seed * 1_000_003 + step))
+            drawn.append((self.x[rows], self.y[rows]))
+        return drawn
+
+    def loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss_fn(call_with(self.net, params, x), y).mean()
+
+
+def unroll(rule: Any, training: Training, carry: Carry, batches: list[Batch]) -> tuple[Carry, Tensor]:
+    """A step for each minibatch: the carry after them, and the loss before each."""
+    params, state = carry
+    state = state or rule.init(params)
+    losses = []
+    for x, y in batches:
+        grads, loss = gradient_and_value(training.loss, params, x, y)
+        updates, state = rule.update(grads, state)
+        params = add(params, updates)
+        losses.append(loss)
+    return (params, state), torch.stack(losses)
+
+
+def gradient_and_value(loss: Loss, params: Params, *args: Any) -> tuple[Params, Tensor]:
+    """As `inner.gradient`, differentiable where gradients are on, and the loss itself."""
+    if transformed():
+        return torch.func.grad_and_value(loss)(params, *args)
+    values = []
+
+    def kept(*args: Any) -> Tensor:
+        values.append(loss(*args))
+        return values[0]
+
+    exact = torch.is_grad_enabled()
+    grads = gradient(kept, params, *args, create_graph=exact)
+    return grads, values[0] if exact else values[0].detach()
+
+
+def mean_log(losses: Tensor) -> Tensor:
+    """log(mean loss + 0.001): a tenth less counts alike in easy and hard trainings; a diverged one costs log 1000."""
+    return (losses.nan_to_num(1e3, posinf=1e3).clamp(max=1e3).mean() + 1e-3).log()
+
+
+class Windows:
+    """The windows of one loop after another, each loop from the next seed and of the next training.
+
+    Args:
+        trainings: whose networks are alike.
+        horizon: the steps of a loop.
+        window: the steps of a window.
+        seed: the first loop has the next one.
+    """
+
+    def __init__(self, trainings: Sequence[Training], *, horizon: int, window: int, seed: int = 0) -> None:
+        if window < 1 or horizon % window:
+            raise UpstairsError(
+                f"a loop of {horizon} steps is no whole number of windows of {window}: give a window that divides it"
+            )
+        self.trainings, self.horizon, self.window = trainings, horizon, window
+        self.seed, self.step = seed, horizon
+
+    def following(self) -> tuple[Params | None, list[Batch]]:
+        """The minibatches of the next window; where a loop begins also the weights that it starts from."""
+        begins = self.step >= self.horizon
+        if begins:
+            self.seed, self.step = self.seed + 1, 0
+        training = self.trainings[self.seed % len(self.trainings)]
+        batches = training.minibatches(self.seed, self.step, self.window)
+        self.step += self.window
+        return training.start(self.seed) if begins else None, batches
+
+
+class Truncated:
+    """Truncated backpropagation through time: autograd through a window, then through the next one.
+
+    Args:
+        rule: an `UpdateRule` with parameters.
+    """
+
+    def __init__(self, rule: Any, windows: Windows, *, score: Score = mean_log) -> None:
+        self.rule, self.windows, self.score = rule, windows, score
+
+    def backward(self) -> Tensor:
+        """Add the gradient of one window's score to the `.grad` of the rule's parameters; the score."""
+        start, batches = self.windows.following()
+        if start is not None:
+            self.carry: Carry = start, ()
+        carry, losses = unroll(self.rule, self.windows.trainings[0], self.carry, batches)
+        value = self.score(losses)
+        value.backward()
+        self.carry = detach(carry)
+        return value.detach()
+
+
+class Persistent:
+    """PES (Vicol et al. 2021, algorithm 2): in each window anew, every particle perturbs theta; its sums stay with it.
+
+        grad J  ~  mean over pairs of  xi * (score(theta + e) - score(theta - e)) / (2 sigma^2),   xi = sum of its e
+
+    Particles of a pair meet the same start and the same minibatches. With one window to a loop it is ES.
+
+    Args:
+        rule: an `UpdateRule` with parameters.
+        pairs: of opposite particles.
+        sigma: standard deviation of a perturbation of one window.
+        seed: of the perturbations.
+        compile: trace a step once and give it to inductor: half a minute, then it is three times as fast.
+    """
+
+    def __init__(
+        self, rule: Any, windows: Windows, *, pairs: int = 8, sigma: float = 0.03, seed: int = 0,
+        score: Score = mean_log, compile: bool = False,
+    ) -> None:  # fmt: skip
+        self.rule, self.windows, self.score = rule, windows, score
+        self.pairs, self.sigma, self.compile = pairs, sigma, compile
+        self.dice, self.loop = torch.Generator().manual_seed(seed), _Loop(rule, windows.trainings[0])
+        self.program: Callable[..., Any] | None = None
+
+    @torch.no_grad()
+    def backward(self) -> Tensor:
+        """Add the estimate from one window to the `.grad` of the rule's parameters; the particles' mean score."""
+        theta = dict(self.rule.named_parameters())
+        start, batches = self.windows.following()
+        if start is not None:
+            self.carry: Carry = {n: p.expand(2 * self.pairs, *p.shape) for n, p in start.items()}, ()
+            self.xi = {n: p.new_zeros(self.pairs, *p.shape) for n, p in theta.items()}
+        noise = {n: self.sigma * torch.randn(x.shape, generator=self.dice, dtype=x.dtype) for n, x in self.xi.items()}
+        particles = {f"rule.{n}": torch.cat([theta[n] + e, theta[n] - e]) for n, e in noise.items()}
+        losses = []
+        for x, y in batches:
+            self.carry, loss = self.advance(particles, self.carry, x, y)
+            losses.append(loss)
+        scores = torch.stack([self.score(own) for own in torch.stack(losses, 1)])
+        above, below = scores.chunk(2)
+        for n, p in theta.items():
+            self.xi[n] = self.xi[n] + noise[n]
+            grad = torch.tensordot((above - below) / (2 * self.sigma**2 * self.pairs), self.xi[n], 1)
+            p.grad = grad if p.grad is None else p.grad + grad
+        return scores.mean()
+
+    def advance(self, particles: Params, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
+        """A step of every particle."""
+        if self.compile and carry[1]:  # the first step, in which the rule's state begins, is another program
+            self.program = self.program or compiled(self.eagerly, particles, carry, x, y)
+            return self.program(particles, carry, x, y)
+        return self.eagerly(particles, carry, x, y)
+
+    def eagerly(self, particles: Params, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
+        def one(own: Params, carry: Carry) -> tuple[Carry, Tensor]:
+            return call_with(self.loop, own, carry, x, y)
+
+        name = "step" if carry[1] else "first"
+        return over_tasks(one, (particles, carry), owner=self.loop, name=name)
+
+
+class _Loop(nn.Module):
+    """A step of `unroll` as a module, whose rule can be called with other parameters."""
+
+    def __init__(self, rule: nn.Module, training: Training) -> None:
+        super().__init__()
+        self.rule, self.of = rule, training
+
+    def forward(self, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
+        carry, losses = unroll(self.rule, self.of, carry, [(x, y)])
+        return carry, losses[0]
+
+
+def compiled(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
+    """The program of `function` for arguments of these shapes, whose leaves are tensors."""
+    leaves, given = tree_flatten(args)
+    made = tree_flatten(function(*args))[1]
+
+    def flat(*leaves: Tensor) -> list[Tensor]:
+        return tree_flatten(function(*tree_unflatten(list(leaves), given)))[0]
+
+    leaves = [t.contiguous() for t in leaves]
+    graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    graph.graph.eliminate_dead_code()  # views that were tried and would not do
+    graph.recompile()
+    from torch import _inductor  # late: it takes a second
+
+    run = _inductor.compile(graph, leaves, options={"cpp_wrapper": True})
+    return lambda *args: tree_unflatten(list(run(*(t.contiguous() for t in tree_flatten(args)[0]))), made)

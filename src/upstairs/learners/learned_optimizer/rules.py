@@ -1,0 +1,210 @@
+"""Learned optimisers: update rules that are small networks, the same one for every coordinate.
+
+Both begin as an ordinary step, which their networks then bend: with the last layer at zero the LSTM rule is gradient
+descent, the MLP rule is Adam or momentum. A tensor's update depends on that tensor alone, so a rule that was
+meta-trained on one network trains any other.
+"""
+
+from collections.abc import Callable
+from math import exp, log
+from typing import Any, NamedTuple, Unpack
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from upstairs.errors import UpstairsError
+from upstairs.functional.differentiate import FirstOrder, Params
+from upstairs.learners.gradient.maml import GradientLearner, Options
+
+SMALL = 1e-3  # standard deviation of a last layer at the start: at zero the layers before it would get no gradient
+TINY = 1e-24  # keeps a root differentiable at zero
+
+
+def log_and_sign(g: Float[Tensor, " n"], p: float = 10.0) -> Float[Tensor, "2 n"]:
+    """A gradient of any size as two numbers of size 1 (Andrychowicz et al. 2016, appendix A).
+
+    (log|g| / p, sign g)  where |g| >= exp(-p),   else  (-1, exp(p) g)
+    """
+    large = g.abs() >= exp(-p)
+    size = torch.where(large, g.abs(), 1.0).log() / p  # no logarithm of zero, whose gradient would spoil `where`
+    return torch.stack([torch.where(large, size, -1.0), torch.where(large, g.sign(), exp(p) * g)])
+
+
+class Memory(NamedTuple):
+    """An LSTM's state, a column for each coordinate."""
+
+    h: Float[Tensor, "hidden n"]
+    c: Float[Tensor, "hidden n"]
+
+
+class LSTMRule(nn.Module):
+    """An LSTM that reads each coordinate's gradients and writes its updates (Andrychowicz et al. 2016).
+
+        h, c <- LSTM([log|g| / p, sign g], h, c),   (d, e) = W h + b,   update = rate * (d - exp(e) * g)
+
+    The paper's update is d alone. Here the gradient is beside it, scaled by a gate (as in Ravi and Larochelle 2017,
+    whose initial state is learned as here): the rule begins as gradient descent and works before it is trained.
+
+    Args:
+        rate: where the learned rate starts.
+        hidden: numbers that each coordinate remembers.
+    """
+
+    State = Memory
+
+    def __init__(self, *, rate: float = 0.1, hidden: int = 4) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.log_rate = nn.Parameter(torch.tensor(log(rate)))
+        self.input, self.recurrent = nn.Linear(2, 4 * hidden), nn.Linear(hidden, 4 * hidden, bias=False)
+        self.head = small(nn.Linear(hidden, 2))
+        self.h, self.c = (nn.Parameter(0.1 * torch.randn(hidden)) for _ in range(2))
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What another like it is made with."""
+        return {"hidden": self.hidden}
+
+    def init(self, params: Params) -> Memory:
+        zero = torch.cat([torch.zeros_like(p).detach().reshape(-1) for p in params.values()])
+        return Memory(self.h[:, None] + zero, self.c[:, None] + zero)
+
+    def update(self, grads: Params, state: Memory) -> tuple[Params, Memory]:
+        g = torch.cat([t.reshape(-1) for t in grads.values()])
+        after = self.cell(log_and_sign(g), state)
+        direction, gate = (self.head.weight @ after.h + self.head.bias[:, None]).unbind(0)
+        return like(grads, self.log_rate.exp() * (direction - gate.exp() * g)), after
+
+    def cell(self, x: Float[Tensor, "2 n"], state: Memory) -> Memory:
+        """One step of an LSTM (Hochreiter and Schmidhuber 1997), its gates in the order of nn.LSTMCell.
+
+        Columns for coordinates: a gate is then one block of memory, which is computed several times as fast.
+        """
+        gates = self.input.weight @ x + self.recurrent.weight @ state.h + self.input.bias[:, None]
+        i, f, g, o = gates.chunk(4, 0)
+        c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
+        return Memory(torch.sigmoid(o) * torch.tanh(c), c)
+
+
+class Moments(NamedTuple):
+    """What the MLP rule keeps, for all coordinates in one row: the step, mean gradients over each timescale, mean
+    squares, and what never changes (the size of the tensor's first weights, whether it is a vector).
+    """
+
+    step: Float[Tensor, ""]
+    mean: Float[Tensor, "timescale n"]
+    square: Float[Tensor, " n"]
+    fixed: Float[Tensor, "2 n"]
+
+
+BETA, SQUARE_BETA, EPS = 0.9, 0.999, 1e-8  # Adam's
+BETAS = (0.5, BETA, 0.99)  # timescales of 2, 10 and 100 steps
+
+
+def adam(mean: Tensor, scale: Tensor, step: Tensor) -> Tensor:
+    """Adam's step of rate 1, downhill (Kingma and Ba 2015)."""
+    return mean / (1 - BETA**step) / scale
+
+
+def momentum(mean: Tensor, scale: Tensor, step: Tensor) -> Tensor:
+    """The step of gradient descent with heavy-ball momentum 0.9, of rate 1, downhill (Polyak 1964)."""
+    return mean / (1 - BETA)
+
+
+BASES: dict[str, Callable[..., Tensor]] = {"adam": adam, "momentum": momentum}
+
+
+class MLPRule(nn.Module):
+    """A small MLP on what Adam keeps, at several timescales (Metz et al. 2019, 2020, 2022).
+
+        (d, e) = MLP(features),   update = -rate * exp(e) * (base + d)
+
+    Features of a coordinate: its mean gradients over 2, 10 and 100 steps and the last one, each over the root mean
+    square; that root against the tensor's. Of its tensor: how steady gradients are, the size of its weights at the
+    start, whether it is a vector. Of time: the share of `horizon` that is over, and how young training is. None
+    changes when the loss is multiplied by a number (but for Adam's own epsilon).
+
+    Args:
+        rate: where the learned rate starts.
+        horizon: the steps there will be: what the rule's schedule spans.
+        base: the step it starts as, "adam" or "momentum".
+    """
+
+    State = Moments
+    FEATURES = len(BETAS) + 7
+
+    def __init__(self, *, rate: float = 1e-3, horizon: int = 500, hidden: int = 16, base: str = "adam") -> None:
+        super().__init__()
+        if base not in BASES:
+            raise UpstairsError(f"base is '{base}': it takes one of {', '.join(BASES)}")
+        self.horizon, self.base, self.hidden = horizon, base, hidden
+        self.log_rate = nn.Parameter(torch.tensor(log(rate)))
+        self.layer, self.head = nn.Linear(self.FEATURES, hidden), small(nn.Linear(hidden, 2))
+        self.register_buffer("betas", torch.tensor(BETAS)[:, None], persistent=False)
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """What another like it is made with."""
+        return {"hidden": self.hidden, "horizon": self.horizon, "base": self.base}
+
+    def init(self, params: Params) -> Moments:
+        flat = torch.cat([p.detach().reshape(-1) for p in params.values()])
+        sizes = [p.detach().square().mean().clamp(min=1e-6).log() / 4 for p in params.values()]
+        vectors = [flat.new_tensor(p.ndim < 2) for p in params.values()]
+        fixed = torch.stack([per_tensor(sizes, params), per_tensor(vectors, params)])
+        zero = torch.zeros_like(flat)
+        return Moments(zero.sum(), torch.stack([zero] * len(BETAS)), zero, fixed)
+
+    def update(self, grads: Params, state: Moments) -> tuple[Params, Moments]:
+        step, lengths = state.step + 1, [g.numel() for g in grads.values()]
+        g = torch.cat([t.reshape(-1) for t in grads.values()])
+        mean = self.betas * state.mean + (1 - self.betas) * g
+        square = SQUARE_BETA * state.square + (1 - SQUARE_BETA) * g.square()
+        scale = root(square / (1 - SQUARE_BETA**step)) + EPS
+        steps = mean / (1 - self.betas**step) / scale
+        spread = per_tensor([s.mean() for s in square.split(lengths)], grads)
+        steady = per_tensor([s.square().mean() for s in steps[BETAS.index(BETA)].split(lengths)], grads)
+        features = [
+            g / scale,
+            (((square + TINY) / (spread + TINY)).log() / 4).clamp(-2, 2),
+            (steady + 1e-6).log() / 4,
+            (step / self.horizon).clamp(max=1.0).expand_as(g),
+            (-step / 20).exp().expand_as(g),
+        ]
+        seen = torch.cat([steps, torch.stack(features), state.fixed])
+        hidden = F.relu(self.layer.weight @ seen + self.layer.bias[:, None])
+        direction, size = (self.head.weight @ hidden + self.head.bias[:, None]).unbind(0)
+        base = BASES[self.base](mean[BETAS.index(BETA)], scale, step)
+        updates = like(grads, -(self.log_rate + size).exp() * (base + direction))
+        return updates, Moments(step, mean, square, state.fixed)
+
+
+def like(grads: Params, flat: Float[Tensor, " n"]) -> Params:
+    """All coordinates in one row, as the tensors that they belong to."""
+    parts = flat.split([g.numel() for g in grads.values()])
+    return {n: part.reshape(g.shape) for (n, g), part in zip(grads.items(), parts, strict=True)}
+
+
+def per_tensor(values: list[Tensor], params: Params) -> Float[Tensor, " n"]:
+    """One value for each tensor, repeated for its coordinates."""
+    return torch.cat([v.expand(t.numel()) for v, t in zip(values, params.values(), strict=True)])
+
+
+def learned_optimizer(net: nn.Module, *, way: int, rate: float = 0.1, **options: Unpack[Options]) -> GradientLearner:
+    """An LSTM writes the inner steps, and where they start is learned with it (Ravi and Larochelle 2017).
+
+    As published, the inner gradients are constants to the meta-gradient, which still passes the rule through all steps.
+    """
+    return GradientLearner(net, LSTMRule(rate=rate), way=way, differentiate=FirstOrder(), **options)
+
+
+def root(x: Tensor) -> Tensor:
+    return (x + TINY).sqrt()
+
+
+def small(layer: nn.Linear) -> nn.Linear:
+    """The same layer, starting near zero."""
+    nn.init.normal_(layer.weight, std=SMALL), nn.init.zeros_(layer.bias)
+    return layer

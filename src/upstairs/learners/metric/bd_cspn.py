@@ -1,0 +1,58 @@
+"""Learners that look at all queries of a task at once before they answer any: BD-CSPN."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from upstairs.core import Examples
+from upstairs.learners.metric.pretrained import Pretrained
+from upstairs.learners.metric.protonet import members, only_seen
+
+
+class SupportSet(NamedTuple):
+    """Directions of the support examples, and whose they are."""
+
+    z: Float[Tensor, "n d"]
+    member: Float[Tensor, "n way"]
+
+
+class BDCSPN(Pretrained[SupportSet]):
+    """Prototypes rectified by the queries, in cosine similarity (Liu, Song and Qin 2020, "BD-CSPN").
+
+        xi = mean of z_support - mean of z_query,   every z_query moves by xi                    (cross-class bias)
+        each query gets the class of the nearest prototype c_k; X_k: class k's support examples and its Z surest queries
+        c'_k = sum over X_k of softmax(epsilon cos(z, c_k)) z,   logits = scale cos(z, c'_k)     (intra-class bias)
+
+    Transductive: the answer for a query depends on which others are asked with it.
+
+    Args:
+        epsilon: sharpness of the weights (10 in the paper).
+        most: Z, queries that a class takes (8 in the paper).
+    """
+
+    epsilon: float = 10.0
+    most: int = 8
+
+    @property
+    def transductive(self) -> bool:
+        return True
+
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> SupportSet:
+        return SupportSet(z, members(support, self.way, z))
+
+    def logits(self, state: SupportSet, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        known, member = state
+        count = member.sum(0)
+        means, seen = F.normalize(member.T @ known / count[:, None].clamp(min=1), dim=-1), count > 0
+        centre = (member.T @ known).sum(0) / count.sum().clamp(min=1)
+        queries = F.normalize(z + centre - z.mean(0), dim=-1)
+        near = only_seen(queries @ means.T, seen)
+        surest = near.topk(min(self.most, len(z)), dim=0)[0][-1]
+        taken = F.one_hot(near.argmax(-1), self.way).to(z.dtype) * (near >= surest)
+        pool, whose = torch.cat([known, queries]), torch.cat([member, taken])
+        weight = whose * (self.epsilon * (pool @ means.T - 1)).exp()
+        rectified = weight.T @ pool  # its length does not matter to a cosine
+        return only_seen(self.log_scale.exp() * queries @ F.normalize(rectified, dim=-1).T, seen)

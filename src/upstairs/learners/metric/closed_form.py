@@ -1,0 +1,144 @@
+"""Heads that solve for their weights: R2D2 by ridge regression, MetaOptNet by a support vector machine.
+
+The encoder is trained through the solution, so that features are learned for which so simple a head suffices.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from upstairs.core import Examples, LossFn, cross_entropy, squared_error
+from upstairs.learners.metric.protonet import MetricLearner, members, only_seen
+
+
+class LinearHead(NamedTuple):
+    """A weight vector for each class (or target), and which classes the support set had."""
+
+    weight: Float[Tensor, "d out"]
+    seen: Bool[Tensor, " out"]
+
+
+def ridge(
+    z: Float[Tensor, "n d"], targets: Float[Tensor, "n out"], strength: Float[Tensor, ""]
+) -> Float[Tensor, "d out"]:
+    """W that minimises |z W - targets|^2 + strength |W|^2, by the smaller of two equal systems (Woodbury).
+
+    W = z^T (z z^T + strength I)^-1 targets = (z^T z + strength I)^-1 z^T targets
+    """
+    n, d = z.shape
+    identity = torch.eye(min(n, d), dtype=z.dtype, device=z.device)
+    if n <= d:
+        return z.T @ torch.linalg.solve(z @ z.T + strength * identity, targets)
+    return torch.linalg.solve(z.T @ z + strength * identity, z.T @ targets)
+
+
+class R2D2(MetricLearner[LinearHead]):
+    """The head is ridge regression on the support set, solved in closed form (Bertinetto et al. 2019).
+
+        W = Z^T (Z Z^T + lambda I)^-1 Y,   prediction = alpha f(x) W + beta
+
+    lambda, alpha and beta are learned with the encoder. Y has a 1 for the class of each example, or is the regression
+    target. In classification there is no beta: softmax does not see what is added to every class alike.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        way: classes that `predict` answers (the meta-parameters serve any number); 0 for regression.
+        strength: lambda at the start.
+        scale: alpha at the start.
+        loss_fn: None is cross-entropy, and for regression the squared error.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        way: int,
+        strength: float = 1.0,
+        scale: float = 1.0,
+        loss_fn: LossFn | None = None,
+    ) -> None:
+        super().__init__(encoder, way=way)
+        self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
+        self.log_strength = nn.Parameter(torch.tensor(strength).log())
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+        self.bias = nn.Parameter(torch.tensor(0.0)) if way == 0 else None
+
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> LinearHead:
+        real = support.mask[:, None]
+        targets = members(support, self.way, z) if self.way else torch.where(real, support.y, 0.0)
+        seen = targets.sum(0) > 0 if self.way else torch.ones_like(targets[0], dtype=torch.bool)
+        return LinearHead(ridge(torch.where(real, z, 0.0), targets, self.log_strength.exp()), seen)
+
+    def logits(self, state: LinearHead, z: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:
+        prediction = self.log_scale.exp() * z @ state.weight
+        return only_seen(prediction, state.seen) if self.bias is None else prediction + self.bias
+
+
+def onto_simplex(v: Float[Tensor, "n way"], size: float, seen: Bool[Tensor, " way"]) -> Float[Tensor, "n way"]:
+    """The nearest point to each row whose entries are 0 or more, sum to `size`, and are 0 off the seen classes.
+
+    v - tau, cut off at 0, where tau is the largest of (sum of the j largest entries - size) / j.
+    """
+    lowest = v.amin(-1, keepdim=True) - size  # as low as that, an entry becomes 0
+    v = torch.where(seen, v, lowest)
+    sums = v.sort(-1, descending=True)[0].cumsum(-1)
+    tau = ((sums - size) / torch.arange(1, v.shape[-1] + 1, device=v.device, dtype=v.dtype)).amax(-1, keepdim=True)
+    return (v - tau).clamp(min=0)
+
+
+def svm_dual(
+    z: Float[Tensor, "n d"], member: Float[Tensor, "n way"], *, cost: float, iterations: int
+) -> Float[Tensor, "n way"]:
+    """The dual variables of the multi-class support vector machine of Crammer and Singer (2001).
+
+        minimise 1/2 |A^T Z|^2 - sum_i A[i, y_i]   with   A[i, k] <= cost 1[k = y_i]   and   sum_k A[i, k] = 0
+
+    With A = cost Y - V each row of V is on a simplex: projected gradient steps, accelerated (FISTA; Beck and Teboulle
+    2009), `iterations` of them, so that the solution is differentiated through them. Padding (a row of zeros in
+    `member`) has zeros.
+    """
+    real, seen = member.sum(-1, keepdim=True), member.sum(0) > 0
+    z = z * real
+    gram = z @ z.T
+    rate = 1 / gram.square().sum().sqrt().clamp(min=torch.finfo(z.dtype).tiny)  # no eigenvalue is above that norm
+    v = ahead = cost * member
+    for k in range(iterations):
+        slope = member - gram @ (cost * member - ahead)
+        after = onto_simplex(ahead - rate * slope, cost, seen) * real
+        v, ahead = after, after + k / (k + 3) * (after - v)
+    return cost * member - v
+
+
+class MetaOptNet(MetricLearner[LinearHead]):
+    """The head is a support vector machine on the support set (Lee et al. 2019).
+
+        W = argmin 1/2 |W|^2 + cost sum_i max_k (f(x_i) w_k + 1[k != y_i] - f(x_i) w_{y_i}),   logits = scale f(x) W
+
+    Its dual is solved by a fixed number of steps (`svm_dual`), where the paper has a solver of quadratic programs.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        cost: of a margin that is not kept (0.1 in the paper).
+        iterations: of the solver.
+        scale: of the logits at the start (it is learned).
+    """
+
+    loss_fn: LossFn = staticmethod(cross_entropy)
+
+    def __init__(
+        self, encoder: nn.Module, *, way: int, cost: float = 0.1, iterations: int = 30, scale: float = 1.0
+    ) -> None:
+        super().__init__(encoder, way=way)
+        self.cost, self.iterations = cost, iterations
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> LinearHead:
+        member = members(support, self.way, z)
+        dual = svm_dual(z, member, cost=self.cost, iterations=self.iterations)
+        return LinearHead(z.T @ dual, member.sum(0) > 0)
+
+    def logits(self, state: LinearHead, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        return only_seen(self.log_scale.exp() * z @ state.weight, state.seen)

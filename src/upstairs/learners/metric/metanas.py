@@ -1,0 +1,71 @@
+"""What the network is: a search over cells across tasks, pruned to a discrete network that goes on training."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from upstairs.core import Examples, Task
+from upstairs.functional.call import call_with
+from upstairs.functional.inner_loop import minimise
+from upstairs.functional.rules import SGD, Params
+from upstairs.learners.metric.protonet import ProtoNet
+from upstairs.nets.cells import discretise, mixtures
+
+
+class MetaNAS(ProtoNet):
+    """A differentiable search for the network across tasks, then that network as a ProtoNet
+    (Elsken et al. 2020, "Meta-learning of neural architectures for few-shot learning"; T-NAS, Lian et al. 2020).
+
+        search:  a_task = a - rate * d L_support(a, w) / d a,   minimise over tasks L_query(a_task, w) in a and w
+        prune:   each edge keeps the operation of the largest a, with the weights that it has
+        train:   minimise L_query(w)
+
+    L is ProtoNet's loss; that of the support set has its own examples as queries. As in MetaNAS the mixture sharpens
+    while the search goes on (its temperature falls from 1 to 0.1), so that pruning changes little and the network need
+    not be trained anew. Weights are shared by all tasks where the papers adapt them too: prototypes do that work.
+
+    Args:
+        encoder: with `Mixed` operations in it, as `nets.cells` makes it.
+        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        scale: of the squared distance.
+        until: the share of training that is search.
+        rate: of a task's step on the architecture.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, *, way: int, scale: float = 1.0, until: float = 1 / 3, rate: float = 0.01
+    ) -> None:
+        super().__init__(encoder, way=way, scale=scale)
+        self.until, self.rule, self.searching = until, SGD(rate), False
+
+    def at(self, progress: float) -> None:
+        self.searching = progress < self.until
+        for mixed in mixtures(self.encoder).values():
+            if self.searching:
+                mixed.soften(0.1 ** (progress / self.until))
+            else:
+                mixed.choose()
+
+    @property
+    def second_order(self) -> bool:
+        return self.searching
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        if not (self.searching and self.training):
+            return super().meta_loss(task)
+        architecture = self.own_architecture(task.support)
+        support, query = (call_with(self.encoder, architecture, examples.x) for examples in task)
+        prediction = self.logits(self.fit(support, task.support), query)
+        return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
+
+    def own_architecture(self, support: Examples) -> Params:
+        """One step from the shared one on the support set's loss."""
+        shared: Params = {n: p for n, p in self.encoder.named_parameters() if n.endswith("architecture")}
+        return minimise(self.support_loss, shared, support, rule=self.rule, steps=1)
+
+    def support_loss(self, architecture: Params, support: Examples) -> Float[Tensor, ""]:
+        z = call_with(self.encoder, architecture, support.x)
+        return support.mean(self.loss_fn(self.logits(self.fit(z, support), z), support.y))
+
+    def found(self) -> nn.Module:
+        """The discrete encoder alone, as an ordinary module of its own."""
+        return discretise(self.encoder)

@@ -1,0 +1,135 @@
+"""Learners of an encoder that is trained to classify all training classes; tasks see its features.
+
+SimpleShot, Baseline++ and, with episodes beside it, co-training here; BD-CSPN in transductive.py; in transfer.py it is
+the first stage of meta-transfer learning.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from upstairs.core import Examples, LossFn, State, Task, cross_entropy
+from upstairs.functional.differentiate import FirstOrder
+from upstairs.functional.inner_loop import minimise
+from upstairs.functional.rules import SGD, Params
+from upstairs.learners.metric.protonet import MetricLearner, Prototypes, class_means, only_seen
+from upstairs.nets.norm import Centre
+
+
+class Pretrained(MetricLearner[State]):
+    """Trained by ordinary classification, with one output for each training class.
+
+        loss = mean over support and query examples of CE(scale cos(f(x), w_c), the class's own number)
+
+    Cosines (Chen et al. 2019) instead of a linear layer: with thousands of classes they learn far faster.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        size: of these vectors.
+        classes: training classes, each with a weight vector of its own.
+        way: classes that `predict` answers; the encoder serves any number (`for_way`).
+        centred: subtract the mean feature of the training classes in evaluation; it is measured before each validation.
+        scale: of the cosine, at the start (it is learned).
+    """
+
+    loss_fn: LossFn = staticmethod(cross_entropy)
+    own_labels = True
+
+    def __init__(
+        self, encoder: nn.Module, size: int, *, classes: int, way: int, centred: bool = False, scale: float = 20.0
+    ) -> None:
+        super().__init__(encoder, way=way)
+        self.centre = Centre(size) if centred else nn.Identity()
+        self.head = nn.Linear(size, classes, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+
+    def embed(self, x: Tensor) -> Float[Tensor, "n d"]:
+        """Features of length 1, centred where that was asked for."""
+        return F.normalize(self.centre(self.features(x)), dim=-1)
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        both = Examples(*(torch.cat([a, b]) for a, b in zip(task.support, task.query, strict=True)))
+        logits = self.log_scale.exp() * self.embed(both.x) @ F.normalize(self.head.weight, dim=-1).T
+        return both.mean(self.loss_fn(logits, both.y)), logits[len(task.support.x) :]
+
+
+class SimpleShot(Pretrained[Prototypes]):
+    """The nearest class mean of centred features of length 1 (Wang et al. 2019, "CL2N").
+
+        z = (f(x) - mu) / |f(x) - mu|,   p(y = k | x)  ~  exp(-scale/2 |z - c_k|^2),   c_k = mean of z over class k
+
+    mu is the mean feature of the training classes. Nothing adapts.
+    """
+
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
+        return class_means(z, support, self.way)
+
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        c = state.mean
+        distance = 1 - 2 * z @ c.T + c.square().sum(-1)
+        return only_seen(-0.5 * self.log_scale.exp() * distance, state.seen)
+
+
+class CoTraining(SimpleShot):
+    """Episodes and an auxiliary classification of all training classes, together (Oreshkin et al. 2018, section 3.4).
+
+        loss = 1/2 CE(s cos(f(x), w_c), the class's own number) + 1/2 CE(-t/2 |z - c_k|^2, k among the task's classes)
+
+    The first is `Pretrained`'s over support and query, the second SimpleShot's over the queries; s and t are learned.
+    The paper lets the share of the first fall in training; here it stays.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, **options: Any) -> None:
+        super().__init__(encoder, size, **options)
+        self.log_sharpness = nn.Parameter(torch.tensor(10.0).log())
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        """Labels are the classes' own numbers: the episode is a task of all classes, of which it has seen a few."""
+        both, n = task.together(), len(task.support.x)
+        z = self.embed(both.x)
+        classify = self.log_scale.exp() * z @ F.normalize(self.head.weight, dim=-1).T
+        means = class_means(z[:n], task.support, len(self.head.weight))
+        episode = self.logits(means, z[n:])
+        auxiliary = both.mean(self.loss_fn(classify, both.y))
+        return (auxiliary + task.query.mean(self.loss_fn(episode, task.query.y))) / 2, episode
+
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        return only_seen(self.log_sharpness.exp() * (z @ state.mean.T - state.mean.square().sum(-1) / 2), state.seen)
+
+
+class BaselinePlusPlus(Pretrained[Prototypes]):
+    """On each task a cosine classifier is trained over the frozen encoder (Chen et al. 2019, "Baseline++").
+
+        logits = scale cos(f(x), w_k),   w by `steps` of gradient descent on the support set's cross-entropy
+
+    The paper starts w at random; here it starts at the class means (weight imprinting; Qi, Brown and Lowe 2018), so
+    that the answer does not depend on chance or on the order of the classes.
+
+    Args:
+        encoder, size, options: those of `Pretrained`.
+        rate: of the gradient steps.
+        steps: how many.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, *, rate: float = 0.01, steps: int = 100, **options: Any) -> None:
+        super().__init__(encoder, size, **options)
+        self.rule, self.steps = SGD(rate), steps
+
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
+        start = class_means(z, support, self.way)
+
+        def loss(params: Params, z: Tensor, y: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+            logits = self.logits(Prototypes(params["weight"], start.seen), z)
+            return Examples(z, y, mask).mean(self.loss_fn(logits, y))
+
+        fitted = minimise(
+            loss, {"weight": start.mean}, z, support.y, support.mask,
+            rule=self.rule, steps=self.steps, differentiate=FirstOrder(),
+        )  # fmt: skip
+        return Prototypes(fitted["weight"], start.seen)
+
+    def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        return only_seen(self.log_scale.exp() * z @ F.normalize(state.mean, dim=-1).T, state.seen)

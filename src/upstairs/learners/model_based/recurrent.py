@@ -1,0 +1,182 @@
+"""Meta recurrent networks: y_t = f(y_{t-1}, x_t), a network that learns a task while its examples pass by."""
+
+from abc import abstractmethod
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from upstairs.core import Examples, State, Task
+from upstairs.learners.metric.protonet import members
+from upstairs.learners.model_based.snail import Reader, content_order
+from upstairs.nets.sequence import LSTMCell, Slots, read, write
+
+
+class StreamLearner(Reader[tuple[State, Tensor]]):
+    """A recurrent network that is told each label one step late (Hochreiter, Younger and Conwell 2001).
+
+        (s_t, p_t) = step(s_{t-1}, y_{t-1}, x_t)
+
+    `adapt` reads the support set in one pass and keeps the last label, which is told with the query: each query is the
+    step after the support set. It is trained on streams: support set and queries shuffled together, the loss of every
+    step.
+    """
+
+    @abstractmethod
+    def tokens(self, x: Tensor) -> Float[Tensor, "n e"]:
+        """What a step reads of each input."""
+
+    @abstractmethod
+    def begin(self, like: Tensor) -> State:
+        """Before the first step."""
+
+    @abstractmethod
+    def step(self, state: State, label: Float[Tensor, " way"], token: Tensor) -> tuple[State, Float[Tensor, " way"]]:
+        """Told the last label (zeros before the first step), sees the next input, predicts."""
+
+    def stream(
+        self, tokens: Float[Tensor, "t e"], label: Float[Tensor, "t way"], mask: Bool[Tensor, " t"]
+    ) -> tuple[tuple[State, Tensor], Float[Tensor, "t way"]]:
+        """The state after a stream of examples, and what was predicted of each before its label was told."""
+        state, told, predictions = self.begin(tokens), torch.zeros_like(label[0]), []
+        for t in range(len(tokens)):
+            new, prediction = self.step(state, told, tokens[t])
+            state, told = tree_map(partial(torch.where, mask[t]), (new, label[t]), (state, told))
+            predictions.append(prediction)
+        return (state, told), torch.stack(predictions)
+
+    def adapt(self, support: Examples, /) -> tuple[State, Tensor]:
+        order, tokens = content_order(support), self.tokens(support.x)
+        return self.stream(tokens[order], members(support, self.most, tokens)[order], support.mask[order])[0]
+
+    def predict(self, state: tuple[State, Tensor], x: Tensor, /) -> Float[Tensor, "n way"]:
+        kept, told = state
+        return torch.stack([self.step(kept, told, token)[1] for token in self.tokens(x)])[:, : self.way]
+
+    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
+        """The loss of every step of one stream of support set and queries, and the predictions of the queries."""
+        both = task.together()
+        order, tokens = content_order(both), self.tokens(both.x)
+        _, prediction = self.stream(tokens[order], members(both, self.most, tokens)[order], both.mask[order])
+        prediction = prediction[order.argsort()]
+        return both.mean(self.loss_fn(prediction, both.y)), prediction[len(task.support.x) :, : self.way]
+
+
+class Cell(NamedTuple):
+    """The state of an LSTM: what it puts out and what it keeps."""
+
+    h: Float[Tensor, " e"]
+    c: Float[Tensor, " e"]
+
+
+class LSTMLearner(StreamLearner[Cell]):
+    """An LSTM that learns a task in its state, by its weights alone (Hochreiter, Younger and Conwell 2001).
+
+        (h_t, c_t) = LSTM([norm(f(x_t)), y_{t-1}], h_{t-1}, c_{t-1}),   p(y_t) = softmax(head(h_t))
+
+    Args:
+        encoder: any module from inputs to vectors of `size` numbers.
+        way: the most classes of a task.
+        block: units of the LSTM for each class, and as many again.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, *, way: int, block: int = 64) -> None:
+        super().__init__(encoder, way=way)
+        hidden = (way + 1) * block
+        self.cell, self.head = LSTMCell(size + way, hidden), nn.Linear(hidden, way)
+        start_as_memory(self.cell, self.head, way=way, block=block)
+
+    def tokens(self, x: Tensor) -> Float[Tensor, "n e"]:
+        z = self.encoder(x)
+        return F.layer_norm(z, z.shape[-1:])
+
+    def begin(self, like: Tensor) -> Cell:
+        zeros = like.new_zeros(self.head.in_features)
+        return Cell(zeros, zeros)
+
+    def step(self, state: Cell, label: Tensor, token: Tensor) -> tuple[Cell, Float[Tensor, " way"]]:
+        state = Cell(*self.cell(torch.cat([token, label]), *state))
+        return state, self.head(state.h)
+
+
+@torch.no_grad()
+def start_as_memory(cell: LSTMCell, head: nn.Linear, *, way: int, block: int) -> None:
+    """Where an LSTM's training starts: gates that keep a label together with what was seen one step before.
+
+    The last block of units repeats P x_t, so that it is heard at t + 1; block k takes that up when label k is told, and
+    puts it out where it agrees with P x_t; the head adds each block up. From an ordinary start an LSTM finds this only
+    after very many tasks. P has orthogonal rows.
+    """
+    for p in (*cell.parameters(), head.weight):
+        p.mul_(0.1)
+    gain, bias = cell.input.weight.unflatten(0, (4, way + 1, block)), cell.input.bias.unflatten(0, (4, way + 1, block))
+    back = cell.hidden.weight.unflatten(0, (4, way + 1, block))
+    i, f, g, o = range(4)
+    projection = nn.init.orthogonal_(torch.empty(block, gain.shape[-1] - way))
+    gain[g, -1, :, :-way] += projection
+    bias[i, -1], bias[f, -1], bias[o, -1] = 3.0, -3.0, 3.0
+    for k in range(way):
+        gain[i, k, :, k - way] += 8
+        bias[i, k], bias[f, k] = -4.0, 3.0
+        back[g, k, :, -block:] += 2 * torch.eye(block)
+        gain[o, k, :, :-way] += 2 * projection
+        head.weight[k].unflatten(0, (way + 1, block))[k] += 0.5
+
+
+class Recall(NamedTuple):
+    """Between two steps: the cell, the memory, and the key of the last step, until its label is told."""
+
+    h: Float[Tensor, " e"]
+    c: Float[Tensor, " e"]
+    slots: Slots
+    key: Float[Tensor, " k"]
+
+
+class MemoryLearner(StreamLearner[Recall]):
+    """A memory-augmented LSTM (Santoro et al. 2016).
+
+        (h_t, c_t) = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1})
+        write [k_{t-1}, y_{t-1}] into the least recently used row, or where was read last
+        r_t = read by the cosine with k_t = W norm(f(x_t)),      p(y_t) = softmax(head([h_t, r_t]))
+
+    Difference from the paper: a row is the key with the label that belongs to it, where the paper's controller must
+    learn to put the two together.
+
+    Args:
+        encoder: any module from inputs to vectors of `size` numbers.
+        way: the most classes of a task.
+        hidden: units of the LSTM, and numbers of a key.
+        rows: of the memory; a longer stream overwrites the least recently used.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, *, way: int, hidden: int = 64, rows: int = 64) -> None:
+        super().__init__(encoder, way=way)
+        self.rows, self.hidden = rows, hidden
+        self.key = nn.Linear(size, hidden)
+        self.cell = LSTMCell(size + way, hidden)
+        self.head = nn.Linear(2 * hidden + way, way)
+        nn.init.orthogonal_(self.key.weight)
+        with torch.no_grad():  # it starts by answering the label that it reads
+            self.head.weight[:, -way:] = 5 * torch.eye(way)
+        self.gate, self.log_scale = nn.Parameter(torch.tensor(-2.0)), nn.Parameter(torch.tensor(10.0).log())
+
+    def tokens(self, x: Tensor) -> Float[Tensor, "n e"]:
+        """The embedding and its key."""
+        z = self.encoder(x)
+        return torch.cat([z, self.key(F.layer_norm(z, z.shape[-1:]))], 1)
+
+    def begin(self, like: Tensor) -> Recall:
+        h, usage = like.new_zeros(self.hidden), like.new_zeros(self.rows)
+        return Recall(h, h, Slots(usage[:, None].expand(-1, self.hidden + self.most), usage, usage), h)
+
+    def step(self, state: Recall, label: Tensor, token: Tensor) -> tuple[Recall, Float[Tensor, " way"]]:
+        z, key = token.split([len(token) - self.hidden, self.hidden])
+        h, c = self.cell(torch.cat([z, label]), state.h, state.c)
+        told = label.sum()  # 0 before the first step: nothing to write
+        slots = write(state.slots, torch.cat([state.key, label]), self.gate.sigmoid(), told)
+        found, slots = read(slots, key, self.log_scale.exp())
+        return Recall(h, c, slots, key), self.head(torch.cat([h, found]))

@@ -1,0 +1,127 @@
+"""Files of tensors with a json header (safetensors), written whole or not at all."""
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+import upstairs
+from upstairs.errors import UpstairsError
+
+FORMAT = 1  # of the json header; raised when a reader of the old one would misread the new one
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file at `path` is the old one or the new one, whatever happens in between.
+
+    Raises:
+        UpstairsError: the disk is full or the folder cannot be written; the old file is as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise UpstairsError(
+            f"{path} could not be written ({error.strerror or error}): free some room or choose another place; "
+            "what was saved there before is untouched"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, kind: str) -> None:
+    """Write tensors and a json header of `kind` ("run", "adapted" or "rule") in one atomic file."""
+    header = {"upstairs": json.dumps({"format": FORMAT, "kind": kind, **meta}, allow_nan=True)}
+    content = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, header)
+    write_atomically(path, content)
+
+
+def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save_tensors` wrote.
+
+    Raises:
+        UpstairsError: no such file; cut or damaged; not one of this library's; another format or kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UpstairsError(f"there is no file {path}: check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("upstairs")
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UpstairsError(
+            f"{path} is damaged or no safetensors file ({error}): take an older copy, or train again"
+        ) from error
+    if header is None:
+        raise UpstairsError(f"{path} is a safetensors file, but not one that upstairs wrote: give a file from a run")
+    meta = json.loads(header)
+    if meta.get("format") != FORMAT:
+        raise UpstairsError(
+            f"{path} has format {meta.get('format')} and this version of upstairs reads format {FORMAT}: "
+            f"it was written by upstairs {meta.get('versions', {}).get('upstairs', '(unknown)')}; "
+            "use that version, or train again"
+        )
+    if meta.get("kind") != kind:
+        names = {
+            "run": "a run's checkpoint",
+            "adapted": "an adapted model",
+            "rule": "a learned rule",
+            "bilevel": "meta-parameters",
+        }
+        raise UpstairsError(
+            f"{path} holds {names.get(meta.get('kind'), 'something else')}: {names[kind]} is needed here"
+        )
+    return tensors, meta
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as named tensors and json."""
+    state = optimizer.state_dict()
+    tensors, rest = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                rest[f"{index}.{name}"] = value
+    return tensors, {"groups": state["param_groups"], "rest": rest}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Give the optimiser what `pack_optimizer` took from one like it."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [(k.removeprefix("optimizer."), t) for k, t in tensors.items() if k.startswith("optimizer.")]:
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    for key, value in meta["rest"].items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})
+
+
+def versions() -> dict[str, str]:
+    return {
+        "upstairs": upstairs.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,108 @@
+"""What a user gives, as tensors: pictures, texts or arrays, alone or as a support set in any of the usual forms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from upstairs.data.audio.format import AudioFormat
+from upstairs.data.files import PICTURES, SOUNDS, Files
+from upstairs.data.images.folders import files_by_class
+from upstairs.data.images.format import ImageFormat
+from upstairs.data.source import InputFormat, as_floats
+from upstairs.data.text.embeddings import FrozenFormat
+from upstairs.data.text.hashed import TextFormat
+from upstairs.data.text.tables import read_texts
+from upstairs.data.text.tokens import PieceFormat
+from upstairs.errors import UpstairsError
+
+Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How raw inputs become tensors: pictures by the format of the training data, arrays as they are."""
+
+    shape: tuple[int, ...]
+    format: InputFormat | None
+
+    @property
+    def are_texts(self) -> bool:
+        return isinstance(self.format, TextFormat | FrozenFormat | PieceFormat)
+
+    @property
+    def files(self) -> Files:
+        return SOUNDS if isinstance(self.format, AudioFormat) else PICTURES
+
+    def read(self, items: Sequence[Any]) -> Float[Tensor, "n *feature"]:
+        """Paths, bytes, pictures, texts, sounds or arrays, one for each example.
+
+        Raises:
+            UpstairsError: an input that cannot be read, or of another shape than the learner was trained on.
+        """
+        if self.format is not None:
+            return as_floats(np.stack([self.format.read(item) for item in items]))
+        rows = [np.asarray(item) for item in items]
+        for i, row in enumerate(rows):
+            if row.shape != self.shape:
+                raise UpstairsError(f"input {i} has shape {row.shape} and this learner takes {self.shape}: reshape it")
+        return as_floats(np.stack(rows))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "format_of_inputs": self.format.to_json() if self.format else None}
+
+    @classmethod
+    def from_json(cls, meta: dict[str, Any]) -> "Inputs":
+        form = meta["format_of_inputs"]
+        return cls(tuple(meta["shape"]), read_format(form) if form else None)
+
+
+def read_format(value: dict[str, Any]) -> InputFormat:
+    """The inverse of a format's `to_json`."""
+    if value.get("kind") == "text":
+        return TextFormat(int(value["words"]))
+    if value.get("kind") == "frozen":
+        return FrozenFormat(str(value["model"]), int(value["size"]), int(value.get("rows", 1)))
+    if value.get("kind") == "pieces":
+        return PieceFormat(str(value["model"]), int(value["length"]))
+    if value.get("kind") == "audio":
+        return AudioFormat(float(value["seconds"]), int(value["bands"]))
+    return ImageFormat.from_json(value)
+
+
+def read_support(support: Support, inputs: "Inputs", *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
+    """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has.
+
+    Raises:
+        UpstairsError: fewer than `least` classes, one without examples, or inputs that cannot be found.
+    """
+    if isinstance(support, str | Path):
+        path = Path(support)
+        support = read_texts(path)[:2] if inputs.are_texts else files_by_class(path, inputs.files)
+    if not isinstance(support, Mapping):
+        x, y = support
+        if len(x) != len(y):
+            raise UpstairsError(
+                f"the support set has {len(x)} inputs and {len(y)} labels: give one label for each input"
+            )
+        groups: dict[str, list[Any]] = {}
+        for item, label in zip(x, y, strict=True):
+            groups.setdefault(str(label.item() if hasattr(label, "item") else label), []).append(item)
+        support = groups
+    if len(support) < least:
+        raise UpstairsError(f"the support set has {len(support)} classes: give {least} or more, each with an example")
+    for label, items in support.items():
+        if len(items) == 0:
+            raise UpstairsError(
+                f"class '{label}' of the support set has no examples: give one or more, or leave it out"
+            )
+    labels = [str(label) for label in support]
+    return (
+        labels,
+        [i for items in support.values() for i in items],
+        [k for k, s in enumerate(support.values()) for _ in s],
+    )

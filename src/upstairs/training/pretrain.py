@@ -1,0 +1,112 @@
+"""What comes before meta-training: the weights of another run, or a network that classifies all training classes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from upstairs.console import training
+from upstairs.core import Learner
+from upstairs.data.splits import Splits
+from upstairs.errors import UpstairsError
+from upstairs.learners import defaults_for
+from upstairs.nets import begin_at_idf, begin_centred
+from upstairs.settings import Settings
+from upstairs.storage import load_tensors
+from upstairs.training.checkpoint import checkpoint_in
+from upstairs.training.trainer import Training, restore, train_run
+
+
+def prepare(run: Training, splits: Splits, *, quiet: bool) -> None:
+    """Give a run that has not begun the weights that its settings ask for: `start_from`, or those of `pretrain`.
+
+    Raises:
+        UpstairsError: there is no such run, or none of its weights fits.
+    """
+    s = run.settings
+    begin(run)
+    if s.pretrain:
+        copy_weights(run.learner, pretrain(run, splits, quiet=quiet))
+    elif s.start_from:
+        copy_weights(run.learner, Path(s.start_from))
+
+
+def begin(run: Training) -> None:
+    """Of texts of the training classes: tokens start as loud as they are rare there, frozen features centred there."""
+    parts = run.source.parts or (run.source,)
+    for start in (begin_at_idf, begin_centred):
+        start(run.learner, (part.inputs[np.concatenate(part.rows)] for part in parts if part.rows))
+
+
+def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
+    """Train a network like the run's own to classify all training classes, in the folder `pretrain` of the run.
+
+    One that was stopped goes on where it stood.
+    """
+    first = Training(pretraining(run.settings, run.source.most_way), splits, run.out / "pretrain")
+    if (first.out / "last.safetensors").exists():
+        restore(first)
+    else:
+        begin(first)
+    with_bar(first, f"pretraining for {run.settings.learner}", "the same command goes on", quiet=quiet)
+    return first.out
+
+
+def with_bar(run: Training, what: str, go_on: str, *, quiet: bool) -> None:
+    """Train until the budget is spent, with a bar; one who interrupts it is told what is saved and how to go on."""
+    try:
+        with training(what, quiet=quiet) as tell:
+            train_run(run, tell)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"step {run.progress.step} of {what} is saved; {go_on}") from None
+
+
+def pretraining(settings: Settings, most_way: int) -> Settings:
+    """The settings of the first stage: the run's network, and its share of the budget."""
+    own = defaults_for("simpleshot", regression=False)
+    return replace(
+        settings,
+        **{name: own[name] for name in ("shot", "query", "tasks", "rate")},
+        learner="simpleshot",
+        way=min(own["way"], most_way),
+        estimator="autograd",
+        hard=0.0,
+        interpolate="none",
+        patience=None,
+        pretrain=0.0,
+        steps=settings.steps and max(1, round(settings.pretrain * settings.steps)),
+        minutes=settings.minutes and settings.pretrain * settings.minutes,
+    )
+
+
+@torch.no_grad()
+def copy_weights(learner: Learner, path: Path) -> int:
+    """Copy from a run every weight and statistic with the same name and shape; the number of tensors that fit.
+
+    The learner's own part of a name does not count: `encoder.block0.0.weight` fits `net.block0.0.weight`, and
+    `net.encoder.block0.0.weight` (where tasks bring the head).
+
+    Raises:
+        UpstairsError: there is no run at `path`, or nothing of it fits.
+    """
+    file = checkpoint_in(path)
+    if file is None:
+        raise UpstairsError(f"{path} holds no checkpoint to start from: give the directory that `upstairs train` wrote")
+    tensors, meta = load_tensors(file, kind="run")
+    theirs = {_bare(k.split(".", 1)[1]): v for k, v in tensors.items() if k.startswith("learner.") and k.count(".") > 1}
+    own = {_bare(name): value for name, value in learner.state_dict().items()}
+    fit = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
+    if not fit:
+        raise UpstairsError(
+            f"no weight of {path} ({meta['settings']['learner']}) fits this learner: take the same --net, --width, "
+            "--norm and data"
+        )
+    for name in fit:
+        own[name].copy_(theirs[name])
+    return len(fit)
+
+
+def _bare(name: str) -> str:
+    """A weight's name within the network."""
+    return name.split(".", 1)[-1].removeprefix("encoder.")

@@ -1,0 +1,166 @@
+"""A run from disk: evaluate it, adapt it to classes of your own, predict."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from upstairs.core import Examples, Learner, Task, evaluating
+from upstairs.data.mixture import episodes_of
+from upstairs.data.source import Source
+from upstairs.engine.evaluate import frozen_seeds
+from upstairs.errors import UpstairsError
+from upstairs.learners import ENOUGH, GenerativeLearner, learners, seeded_learner, threshold
+from upstairs.settings import Settings
+from upstairs.storage import load_tensors
+from upstairs.training.checkpoint import checkpoint_in, load_weights
+from upstairs.training.inputs import Inputs, Support, read_support
+from upstairs.training.model import Model
+from upstairs.tree import take
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained learner with its settings and history."""
+
+    path: Path
+    learner: Learner
+    settings: Settings
+    inputs: Inputs
+    meta: dict[str, Any]
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The learning curve: one point for each validation."""
+        return self.meta["progress"]["history"]
+
+    def adapt(self, support: Support, *, unknown: float | None = None, others: Source | None = None) -> Model:
+        """Adapt to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
+
+        Args:
+            unknown: the model may answer `NONE`, at the cost of refusing about this share of the inputs that do belong
+                to a class (see `upstairs.learners.threshold`). None: every input gets a label.
+            others: classes to measure that share on where a class has fewer than 5 examples, such as the run's
+                validation classes. Without them fewer inputs are refused; and where a class has a single example it is
+                the share of the inputs of no class that pass.
+
+        Raises:
+            UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run that learned
+                regression.
+        """
+        if self.settings.way == 0:
+            raise UpstairsError(
+                f"{self.path} learned regression, which has no labels: write "
+                "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
+            )
+        if self.learner.max_way == 1:
+            raise UpstairsError(f"{self.path} makes examples and names none: write `upstairs generate {self.path}`")
+        labels, items, y = read_support(support, self.inputs)
+        learner = self.learner.for_way(len(labels))
+        examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
+        with evaluating(learner):
+            state = learner.adapt(examples)
+        fewest = min(y.count(k) for k in range(len(labels)))
+        tasks = tasks_like(others, len(labels), fewest) if others and fewest < ENOUGH else ()
+        bar = None if unknown is None else threshold(learner, examples, share=unknown, tasks=tasks)
+        return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
+
+    def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:
+        """New examples of each class of a support set, `count` of each, in the range of the run's inputs (0 to 1).
+
+        Args:
+            support: as for `adapt`; one class, and one example of it, will do.
+
+        Raises:
+            UpstairsError: inputs that cannot be read, a count below 1, or a run that makes nothing.
+        """
+        generator = self.generator(count)
+        labels, items, y = read_support(support, self.inputs, least=1)
+        made = {}
+        with evaluating(generator):
+            for place, label in enumerate(labels):
+                x = self.inputs.read([item for item, own in zip(items, y, strict=True) if own == place])
+                shown = Examples(x, torch.zeros(len(x), dtype=torch.long), torch.ones(len(x), dtype=torch.bool))
+                numbers = torch.Generator().manual_seed(seed)  # one hand for all classes, whichever there are
+                made[label] = generator.sample(generator.adapt(shown), count, numbers).numpy()
+        return made
+
+    def generator(self, count: int = 1) -> GenerativeLearner[Any]:
+        """The learner, if it is one that makes examples and is asked for any."""
+        if not isinstance(self.learner, GenerativeLearner):
+            able = sorted(n for n, e in learners().items() if (e.defaults or {}).get("way") == 1)
+            raise UpstairsError(
+                f"{self.path} is a run of '{self.settings.learner}', which makes no examples: give a run of one that "
+                f"does, such as {', '.join(able)}"
+            )
+        if count < 1:
+            raise UpstairsError(f"--count is {count}: it must be at least 1")
+        return self.learner
+
+
+def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
+    """Some tasks of so many classes, or of as many as there are; none where these are too few or too small."""
+    way, smallest = min(way, source.most_way), min((len(rows) for rows in source.rows), default=0)
+    if way >= 3 and smallest > shot:
+        episodes = episodes_of(source, way=way, shot=shot, query=min(5, smallest - shot))
+        yield from (take(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
+
+
+def load(path: str | Path) -> Run:
+    """A run from its directory: the weights that were best on the validation tasks.
+
+    Raises:
+        UpstairsError: no such directory, no checkpoint in it, or one that is damaged or of another version.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train --out` wrote")
+    file = checkpoint_in(path)
+    if file is None:
+        raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train --out` wrote")
+    tensors, meta = load_tensors(file, kind="run")
+    if (path / "last.safetensors").is_file():  # the newest history; the weights are the best ones
+        meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
+    settings, inputs = Settings.from_json(meta["settings"]), Inputs.from_json(meta)
+    learner = seeded_learner(settings, inputs.shape, settings.way)
+    load_weights(learner, tensors, file)
+    return Run(path, learner.eval(), settings, inputs, meta)
+
+
+def refuse_other_kind(runs: Sequence[Run], source: Source) -> None:
+    """A run that learned classes has no answer to regression tasks, nor the other way round."""
+    for run in runs:
+        if (run.settings.way == 0) != (source.functions is not None):
+            own, other = ("classes", "regression") if run.settings.way else ("regression", "classes")
+            raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give --data of its kind")
+
+
+def refuse_unlike(runs: Sequence[Run], *, foreign: bool = False) -> None:
+    """Runs that cannot meet the same tasks, or would meet classes that one of them was trained on.
+
+    Args:
+        foreign: they are to meet data that none of them was trained on.
+
+    Raises:
+        UpstairsError: naming the two runs and what differs.
+    """
+    first = runs[0]
+    for place, run in enumerate(runs[1:], 1):
+        if run.path.resolve() in {other.path.resolve() for other in runs[:place]}:
+            raise UpstairsError(f"{run.path} was given twice: name each run once")
+        for what in () if foreign else ("data", "split", "split_seed"):
+            own, other = (getattr(one.settings, what) for one in (first, run))
+            if own != other:
+                raise UpstairsError(
+                    f"{first.path} was trained with --{what.replace('_', '-')} {own} and {run.path} with {other}: "
+                    "the test classes of one may be training classes of the other, so take runs on the same data"
+                )
+        if run.inputs != first.inputs:
+            raise UpstairsError(
+                f"{first.path} takes inputs of shape {first.inputs.shape} and {run.path} of {run.inputs.shape}, "
+                "or they read pictures in different ways: take runs that were trained on the same data"
+            )

@@ -1,0 +1,235 @@
+"""The outer loop: tasks, meta-steps, validation, checkpoints. It goes on from any checkpoint to the same bits."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from upstairs.console import Status
+from upstairs.data.episodes import Episodes
+from upstairs.data.images.augment import jittered
+from upstairs.data.mixture import episodes_of
+from upstairs.data.seeds import mixed, task_seed
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits
+from upstairs.data.task_augmentation import remedied, with_places
+from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
+from upstairs.engine.evolution import es_step
+from upstairs.engine.meta_step import meta_step
+from upstairs.engine.metrics import hardest_classes, score_kind
+from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.learners import Game, of_late, players_of, seeded_learner, whose_turn
+from upstairs.nets import calibrate
+from upstairs.schedule import rate_factor
+from upstairs.settings import Settings
+from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
+from upstairs.training.checkpoint import load_weights
+from upstairs.training.compatibility import refuse_unused
+from upstairs.training.optimizer import choose_device, make_optimizer
+from upstairs.tree import beside
+
+SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in the checkpoint.
+
+    `hard` has the classes that were the hardest of their tasks since the last step on hard ones.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    hard: list[int] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Training:
+    """One run in memory: everything a step needs. Made anew, and restored, it goes on as if never stopped.
+
+    Raises:
+        UpstairsError: the learner has nothing to train, or the classes do not allow the training tasks.
+    """
+
+    def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
+        self.source = jittered(splits.train) if settings.jitter else splits.train
+        self.settings, self.out = settings, out
+        device = choose_device(settings.device)
+        once = replace(settings, views=1)  # validations look once: ten crops are ten times the work
+        self.learner = seeded_learner(once, splits.train.feature_shape, settings.way).to(device)
+        self.learner.for_way(settings.way)  # refused before anything is made
+        self.episodes = episodes_of(
+            self.source, way=settings.way, shot=settings.shots, query=settings.query,
+            own_labels=self.learner.own_labels, speakers=settings.speakers,
+        )  # fmt: skip
+        self.players = players_of(self.learner)
+        if not any(player.parameters for player in self.players):
+            raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
+        if len(self.players) > 1 and settings.estimator == "es":
+            raise UpstairsError(f"'{settings.learner}' has several players and --estimator es knows one: leave it out")
+        self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
+        refuse_unused(settings, self.learner, self.source, validated=self.validation is not None)
+        groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
+        self.optimizer = make_optimizer(groups, settings)
+        self.progress = Progress()
+
+    @property
+    def done(self) -> float:
+        """The share of the budget that is spent; pretraining has had its own."""
+        left = 1 - self.settings.pretrain
+        if self.settings.steps is not None:
+            return self.progress.step / (left * self.settings.steps)
+        return self.progress.seconds / (60 * left * (self.settings.minutes or 1))
+
+    @property
+    def stage(self) -> int:
+        """How many of the run's validations are due."""
+        return int(self.done * self.settings.validations + 1e-9)
+
+    @property
+    def stale(self) -> bool:
+        """Have the last `patience` validations brought none that is better than those before?"""
+        kind, patience, history = score_kind(self.episodes), self.settings.patience, self.progress.history
+        if patience is None or len(history) <= patience:
+            return False
+        before, late = (max if not kind.less_is_better else min, history[-patience:])
+        return not kind.better(before(p[kind.name] for p in late), before(p[kind.name] for p in history[:-patience]))
+
+
+def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:
+    """5-way 1-shot tasks as far as classes and learner allow, else None; of functions, tasks of `shot` examples."""
+    if source.functions:
+        return Episodes(source, way=0, shot=shot, query=15)
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if len(source) < 2 or smallest < 2:
+        return None
+    return episodes_of(source, way=min(5, source.most_way, max_way or 5), shot=1, query=min(15, smallest - 1))
+
+
+def restore(run: Training) -> None:
+    """Go on from the run's last checkpoint."""
+    tensors, meta = load_tensors(run.out / "last.safetensors", kind="run")
+    load_weights(run.learner, tensors, run.out)
+    unpack_optimizer(run.optimizer, tensors, meta["optimizer"])
+    run.progress = Progress(**meta["progress"])
+
+
+def save(run: Training, name: str) -> None:
+    """A checkpoint of everything, written whole or not at all; weights that are not finite are never saved."""
+    weights = {f"learner.{k}": v for k, v in run.learner.state_dict().items()}
+    if not all(bool(v.isfinite().all()) for v in weights.values()):
+        raise UpstairsError(
+            f"the weights at step {run.progress.step} are not finite: the last good checkpoint in {run.out} is kept; "
+            "lower --rate and train anew"
+        )
+    optimizer, rest = pack_optimizer(run.optimizer)
+    meta = {
+        "settings": run.settings.to_json(),
+        "progress": asdict(run.progress),
+        "optimizer": rest,
+        "shape": list(run.source.feature_shape),
+        "format_of_inputs": run.source.format.to_json() if run.source.format else None,
+        "versions": versions(),
+    }
+    save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
+
+
+def train_run(run: Training, tell: Callable[[Status], None] = lambda status: None) -> None:
+    """Train until the budget is spent.
+
+    Raises:
+        UpstairsError: a loss that is not finite (it names the task's seed), or a checkpoint that cannot be written.
+        KeyboardInterrupt: the user's; the run is saved first.
+    """
+    progress = run.progress
+    if progress.step == 0:
+        save(run, "last.safetensors")
+    saved = time.monotonic()
+    started = saved - progress.seconds
+    windows = {player.name: deque[tuple[float, float]](maxlen=50) for player in run.players}
+    try:
+        while run.done < 1 and not run.stale:
+            stage = run.stage
+            name, *seen = take_step(run)
+            windows[name].append((seen[0], seen[1]))
+            progress.seconds = time.monotonic() - started
+            losses, score = of_late(windows)
+            due = run.stage > stage or run.done >= 1
+            if due:
+                validate(run, losses, score)
+            if due or time.monotonic() - saved > SAVE_EVERY:
+                save(run, "last.safetensors")
+                saved = time.monotonic()
+            newest = progress.history[-1] if progress.history else None
+            late = {score_kind(run.episodes).name: score}
+            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
+    except KeyboardInterrupt:
+        save(run, "last.safetensors")
+        raise
+
+
+def take_step(run: Training) -> tuple[str, float, float]:
+    """One meta-step, a pure function of the checkpoint and the step's number: who moved, mean loss and score."""
+    s, number = run.settings, run.progress.step
+    player, turn = whose_turn(run.players, number)
+    seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
+    among = hard_classes(run)
+    own, draw = run.episodes.own_labels, run.episodes.batch
+    tasks = beside(run.learner, remedied(draw(seeds, among), seeds, s, own_labels=own, draw=draw))
+    run.learner.at(run.done)
+    for group, one in zip(run.optimizer.param_groups, run.players, strict=True):
+        group["lr"] = one.side.rate * s.rate * rate_factor(s.schedule, done=run.done, step=turn)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed(task_seed(s.seed, number)))
+            if s.estimator == "es":
+                step = es_step(player.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
+            else:
+                step = meta_step(player.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+    except NonFiniteError as error:
+        raise UpstairsError(
+            f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
+            f"good checkpoint is kept in {run.out}: lower --rate or --inner-rate, or look at the task's inputs"
+        ) from error
+    torch.nn.utils.clip_grad_norm_(player.parameters, s.clip)
+    for p in (p for other in run.players if other is not player for p in other.parameters):
+        p.grad = None  # without a gradient the others stay as they are, and so does the state of their optimisers
+    run.optimizer.step()
+    run.progress.step += 1
+    tasks = with_places(tasks) if s.way else tasks
+    first = player is run.players[0]  # others may answer about what they made
+    if s.hard and first:
+        worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
+        run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in worst]
+    score = float(score_kind(run.episodes).of(step.predictions, tasks).mean()) if first else float("nan")
+    return player.name, float(step.losses.mean()), score
+
+
+def hard_classes(run: Training) -> list[int] | None:
+    """The classes for this step to draw from: every so often those that were the hardest of their tasks since the last
+    time (Sun 2019, algorithm 2), and else all, which is None."""
+    share, pool = run.settings.hard, sorted(set(run.progress.hard))
+    if not share or (run.progress.step + 1) % round(1 / share) or len(pool) < run.episodes.way[1]:
+        return None
+    run.progress.hard = []
+    return pool
+
+
+def validate(run: Training, losses: dict[str, float], score: float) -> None:
+    """Measure the population statistics, score the validation tasks, keep the best weights."""
+    progress, kind = run.progress, score_kind(run.episodes)
+    calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
+    through = run.learner.solve if isinstance(run.learner, Game) else run.learner  # a game's loss meets made-up inputs
+    calibrate(run.learner, lambda: (through(beside(run.learner, run.episodes.batch([s]))) for s in calibration))
+    point = {"step": progress.step, "seconds": progress.seconds, **losses, f"train_{kind.name}": score}
+    if run.validation:
+        seeds = frozen_seeds(2**19, run.settings.validation_tasks)
+        point |= describe_score(score_tasks(run.learner, run.validation, seeds), kind)
+    progress.history.append(point)
+    if progress.best is None or not run.validation or not kind.better(progress.best, point[kind.name]):
+        progress.best = point.get(kind.name)
+        save(run, "best.safetensors")

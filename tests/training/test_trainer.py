@@ -1,0 +1,178 @@
+"""Training goes on to the same bits after any stop, and refuses what is not finite without losing anything."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.runs import SMALL, draw_folder
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits, split_by_ratio
+from upstairs.errors import UpstairsError
+from upstairs.settings import Settings
+from upstairs.storage import load_tensors
+from upstairs.training.defaults import resolve
+from upstairs.training.run import load
+from upstairs.training.trainer import Training, restore, save, train_run
+
+
+def patterns(classes: int = 20, examples: int = 8) -> Splits:
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=(classes, 1, 6)).repeat(examples, 1)
+    x = centre + 0.3 * rng.normal(size=centre.shape)
+    return split_by_ratio(Source.from_arrays(x.reshape(-1, 6), np.arange(classes).repeat(examples)), (0.5, 0.25, 0.25))
+
+
+def settings(learner: str = "protonet", **changes: object) -> Settings:
+    values = {
+        "learner": learner,
+        "net": "mlp",
+        "norm": "population",
+        "width": 8,
+        "way": 4,
+        "shot": "1-2",
+        "query": 3,
+        "tasks": 2,
+    }
+    return Settings(
+        **{**values, "chunk": 1, "steps": 12, "validations": 3, "validation_tasks": 10, "seed": 5, **changes}
+    )
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    tensors, _ = load_tensors(path, kind="run")
+    return tensors
+
+
+@pytest.mark.parametrize("learner", ["protonet", "maml", "maml_pp", "metagan"])
+def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
+    splits = patterns()
+    s = settings(learner, shot="1", critic_steps=2)
+    train_run(Training(s, splits, tmp_path / "whole"))
+    for stop in (1, 4, 7):  # before, at and after a validation
+
+        def interrupt(status, stop=stop) -> None:
+            if status.step == stop:
+                raise KeyboardInterrupt
+
+        out = tmp_path / f"stopped{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            train_run(Training(s, splits, out), interrupt)
+        torch.rand(stop)  # another process has another global generator
+        again = Training(s, splits, out)
+        restore(again)
+        assert again.progress.step == stop
+        train_run(again)
+        for name in ("last.safetensors", "best.safetensors"):
+            whole, resumed = weights(tmp_path / "whole" / name), weights(out / name)
+            assert whole.keys() == resumed.keys()
+            assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_the_learner_is_told_how_far_training_is(tmp_path: Path) -> None:
+    run = Training(settings("maml_pp", shot="1"), patterns(), tmp_path)
+    told: list[float] = []
+    at = run.learner.at
+    run.learner.at = lambda progress: (told.append(progress), at(progress))[1]
+    train_run(run)
+    assert told == [step / 12 for step in range(12)]
+
+
+def test_training_helps_and_keeps_the_best(tmp_path: Path) -> None:
+    splits = patterns(60, 8)
+    run = Training(settings(steps=150, tasks=4, validation_tasks=100), splits, tmp_path)
+    train_run(run)
+    first, last = run.progress.history[0], run.progress.history[-1]
+    assert last["loss"] < first["loss"] and last["step"] == 150
+    loaded = load(tmp_path)
+    assert loaded.history[-1]["step"] == 150
+    assert run.progress.best == max(p["accuracy"] for p in run.progress.history)
+    assert loaded.settings == run.settings
+
+
+def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train_run(Training(settings(steps=2), patterns(), tmp_path))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
+    splits = patterns()
+    run = Training(settings(steps=8), splits, tmp_path)
+    train_run(run)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    poisoned = splits.train.inputs.copy()
+    poisoned[splits.train.rows[0]] = np.nan
+    bad = Splits(Source("bad", poisoned, splits.train.labels, splits.train.rows), splits.val, splits.test)
+    again = Training(settings(steps=40), bad, tmp_path)
+    restore(again)
+    with pytest.raises(
+        UpstairsError, match=r"at step \d+ the loss of task \d .*task with seed (\d+) of bad.*--rate"
+    ) as caught:
+        train_run(again)
+    seed = int(str(caught.value).split("seed ")[1].split()[0])
+    assert again.episodes.batch([seed]).support.x.isnan().any(), "the task that it names is not the bad one"
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    run = Training(settings(steps=2), patterns(), tmp_path)
+    train_run(run)
+    with torch.no_grad():
+        next(run.learner.parameters()).fill_(float("nan"))
+    with pytest.raises(UpstairsError, match="not finite"):
+        save(run, "last.safetensors")
+    load(tmp_path)
+
+
+def test_defaults_give_way_to_small_data_and_what_is_given_does_not() -> None:
+    source = patterns(classes=8, examples=4).train  # 4 classes
+    small = resolve({"learner": "protonet"}, source)
+    assert small.way == 4 and small.shots[1] + small.query <= 4 and small.net == "mlp"
+    with pytest.raises(UpstairsError, match="has 4 classes and --way is 20"):
+        Training(resolve({"learner": "protonet", "way": 20}, source), Splits(source, source, source), Path("unused"))
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    """SIGKILL, then resume, again and again: the end is that of the run that nobody disturbed."""
+    folder = draw_folder(tmp_path / "pictures")
+    rng = random.Random(0)
+    command = [
+        sys.executable,
+        "-m",
+        "upstairs.cli",
+        "train",
+        "protonet",
+        "--data",
+        str(folder),
+        "--quiet",
+        *SMALL,
+        "--steps",
+        "60",
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=env)
+    started = time.monotonic()
+    subprocess.run([*command, "--out", str(tmp_path / "timed")], check=True, env=env)
+    length = time.monotonic() - started
+    out, kills = tmp_path / "killed", 0
+    for _ in range(int(os.environ.get("UPSTAIRS_TEST_KILLS", "3"))):
+        process = subprocess.Popen([*command, "--out", str(out), "--resume"], env=env)
+        time.sleep(rng.uniform(0.2, 0.7) * length)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if (out / "last.safetensors").exists():
+            load(out)
+    subprocess.run([*command, "--out", str(out), "--resume"], check=True, env=env)
+    whole, resumed = weights(tmp_path / "whole" / "last.safetensors"), weights(out / "last.safetensors")
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert kills >= 1, "every kill came too late"
