@@ -21,7 +21,7 @@ from upstairs.data.open import open_splits
 from upstairs.engine.allocator import keep_freed_memory
 from upstairs.experiments.generate import make_sheet
 from upstairs.experiments.generator_quality import CONTROLS, bounds, judge
-from upstairs.experiments.report.images import to_png
+from upstairs.experiments.report.figures import to_png
 from upstairs.learners import NeuralStatistician
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import load

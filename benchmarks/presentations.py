@@ -23,7 +23,7 @@ from upstairs.core import Examples, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import frozen_seeds
-from upstairs.experiments.episodes import choose_source
+from upstairs.experiments.evaluate import choose_source
 from upstairs.learners.metric.protonet import members
 from upstairs.learners.model_based.recurrent import StreamLearner
 

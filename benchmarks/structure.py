@@ -26,7 +26,7 @@ import upstairs
 from upstairs.core import Examples, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.engine.evaluate import enough_seeds, score_tasks
-from upstairs.experiments.episodes import choose_episodes
+from upstairs.experiments.evaluate import choose_episodes
 from upstairs.functional.batching import over_tasks
 from upstairs.learners import LEARNERS, Entry, ProtoNet
 from upstairs.learners.building import METRIC, length, scale

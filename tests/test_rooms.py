@@ -95,6 +95,12 @@ def module_of(name: str) -> str:
     return ".".join(parts)
 
 
+def test_folders_hold_at_most_twelve_modules() -> None:
+    for folder in {file.parent for file in FILES}:
+        modules = [f.stem for f in folder.glob("*.py") if f.stem not in ("__init__", "__main__")]
+        assert len(modules) <= 12, f"{folder.relative_to(HOME)} holds {len(modules)}: {', '.join(sorted(modules))}"
+
+
 def test_importing_the_package_is_instant() -> None:
     """No torch until it is needed: `import upstairs` and `upstairs --help` must not wait for it."""
     code = "import upstairs.cli, sys; assert 'torch' not in sys.modules"

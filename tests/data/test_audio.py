@@ -282,7 +282,7 @@ def test_a_spliced_class_has_halves_of_two_by_one_speaker(tmp_path: Path) -> Non
 
 def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
     from upstairs.data.open import open_splits
-    from upstairs.experiments.episodes import UNHEARD
+    from upstairs.experiments.evaluate import UNHEARD
 
     with pytest.raises(UpstairsError, match="--spoken adds made-up words to one data set and --data is glyphs"):
         open_splits({"data": "glyphs + glyphs", "spoken": 24}, quiet=True)

@@ -11,8 +11,8 @@ import upstairs.experiments.reproduce as room
 from helpers.runs import Call, mini_folder
 from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import BEGIN, END, card_markdown, deviations, verdict
-from upstairs.experiments.recipes.find import find_recipe, recipes
-from upstairs.experiments.recipes.protocol import LONG
+from upstairs.experiments.published.find import find_recipe, recipes
+from upstairs.experiments.published.protocol import LONG
 from upstairs.training.defaults import draft
 from upstairs.training.train import start_run
 

@@ -6,8 +6,7 @@ import pytest
 
 from helpers.runs import draw_folder
 from upstairs.errors import UpstairsError
-from upstairs.experiments.search import Range
-from upstairs.experiments.search_settings import parse_space
+from upstairs.experiments.search import Range, parse_space
 
 
 def test_what_to_vary() -> None:

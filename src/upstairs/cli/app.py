@@ -62,7 +62,7 @@ def train(
 
     The budget is --steps or --minutes (10 minutes where neither is given). A stopped run goes on with --resume.
     """
-    from upstairs.experiments.recipes import name_settings
+    from upstairs.training.presets import name_settings
     from upstairs.training.train import resume_run, start_run
 
     if resume and out is None and learner and (Path(learner) / "last.safetensors").is_file():

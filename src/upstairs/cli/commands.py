@@ -32,8 +32,8 @@ def search(
 
     Judged on validation tasks; evaluate the best run on test tasks. Needs Optuna: pip install 'upstairs[search]'.
     """
-    from upstairs.experiments.recipes import name_settings
-    from upstairs.experiments.search_settings import describe, parse_space, search_settings
+    from upstairs.experiments.search import describe, parse_space, search_settings
+    from upstairs.training.presets import name_settings
 
     start = name_settings(learner, given(settings))
     out = out or Path("runs") / f"search-{learner}"
@@ -85,7 +85,7 @@ def reproduce(
     """
     from upstairs.errors import UpstairsError
     from upstairs.experiments.cards import card_markdown
-    from upstairs.experiments.recipes.find import describe_recipes
+    from upstairs.experiments.published.find import describe_recipes
 
     if list:
         print(describe_recipes())
@@ -152,7 +152,7 @@ def report(
         shared = {"tasks": tasks, "seed": seed, "quiet": quiet, "command": command_line()}
         page = survey(runs, data=data, out=out, minutes=minutes, **shared)
     else:
-        from upstairs.experiments.report.runs import report_runs
+        from upstairs.experiments.report.survey import report_runs
 
         page = report_runs(runs, out=out, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
     if not quiet:

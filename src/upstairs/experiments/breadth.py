@@ -13,7 +13,7 @@ from upstairs.data.open import absolute
 from upstairs.engine.evaluate import describe_score, enough_seeds
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
-from upstairs.experiments.episodes import choose_episodes, reads
+from upstairs.experiments.evaluate import choose_episodes, reads
 from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.measure import name_runs, short_name
 from upstairs.experiments.report.page import write_report

@@ -19,7 +19,7 @@ from upstairs.data.open import absolute
 from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_beside
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
-from upstairs.experiments.episodes import choose_episodes
+from upstairs.experiments.evaluate import choose_episodes
 from upstairs.experiments.report.measure import name_runs
 from upstairs.experiments.report.values import write_name
 from upstairs.learners import baselines_for

@@ -8,10 +8,10 @@ from upstairs.console import counting, print_results
 from upstairs.data.audio.espeak import INSTALL, WORDS, find_engine, say_words
 from upstairs.data.open import open_splits
 from upstairs.errors import UpstairsError
-from upstairs.experiments.recipes import RECIPES
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
 from upstairs.storage import write_atomically
+from upstairs.training.presets import RECIPES
 from upstairs.training.run import Run, load
 from upstairs.training.train import resume_run, start_run
 

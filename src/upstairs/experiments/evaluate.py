@@ -1,15 +1,24 @@
 """A run from its directory, scored on a frozen list of tasks beside its baselines."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from upstairs.console import counting
+from upstairs.data.audio.folders import is_sound, open_sounds
+from upstairs.data.audio.format import AudioFormat
+from upstairs.data.episodes import Episodes
+from upstairs.data.images.datasets import open_source
+from upstairs.data.mixture import SIGN, episodes_of
+from upstairs.data.open import absolute, asked_of, open_splits
+from upstairs.data.regression import function_splits
+from upstairs.data.source import Source
+from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
-from upstairs.experiments.episodes import choose_episodes
 from upstairs.learners import Augmented, GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
-from upstairs.training.run import load, refuse_unlike
+from upstairs.training.run import Run, load, refuse_other_kind, refuse_unlike
 
 
 def evaluate_run(
@@ -59,3 +68,71 @@ def evaluate_run(
         **({"inner_steps": learner.steps} if isinstance(learner, GradientLearner) else {}),
         "versions": run.meta["versions"],
     }
+
+
+UNHEARD: dict[str, Any] = {"spoken": None}  # made-up words serve training alone: no synthesiser is needed after it
+
+
+def reads(run: Run, data: str) -> bool:
+    """Is the data of the kind of inputs (texts, sounds, pictures or arrays) that the run was trained on?"""
+    first = data.split(SIGN)[0]
+    text, sound = run.inputs.are_texts, isinstance(run.inputs.format, AudioFormat)
+    return is_text(first) == text and (text or (first != "glyphs" and is_sound(first)) == sound)
+
+
+def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
+    """The classes to evaluate on, with the data's name and the split's."""
+    if functions := function_splits(data or run.settings.data):
+        if split not in (None, "test"):
+            raise UpstairsError(
+                f"--split is '{split}' and {functions.test.name} has no split, since every task is a new function: "
+                "leave it out"
+            )
+        return functions.test, functions.test.name, "test"
+    own = data is None or absolute(data) == run.settings.data
+    split = split or ("test" if own else "all")
+    if split not in ("train", "val", "test", "all"):
+        raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
+    if own and split != "all":
+        again = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format)
+        return getattr(again, split), run.settings.data, split
+    form, name = run.inputs.format, str(data or run.settings.data)
+    columns = run.settings.columns if own else None
+    if split != "all":
+        return getattr(open_splits({"data": name, "columns": columns}, quiet=quiet, format=form), split), name, split
+    if SIGN in name:
+        raise UpstairsError(f"--split all is about one data set and {name} is several: leave it out, or name one")
+    with counting("reading examples", quiet=quiet) as progress:
+        if run.inputs.are_texts:
+            return open_texts(name, columns=columns, format=form, progress=progress), name, split
+        if isinstance(form, AudioFormat):
+            return open_sounds(name, format=form, progress=progress), name, split
+        return open_source(name, **asked_of(form), progress=progress), name, split
+
+
+def choose_episodes(
+    runs: Sequence[Run],
+    *,
+    data: str | None,
+    split: str | None,
+    way: int | None,
+    shot: int | None,
+    query: int | None,
+    quiet: bool,
+) -> tuple[Episodes, str, str]:
+    """The tasks to evaluate on, with the data's name and the split's; what is left out is what all runs can do."""
+    source, name, part = choose_source(runs[0], data, split, quiet=quiet)
+    refuse_other_kind(runs, source)
+    if shot is None:
+        shot = runs[0].settings.shots[1] if source.functions else 1
+    if source.functions:
+        return Episodes(source, way=way or 0, shot=shot, query=query or 15), name, part
+    if way is None:
+        way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
+    smallest = min((len(rows) for rows in source.rows), default=0)
+    if query is None:
+        query = max(1, min(15, smallest - shot))
+    episodes = episodes_of(source, way=way, shot=shot, query=query)
+    for run in runs:
+        run.learner.for_way(way)  # refused before anything is scored
+    return episodes, name, part

@@ -11,7 +11,7 @@ from upstairs.data.files import PICTURES
 from upstairs.data.images.folders import files_by_class
 from upstairs.data.images.format import ImageFormat
 from upstairs.errors import UpstairsError
-from upstairs.experiments.report.images import to_image, to_png
+from upstairs.experiments.report.figures import to_image, to_png
 from upstairs.storage import write_atomically
 from upstairs.training.run import load
 

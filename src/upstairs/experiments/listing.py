@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from upstairs.experiments.recipes import DATA, RECIPES
 from upstairs.learners import learners
+from upstairs.training.presets import DATA, RECIPES
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:

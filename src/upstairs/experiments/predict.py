@@ -12,7 +12,7 @@ from upstairs.data.open import open_splits
 from upstairs.data.text.hashed import as_text
 from upstairs.data.text.tables import texts_of
 from upstairs.errors import UpstairsError
-from upstairs.experiments.episodes import UNHEARD
+from upstairs.experiments.evaluate import UNHEARD
 from upstairs.learners import ENOUGH
 from upstairs.training.inputs import Support, read_support
 from upstairs.training.model import Model, load_adapted

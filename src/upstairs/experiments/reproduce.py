@@ -15,10 +15,9 @@ from upstairs.data.open import open_splits, with_paths
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
-from upstairs.experiments.cards import Card, card_markdown
-from upstairs.experiments.provenance import commit, machine
-from upstairs.experiments.recipes.find import find_recipe
-from upstairs.experiments.recipes.protocol import SEEDS, TEST_TASKS, Reproduction
+from upstairs.experiments.cards import Card, card_markdown, commit, machine
+from upstairs.experiments.published.find import find_recipe
+from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Reproduction
 from upstairs.learners import GradientLearner, baselines_for, with_steps
 from upstairs.statistics import interval
 from upstairs.storage import write_atomically

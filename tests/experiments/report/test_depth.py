@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from upstairs.experiments.report.depth_panels import find_wait
 from upstairs.experiments.report.page import render
+from upstairs.experiments.report.panels import find_wait
 from upstairs.experiments.report.values import Score, Series
 
 HEAD = {"title": "Depth", "command": "upstairs report --all", "versions": {}}

@@ -13,7 +13,7 @@ from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.drawings import CLASSES, COUNT, measure_drawings, mix
 from upstairs.experiments.report.page import render
-from upstairs.experiments.report.runs import report_runs
+from upstairs.experiments.report.survey import report_runs
 from upstairs.learners import GenerativeLearner, make_learner
 from upstairs.settings import Settings
 from upstairs.tree import take

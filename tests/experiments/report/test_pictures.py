@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from upstairs.errors import UpstairsError
-from upstairs.experiments.report.images import encode_picture
+from upstairs.experiments.report.figures import encode_picture
 
 
 def decode(address: str) -> Image.Image:

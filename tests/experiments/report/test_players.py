@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from upstairs.experiments.report.game_losses import draw_players, read_losses
 from upstairs.experiments.report.page import render
+from upstairs.experiments.report.panels import draw_players, read_losses
 
 HISTORY = [
     {"step": 10, "loss": 1.0, "loss_critic": 0.7, "loss_generator": 0.3, "accuracy": 0.5},

@@ -14,7 +14,7 @@ from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.bounds import measure_bounds
-from upstairs.experiments.report.images import encode_picture, is_picture
+from upstairs.experiments.report.figures import encode_picture, is_picture
 from upstairs.experiments.report.measure import describe, name_runs, short_name
 from upstairs.experiments.report.values import Record
 from upstairs.learners import GenerativeLearner

@@ -10,17 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.bounds import draw_bounds
-from upstairs.experiments.report.depth_panels import draw_classes, draw_gap, draw_length, draw_waits
 from upstairs.experiments.report.drawings import make_drawings
-from upstairs.experiments.report.game_losses import draw_players
-from upstairs.experiments.report.images import encode_picture, is_picture
+from upstairs.experiments.report.figures import encode_picture, is_picture
 from upstairs.experiments.report.panels import (
     draw_breadth,
+    draw_classes,
     draw_curves,
     draw_differences,
+    draw_gap,
+    draw_length,
     draw_matrices,
+    draw_players,
     draw_shots,
     draw_steps,
+    draw_waits,
     make_order,
 )
 from upstairs.experiments.report.sentences import (

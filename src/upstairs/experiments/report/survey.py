@@ -14,6 +14,7 @@ from upstairs.engine.evaluate import enough_seeds
 from upstairs.errors import UpstairsError
 from upstairs.experiments.breadth import breadth, summary, with_short_names
 from upstairs.experiments.report.cache import Remembered
+from upstairs.experiments.report.drawings import measure_drawings
 from upstairs.experiments.report.measure import QUERY, measure, name_runs, score
 from upstairs.experiments.report.page import write_report
 from upstairs.experiments.sweeps import all_kinds, class_counts, kinds_of, lengths, variant
@@ -160,3 +161,24 @@ def by_kinds(shared: Survey, run: Run, name: str, *, kinds: dict[str, Splits]) -
     rows.append({"name": "nearest centroid", "trained_on": "", "transductive": False, **summary(plain)})
     head = {"data": list(kinds), "way": WAY, "shot": 1, "tasks": len(shared.seeds), "minutes": shared.minutes}
     return [{**head, "rows": rows}]
+
+
+def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, quiet: bool, command: str) -> Path:
+    """Measure the runs on their test classes and write the page.
+
+    Raises:
+        UpstairsError: no run was given, one cannot be read, or they cannot be compared.
+    """
+    if not paths:
+        raise UpstairsError("no run was given: write `upstairs report RUN...`")
+    runs = [load(path) for path in paths]
+    refuse_unlike(runs)
+    if runs[0].settings.way == 0:
+        raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
+    splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
+    if any(run.settings.way == 1 for run in runs):
+        drawn = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
+        return write_report(drawn, out or paths[0] / "report.html")
+    with counting("measuring", quiet=quiet) as progress:
+        report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
+    return write_report(report, out or paths[0] / "report.html")

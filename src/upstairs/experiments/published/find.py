@@ -3,12 +3,12 @@
 import difflib
 
 from upstairs.errors import UpstairsError
-from upstairs.experiments.recipes.protocol import Reproduction
+from upstairs.experiments.published.protocol import Reproduction
 
 
 def recipes() -> dict[str, Reproduction]:
     """Every recipe by its name, in the order of the table."""
-    from upstairs.experiments.recipes.papers import DATASETS, ROWS
+    from upstairs.experiments.published.papers import DATASETS, ROWS
 
     found = {}
     for row in ROWS:

@@ -5,7 +5,7 @@ What a paper does not say, or what is otherwise here, stands in `differs`: a car
 
 from typing import Any
 
-from upstairs.experiments.recipes.protocol import Dataset, Row
+from upstairs.experiments.published.protocol import Dataset, Row
 
 OMNIGLOT = ((5, 1), (5, 5), (20, 1), (20, 5))
 DATASETS = {
