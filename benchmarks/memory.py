@@ -24,7 +24,7 @@ from peers import Step, Unsupported, gradients_of, learn2learn
 from record import RESULTS, surroundings, write
 from workloads import DOUBLE, W1, Workload, loop_gradients, relative_error
 
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 
 STEPS = (1, 5, 20, 50, 100)
 STATUS = Path("/proc/self/status")
@@ -94,7 +94,7 @@ def build(row: str, w: Workload) -> Step:
     learner = make_learner(w, net, first_order=row == "upstairs, first order")
 
     def step() -> dict[str, Any]:
-        meta_step(learner, tasks, recompute=row == "upstairs, recompute")
+        meta_backward(learner, tasks, recompute=row == "upstairs, recompute")
         return gradients_of(dict(net.named_parameters()))
 
     return step

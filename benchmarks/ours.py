@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from workloads import Data, Gradients, Workload, loop_gradients
 
 from upstairs.core import Examples, Learner, Task, squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.functional.differentiate import Exact, FirstOrder
 from upstairs.learners import SGD, GradientLearner, ProtoNet, anil, fomaml, maml
 
@@ -36,14 +36,14 @@ def make_learner(w: Workload, net: nn.Module, *, first_order: bool) -> Learner:
 
 
 def upstairs(compiled: Literal["off", "on"]) -> Peer:
-    """meta_step over all tasks, with its own choice of how many at a time."""
+    """meta_backward over all tasks, with its own choice of how many at a time."""
 
     def build(w: Workload, data: Data, first_order: bool) -> Step:
         net, tasks = w.net(data.support_x.dtype), make_tasks(data)
         learner, named = make_learner(w, net, first_order=first_order), dict(net.named_parameters())
 
         def step() -> Gradients:
-            meta_step(learner, tasks, compile=compiled)
+            meta_backward(learner, tasks, compile=compiled)
             return gradients_of(named)
 
         return step

@@ -25,7 +25,7 @@ from upstairs.data.regression import GaussianProcess, function_source
 from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
 from upstairs.engine.metrics import LIKELIHOOD, SQUARED_ERROR
 from upstairs.learners import GaussianPosterior
-from upstairs.tree import take
+from upstairs.tree import index
 
 SHOTS, TASKS, QUERY = (1, 2, 5, 10, 20), 1000, 15
 GRID = np.linspace(-2, 2, 100, dtype=np.float32)
@@ -59,7 +59,7 @@ def shown(learner: Learner, episodes: Episodes) -> list[dict[str, Any]]:
     """Of two tasks, the support set and what the learner answers on a grid."""
     found = []
     for seed in frozen_seeds(0, 2):
-        support = take(episodes.batch([seed]), 0).support
+        support = index(episodes.batch([seed]), 0).support
         with evaluating(learner):
             mean, log_scale = learner.predict(learner.adapt(support), torch.tensor(GRID)[:, None]).T
         numbers = {"x": support.x, "y": support.y, "mean": mean, "scale": log_scale.exp()}

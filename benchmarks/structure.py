@@ -27,7 +27,7 @@ from upstairs.core import Examples, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.engine.evaluate import enough_seeds, score_tasks
 from upstairs.experiments.evaluate import choose_episodes
-from upstairs.functional.batching import over_tasks
+from upstairs.functional.batching import vectorize
 from upstairs.learners import LEARNERS, Entry, ProtoNet
 from upstairs.learners.building import METRIC, length, scale
 from upstairs.learners.metric.early_exit import EarlyExit, solve_early
@@ -35,7 +35,7 @@ from upstairs.nets import chain
 from upstairs.nets.cells import Exit
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def full_depth(settings: Any, shape: tuple[int, ...], way: int) -> ProtoNet:
@@ -152,11 +152,11 @@ def by_depth(own: Run, episodes: Episodes, count: int) -> dict[str, Any]:
     with evaluating(learner):
         for seed in enough_seeds(0, count):
             tasks = episodes.batch([seed])
-            logits, gate = over_tasks(answers, (tasks.support, tasks.query.x), owner=learner, name="answers")
+            logits, gate = vectorize(answers, (tasks.support, tasks.query.x), owner=learner, name="answers")
             right.append((logits[0].argmax(-1) == tasks.query.y[0]).double())
             gates.append(gate[0])
             supports.append(tasks.support.mask.sum())
-            task, begun = take(tasks, 0), time.perf_counter()
+            task, begun = index(tasks, 0), time.perf_counter()
             solve_early(learner, task.support, task.query.x)
             between = time.perf_counter()
             learner.predict(learner.adapt(task.support), task.query.x)

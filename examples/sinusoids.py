@@ -4,7 +4,7 @@ import torch
 
 from upstairs.core import Learner, Task
 from upstairs.data.regression import Sinusoids, draw_functions
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 
 
 def tasks(first: int, count: int) -> Task:
@@ -23,5 +23,5 @@ def error(learner: Learner) -> float:
 def meta_train(learner: Learner, meta_steps: int) -> None:
     outer = torch.optim.Adam(learner.parameters(), lr=2e-3)
     for k in range(meta_steps):
-        meta_step(learner, tasks(10 * k, 10))
+        meta_backward(learner, tasks(10 * k, 10))
         outer.step()

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.batching import known_true, over_tasks
+from upstairs.functional.batching import known_true, vectorize
 
 State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
@@ -84,7 +84,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     loss_fn: LossFn
     way: int = 0
     min_way: int = 2  # fewest classes in a task; 1 for what generates: its tasks are sets of one class
-    own_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
+    global_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
 
     @abstractmethod
     def adapt(self, support: Examples, /) -> State:
@@ -109,26 +109,28 @@ class Learner(nn.Module, ABC, Generic[State]):
     @final
     def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n out"]]:
         """`meta_loss` of every task: losses and query predictions."""
-        return over_tasks(self.meta_loss, (tasks,), owner=self, name="meta_loss")
+        return vectorize(self.meta_loss, (tasks,), owner=self, name="meta_loss")
 
     @final
     def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """Adapt to every support set and predict its queries: no loss, no labels of the queries used."""
-        return over_tasks(
+        return vectorize(
             lambda support, x: self.predict(self.adapt(support), x),
             (tasks.support, tasks.query.x), owner=self, name="solve",
         )  # fmt: skip
 
     @final
-    def solve_alone(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
+    def solve_inductive(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """`solve` with each query predicted without the others."""
-        return over_tasks(
-            lambda support, x: self.predict_alone(self.adapt(support), support, x),
-            (tasks.support, tasks.query.x), owner=self, name="solve_alone",
+        return vectorize(
+            lambda support, x: self.predict_inductive(self.adapt(support), support, x),
+            (tasks.support, tasks.query.x), owner=self, name="solve_inductive",
         )  # fmt: skip
 
     @final
-    def predict_alone(self, state: State, support: Examples, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n out"]:
+    def predict_inductive(
+        self, state: State, support: Examples, x: Float[Tensor, "n *feature"]
+    ) -> Float[Tensor, "n out"]:
         """Predict each query on its own, so that no query sees another.
 
         A transductive learner sees the query together with the support set, whose statistics it is normalised with.

@@ -116,7 +116,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
-        refuse_impossible(self)
+        check_settings(self)
 
     @property
     def shots(self) -> tuple[int, int]:
@@ -132,10 +132,10 @@ class Settings:
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
-def refuse_impossible(s: Settings) -> None:
+def check_settings(s: Settings) -> None:
     """Raise UpstairsError for a setting, or two of them, that cannot be."""
     for f in fields(s):
-        refuse_choice(f.name, getattr(s, f.name))
+        check_choice(f.name, getattr(s, f.name))
     for name in ("width", "tasks", "pairs", "critic_steps", "validation_tasks"):
         if getattr(s, name) < 1:
             raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
@@ -158,10 +158,10 @@ def refuse_impossible(s: Settings) -> None:
     if s.pretrain and s.start_from:
         raise UpstairsError("both --pretrain and --start-from were given: give one of them")
     rate_factor(s.schedule, done=0, step=0)  # refuses what is none
-    refuse_remedies(s, *parse_range(s.shot))
+    check_regularization(s, *parse_range(s.shot))
 
 
-def refuse_remedies(s: Settings, low: int, high: int) -> None:
+def check_regularization(s: Settings, low: int, high: int) -> None:
     """Raise UpstairsError for a remedy against overfitting that cannot be, or not beside another setting."""
     for name in ("dropout", "label_smoothing"):
         if not 0 <= getattr(s, name) < 1:
@@ -181,7 +181,7 @@ def refuse_remedies(s: Settings, low: int, high: int) -> None:
         raise UpstairsError("--label-smoothing is about classes and the data is regression: leave it out")
 
 
-def refuse_choice(name: str, value: Any) -> None:
+def check_choice(name: str, value: Any) -> None:
     """Raise UpstairsError where the setting has choices, and this is none of them."""
     kind = next(f.type for f in fields(Settings) if f.name == name)
     if get_origin(kind) is Literal and value not in get_args(kind):

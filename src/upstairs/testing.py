@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from upstairs.core import Examples, Learner, Task, evaluating
-from upstairs.tree import take
+from upstairs.tree import index
 
 Law = Callable[[Learner, Task], None]
 
@@ -55,7 +55,7 @@ def check_pure(learner: Learner, tasks: Task) -> None:
     before = {name: value.clone() for name, value in learner.state_dict().items()}
     attributes = {name: set(vars(module)) for name, module in learner.named_modules()}
     learner(tasks)
-    task = take(tasks, 0)
+    task = index(tasks, 0)
     learner.predict(learner.adapt(task.support), task.query.x)
     for name, value in learner.state_dict().items():
         assert torch.equal(before[name], value), f"'{name}' was written to"
@@ -65,7 +65,7 @@ def check_pure(learner: Learner, tasks: Task) -> None:
 
 def check_state_of_tensors(learner: Learner, tasks: Task) -> None:
     """The state is a pytree of tensors."""
-    leaves = tree_leaves(learner.adapt(take(tasks, 0).support))
+    leaves = tree_leaves(learner.adapt(index(tasks, 0).support))
     assert leaves, "the state is empty"
     assert all(isinstance(leaf, Tensor) for leaf in leaves), "the state has a leaf that is no tensor"
 
@@ -74,14 +74,14 @@ def check_vectorised(learner: Learner, tasks: Task) -> None:
     """All tasks at once give what one after another gives."""
     losses, predictions = learner(tasks)
     for i in range(len(losses)):
-        loss, prediction = learner.meta_loss(take(tasks, i))
+        loss, prediction = learner.meta_loss(index(tasks, i))
         _close(losses[i], loss, f"loss of task {i}")
         _close(predictions[i], prediction, f"predictions of task {i}")
 
 
 def check_padding(learner: Learner, tasks: Task) -> None:
     """Examples whose mask is False change nothing."""
-    support, query = take(tasks, 0)
+    support, query = index(tasks, 0)
     none = torch.zeros(len(support.x[:3]), dtype=torch.bool)
     padded = Examples(
         torch.cat([support.x, support.x[:3]]), torch.cat([support.y, support.y[:3]]), torch.cat([support.mask, none])
@@ -91,7 +91,7 @@ def check_padding(learner: Learner, tasks: Task) -> None:
 
 def check_support_order(learner: Learner, tasks: Task) -> None:
     """The order of the support set changes nothing."""
-    support, query = take(tasks, 0)
+    support, query = index(tasks, 0)
     order = torch.randperm(len(support.mask), generator=torch.Generator().manual_seed(1))
     shuffled = Examples(*(leaf[order] for leaf in support))
     _close(_answer(learner, shuffled, query.x), _answer(learner, support, query.x), "with the support set shuffled")
@@ -101,7 +101,7 @@ def check_queries_apart(learner: Learner, tasks: Task) -> None:
     """A query's prediction does not depend on the other queries (unless the learner says it is transductive)."""
     if learner.transductive:
         return
-    support, query = take(tasks, 0)
+    support, query = index(tasks, 0)
     _close(_answer(learner, support, query.x)[:1], _answer(learner, support, query.x[:1]), "of a query alone")
 
 
@@ -119,7 +119,7 @@ def check_gradients(learner: Learner, tasks: Task) -> None:
 
 def check_no_grad(learner: Learner, tasks: Task) -> None:
     """Without a graph it answers the same, and builds none."""
-    support, query = take(tasks, 0)
+    support, query = index(tasks, 0)
     with torch.no_grad():
         answer = _answer(learner, support, query.x)
     assert not answer.requires_grad, "a graph was built under no_grad"
@@ -128,7 +128,7 @@ def check_no_grad(learner: Learner, tasks: Task) -> None:
 
 def check_saved(learner: Learner, tasks: Task) -> None:
     """Weights through a safetensors file give equal predictions."""
-    support, query = take(tasks, 0)
+    support, query = index(tasks, 0)
     with evaluating(learner):
         before = _answer(learner, support, query.x)
         learner.load_state_dict(load(save({k: v.contiguous().clone() for k, v in learner.state_dict().items()})))
@@ -137,7 +137,7 @@ def check_saved(learner: Learner, tasks: Task) -> None:
 
 def check_relabelled(learner: Learner, tasks: Task) -> None:
     """Other numbers for the classes permute the predictions; regression has no classes."""
-    support, query = take(tasks, 0)
+    support, query = index(tasks, 0)
     if learner.way == 0:
         return
     order = torch.arange(learner.way).roll(1)

@@ -29,12 +29,12 @@ def first_tensor(tree: Any) -> Tensor:
     return tree
 
 
-def take(tree: Any, index: int | slice | Tensor) -> Any:
+def index(tree: Any, index: int | slice | Tensor) -> Any:
     """Index every leaf's first axis: one task (int) or some tasks (slice, or their places) of a batch."""
     return map_tensors(lambda leaf: leaf[index], tree)
 
 
-def beside(module: nn.Module, tree: Any) -> Any:
+def to_device_of(module: nn.Module, tree: Any) -> Any:
     """The tree's tensors on the device that the module's parameters are on; as they are where it has none."""
     first = next(module.parameters(), None)
     return tree if first is None else map_tensors(lambda t: t.to(first.device, non_blocking=True), tree)

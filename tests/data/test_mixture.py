@@ -45,7 +45,7 @@ def test_shares_are_those_that_were_stated() -> None:
 
 def test_own_labels_are_places_in_the_whole() -> None:
     source = both()
-    episodes = episodes_of(source, way=4, shot=1, query=1, own_labels=True)
+    episodes = episodes_of(source, way=4, shot=1, query=1, global_labels=True)
     for seed in range(20):
         x, y = (leaf[0] for leaf in episodes.batch([seed]).query[:2])
         expected = [int(v) // 6 if v < 1000 else 5 + (int(v) - 1000) // 6 for v in x[:, 0]]

@@ -20,15 +20,15 @@ from upstairs.data.regression import Sinusoids, function_source
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.data.task_augmentation import PARTNERS, mix_queries, remedied, shares, smoothed, with_places
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, make_learner
 from upstairs.nets import calibrate, conv4
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
-from upstairs.training.compatibility import refuse_unused
-from upstairs.training.trainer import Training, restore, train_run
-from upstairs.tree import take
+from upstairs.training.compatibility import check_compatible
+from upstairs.training.trainer import Trainer, restore, train_run
+from upstairs.tree import index
 
 SEEDS = [3, 4, 5]
 
@@ -48,7 +48,7 @@ def test_a_turned_or_mirrored_class_is_one_more_class() -> None:
         more = turned(source, **how)
         assert len(more) == times * len(source) == len(set(more.labels))
         episodes = Episodes(more, way=len(more), shot=1, query=4)
-        task, classes = take(episodes.batch([0]), 0), episodes.classes(0)
+        task, classes = index(episodes.batch([0]), 0), episodes.classes(0)
         for k, c in enumerate(classes):
             original, turn = more.rows[c], more.turns[c]
             seen = source.inputs[original] / 255
@@ -135,7 +135,7 @@ def settings(learner: str = "protonet", **changes: object) -> Settings:
 
 def remedy(episodes: Episodes, **changes: object) -> Task:
     return remedied(
-        episodes.batch(SEEDS), SEEDS, settings(**changes), own_labels=False, draw=episodes.batch
+        episodes.batch(SEEDS), SEEDS, settings(**changes), global_labels=False, draw=episodes.batch
     )  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def test_every_learner_takes_shares_of_classes(name: str) -> None:
     own = Settings(learner=name, net="mlp", norm="none", width=8, inner_rate=0.1, label_smoothing=0.3)
     learner = make_learner(own, (8,), WAY)
     hard = blobs(2)
-    soft = remedied(hard, [0, 1], own, own_labels=learner.own_labels, draw=lambda seeds: hard)
+    soft = remedied(hard, [0, 1], own, global_labels=learner.global_labels, draw=lambda seeds: hard)
     assert soft.query.y.ndim == 3
 
     def losses(tasks: Task) -> torch.Tensor:
@@ -220,10 +220,10 @@ def test_every_learner_takes_shares_of_classes(name: str) -> None:
         return learner(tasks)[0]
 
     if name != "versa":  # its noise is drawn anew
-        alone = torch.stack([learner.meta_loss(take(soft, i))[0] for i in range(2)])
+        alone = torch.stack([learner.meta_loss(index(soft, i))[0] for i in range(2)])
         torch.testing.assert_close(losses(soft), alone, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(losses(soft), losses(hard), atol=1e-6)
-    meta_step(learner, soft)
+    meta_backward(learner, soft)
     grads = [p.grad for p in learner.parameters() if p.grad is not None]
     assert grads and all(bool(g.isfinite().all()) for g in grads)
 
@@ -252,7 +252,7 @@ def test_dropout_falls_the_same_way_when_inner_steps_are_computed_again() -> Non
     found = []
     for recompute in (False, True):
         torch.manual_seed(2)
-        meta_step(learner, blobs(2), recompute=recompute)
+        meta_backward(learner, blobs(2), recompute=recompute)
         found.append([p.grad.clone() for p in learner.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
 
@@ -260,15 +260,15 @@ def test_dropout_falls_the_same_way_when_inner_steps_are_computed_again() -> Non
 def test_training_with_all_of_them_resumes_to_the_same_bits(tmp_path: Path) -> None:
     splits = split_by_ratio(pictures(24, 6), (0.5, 0.25, 0.25))
     s = settings(interpolate="mlti", label_smoothing=0.1, dropout=0.2, weight_decay=0.1, net="conv4", norm="population")
-    train_run(Training(s, splits, tmp_path / "whole"))
+    train_run(Trainer(s, splits, tmp_path / "whole"))
 
     def interrupt(status) -> None:
         if status.step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(Training(s, splits, tmp_path / "stopped"), interrupt)
-    again = Training(s, splits, tmp_path / "stopped")
+        train_run(Trainer(s, splits, tmp_path / "stopped"), interrupt)
+    again = Trainer(s, splits, tmp_path / "stopped")
     restore(again)
     train_run(again)
     one, two = (load_tensors(tmp_path / n / "last.safetensors", kind="run")[0] for n in ("whole", "stopped"))
@@ -281,7 +281,7 @@ def test_training_with_all_of_them_resumes_to_the_same_bits(tmp_path: Path) -> N
      ([0.3, 0.6, 0.5, 0.55], True), ([0.3, 0.6, 0.5], False)],
 )  # fmt: skip
 def test_early_stopping_waits_for_patience(tmp_path: Path, accuracies: list[float], stale: bool) -> None:
-    run = Training(settings(patience=2), split_by_ratio(pictures(24), (0.5, 0.25, 0.25)), tmp_path)
+    run = Trainer(settings(patience=2), split_by_ratio(pictures(24), (0.5, 0.25, 0.25)), tmp_path)
     run.progress.history = [{"step": i, "accuracy": a} for i, a in enumerate(accuracies)]
     assert run.stale == stale
     if stale:
@@ -327,4 +327,4 @@ def test_pictures_that_are_to_be_drawn_are_not_mixed() -> None:
     own = Settings(learner="neural_statistician", net="mlp", norm="none", width=8, way=1, interpolate="mlti")
     source = Source.from_arrays(np.zeros((6, 8), np.float32), np.arange(6) // 2)
     with pytest.raises(UpstairsError, match="learns to draw what it is shown"):
-        refuse_unused(own, make_learner(own, (8,), 1), source, validated=True)
+        check_compatible(own, make_learner(own, (8,), 1), source, validated=True)

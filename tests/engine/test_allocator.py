@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from upstairs.core import Examples, Task
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import maml
 
@@ -39,15 +39,15 @@ def test_small_steps_run_in_one_thread(width: int, threads: set[int]) -> None:
     torch.set_num_threads(2)
     try:
         learner = maml(Counting(width), way=2, steps=1)
-        meta_step(learner, tasks(2))  # plans, tries, runs
+        meta_backward(learner, tasks(2))  # plans, tries, runs
         Counting.threads.clear()
-        meta_step(learner, tasks(2))
+        meta_backward(learner, tasks(2))
         assert Counting.threads == threads
         assert torch.get_num_threads() == 2
         with pytest.raises(UpstairsError):
             bad = tasks(2)
             bad.query.x[1] = float("nan")
-            meta_step(learner, bad)
+            meta_backward(learner, bad)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

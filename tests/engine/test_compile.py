@@ -10,7 +10,7 @@ from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine import compile as compiled
 from upstairs.engine.compile import compile_report
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.functional.differentiate import FirstOrder
 from upstairs.learners import SGD, GradientLearner, maml
 from upstairs.nets import conv4, mlp
@@ -32,9 +32,9 @@ def test_equals_eager_and_compiles_once_for_each_shape(monkeypatch: pytest.Monke
     learner = regression()
     for seed in range(5):
         tasks = sinusoids(4, seed)
-        eager = meta_step(learner, tasks)
+        eager = meta_backward(learner, tasks)
         expected = [p.grad.clone() for p in learner.parameters()]
-        fast = meta_step(learner, tasks, compile="on")
+        fast = meta_backward(learner, tasks, compile="on")
         torch.testing.assert_close(fast.losses, eager.losses)
         for p, g in zip(learner.parameters(), expected, strict=True):
             torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
@@ -50,8 +50,8 @@ def test_equals_eager_and_compiles_once_for_each_shape(monkeypatch: pytest.Monke
 def test_one_task_compiles_too() -> None:
     """Its inner step p + alpha a b is what inductor takes for p + a b."""
     learner, tasks = regression(), sinusoids(1)
-    eager = meta_step(learner, tasks)
-    torch.testing.assert_close(meta_step(learner, tasks, compile="on").losses, eager.losses)
+    eager = meta_backward(learner, tasks)
+    torch.testing.assert_close(meta_backward(learner, tasks, compile="on").losses, eager.losses)
     assert compile_report(learner) == ["compiled (1 steps)"]
 
 
@@ -62,8 +62,8 @@ def test_what_cannot_be_traced_runs_eagerly_with_the_reason(caplog: pytest.LogCa
 
     torch.manual_seed(0)
     learner = maml(Reads(8, WAY), way=WAY, rate=0.1, steps=1)
-    expected = meta_step(learner, blobs(2)).losses
-    torch.testing.assert_close(meta_step(learner, blobs(2), compile="on").losses, expected)
+    expected = meta_backward(learner, blobs(2)).losses
+    torch.testing.assert_close(meta_backward(learner, blobs(2), compile="on").losses, expected)
     assert "eager: " in compile_report(learner)[0]
     assert "runs eagerly" in caplog.text
 
@@ -73,8 +73,8 @@ def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
         torch._inductor, "compile", lambda graph, *_, **__: lambda *inputs: [2 * t for t in graph(*inputs)]
     )
     learner = regression()
-    expected = meta_step(learner, sinusoids(3)).losses
-    torch.testing.assert_close(meta_step(learner, sinusoids(3), compile="on").losses, expected)
+    expected = meta_backward(learner, sinusoids(3)).losses
+    torch.testing.assert_close(meta_backward(learner, sinusoids(3), compile="on").losses, expected)
     assert "losses differ from the eager step's" in compile_report(learner)[0]
 
 
@@ -82,7 +82,7 @@ def test_many_shapes_do_not_make_a_storm(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     learner = regression()
     for n in range(4, 4 + compiled.MOST + 3):
-        meta_step(learner, sinusoids(2, n=n), compile="on")
+        meta_backward(learner, sinusoids(2, n=n), compile="on")
     report = compile_report(learner)
     assert sum(line.startswith("compiled") for line in report) == compiled.MOST
     assert sum("shapes are compiled already" in line for line in report) == 3
@@ -92,13 +92,13 @@ def test_auto_waits_and_leaves_large_tensors_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     small = regression()
     for _ in range(compiled.PATIENCE):
-        meta_step(small, sinusoids(2), compile="auto")
+        meta_backward(small, sinusoids(2), compile="auto")
     assert compile_report(small) == [f"eager so far ({compiled.PATIENCE} steps)"]
-    meta_step(small, sinusoids(2), compile="auto")
+    meta_backward(small, sinusoids(2), compile="auto")
     assert compile_report(small)[0].startswith("compiled")
     monkeypatch.setattr(compiled, "PATIENCE", 0)
     large = maml(conv4((1, 28, 28), width=32, norm="batch", out=WAY), way=WAY, steps=1)
-    meta_step(large, blobs(1, shape=(1, 28, 28)), compile="auto")
+    meta_backward(large, blobs(1, shape=(1, 28, 28)), compile="auto")
     assert "would gain little" in compile_report(large)[0]
 
 
@@ -108,9 +108,9 @@ def test_a_program_is_not_used_for_another_rate_or_derivative(monkeypatch: pytes
     for change in (lambda: None, lambda: setattr(learner.rule, "rate", 0.03), lambda: setattr(learner, "steps", 1)):
         change()
         for how in (None, FirstOrder()):
-            meta_step(learner, tasks, differentiate=how)
+            meta_backward(learner, tasks, differentiate=how)
             expected = [p.grad.clone() for p in learner.parameters()]
-            meta_step(learner, tasks, differentiate=how, compile="on")
+            meta_backward(learner, tasks, differentiate=how, compile="on")
             for p, g in zip(learner.parameters(), expected, strict=True):
                 torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
     assert all(line.startswith("compiled") for line in compile_report(learner))
@@ -122,15 +122,15 @@ def test_buffers_and_frozen_weights_are_read_anew(monkeypatch: pytest.MonkeyPatc
     net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, WAY))
     net[0].requires_grad_(False)
     learner = maml(net, way=WAY, rate=0.1, steps=2)
-    meta_step(learner, blobs(2), compile="on")
+    meta_backward(learner, blobs(2), compile="on")
     net[0].weight.data.mul_(3)
-    expected = meta_step(learner, blobs(2)).losses
-    torch.testing.assert_close(meta_step(learner, blobs(2), compile="on").losses, expected)
+    expected = meta_backward(learner, blobs(2)).losses
+    torch.testing.assert_close(meta_backward(learner, blobs(2), compile="on").losses, expected)
     assert compile_report(learner) == ["compiled (2 steps)"]
 
 
 def test_running_statistics_are_not_lost_by_compiling() -> None:
     learner = maml(nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, WAY)), way=WAY, steps=1)
-    meta_step(learner, blobs(2), compile="on")
+    meta_backward(learner, blobs(2), compile="on")
     assert "running statistics" in compile_report(learner)[0]
     assert learner.net[1].running_mean.abs().sum() > 0

@@ -67,7 +67,7 @@ def test_alone_means_alone() -> None:
     other = tasks.query.x.clone()
     other[:, 1:] = torch.randn_like(other[:, 1:])
     changed = tasks._replace(query=tasks.query._replace(x=other))
-    torch.testing.assert_close(learner.solve_alone(tasks)[0, 0], learner.solve_alone(changed)[0, 0])
+    torch.testing.assert_close(learner.solve_inductive(tasks)[0, 0], learner.solve_inductive(changed)[0, 0])
     assert not torch.allclose(learner.solve(tasks)[0, 0], learner.solve(changed)[0, 0])
 
 

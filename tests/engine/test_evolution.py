@@ -11,10 +11,10 @@ import upstairs
 from helpers.tasks import double, sinusoids
 from upstairs.core import Examples, Learner, Task, squared_error
 from upstairs.engine.evolution import es_step, query_losses
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import NonFiniteError
 from upstairs.learners import SGD, GradientLearner
-from upstairs.tree import take
+from upstairs.tree import index
 
 REPEATS = 120
 
@@ -43,9 +43,9 @@ def test_its_cosine_with_autograd_has_the_distribution_of_theory() -> None:
     alarms 1 in 1,000), and its mean N / (N + d - 1) within 4 standard errors (1 in 16,000)."""
     learner = small()
     one = double(sinusoids(1))
-    meta_step(learner, one)
+    meta_backward(learner, one)
     true = flat(learner).clone()
-    ten = take(one, torch.zeros(10, dtype=torch.long))
+    ten = index(one, torch.zeros(10, dtype=torch.long))
     cosine = torch.cosine_similarity(estimates(learner, ten), true[None])
     assert (cosine > 0).all()
     n, d = 10, len(true)
@@ -61,7 +61,7 @@ def test_it_is_unbiased_over_unlike_tasks_and_as_long_as_theory_says() -> None:
     learner, tasks = small(), double(sinusoids(6))
     each = []
     for i in range(6):
-        meta_step(learner, take(tasks, slice(i, i + 1)))
+        meta_backward(learner, index(tasks, slice(i, i + 1)))
         each.append(flat(learner).clone())
     gradients = torch.stack(each)
     mean, d = gradients.mean(0), gradients.shape[1]
@@ -77,7 +77,7 @@ def test_it_is_unbiased_over_unlike_tasks_and_as_long_as_theory_says() -> None:
 def test_many_pairs_are_the_gradient() -> None:
     """N pairs of each of m tasks: cos near sqrt(N m / (N m + d)), here 0.98."""
     learner, tasks = small(), double(sinusoids(8))
-    meta_step(learner, tasks)
+    meta_backward(learner, tasks)
     true = flat(learner).clone()
     torch.manual_seed(1)
     es_step(learner, tasks, pairs=100, sigma=1e-3)
@@ -91,7 +91,9 @@ def test_each_task_has_its_own_meta_parameters() -> None:
     before = {n: p.clone() for n, p in learner.state_dict().items()}
     losses, predictions = query_losses(learner, tasks, params)
     for i in range(3):
-        own = torch.func.functional_call(learner, {n: p[i] for n, p in params.items()}, (take(tasks, slice(i, i + 1)),))
+        own = torch.func.functional_call(
+            learner, {n: p[i] for n, p in params.items()}, (index(tasks, slice(i, i + 1)),)
+        )
         torch.testing.assert_close(losses[i], own[0][0].detach())
         torch.testing.assert_close(predictions[i], own[1][0].detach())
     assert all(torch.equal(before[n], p) for n, p in learner.state_dict().items())
@@ -149,7 +151,7 @@ class HillClimber(Learner[Tensor]):
 
 def test_it_trains_a_learner_whose_inner_loop_has_no_derivative() -> None:
     learner = HillClimber()
-    meta_step(learner, sinusoids(5))
+    meta_backward(learner, sinusoids(5))
     assert all(p.grad is None or (p.grad == 0).all() for p in learner.parameters()), "autograd sees nothing"
     before = learner(sinusoids(100, 9999))[0].mean().item()
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-2)

@@ -7,7 +7,7 @@ from torch.autograd.function import once_differentiable
 
 from helpers.tasks import WAY, blobs
 from upstairs.engine.explain import preflight
-from upstairs.engine.meta_step import explain, meta_step
+from upstairs.engine.meta_backward import explain, meta_backward
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import FirstOrder
@@ -63,7 +63,7 @@ def test_preflight_names_what_cannot_be_differentiated_twice() -> None:
             return Half.apply(super().forward(x))
 
     tasks = blobs(2)
-    for check in (preflight, meta_step):
+    for check in (preflight, meta_backward):
         with pytest.raises(UpstairsError, match=r"once_differentiable.*FirstOrder"):
             check(maml(Once(8, WAY), way=WAY), tasks)
     preflight(fomaml(Once(8, WAY), way=WAY), tasks)
@@ -79,11 +79,11 @@ def test_half_precision_is_refused_for_second_derivatives() -> None:
     tasks = blobs(2)
     exact = maml(mlp((8,), out=WAY), way=WAY)
     with pytest.raises(UpstairsError, match="second derivatives, which bf16 ruins"):
-        meta_step(exact, tasks, precision="bf16")
-    meta_step(exact, tasks, precision="bf16-unsafe")
-    meta_step(exact, tasks, precision="bf16", differentiate=FirstOrder())
+        meta_backward(exact, tasks, precision="bf16")
+    meta_backward(exact, tasks, precision="bf16-unsafe")
+    meta_backward(exact, tasks, precision="bf16", differentiate=FirstOrder())
     metric = ProtoNet(mlp((8,)), way=WAY)
-    full, half = meta_step(metric, tasks).losses, meta_step(metric, tasks, precision="bf16").losses
+    full, half = meta_backward(metric, tasks).losses, meta_backward(metric, tasks, precision="bf16").losses
     torch.testing.assert_close(half.float(), full, rtol=0.1, atol=0.1)
     assert not torch.equal(half.float(), full)
 
@@ -97,4 +97,4 @@ def test_one_bad_task_does_not_touch_the_others() -> None:
     assert losses[2].isnan()
     torch.testing.assert_close(losses[[0, 1, 3]], good[[0, 1, 3]])
     with pytest.raises(NonFiniteError, match="task 2"):
-        meta_step(learner, tasks)
+        meta_backward(learner, tasks)

@@ -10,7 +10,7 @@ from torch import nn
 from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine import allocator as process
-from upstairs.engine.meta_step import meta_step, plan
+from upstairs.engine.meta_backward import meta_backward, plan
 from upstairs.engine.plan import LARGE, LARGEST_BLOCK
 from upstairs.errors import UpstairsError
 from upstairs.learners import SGD, GradientLearner, MemoryLearner, ProtoNet, maml
@@ -74,21 +74,21 @@ SCRIPT = """
 import re, resource, sys, torch
 sys.path.insert(0, "tests")
 from helpers.tasks import WAY, blobs
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import maml
 from upstairs.nets import conv4
 learner = maml(conv4((1, 28, 28), width=32, norm="batch", out=WAY), way=WAY, steps=25)
 tasks = blobs(8, shot=1, query=5, shape=(1, 28, 28))
-meta_step(learner, tasks, memory="20 MiB")  # loads the code that it needs
+meta_backward(learner, tasks, memory="20 MiB")  # loads the code that it needs
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 120 * 2**20, -1))
 try:
-    meta_step(learner, tasks, chunk=8, recompute=False)
+    meta_backward(learner, tasks, chunk=8, recompute=False)
 except UpstairsError as error:
     print(error)
     advised = re.search('memory="(.+)"', str(error))[1]
-meta_step(learner, tasks, memory=advised)
+meta_backward(learner, tasks, memory=advised)
 print("fits")
 """
 
@@ -111,8 +111,8 @@ def test_unequal_tasks_through_batch_norm_are_each_normalised_alone() -> None:
     expected = []
     for i in range(4):
         part = type(tasks)(*(type(e)(*(t[i : i + 1] for t in e)) for e in tasks))
-        expected.append(meta_step(one, part, chunk=1).losses)
-    found = meta_step(one, tasks).losses
+        expected.append(meta_backward(one, part, chunk=1).losses)
+    found = meta_backward(one, tasks).losses
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -131,8 +131,8 @@ def test_recomputed_steps_give_large_blocks_back_while_they_last(monkeypatch: py
     monkeypatch.setattr(process, "_STEADY", [True])
     monkeypatch.setattr(process, "_KEPT", [])
     one, tasks = learner(2), blobs(1, shot=1, query=6, shape=(1, 28, 28))
-    meta_step(one, tasks, recompute=True)
+    meta_backward(one, tasks, recompute=True)
     largest = plan(one, tasks, recompute=True).one.largest
     assert asked == [(-3, largest // 8), (-3, 32 * 2**20)]
-    meta_step(one, tasks, recompute=False)
+    meta_backward(one, tasks, recompute=False)
     assert len(asked) == 2

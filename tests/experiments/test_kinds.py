@@ -9,7 +9,7 @@ from upstairs.data.audio.format import RATE, AudioFormat
 from upstairs.data.episodes import Episodes
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.text.hashed import TextFormat
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import seeded_learner
 from upstairs.training.defaults import resolve
 
@@ -47,7 +47,7 @@ def test_one_class_trains_on_all_three(name: str) -> None:
         before = [p.detach().clone() for p in learner.parameters()]
         losses = []
         for _ in range(5):
-            losses.append(float(meta_step(learner, tasks).losses.mean()))
+            losses.append(float(meta_backward(learner, tasks).losses.mean()))
             optimizer.step()
         assert min(losses) < losses[0] - 0.01, f"{name} on {kind}: {losses}"
         moved = [not torch.equal(p, b) for p, b in zip(learner.parameters(), before, strict=True)]

@@ -123,7 +123,7 @@ def test_resuming_is_the_same_to_the_bit(tmp_path: Path) -> None:
     budget = {"validations": 2, "validation_tasks": 5, "quiet": True, "data": "sinusoid"}
     upstairs.train("maml", out=tmp_path / "whole", steps=8, **budget)
     whole = upstairs.load(tmp_path / "whole").learner.state_dict()
-    from upstairs.training.trainer import Training, restore, train_run
+    from upstairs.training.trainer import Trainer, restore, train_run
 
     settings = upstairs.load(tmp_path / "whole").settings
     splits = function_splits("sinusoid")
@@ -133,8 +133,8 @@ def test_resuming_is_the_same_to_the_bit(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(Training(settings, splits, tmp_path / "part"), stop)
-    again = Training(settings, splits, tmp_path / "part")
+        train_run(Trainer(settings, splits, tmp_path / "part"), stop)
+    again = Trainer(settings, splits, tmp_path / "part")
     restore(again)
     train_run(again)
     assert all(torch.equal(v, whole[k]) for k, v in upstairs.load(tmp_path / "part").learner.state_dict().items())

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine.meta_step import meta_step, plan
-from upstairs.functional.call import Params, call_with
+from upstairs.engine.meta_backward import meta_backward, plan
+from upstairs.functional.call import Params, functional_call
 from upstairs.functional.differentiate import EXACT, Exact, FirstOrder
 from upstairs.learners import SGD, GradientLearner
 
@@ -69,7 +69,7 @@ def test_same_gradients_as_calling_each_time(count: int, first_order: bool, in_p
     torch.manual_seed(0)
     net, tasks = Net(in_place=in_place).double(), double(blobs(count))
     how = FirstOrder() if first_order else Exact()
-    meta_step(anil_net(net, how), tasks, chunk=count, recompute=False)
+    meta_backward(anil_net(net, how), tasks, chunk=count, recompute=False)
     for p, g in zip(net.parameters(), loop(net, tasks, first_order=first_order), strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-12)
 
@@ -78,27 +78,27 @@ def test_the_body_runs_once_for_the_support_set_and_once_for_the_queries() -> No
     net = Net()
     learner = anil_net(net)
     tasks = blobs(3)
-    meta_step(learner, tasks, chunk=3, recompute=False)
+    meta_backward(learner, tasks, chunk=3, recompute=False)
     net.body.calls = 0
-    meta_step(learner, tasks, chunk=3, recompute=False)
+    meta_backward(learner, tasks, chunk=3, recompute=False)
     assert net.body.calls == 2
 
 
 def test_a_random_body_runs_each_time() -> None:
     net = Net(noise=0.1)
     learner = anil_net(net)
-    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    meta_backward(learner, blobs(3), chunk=3, recompute=False)
     net.body.calls = 0
-    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    meta_backward(learner, blobs(3), chunk=3, recompute=False)
     assert net.body.calls == 5
 
 
 def test_nothing_is_remembered_where_all_adapts() -> None:
     net = Net()
     learner = GradientLearner(net, SGD(0.3), way=WAY, steps=4)
-    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    meta_backward(learner, blobs(3), chunk=3, recompute=False)
     net.body.calls = 0
-    meta_step(learner, blobs(3), chunk=3, recompute=False)
+    meta_backward(learner, blobs(3), chunk=3, recompute=False)
     assert net.body.calls == 5
     assert "forward" not in vars(net.body)
 
@@ -130,7 +130,7 @@ def test_a_chain_of_layers_is_what_its_modules_give(count: int, how: Exact | Fir
     found = []
     for kind in (nn.Sequential, Renamed):
         net = kind(*chain())
-        step = meta_step(GradientLearner(net, SGD(0.3), way=WAY, steps=3, differentiate=how), tasks)
+        step = meta_backward(GradientLearner(net, SGD(0.3), way=WAY, steps=3, differentiate=how), tasks)
         found.append([step.losses, *(p.grad for p in net.parameters())])
     for a, b in zip(*found, strict=True):  # one task of the latter is stacked
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
@@ -139,17 +139,17 @@ def test_a_chain_of_layers_is_what_its_modules_give(count: int, how: Exact | Fir
 def test_a_chain_calls_its_modules_where_somebody_listens() -> None:
     net, x = chain(), torch.randn(4, 8).double()
     params = {"1.bias": torch.ones(6).double()}
-    plain = call_with(net, params, x)
+    plain = functional_call(net, params, x)
     seen: list[str] = []
     handle = net[1].register_forward_hook(lambda *_: seen.append("one"))
-    torch.testing.assert_close(call_with(net, params, x), plain)
+    torch.testing.assert_close(functional_call(net, params, x), plain)
     handle.remove()
     handle = nn.modules.module.register_module_forward_hook(lambda *_: seen.append("all"))
-    call_with(net, params, x)
+    functional_call(net, params, x)
     handle.remove()
     assert seen == ["one"] + ["all"] * 7
     net[2].forward = lambda z: z * 0  # type: ignore[method-assign]
-    torch.testing.assert_close(call_with(net, params, x), call_with(net, params, x * 2))
+    torch.testing.assert_close(functional_call(net, params, x), functional_call(net, params, x * 2))
 
 
 def test_a_step_scales_the_loss_as_it_would_the_gradient() -> None:
@@ -166,7 +166,7 @@ def test_a_step_scales_the_loss_as_it_would_the_gradient() -> None:
     found = []
     for rule in (SGD(0.3), Plain()):
         net = Renamed(*chain())
-        meta_step(GradientLearner(net, rule, way=WAY, steps=3), tasks)
+        meta_backward(GradientLearner(net, rule, way=WAY, steps=3), tasks)
         found.append([p.grad for p in net.parameters()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

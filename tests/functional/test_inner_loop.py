@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.plan import estimate
 from upstairs.functional.differentiate import Exact, FirstOrder, Implicit, UpdateRule, executing, inner_step
 from upstairs.learners import SGD, GradientLearner, fomaml, maml
@@ -37,10 +37,10 @@ def test_implicit_equals_the_closed_form(count: int) -> None:
     learner = GradientLearner(
         net, SGD(0.05), way=0, steps=200, loss_fn=squared_error, differentiate=Implicit(strength=2.0, iterations=2)
     )
-    meta_step(learner, tasks)
+    meta_backward(learner, tasks)
     found = torch.cat([net.weight.grad.flatten(), net.bias.grad])
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    meta_step(learner, tasks, differentiate=FirstOrder())
+    meta_backward(learner, tasks, differentiate=FirstOrder())
     assert (torch.cat([net.weight.grad.flatten(), net.bias.grad]) - expected).abs().max() > 0.01
 
 
@@ -68,7 +68,7 @@ def test_recomputed_equals_unrolled_with_shared_layers_and_learned_rules(rule: U
     grads = []
     for recompute in (False, True):
         learner = GradientLearner(net, rule, way=WAY, steps=4, fast=fast).double()
-        meta_step(learner, tasks, recompute=recompute)
+        meta_backward(learner, tasks, recompute=recompute)
         grads.append([p.grad.clone() for p in learner.parameters()])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
@@ -81,7 +81,7 @@ def test_recomputation_draws_the_same_dropout() -> None:
     learner, tasks, grads = maml(net, way=WAY, rate=0.2, steps=3), double(blobs(2)), []
     for recompute in (False, True):
         torch.manual_seed(1)
-        meta_step(learner, tasks, chunk=2, recompute=recompute)
+        meta_backward(learner, tasks, chunk=2, recompute=recompute)
         grads.append(net[0].weight.grad.clone())
     assert grads[1].abs().sum() > 0
     torch.testing.assert_close(*grads)
@@ -110,7 +110,7 @@ def test_how_to_differentiate_can_be_chosen_apart_from_the_learner() -> None:
     net = mlp((8,), out=WAY).double()
     grads = {}
     for how in (Exact(), FirstOrder(), None):
-        meta_step(maml(net, way=WAY, rate=0.3, steps=2), tasks, differentiate=how)
+        meta_backward(maml(net, way=WAY, rate=0.3, steps=2), tasks, differentiate=how)
         grads[how] = net[1].weight.grad.clone()
     assert torch.equal(grads[Exact()], grads[None])
     assert (grads[Exact()] - grads[FirstOrder()]).abs().max() > 1e-4

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import maml
 
@@ -43,7 +43,7 @@ def test_a_module_that_writes_is_named_and_put_back(how: str, name: str) -> None
     learner = maml(net, way=WAY)
     for options in ({}, {}, {"chunk": 2, "recompute": False}):  # the second is no better than the first
         with pytest.raises(UpstairsError, match=f"'{name}' of Running .net.0."):
-            meta_step(learner, blobs(), **options)
+            meta_backward(learner, blobs(), **options)
     assert all(p.grad is None for p in learner.parameters())
     assert net[0].hidden is None
     assert type(net[0].seen) is Tensor and torch.equal(net[0].seen, torch.zeros(8))
@@ -53,6 +53,6 @@ def test_a_module_that_writes_is_named_and_put_back(how: str, name: str) -> None
 def test_a_counter_harms_nobody() -> None:
     torch.manual_seed(0)
     linear = nn.Linear(8, WAY)
-    expected = meta_step(maml(nn.Sequential(linear), way=WAY), blobs()).losses
-    found = meta_step(maml(nn.Sequential(Running("counts"), linear), way=WAY), blobs()).losses
+    expected = meta_backward(maml(nn.Sequential(linear), way=WAY), blobs()).losses
+    found = meta_backward(maml(nn.Sequential(Running("counts"), linear), way=WAY), blobs()).losses
     torch.testing.assert_close(found, expected)

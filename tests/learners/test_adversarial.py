@@ -12,7 +12,7 @@ from upstairs.learners import DAGAN, FIGR, make_learner
 from upstairs.learners.generative.adversarial import nearness, unit_slope, zero_slope
 from upstairs.nets.generator import critic, writer
 from upstairs.settings import Settings
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def sets(shape: tuple[int, ...] = (6,), *, tasks: int = 2, shot: int = 3, query: int = 4) -> Task:
@@ -73,7 +73,7 @@ def figr(shape: tuple[int, ...] = (6,)) -> FIGR:
 @pytest.mark.parametrize("shape", [(6,), (1, 16, 16)])
 def test_figr_adapts_as_two_adams_in_a_loop(shape: tuple[int, ...]) -> None:
     learner = figr(shape).double()
-    support = take(sets(shape), 0).support
+    support = index(sets(shape), 0).support
     support = support._replace(x=support.x.double())
     generator, judge = copy.deepcopy(learner.generator), copy.deepcopy(learner.critic)
     optimizers = [torch.optim.Adam(net.parameters(), lr=1e-2, betas=(0.0, 0.9)) for net in (judge, generator)]
@@ -97,7 +97,7 @@ def test_figr_adapts_as_two_adams_in_a_loop(shape: tuple[int, ...]) -> None:
 
 
 def test_figr_moves_both_starts_to_where_they_ended() -> None:
-    learner, task = figr(), take(sets(), 0)
+    learner, task = figr(), index(sets(), 0)
     learner.meta_loss(task)[0].backward()
     phi = learner.adapt(task.support)
     for own, net in zip(phi, (learner.generator, learner.critic), strict=True):
@@ -115,7 +115,7 @@ def dagan() -> DAGAN:
 
 def test_dagan_plays_for_pairs_of_pairs() -> None:
     """Both losses, the penalties too, written out for one query after another."""
-    learner, task = dagan(), take(sets((1, 16, 16), shot=1), 0)
+    learner, task = dagan(), index(sets((1, 16, 16), shot=1), 0)
     state, x = learner.adapt(task.support), task.query.x
     ink = (x.flatten(1) > 0.5).sum(1)
     rows = (97 * ink.sum() + 31 * ink + torch.arange(4)) % 1024
@@ -137,7 +137,7 @@ def test_dagan_plays_for_pairs_of_pairs() -> None:
 
 
 def test_dagan_draws_after_every_support_picture_and_after_no_padding() -> None:
-    learner, support = dagan(), take(sets((1, 16, 16), shot=3), 0).support
+    learner, support = dagan(), index(sets((1, 16, 16), shot=3), 0).support
     state = learner.adapt(support._replace(mask=torch.tensor([True, False, True])))
     noise = torch.randn(200, learner.noise_size, generator=torch.Generator().manual_seed(0))
     counts = torch.bincount(learner.choose(state, noise), minlength=3)

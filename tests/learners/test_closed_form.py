@@ -9,12 +9,12 @@ from torch.func import functional_call
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Examples, Learner, squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import R2D2, MetaOptNet
 from upstairs.learners.metric.closed_form import onto_simplex, ridge, svm_dual
 from upstairs.nets import mlp
 from upstairs.testing import check_learner
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def net(out: int, inputs: int = 8) -> nn.Module:
@@ -35,7 +35,7 @@ def test_ridge_is_least_squares_with_the_penalty_as_rows(d: int) -> None:
 def test_r2d2_by_numpy() -> None:
     torch.manual_seed(0)
     learner = R2D2(net(30), way=WAY, strength=2.0, scale=3.0).double()
-    task = take(double(blobs(1)), 0)
+    task = index(double(blobs(1)), 0)
     z, queries = (learner.encoder(part.x).detach().numpy() for part in task)
     onehot = np.eye(WAY)[task.support.y.numpy()]
     expected = 3 * queries @ np.linalg.inv(z.T @ z + 2 * np.eye(30)) @ z.T @ onehot
@@ -83,7 +83,7 @@ def test_ridge_regression_learns_to_learn() -> None:
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
     before = learner(sinusoids(100, 9999))[0].mean().item()
     for seed in range(150):
-        meta_step(learner, sinusoids(25, seed))
+        meta_backward(learner, sinusoids(25, seed))
         optimizer.step()
     assert learner(sinusoids(100, 9999))[0].mean().item() < 0.5 * before
 
@@ -105,7 +105,7 @@ def test_onto_simplex_is_the_nearest_point() -> None:
 
 def problem() -> tuple[Tensor, Tensor]:
     """Embeddings of a task that no linear head separates, so that some margins are not kept."""
-    support = take(double(blobs(1, shot=4)), 0).support
+    support = index(double(blobs(1, shot=4)), 0).support
     return 0.3 * support.x, torch.eye(WAY, dtype=torch.float64)[support.y]
 
 
@@ -147,7 +147,7 @@ def test_svm_against_scipy(cost: float) -> None:
 
 def test_the_default_number_of_steps_is_near_the_solution() -> None:
     for seed in range(5):
-        support = take(double(blobs(1, seed, shot=1)), 0).support
+        support = index(double(blobs(1, seed, shot=1)), 0).support
         member = torch.eye(WAY, dtype=torch.float64)[support.y]
         few, many = (svm_dual(support.x, member, cost=0.1, iterations=k) for k in (30, 3000))
         assert (support.x.T @ (few - many)).norm() < 0.01 * (support.x.T @ many).norm()
@@ -163,7 +163,7 @@ def test_padding_has_no_dual_variables() -> None:
 @pytest.mark.parametrize("make", [R2D2, MetaOptNet])
 def test_a_class_that_is_not_in_the_support_set_is_never_the_answer(make) -> None:
     learner = make(net(6), way=WAY)
-    support, query = take(blobs(1), 0)
+    support, query = index(blobs(1), 0)
     kept = support.y != 2
     less = Examples(support.x[kept], support.y[kept], support.mask[kept])
     masked = support._replace(mask=support.mask & kept)

@@ -7,14 +7,14 @@ import torch
 from helpers.tasks import WAY, blobs
 from upstairs.learners import FilmLearner, Hypernetwork, Versa
 from upstairs.nets import mlp
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 @torch.no_grad()
 def test_hypernetwork_equals_a_loop_over_classes() -> None:
     torch.manual_seed(0)
     learner = Hypernetwork(mlp((8,), widths=(16, 6)), 6, way=WAY).double()
-    support, query = take(blobs(), 0)
+    support, query = index(blobs(), 0)
     a, q = learner.encoder(support.x.double()), learner.encoder(query.x.double())
     means = [torch.stack([z for z, y in zip(a, support.y, strict=True) if y == k]).mean(0) for k in range(WAY)]
     whole = sum(means) / WAY
@@ -34,7 +34,7 @@ def test_versas_objective_equals_a_loop_over_samples() -> None:
     """-log of the mean over draws of the softmax; each logit is drawn from the Gaussian that the weights give it."""
     torch.manual_seed(0)
     learner = Versa(mlp((8,), widths=(16, 6)), 6, way=WAY, samples=4)
-    task = take(blobs(), 0)
+    task = index(blobs(), 0)
     state = learner.adapt(task.support)
     noise, total = learner.noise(), 0.0
     for x, y in zip(task.query.x, task.query.y, strict=True):
@@ -56,7 +56,7 @@ def test_versas_logits_have_the_moments_of_sampled_weights() -> None:
     """100,000 weight vectors drawn from q give logits of the mean and variance that are used (6 standard errors)."""
     torch.manual_seed(0)
     learner = Versa(mlp((8,), widths=(16, 6)), 6, way=WAY)
-    task = take(blobs(), 0)
+    task = index(blobs(), 0)
     state = learner.adapt(task.support)
     features = torch.cat([learner.encoder(task.query.x[:1])[0], torch.ones(1)]) / 6**0.5
     weights = state.mean[0] + state.variance[0].sqrt() * torch.randn(100_000, 7)
@@ -83,7 +83,7 @@ def test_film_equals_a_network_that_is_modulated_by_hand() -> None:
     torch.manual_seed(0)
     net = mlp((8,), widths=(12, 6))
     learner = FilmLearner(net, mlp((8,), widths=(5, 4)), 4, way=WAY, scale=0.5)
-    support, query = take(blobs(), 0)
+    support, query = index(blobs(), 0)
     context = learner.condition.weight @ torch.stack([learner.summary(x[None])[0] for x in support.x]).mean(0)
     films = [m for m in learner.encoder.modules() if type(m).__name__ == "Film"]
     assert len(films) == 2

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import cavia, modulated
 from upstairs.learners.gradient.cavia import Concatenated, Film
 from upstairs.nets import conv4, mlp
@@ -24,7 +24,7 @@ def check(learner, tasks, answer, sizes: list[int], rate: float, steps: int, los
     trained = [p for p in learner.parameters() if p.requires_grad]
     expected = torch.autograd.grad(total / len(tasks.query.y), trained)
     for recompute in (False, True):
-        meta_step(learner, tasks, recompute=recompute)
+        meta_backward(learner, tasks, recompute=recompute)
         for p, g in zip(trained, expected, strict=True):
             assert g.abs().max() > 1e-6
             torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-12)

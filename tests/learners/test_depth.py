@@ -6,12 +6,12 @@ from torch import nn
 from torch.distributions import Categorical
 
 from helpers.tasks import WAY, blobs, double
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import EarlyExit, ProtoNet, solve_early
 from upstairs.learners.metric.early_exit import costs_of, endings
 from upstairs.nets import chain
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def learner(**options) -> EarlyExit:
@@ -24,14 +24,14 @@ def test_with_every_early_exit_shut_it_is_the_whole_network() -> None:
     own = learner(scale=0.4)
     own.bias.data.fill_(-1e9)
     whole = ProtoNet(own.stages, way=WAY, scale=0.4 / 6**0.5)
-    task = take(double(blobs(1)), 0)
+    task = index(double(blobs(1)), 0)
     expected = whole.predict(whole.adapt(task.support), task.query.x)
     torch.testing.assert_close(own.predict(own.adapt(task.support), task.query.x), expected)
 
 
 @torch.no_grad()
 def test_a_query_that_ends_early_is_read_by_no_later_stage() -> None:
-    own, task = learner(scale=2.0), take(double(blobs(1, query=20)), 0)
+    own, task = learner(scale=2.0), index(double(blobs(1, query=20)), 0)
     own.bias.data[1] = -1e9  # none after the second stage
     rows: list[int] = []
     for stage in own.stages:
@@ -45,7 +45,7 @@ def test_a_query_that_ends_early_is_read_by_no_later_stage() -> None:
 
 
 def test_where_all_are_sure_nothing_else_is_computed() -> None:
-    own, task, ran = learner(), take(double(blobs(1)), 0), []
+    own, task, ran = learner(), index(double(blobs(1)), 0), []
     own.bias.data.fill_(1e9)
     own.stages[1].register_forward_hook(lambda *_: ran.append(1))
     assert (solve_early(own, task.support, task.query.x)[1] == 0).all() and not ran
@@ -55,9 +55,9 @@ def test_the_loss_is_a_sum_over_depths() -> None:
     """Prototypes, gates and shares again, one query and one depth after another."""
     own, tasks = learner(price=0.3, scale=0.5), double(blobs(3))
     own.bias.data, own.slope.data = 0.1 * torch.randn(3).double(), torch.rand(3).double()
-    step = meta_step(own, tasks)
+    step = meta_backward(own, tasks)
     for i in range(3):
-        support, query = take(tasks, i)
+        support, query = index(tasks, i)
         total, used = 0.0, []
         for x, y in zip(query.x, query.y, strict=True):
             z, q, left, answer = support.x, x[None], 1.0, None
@@ -77,7 +77,7 @@ def test_the_loss_is_a_sum_over_depths() -> None:
 
 def test_queries_that_must_stay_together_are_refused() -> None:
     own = EarlyExit(chain((1, 16, 16), width=4, norm="batch", depth=1), sizes=[16] * 2, costs=[0.5, 1.0], way=WAY)
-    task = take(blobs(1, shape=(1, 16, 16)), 0)
+    task = index(blobs(1, shape=(1, 16, 16)), 0)
     with pytest.raises(UpstairsError, match="which queries are left"):
         solve_early(own, task.support, task.query.x)
 

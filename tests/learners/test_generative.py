@@ -18,7 +18,7 @@ from upstairs.learners import Augmented, GenerativeLearner, NeuralStatistician, 
 from upstairs.learners.generative.likelihood import GAUSSIAN
 from upstairs.nets.drawing import Bender
 from upstairs.testing import check_learner
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 class Bell(NamedTuple):
@@ -108,7 +108,7 @@ def test_the_bound_nears_a_likelihood_that_is_known() -> None:
 def test_the_meta_loss_is_the_bound_written_out() -> None:
     """By torch.distributions, on the latents that the noise gives; and with nothing shown the prior is N(0, I)."""
     learner = statistician()
-    task = take(blobs(way=1, shot=3, query=4, shape=(3,)), 0)
+    task = index(blobs(way=1, shot=3, query=4, shape=(3,)), 0)
     state = learner.adapt(task.support)
     precision = state.precision + learner.factors(task.query.x)[1].precision.sum(0)
     mean = (state.weighted + learner.factors(task.query.x)[1].weighted.sum(0)) / precision
@@ -164,7 +164,7 @@ def test_an_augmented_classifier_keeps_the_laws_and_learns_from_what_is_drawn() 
     torch.manual_seed(0)
     learner = Augmented(ProtoNet(nn.Linear(8, 4), way=5), OneGaussian(8), count=3)
     check_learner(learner, blobs())
-    support, query = take(blobs(), 0)
+    support, query = index(blobs(), 0)
     learner.eval()
     rows = [support.x[support.y == k] for k in range(5)]
     grown = [torch.cat([x, x.mean(0) + learner.noise.fixed]) for x in rows]
@@ -172,4 +172,4 @@ def test_an_augmented_classifier_keeps_the_laws_and_learns_from_what_is_drawn() 
     assert torch.allclose(learner.adapt(support).mean, means, atol=1e-5)
     missing = support._replace(mask=support.y > 0)
     assert not learner.adapt(missing).seen[0] and learner.adapt(missing).seen[1:].all()
-    assert learner.for_way(3).predict(learner.for_way(3).adapt(take(blobs(way=3), 0).support), query.x).shape[1] == 3
+    assert learner.for_way(3).predict(learner.for_way(3).adapt(index(blobs(way=3), 0).support), query.x).shape[1] == 3

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Task, squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import SGD, GradientLearner, anil, boil, fomaml, maml
 from upstairs.nets import conv4, convert_batch_norm, mlp
@@ -66,7 +66,7 @@ def test_equals_an_independent_loop_on_conv4_with_batch_norm(make, options: dict
     other.load_state_dict(dict(zip(other.state_dict(), own.state_dict().values(), strict=True)))
     expected = loop_gradient(other, tasks, rate=0.2, steps=3, **options)
     learner = make(own, way=WAY, rate=0.2, steps=3)
-    meta_step(learner, tasks, chunk=chunk)
+    meta_backward(learner, tasks, chunk=chunk)
     for p, g in zip(learner.net.parameters(), expected.values(), strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-10)
 
@@ -104,7 +104,7 @@ def test_a_user_network_with_batch_norm_is_right_and_writes_its_statistics_once(
     plain.load_state_dict(net.state_dict(), strict=False)
     expected = loop_gradient(plain, tasks, rate=0.3, steps=2)
     for other in (net, convert_batch_norm(net)):
-        meta_step(maml(other, way=WAY, rate=0.3, steps=2), tasks)
+        meta_backward(maml(other, way=WAY, rate=0.3, steps=2), tasks)
         for (name, p), g in zip(other.named_parameters(), expected.values(), strict=True):
             if name != "0.bias":  # before batch norm: its gradient is zero
                 torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11)
@@ -121,7 +121,7 @@ def test_running_statistics_are_the_mean_of_what_torch_would_write() -> None:
         alone = copy.deepcopy(net)
         alone(x)
         expected.append(alone[1].running_mean)
-    meta_step(GradientLearner(net, SGD(0.1), way=0, steps=0, loss_fn=lambda p, y: p.sum(-1)), tasks)
+    meta_backward(GradientLearner(net, SGD(0.1), way=0, steps=0, loss_fn=lambda p, y: p.sum(-1)), tasks)
     torch.testing.assert_close(net[1].running_mean, torch.stack(expected).mean(0))
 
 
@@ -161,6 +161,6 @@ def test_a_bias_that_batch_norm_cancels_is_still_there_for_others() -> None:
     torch.manual_seed(0)
     net, tasks = Fork().double(), double(blobs(3, shape=(1, 8, 8)))
     expected = loop_gradient(net, tasks, rate=0.2, steps=2)
-    meta_step(maml(net, way=WAY, rate=0.2, steps=2), tasks)
+    meta_backward(maml(net, way=WAY, rate=0.2, steps=2), tasks)
     for (name, p), g in zip(net.named_parameters(), expected.values(), strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")

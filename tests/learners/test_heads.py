@@ -8,10 +8,10 @@ from torch.func import functional_call
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.functional.differentiate import EXACT, Differentiation, Exact, FirstOrder
 from upstairs.learners import SGD, HeadPerTask, ProtoNet, proto_maml, unicorn_maml
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def encoder() -> nn.Module:
@@ -47,7 +47,7 @@ def loop_gradient(
 
 
 def test_without_a_step_proto_maml_is_protonet() -> None:
-    net, task = encoder(), take(double(blobs(1, shot=3)), 0)
+    net, task = encoder(), index(double(blobs(1, shot=3)), 0)
     own, other = proto_maml(net, way=WAY, steps=0, scale=0.3), ProtoNet(net, way=WAY, scale=0.3)
     prediction, expected = (m.predict(m.adapt(task.support), task.query.x).softmax(-1) for m in (own, other))
     torch.testing.assert_close(prediction, expected)
@@ -60,7 +60,7 @@ def test_without_a_step_proto_maml_is_protonet() -> None:
 def test_proto_maml_equals_an_independent_loop(how: Differentiation, recompute: bool) -> None:
     net, tasks = encoder(), double(blobs(3, shot=2))
     learner = proto_maml(net, way=WAY, rate=0.3, steps=3, scale=0.5, differentiate=how)
-    meta_step(learner, tasks, recompute=recompute)
+    meta_backward(learner, tasks, recompute=recompute)
     expected = loop_gradient(net, tasks, rate=0.3, steps=3, scale=0.5, how=how)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-11)
@@ -70,7 +70,7 @@ def test_one_task_alone_takes_the_same_inner_gradient() -> None:
     """The head depends on the weights: where it shares their graph, an inner gradient could pass through it."""
     net, tasks = encoder(), double(blobs(1))
     learner = proto_maml(net, way=WAY, rate=0.3, steps=2, scale=0.5)
-    learner.meta_loss(take(tasks, 0))[0].backward()
+    learner.meta_loss(index(tasks, 0))[0].backward()
     expected = loop_gradient(net, tasks, rate=0.3, steps=2, scale=0.5)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-11)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.functional.inner_loop import conjugate_gradients
 from upstairs.learners import imaml
 
@@ -18,7 +18,7 @@ def test_equals_the_dense_solve_at_the_same_point() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, WAY)).double()
     tasks = double(blobs(2, shape=(3,)))
     learner = imaml(net, way=WAY, rate=0.1, steps=5, strength=3.0, iterations=41)
-    meta_step(learner, tasks)
+    meta_backward(learner, tasks)
     total = torch.zeros(41, dtype=torch.float64)
     for i in range(2):
         support = Examples(*(leaf[i] for leaf in tasks.support))

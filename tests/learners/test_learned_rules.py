@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.learners import LSTMRule, MLPRule
 from upstairs.learners.learned_optimizer.meta_train import Training, unroll
 from upstairs.learners.learned_optimizer.rules import Memory, log_and_sign
@@ -97,7 +97,7 @@ def test_second_order_through_a_rule(kind: type[nn.Module]) -> None:
     loop = Loop()
 
     def end(*values: Tensor) -> Tensor:
-        return call_with(loop, {f"rule.{n}": v for n, v in zip(names, values, strict=True)})
+        return functional_call(loop, {f"rule.{n}": v for n, v in zip(names, values, strict=True)})
 
     values = [p.detach().clone().requires_grad_() for p in rule.parameters()]
     assert gradcheck(end, values)

@@ -10,7 +10,7 @@ from upstairs.learners import DN4, make_learner
 from upstairs.nets import conv4, picture_maps, sound_maps
 from upstairs.nets.conv import BesideLevel
 from upstairs.settings import Settings
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def alike(a: np.ndarray, b: np.ndarray, window: float) -> float:
@@ -34,7 +34,7 @@ def alike(a: np.ndarray, b: np.ndarray, window: float) -> float:
 @pytest.mark.parametrize("window", [None, 0.0, 0.34])
 def test_each_place_is_compared_with_its_nearest_within_the_window(window: float | None) -> None:
     torch.manual_seed(0)
-    task = take(blobs(1, shape=(2, 2, 3)), 0)
+    task = index(blobs(1, shape=(2, 2, 3)), 0)
     learner = DN4(nn.Identity(), way=WAY, window=window, scale=4.0).double()
     support, queries = task.support.x.double(), task.query.x.double()
     found = learner.predict(learner.adapt(task.support._replace(x=support)), queries).detach().numpy()
@@ -55,7 +55,7 @@ def test_a_sound_said_later_is_the_same_within_the_window() -> None:
     learner = DN4(nn.Identity(), way=2, window=0.2)
 
     def place(z: Tensor) -> Tensor:
-        state = learner.fit(torch.cat([x, x.flip(3)]), take(blobs(1), 0).support._replace(
+        state = learner.fit(torch.cat([x, x.flip(3)]), index(blobs(1), 0).support._replace(
             y=torch.tensor([0, 1]), mask=torch.ones(2, dtype=torch.bool)))  # fmt: skip
         return learner.logits(state, z)[0]
 
@@ -83,7 +83,7 @@ def test_a_level_is_taken_away_where_it_is_loud() -> None:
 
 def test_an_example_is_as_near_as_its_nearest_view() -> None:
     """Of two views, x and x + 1: the best over the support example's, the mean over the query's."""
-    task = take(blobs(1, shape=(2, 2, 3)), 0)
+    task = index(blobs(1, shape=(2, 2, 3)), 0)
     plain, doubled = DN4(nn.Identity(), way=WAY).double(), DN4(nn.Identity(), way=WAY, views=shifted).double()
     support, x = task.support._replace(x=task.support.x.double()), task.query.x.double()
     first = [y == k for k in range(WAY) for y in [task.support.y]]

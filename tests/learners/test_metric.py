@@ -11,12 +11,12 @@ from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples, Task
 from upstairs.learners import BDCSPN, BaselinePlusPlus, CoTraining, MatchingNet, ProtoNet, RelationNet, SimpleShot
 from upstairs.nets import BatchNorm, calibrate, relation_conv
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def task_and_embeddings(net: nn.Module, seed: int = 0) -> tuple[Task, np.ndarray, np.ndarray, np.ndarray]:
     """A task in float64, and as arrays: support embeddings, their classes, query embeddings."""
-    task = take(double(blobs(1, seed, shot=3)), 0)
+    task = index(double(blobs(1, seed, shot=3)), 0)
     return task, net(task.support.x).detach().numpy(), task.support.y.numpy(), net(task.query.x).detach().numpy()
 
 
@@ -55,10 +55,10 @@ def test_relationnet_asks_about_each_pair_alone(images: bool) -> None:
     torch.manual_seed(0)
     if images:
         net, relation = relation_conv((1, 16, 16), width=4, norm="group")
-        task = take(double(blobs(1, shape=(1, 16, 16))), 0)
+        task = index(double(blobs(1, shape=(1, 16, 16))), 0)
     else:
         net, relation = nn.Linear(8, 3), nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
-        task = take(double(blobs(1)), 0)
+        task = index(double(blobs(1)), 0)
     learner = RelationNet(net, relation, way=WAY).double()
     with torch.no_grad():
         z, queries = net(task.support.x), net(task.query.x)
@@ -199,7 +199,7 @@ def test_bd_cspn_gains_where_the_queries_are_shifted() -> None:
 def test_a_class_that_is_not_in_the_support_set_is_never_the_answer(make) -> None:
     own = {} if make in (ProtoNet, MatchingNet) else {"size": 6, "classes": 9}
     learner = make(nn.Linear(8, 6), way=WAY, **own)
-    support, query = take(blobs(1), 0)
+    support, query = index(blobs(1), 0)
     without = support._replace(mask=support.mask & (support.y != 2))
     prediction = learner.predict(learner.adapt(without), query.x)
     assert (prediction.argmax(-1) != 2).all()
@@ -214,5 +214,5 @@ def test_norm_inside_the_relation_makes_it_transductive() -> None:
 
 def test_more_classes_than_in_training() -> None:
     learner = MatchingNet(nn.Linear(8, 6), way=2).for_way(WAY)
-    task = take(blobs(1), 0)
+    task = index(blobs(1), 0)
     assert learner.predict(learner.adapt(Examples(*task.support)), task.query.x).shape == (15, WAY)

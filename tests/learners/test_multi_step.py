@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import maml_pp
 
 
@@ -44,7 +44,7 @@ def test_the_objective_at_each_time(progress: float, weights: list[float], first
     with torch.no_grad():
         learner.rule.rates += 0.05 * torch.randn_like(learner.rule.rates)
     learner.at(progress)
-    step = meta_step(learner, tasks, recompute=recompute)
+    step = meta_backward(learner, tasks, recompute=recompute)
     rates = learner.rule.rates.detach().clone().requires_grad_()
     loss = loop(learner.net, rates, tasks, weights, first_order)
     expected = torch.autograd.grad(loss, [learner.net.weight, learner.net.bias, rates])

@@ -10,7 +10,7 @@ from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.learners import R2D2, nearest_centroid
 from upstairs.learners.open_set import auroc, max_logit, max_probability, score_open_tasks, threshold
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def test_auroc_counts_pairs() -> None:
@@ -70,7 +70,7 @@ def test_the_share_of_known_inputs_that_is_promised() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    support = take(blobs(1), 0).support
+    support = index(blobs(1), 0).support
     with pytest.raises(UpstairsError, match="has 2 classes: 3 or more"):
         threshold(nearest_centroid(way=WAY), support._replace(mask=support.y < 2))
     with pytest.raises(UpstairsError, match="one between 0 and 1"):

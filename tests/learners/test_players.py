@@ -17,7 +17,7 @@ from upstairs.nets import mlp
 from upstairs.nets.generator import writer
 from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
-from upstairs.training.trainer import Training, take_step, train_run
+from upstairs.training.trainer import Trainer, take_step, train_run
 
 
 class Duel(Game[Tensor]):
@@ -60,7 +60,7 @@ def duel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("duel")
 def test_two_players_are_two_optimisers_written_by_hand(tmp_path: Path) -> None:
     s = settings("duel", clip=0.7)
-    run = Training(s, Splits(source(), source(), source()), tmp_path)
+    run = Trainer(s, Splits(source(), source(), source()), tmp_path)
     other = Duel(4)
     other.load_state_dict(run.learner.state_dict())
     seek = torch.optim.AdamW(other.seek.parameters(), weight_decay=0.1)
@@ -87,12 +87,12 @@ def test_two_players_are_two_optimisers_written_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("duel")
 def test_each_loss_is_logged_and_their_sum(tmp_path: Path) -> None:
-    run = Training(settings("duel"), Splits(source(), source(), source()), tmp_path)
+    run = Trainer(settings("duel"), Splits(source(), source(), source()), tmp_path)
     train_run(run)
     point = run.progress.history[-1]
     assert point["loss"] == pytest.approx(point["loss_seek"] + point["loss_hide"]) and 0 <= point["train_accuracy"] <= 1
     with pytest.raises(UpstairsError, match="several players"):
-        Training(settings("duel", estimator="es"), Splits(source(), source(), source()), tmp_path)
+        Trainer(settings("duel", estimator="es"), Splits(source(), source(), source()), tmp_path)
 
 
 def test_turns_go_round() -> None:

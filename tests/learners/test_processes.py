@@ -19,7 +19,7 @@ from upstairs.learners import ANP, CNP, LNP, GaussianPosterior, make_learner
 from upstairs.learners.model_based.neural_processes import CrossAttention
 from upstairs.settings import Settings
 from upstairs.testing import check_learner
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def functions(count: int = 3, shot: tuple[int, int] = (2, 6), query: int = 4) -> Task:
@@ -42,7 +42,7 @@ def test_the_exact_posteriors_likelihood_equals_that_of_the_joint_normal() -> No
     """log p(y | support) = log p(support, y) - log p(support), by scipy's multivariate normal."""
     process, tasks = GaussianProcess(), double(functions(10))
     found = LIKELIHOOD.of(GaussianPosterior(process).solve(tasks), tasks)
-    for i, (support, query) in enumerate(take(tasks, j) for j in range(10)):
+    for i, (support, query) in enumerate(index(tasks, j) for j in range(10)):
         x, y = support.x[support.mask].numpy(), support.y[support.mask, 0].numpy()
 
         def log_p(a: np.ndarray, b: np.ndarray) -> float:
@@ -77,7 +77,7 @@ def test_attention_equals_a_loop() -> None:
 @pytest.mark.parametrize("make", [CNP, LNP, ANP])
 def test_the_meta_loss_has_true_derivatives_of_both_orders(make: type) -> None:
     torch.manual_seed(0)
-    learner, task = make(1, width=8).double(), take(double(functions(1)), 0)
+    learner, task = make(1, width=8).double(), index(double(functions(1)), 0)
     parameters = dict(learner.named_parameters())
     name = "across.0.key.weight" if make is ANP else "read.0.weight"
 
@@ -103,7 +103,7 @@ def test_a_latents_likelihood_is_that_of_a_mixture_of_functions() -> None:
     learner, tasks = LNP(1, width=16, samples=5).double(), double(functions(3))
     learner.latent[-1].weight.data.mul_(5), learner.answer[0].weight.data.mul_(5)  # latents that matter
     losses, predictions = learner(tasks)
-    for i, (support, query) in enumerate(take(tasks, j) for j in range(3)):
+    for i, (support, query) in enumerate(index(tasks, j) for j in range(3)):
         r = learner.read(torch.cat([support.x, support.y], 1)[support.mask]).mean(0)
         mean, scale = learner.latent(r).split(16)
         z = mean + (0.01 + 0.99 * scale.sigmoid()) * learner.noise.drawn

@@ -6,7 +6,7 @@ from torch import nn
 
 from helpers.tasks import sinusoids
 from upstairs.core import squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import cavia, imaml, maml, maml_pp, meta_curvature, meta_sgd, reptile
 from upstairs.learners.gradient.cavia import Concatenated
 from upstairs.nets import mlp
@@ -46,6 +46,6 @@ def test_learns_to_learn(make, net, options: dict, share: float) -> None:
     before = error()
     for seed in range(150):
         learner.at(seed / 150)
-        meta_step(learner, sinusoids(25, seed, n=5))
+        meta_backward(learner, sinusoids(25, seed, n=5))
         optimizer.step()
     assert error() < share * before

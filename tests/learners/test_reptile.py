@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Examples, squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
-from upstairs.functional.batching import over_tasks
+from upstairs.functional.batching import vectorize
 from upstairs.functional.differentiate import Implicit
 from upstairs.learners import SGD, GradientLearner, maml, reptile
 from upstairs.learners.gradient.maml import minibatch
@@ -30,7 +30,7 @@ class Constant(nn.Module):
 def test_equals_the_closed_form_on_a_bowl(steps: int) -> None:
     """phi_K - mean(y) = (1 - 2 rate)^K (theta - mean(y)), so theta - phi_K = (1 - (1 - 2 rate)^K) (theta - mean(y))."""
     net, tasks = Constant(), double(sinusoids(3))
-    step = meta_step(reptile(net, way=0, rate=0.1, steps=steps, batch=None, loss_fn=squared_error), tasks)
+    step = meta_backward(reptile(net, way=0, rate=0.1, steps=steps, batch=None, loss_fn=squared_error), tasks)
     away = 0.7 - tasks.support.y.mean((1, 2))
     moved = (1 - 0.8**steps) * away
     torch.testing.assert_close(net.value.grad, moved.mean()[None], rtol=1e-12, atol=1e-12)
@@ -40,9 +40,9 @@ def test_equals_the_closed_form_on_a_bowl(steps: int) -> None:
 def test_queries_have_no_part_in_the_meta_gradient() -> None:
     torch.manual_seed(0)
     learner, tasks = reptile(mlp((8,), out=WAY), way=WAY, batch=5), blobs(2)
-    meta_step(learner, tasks)
+    meta_backward(learner, tasks)
     before = [p.grad.clone() for p in learner.parameters()]
-    meta_step(learner, tasks._replace(query=tasks.query._replace(x=tasks.query.x + 1)))
+    meta_backward(learner, tasks._replace(query=tasks.query._replace(x=tasks.query.x + 1)))
     assert all(torch.equal(p.grad, g) for p, g in zip(learner.parameters(), before, strict=True))
 
 
@@ -50,7 +50,7 @@ def test_minibatches_of_a_loop() -> None:
     """Reptile on minibatches, as a plain loop over the examples that `minibatch` names."""
     torch.manual_seed(0)
     net, tasks = nn.Linear(1, 1).double(), double(sinusoids(2))
-    meta_step(reptile(net, way=0, rate=0.02, steps=3, batch=4, loss_fn=squared_error), tasks)
+    meta_backward(reptile(net, way=0, rate=0.02, steps=3, batch=4, loss_fn=squared_error), tasks)
     moved = []
     for i in range(2):
         slope, shift = net.weight.detach().clone(), net.bias.detach().clone()
@@ -97,7 +97,7 @@ def test_tasks_of_unequal_size_at_once() -> None:
     both = Examples(*(torch.stack(leaves) for leaves in zip(numbered(9, 3), numbered(12, 0), strict=True)))
     owner = nn.Module()
     owner.pair = nn.Conv1d(1, 1, 1)  # a module that one task alone would not be simple for
-    found = over_tasks(lambda e: minibatch(e, 4, 2), (both,), owner=owner)
+    found = vectorize(lambda e: minibatch(e, 4, 2), (both,), owner=owner)
     for i, real in enumerate((9, 12)):
         assert torch.equal(found.x[i], minibatch(numbered(real, 12 - real), 4, 2).x)
 

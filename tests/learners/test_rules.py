@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import GradientLearner, StepRates, maml_pp, meta_curvature, meta_sgd
 from upstairs.learners.gradient.maml import adapting
 
@@ -55,7 +55,7 @@ def compare(learner: GradientLearner, values: list[Tensor], update, steps: int) 
     expected = torch.autograd.grad(loss, [*theta.values(), *values])
     assert all(g.abs().max() > 1e-4 for g in expected)
     for recompute in (False, True):
-        step = meta_step(learner, tasks, recompute=recompute)
+        step = meta_backward(learner, tasks, recompute=recompute)
         torch.testing.assert_close(step.losses.mean(), loss.detach(), rtol=1e-12, atol=1e-12)
         for p, g in zip(learner.parameters(), expected, strict=True):
             torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-12)
@@ -117,6 +117,6 @@ def test_frozen_parameters_have_no_rates(make) -> None:
     net = network()
     net[0].requires_grad_(False)
     learner = make(net, way=WAY, rate=0.3, steps=2)
-    meta_step(learner, double(blobs(2, shape=SHAPE)))
+    meta_backward(learner, double(blobs(2, shape=SHAPE)))
     assert all(p.grad is not None for p in learner.rule.parameters())
     assert net[0].weight.grad is None

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from helpers.tasks import WAY, blobs, double
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import MetaNAS, make_learner
 from upstairs.nets import Mixed, cells, discretise
 from upstairs.nets.cells import SHARPNESS, mixtures
 from upstairs.settings import Settings
 from upstairs.testing import check_learner
-from upstairs.tree import take
+from upstairs.tree import index
 
 SHAPE = (1, 16, 16)
 
@@ -102,7 +102,7 @@ def test_the_search_against_a_loop_of_its_own() -> None:
         return F.cross_entropy(-0.1 * (z[:, None] - means).square().sum(-1), labels)
 
     for i in range(3):
-        support, query = take(tasks, i)
+        support, query = index(tasks, i)
         z = functional_call(learner.encoder, params, (support.x,))
         names = [n for n in params if n.endswith("architecture")]
         inner = loss(z, support.y, z, support.y)
@@ -111,7 +111,7 @@ def test_the_search_against_a_loop_of_its_own() -> None:
         z, q = (functional_call(learner.encoder, own, (e.x,)) for e in (support, query))
         total = total + loss(z, support.y, q, query.y) / 3
     expected = torch.autograd.grad(total, list(params.values()))
-    step = meta_step(learner, tasks)
+    step = meta_backward(learner, tasks)
     torch.testing.assert_close(step.losses.mean(), total.detach())
     for p, g in zip(params.values(), expected, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-8, atol=1e-10)
@@ -126,7 +126,7 @@ def test_the_search_ends_and_the_rest_is_pruned() -> None:
     learner.at(0.5)
     assert not learner.searching
     before = {name: m.chosen for name, m in mixtures(learner.encoder).items()}
-    meta_step(learner, tasks)
+    meta_backward(learner, tasks)
     for name, mixed in mixtures(learner.encoder).items():
         assert mixed.architecture.grad is None
         for other, operation in mixed.operations.items():

@@ -9,7 +9,7 @@ from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.learners import LSTMLearner, MemoryLearner, in_context, snail
 from upstairs.learners.model_based.snail import content_order
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def memory() -> MemoryLearner:
@@ -44,7 +44,7 @@ def test_a_stream_is_causal_and_labels_are_late(make) -> None:
 @both
 def test_one_pass_is_the_stream(make) -> None:
     """A query is the step after the support set."""
-    learner, task = make(), take(double(blobs()), 0)
+    learner, task = make(), index(double(blobs()), 0)
     order = content_order(task.support)
     x, label = task.support.x[order], torch.eye(WAY, dtype=torch.double)[task.support.y[order]]
     answer = learner.predict(learner.adapt(task.support), task.query.x)
@@ -94,7 +94,7 @@ def test_an_lstm_starts_as_a_memory() -> None:
 def test_places_tell_no_labels() -> None:
     """Examples come class by class; read in the order of their content, each place meets each class alike."""
     tasks = blobs(400)
-    first = torch.tensor([int(t.support.y[content_order(t.support)[0]]) for t in (take(tasks, i) for i in range(400))])
+    first = torch.tensor([int(t.support.y[content_order(t.support)[0]]) for t in (index(tasks, i) for i in range(400))])
     counts = torch.bincount(first, minlength=WAY)
     assert counts.min() > 50 and counts.max() < 115
 

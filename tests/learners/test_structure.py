@@ -7,19 +7,19 @@ from torch.func import functional_call
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import maml, sparse_maml, t_net, transformed
 from upstairs.nets import conv4
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def test_a_mask_of_ones_is_maml() -> None:
     torch.manual_seed(0)
     net, tasks = conv4((1, 16, 16), width=6, norm="batch", out=WAY).double(), double(blobs(3, shape=(1, 16, 16)))
-    expected = meta_step(maml(net, way=WAY, steps=2), tasks)
+    expected = meta_backward(maml(net, way=WAY, steps=2), tasks)
     grads = [p.grad.clone() for p in net.parameters()]
-    found = meta_step(sparse_maml(net, way=WAY, steps=2), tasks)
+    found = meta_backward(sparse_maml(net, way=WAY, steps=2), tasks)
     # up to rounding: plain descent scales the loss, and this rule the gradient
     torch.testing.assert_close(found.predictions, expected.predictions, rtol=1e-12, atol=1e-12)
     for p, g in zip(net.parameters(), grads, strict=True):
@@ -40,7 +40,7 @@ def test_a_mask_by_hand() -> None:
     support = tasks.support._replace(x=torch.tensor([[[2.0, 1.0]]]).double(), y=torch.zeros(1, 1, 1).double())
     query = support._replace(x=torch.ones(1, 1, 2).double())
     tasks = tasks._replace(support=support, query=query)
-    step = meta_step(learner, tasks)
+    step = meta_backward(learner, tasks)
     torch.testing.assert_close(step.losses, torch.tensor([0.64]).double())
     torch.testing.assert_close(learner.rule.scores[0].grad, torch.tensor([[-1.92, -0.96]]).double())
     assert learner.rule.adapting() == {"0.weight": 0.5}
@@ -50,7 +50,7 @@ def test_identity_transforms_are_maml() -> None:
     torch.manual_seed(0)
     net, tasks = conv4((1, 16, 16), width=6, norm="batch", out=WAY).double(), double(blobs(3, shape=(1, 16, 16)))
     learner = t_net(transformed(net), way=WAY, steps=2)
-    expected, found = meta_step(maml(net, way=WAY, steps=2), tasks), meta_step(learner, tasks)
+    expected, found = meta_backward(maml(net, way=WAY, steps=2), tasks), meta_backward(learner, tasks)
     torch.testing.assert_close(found.predictions, expected.predictions, rtol=1e-10, atol=1e-10)
     own = {name.replace(".layer", ""): p for name, p in learner.net.named_parameters()}
     for name, p in net.named_parameters():
@@ -76,7 +76,7 @@ def test_t_net_descends_in_its_metric() -> None:
     net[0].transform.data = torch.randn(2, 2).double()
     learner = t_net(net, way=0, rate=0.05, steps=1)
     x, y = torch.randn(6, 3).double(), torch.randn(6, 2).double()
-    support = take(double(sinusoids(1, n=6)), 0).support._replace(x=x, y=y)
+    support = index(double(sinusoids(1, n=6)), 0).support._replace(x=x, y=y)
     matrix, weight = net[0].transform.detach(), net[0].layer.weight.detach()
     before = matrix @ weight
     gradient = 2 * (x @ before.T - y).T @ x / 6  # of the mean squared error

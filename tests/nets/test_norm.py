@@ -132,7 +132,7 @@ def test_statistics_of_the_step_are_used_and_queries_do_not_see_each_other() -> 
     norm.mean.copy_(torch.randn(3, 6)), norm.variance.uniform_(0.5, 2.0)
     learner = maml(nn.Sequential(nn.Linear(8, 6), norm, nn.Linear(6, WAY)), way=WAY, rate=0.5, steps=2).eval()
     tasks = blobs(2)
-    alone = learner.solve_alone(tasks)
+    alone = learner.solve_inductive(tasks)
     torch.testing.assert_close(learner.solve(tasks), alone)
     before = norm.mean.clone()
     for row in range(3):  # every row takes part: the first two in adapting, the last in predicting

@@ -16,7 +16,7 @@ from upstairs.core import Examples, Task
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.datasets import open_data
 from upstairs.data.source import Source
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.metrics import hardest_classes
 from upstairs.errors import UpstairsError
 from upstairs.learners import mtl, seeded_learner
@@ -25,7 +25,7 @@ from upstairs.nets import conv4
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.pretrain import copy_weights
-from upstairs.training.trainer import Training, hard_classes, restore, take_step, train_run
+from upstairs.training.trainer import Trainer, hard_classes, restore, take_step, train_run
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_meta_gradient_of_mtl_equals_a_loop_by_torch() -> None:
             head = [p - 0.2 * g for p, g in zip(head, torch.autograd.grad(loss, head, create_graph=True), strict=True)]
         total = total + F.cross_entropy(features(tasks.query.x[i]) @ head[0].T + head[1], tasks.query.y[i]) / 2
     expected = torch.autograd.grad(total, [*scales, *shifts, *start])
-    meta_step(learner, tasks)
+    meta_backward(learner, tasks)
     own = dict(learner.net.named_parameters())
     names = [f"block{i}.0.scale" for i in range(4)] + [f"block{i}.1.bias" for i in range(4)]
     for name, gradient in zip([*names, "head.weight", "head.bias"], expected, strict=True):
@@ -90,7 +90,7 @@ def test_a_meta_gradient_of_mtl_equals_a_loop_by_torch() -> None:
 def test_own_labels_are_places_and_hard_tasks_are_of_the_given_classes() -> None:
     x = np.arange(60).reshape(20, 3).repeat(2, 0).astype(np.float32)
     source = Source.from_arrays(x, [f"{k:02d}" for k in range(10) for _ in range(4)])
-    places = Episodes(source, way=4, shot=1, query=2, own_labels=True)
+    places = Episodes(source, way=4, shot=1, query=2, global_labels=True)
     usual = Episodes(source, way=4, shot=1, query=2)
     for seed in range(5):
         for part, other in zip(places.batch([seed]), usual.batch([seed]), strict=True):
@@ -113,7 +113,7 @@ def test_the_hardest_class_is_the_one_with_the_lowest_share_of_right_answers() -
 
 def test_every_so_often_a_step_is_on_the_hardest_classes(pictures: Path, tmp_path: Path) -> None:
     settings = Settings(learner="protonet", way=3, query=2, tasks=2, width=4, steps=12, hard=0.25, validations=1)
-    run = Training(settings, open_data(pictures), tmp_path / "whole")
+    run = Trainer(settings, open_data(pictures), tmp_path / "whole")
     met = []
     for step in range(12):
         expected = sorted(set(run.progress.hard))
@@ -129,15 +129,15 @@ def test_every_so_often_a_step_is_on_the_hardest_classes(pictures: Path, tmp_pat
 def test_a_run_with_hard_steps_goes_on_to_the_same_bits(pictures: Path, tmp_path: Path) -> None:
     settings = Settings(learner="protonet", way=3, query=2, tasks=2, width=4, steps=9, hard=0.5, validations=1)
     splits = open_data(pictures)
-    train_run(Training(settings, splits, tmp_path / "whole"))
+    train_run(Trainer(settings, splits, tmp_path / "whole"))
 
     def stop(status) -> None:
         if status.step == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(Training(settings, splits, tmp_path / "part"), stop)
-    again = Training(settings, splits, tmp_path / "part")
+        train_run(Trainer(settings, splits, tmp_path / "part"), stop)
+    again = Trainer(settings, splits, tmp_path / "part")
     restore(again)
     assert again.progress.hard
     train_run(again)

@@ -20,7 +20,7 @@ from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.defaults import resolve
 from upstairs.training.run import load
-from upstairs.training.trainer import Training, restore, save, train_run
+from upstairs.training.trainer import Trainer, restore, save, train_run
 
 
 def patterns(classes: int = 20, examples: int = 8) -> Splits:
@@ -55,7 +55,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
     splits = patterns()
     s = settings(learner, shot="1", critic_steps=2)
-    train_run(Training(s, splits, tmp_path / "whole"))
+    train_run(Trainer(s, splits, tmp_path / "whole"))
     for stop in (1, 4, 7):  # before, at and after a validation
 
         def interrupt(status, stop=stop) -> None:
@@ -64,9 +64,9 @@ def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
 
         out = tmp_path / f"stopped{stop}"
         with pytest.raises(KeyboardInterrupt):
-            train_run(Training(s, splits, out), interrupt)
+            train_run(Trainer(s, splits, out), interrupt)
         torch.rand(stop)  # another process has another global generator
-        again = Training(s, splits, out)
+        again = Trainer(s, splits, out)
         restore(again)
         assert again.progress.step == stop
         train_run(again)
@@ -77,7 +77,7 @@ def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
 
 
 def test_the_learner_is_told_how_far_training_is(tmp_path: Path) -> None:
-    run = Training(settings("maml_pp", shot="1"), patterns(), tmp_path)
+    run = Trainer(settings("maml_pp", shot="1"), patterns(), tmp_path)
     told: list[float] = []
     at = run.learner.at
     run.learner.at = lambda progress: (told.append(progress), at(progress))[1]
@@ -87,7 +87,7 @@ def test_the_learner_is_told_how_far_training_is(tmp_path: Path) -> None:
 
 def test_training_helps_and_keeps_the_best(tmp_path: Path) -> None:
     splits = patterns(60, 8)
-    run = Training(settings(steps=150, tasks=4, validation_tasks=100), splits, tmp_path)
+    run = Trainer(settings(steps=150, tasks=4, validation_tasks=100), splits, tmp_path)
     train_run(run)
     first, last = run.progress.history[0], run.progress.history[-1]
     assert last["loss"] < first["loss"] and last["step"] == 150
@@ -101,19 +101,19 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    train_run(Training(settings(steps=2), patterns(), tmp_path))
+    train_run(Trainer(settings(steps=2), patterns(), tmp_path))
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
     splits = patterns()
-    run = Training(settings(steps=8), splits, tmp_path)
+    run = Trainer(settings(steps=8), splits, tmp_path)
     train_run(run)
     before = (tmp_path / "last.safetensors").read_bytes()
     poisoned = splits.train.inputs.copy()
     poisoned[splits.train.rows[0]] = np.nan
     bad = Splits(Source("bad", poisoned, splits.train.labels, splits.train.rows), splits.val, splits.test)
-    again = Training(settings(steps=40), bad, tmp_path)
+    again = Trainer(settings(steps=40), bad, tmp_path)
     restore(again)
     with pytest.raises(
         UpstairsError, match=r"at step \d+ the loss of task \d .*task with seed (\d+) of bad.*--rate"
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
-    run = Training(settings(steps=2), patterns(), tmp_path)
+    run = Trainer(settings(steps=2), patterns(), tmp_path)
     train_run(run)
     with torch.no_grad():
         next(run.learner.parameters()).fill_(float("nan"))
@@ -139,7 +139,7 @@ def test_defaults_give_way_to_small_data_and_what_is_given_does_not() -> None:
     small = resolve({"learner": "protonet"}, source)
     assert small.way == 4 and small.shots[1] + small.query <= 4 and small.net == "mlp"
     with pytest.raises(UpstairsError, match="has 4 classes and --way is 20"):
-        Training(resolve({"learner": "protonet", "way": 20}, source), Splits(source, source, source), Path("unused"))
+        Trainer(resolve({"learner": "protonet", "way": 20}, source), Splits(source, source, source), Path("unused"))
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from upstairs.bilevel.implicit import ConjugateGradients, Implicit, Neumann, Nys
 from upstairs.bilevel.problem import Carry, Hypergradient, Method, Problem, begin, inner_gradient
 from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.functional.derivatives import refuse_once, twice
+from upstairs.functional.derivatives import check_differentiable, twice
 from upstairs.functional.differentiate import Params
 
 # Every method with settings that are a fair start.
@@ -58,7 +58,7 @@ def hypergradient(
     meta = {n: p.detach().requires_grad_() for n, p in meta_parameters.items()}
     try:
         if not isinstance(method, ONE_GRADIENT) and problem not in _CHECKED:
-            _refuse_once(problem, meta)
+            _check_differentiable(problem, meta)
             _CHECKED.add(problem)
         found = method(problem, meta, carry)
     except RuntimeError as error:
@@ -72,14 +72,14 @@ def hypergradient(
     return found
 
 
-def _refuse_once(problem: Problem, meta: Params) -> None:
+def _check_differentiable(problem: Problem, meta: Params) -> None:
     """A step whose graph has a node without a second derivative would pass wrong numbers on."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         params = {n: p.detach().requires_grad_() for n, p in begin(problem, meta).parameters.items()}
         grads = inner_gradient(problem, params, meta, 0, create_graph=True)
         live = [g.sum() for g in grads.values() if g.requires_grad]
         if live:
-            refuse_once(torch.stack(live).sum())
+            check_differentiable(torch.stack(live).sum())
 
 
 def _refuse_backward_only(error: RuntimeError, method: Method) -> None:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Params
-from upstairs.functional.purity import refuse_writes, snapshot
+from upstairs.functional.purity import check_unchanged, snapshot
 
 HARM = "by its own forward, so that it is no function of its parameters"
 TorchNorm = nn.modules.batchnorm._BatchNorm
@@ -67,10 +67,10 @@ class Pure:
 
     def __call__(self, parameters: Params, *args: Any) -> Tensor:
         if self._checked:
-            return call_with(self.net, parameters, *args)
+            return functional_call(self.net, parameters, *args)
         before = snapshot(self.net)
-        value = call_with(self.net, parameters, *args)
-        refuse_writes(before, HARM)
+        value = functional_call(self.net, parameters, *args)
+        check_unchanged(before, HARM)
         self._checked = True
         return value
 

@@ -22,7 +22,7 @@ from upstairs.bilevel.problem import (
     walk,
 )
 from upstairs.functional.differentiate import Params
-from upstairs.functional.inner_loop import recomputed
+from upstairs.functional.inner_loop import checkpointed
 from upstairs.tree import detach
 
 
@@ -89,7 +89,7 @@ class Recomputed:
                 return after.parameters, after.state
 
             inside = (first.parameters, first.state)
-            params, state = recomputed(step, inside, problem.steps, shared=list(meta.values()))
+            params, state = checkpointed(step, inside, problem.steps, shared=list(meta.values()))
             return _by_autograd(problem, meta, Carry(params, state, first.step + problem.steps))
 
 

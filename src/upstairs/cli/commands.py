@@ -85,10 +85,10 @@ def reproduce(
     """
     from upstairs.errors import UpstairsError
     from upstairs.experiments.cards import card_markdown
-    from upstairs.experiments.published.find import describe_recipes
+    from upstairs.experiments.published.find import describe_experiments
 
     if list:
-        print(describe_recipes())
+        print(describe_experiments())
         return
     if name is None:
         raise UpstairsError("no recipe was named: `upstairs reproduce --list` names them all")

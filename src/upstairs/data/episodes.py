@@ -20,7 +20,7 @@ def bounds(value: Range) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def refuse_impossible(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
+def check_settings(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
     """Tasks that the source has not the classes or the examples for.
 
     Raises:
@@ -97,7 +97,7 @@ class Episodes:
     Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
     list of seeds, and a task that made trouble is had again by `batch([seed])`.
 
-    With `own_labels` a class has the same label in every task, its place in the source. A source of functions has no
+    With `global_labels` a class has the same label in every task, its place in the source. A source of functions has no
     classes: `way` is 0, and `shot` and `query` are examples of a task.
 
     With `speakers` the examples of a task are all by so many, drawn anew for each task (of a class that they say too
@@ -109,12 +109,12 @@ class Episodes:
     """
 
     def __init__(
-        self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False,
+        self, source: Source, *, way: Range, shot: Range, query: int = 15, global_labels: bool = False,
         speakers: int | None = None,
     ) -> None:  # fmt: skip
-        self.own_labels, self.speakers = own_labels, speakers
+        self.global_labels, self.speakers = global_labels, speakers
         self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
-        refuse_impossible(source, self.way, self.shot, query)
+        check_settings(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
         self._voices = voices(source) if speakers else []
@@ -164,7 +164,7 @@ class Episodes:
             label = torch.arange(len(classes)).repeat_interleave(count)
             own, augment = classes[label], self.source.augment
             noise = augment.draw(len(rows), generator) if augment else None
-            parts.append((rows, own, own if self.own_labels else label, noise))
+            parts.append((rows, own, own if self.global_labels else label, noise))
         return parts
 
     def _read(self, rows: Tensor, classes: Tensor, noise: tuple[Tensor | None, ...]) -> Tensor:

@@ -73,17 +73,23 @@ def _alike(sources: Sequence[Source]) -> list[Source]:
 class Mixture(Episodes):
     """`Episodes` of a mixed source: a task's seed decides its data set, and then the task as it would there.
 
-    With `own_labels` the classes of each data set are numbered after those of the ones before it.
+    With `global_labels` the classes of each data set are numbered after those of the ones before it.
     """
 
     def __init__(
-        self, source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False,
+        self, source: Source, *, way: Range, shot: Range, query: int = 15, global_labels: bool = False,
         speakers: int | None = None,
     ) -> None:  # fmt: skip
-        how = {"way": way, "shot": shot, "query": query, "own_labels": own_labels, "speakers": speakers}
+        how = {"way": way, "shot": shot, "query": query, "global_labels": global_labels, "speakers": speakers}
         self.parts = [Episodes(part, **how) for part in source.parts]
         first = self.parts[0]
-        self.source, self.own_labels, self.way, self.shot, self.query = source, own_labels, first.way, first.shot, query
+        self.source, self.global_labels, self.way, self.shot, self.query = (
+            source,
+            global_labels,
+            first.way,
+            first.shot,
+            query,
+        )
         self.first_class = np.cumsum([0, *map(len, source.parts)])[:-1].tolist()
 
     def part(self, seed: int) -> int:
@@ -99,7 +105,7 @@ class Mixture(Episodes):
         for seed in seeds:
             place = self.part(seed)
             task = self.parts[place].batch([seed])
-            if self.own_labels:
+            if self.global_labels:
                 task = Task(*(part._replace(y=part.y + self.first_class[place]) for part in task))
             drawn.append(task)
         return Task(*(_stack(examples) for examples in zip(*drawn, strict=True)))
@@ -128,8 +134,14 @@ def _stack(parts: Sequence[Examples]) -> Examples:
 
 
 def episodes_of(
-    source: Source, *, way: Range, shot: Range, query: int = 15, own_labels: bool = False, speakers: int | None = None
+    source: Source,
+    *,
+    way: Range,
+    shot: Range,
+    query: int = 15,
+    global_labels: bool = False,
+    speakers: int | None = None,
 ) -> Episodes:
     """Tasks of a source, mixed or not."""
     make = Mixture if source.parts else Episodes
-    return make(source, way=way, shot=shot, query=query, own_labels=own_labels, speakers=speakers)
+    return make(source, way=way, shot=shot, query=query, global_labels=global_labels, speakers=speakers)

@@ -37,7 +37,7 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
         format: that of a trained run, where the data is for it.
     """
     data = settings.get("data", "glyphs")
-    refuse_unread(settings)
+    check_data_options(settings)
     if SIGN in data:
         if settings.get("spoken"):
             raise UpstairsError(
@@ -84,7 +84,7 @@ def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | Non
         return open_data(data, split=split, seed=seed, progress=progress, **asked_of(format))
 
 
-def refuse_unread(settings: dict[str, Any]) -> None:
+def check_data_options(settings: dict[str, Any]) -> None:
     """Raise UpstairsError for an option that says something about other data than is there."""
     parts = settings.get("data", "glyphs").split(SIGN)
     if not all(part.strip() for part in parts):

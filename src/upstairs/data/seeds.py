@@ -10,7 +10,7 @@ def task_seed(stream: int, index: int) -> int:
     return (stream + 1) * 2**31 + index
 
 
-def mixed(seed: int) -> int:
+def hash_seed(seed: int) -> int:
     """32 bits that depend on all 64 of a seed (the finaliser of splitmix64; Steele, Lea and Flood 2014).
 
     torch's generator for the CPU reads the low 32 bits of a seed alone: there, every second stream is the same one.
@@ -23,4 +23,4 @@ def mixed(seed: int) -> int:
 
 def dice(seed: int) -> torch.Generator:
     """What a task of this seed draws its random numbers from."""
-    return torch.Generator().manual_seed(mixed(seed))
+    return torch.Generator().manual_seed(hash_seed(seed))

@@ -19,15 +19,15 @@ PARTNERS = 2**18  # so many streams on from a task is the one that it is mixed w
 
 
 def remedied(
-    tasks: Task, seeds: Sequence[int], settings: Settings, *, own_labels: bool, draw: Callable[[list[int]], Task]
+    tasks: Task, seeds: Sequence[int], settings: Settings, *, global_labels: bool, draw: Callable[[list[int]], Task]
 ) -> Task:
     """The tasks as the settings would have them trained on; a pure function of their seeds.
 
     Args:
-        own_labels: the learner classifies all training classes, by support set and queries alike.
+        global_labels: the learner classifies all training classes, by support set and queries alike.
         draw: the tasks of other seeds, to mix these with.
     """
-    outputs = settings.classes if own_labels and settings.classes else settings.way
+    outputs = settings.classes if global_labels and settings.classes else settings.way
     if settings.interpolate == "mlti":
         others = draw([seed + (PARTNERS << 31) for seed in seeds])
         tasks = mix_tasks(tasks, others, shares(seeds, settings.mixing, 1)[:, 0])
@@ -35,7 +35,7 @@ def remedied(
         tasks = mix_queries(tasks, seeds, settings.mixing, outputs=outputs)
     if settings.label_smoothing:
         query = smoothed(tasks.query, settings.label_smoothing, outputs=outputs)
-        support = smoothed(tasks.support, settings.label_smoothing, outputs=outputs) if own_labels else tasks.support
+        support = smoothed(tasks.support, settings.label_smoothing, outputs=outputs) if global_labels else tasks.support
         tasks = Task(support, query)
     return tasks
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from upstairs.core import Examples, Task
 from upstairs.nets.norm import BatchNorm
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def depends_on_the_batch(learner: nn.Module) -> bool:
@@ -39,7 +39,7 @@ def chunks(tasks: Task, size: int, *, whole: bool = False) -> Iterator[tuple[lis
         for start in range(0, len(places), size):
             here = places[start : start + size]
             run = here[-1] - here[0] + 1 == len(here)
-            part = take(tasks, slice(here[0], here[-1] + 1) if run else torch.tensor(here))
+            part = index(tasks, slice(here[0], here[-1] + 1) if run else torch.tensor(here))
             yield here, part if full else Task(*(_trimmed(e) for e in part))
 
 

@@ -16,7 +16,7 @@ from upstairs.engine.metrics import LIKELIHOOD, ScoreKind, score_kind
 from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError
 from upstairs.statistics import interval
-from upstairs.tree import beside
+from upstairs.tree import to_device_of
 
 Progress = Callable[[int, int], None]  # (done, total)
 EVALUATION = 2**20  # evaluation streams start here: training streams (0, 1, ...) never meet their tasks
@@ -60,8 +60,8 @@ def score_tasks(
         half = total // 2 * (episodes is not before)  # of the work, where examples were embedded first
         chunk = chunk or chunk_size(episodes)
         for start in range(0, total, chunk):
-            tasks = beside(learner, episodes.batch(seeds[start : start + chunk]))
-            scores.append(kind.of(learner.solve_alone(tasks) if alone else learner.solve(tasks), tasks).cpu())
+            tasks = to_device_of(learner, episodes.batch(seeds[start : start + chunk]))
+            scores.append(kind.of(learner.solve_inductive(tasks) if alone else learner.solve(tasks), tasks).cpu())
             tell(half + (total - half) * min(start + chunk, total) / total)
     return torch.cat(scores).double().numpy()
 

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from upstairs.core import Learner, Task
 from upstairs.engine.chunks import chunks
-from upstairs.engine.meta_step import Step, refuse_non_finite
-from upstairs.functional.batching import Stacked, over_tasks
-from upstairs.functional.call import call_with
+from upstairs.engine.meta_backward import Step, check_finite
+from upstairs.functional.batching import BatchedTensor, vectorize
+from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Params, transformed
 
 
@@ -51,13 +51,13 @@ def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor,
 
     def one(task: Task, own: Params) -> Any:
         for p in own.values():
-            if not isinstance(p, Stacked) and not transformed():
+            if not isinstance(p, BatchedTensor) and not transformed():
                 p.requires_grad_()  # as the parameter that it stands for: a learner may tell frozen ones apart by it
-        return call_with(solve, {f"learner.{name}": p for name, p in own.items()}, task)
+        return functional_call(solve, {f"learner.{name}": p for name, p in own.items()}, task)
 
     with torch.no_grad():
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        return over_tasks(one, (tasks, leaves), owner=learner, name="query_losses")
+        return vectorize(one, (tasks, leaves), owner=learner, name="query_losses")
 
 
 def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> Step:
@@ -87,7 +87,7 @@ def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: i
             for sign in (sigma, -sigma):
                 torch.set_rng_state(dice)
                 losses, _ = query_losses(learner, part, {n: theta[n].detach() + sign * e for n, e in here.items()})
-                refuse_non_finite(losses, places)
+                check_finite(losses, places)
                 sides.append(losses)
             slopes = (sides[0] - sides[1]) / (2 * sigma * pairs * count)
             for name, e in here.items():

@@ -8,8 +8,8 @@ from upstairs.core import Learner, Task
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.fallback import recording
 from upstairs.functional.batching.vectorize import chosen, forget
-from upstairs.functional.derivatives import refuse_once, twice
-from upstairs.tree import take
+from upstairs.functional.derivatives import check_differentiable, twice
+from upstairs.tree import index
 
 PLAIN = "one task, of layers that gain nothing from being stacked"
 
@@ -37,7 +37,7 @@ def explain(learner: Learner, tasks: Task) -> Report:
     """
     forget(learner)
     with recording() as functions, torch.random.fork_rng(devices=[]):
-        learner(take(tasks, slice(0, 2)))
+        learner(index(tasks, slice(0, 2)))
     way = chosen(learner, "meta_loss")
     return Report(way.how, way.why, functions) if way else Report("plain", PLAIN, functions)
 
@@ -51,8 +51,8 @@ def preflight(learner: Learner, tasks: Task) -> None:
     """
     parameters = [p for p in learner.parameters() if p.requires_grad]
     try:
-        losses, _ = learner(take(tasks, slice(0, 1)))
-        refuse_once(losses)
+        losses, _ = learner(index(tasks, slice(0, 1)))
+        check_differentiable(losses)
         torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
     except RuntimeError as error:
         if advice := twice(str(error)):

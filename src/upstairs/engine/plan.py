@@ -17,10 +17,10 @@ from upstairs.core import Learner, Task
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import FOLDS
 from upstairs.functional.batching.vectorize import chosen, forget
-from upstairs.functional.derivatives import refuse_once
+from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Exact, FirstOrder, Implicit, executing
 from upstairs.settings import parse_bytes
-from upstairs.tree import modules_of, parameters_of, take
+from upstairs.tree import index, modules_of, parameters_of
 
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
 LARGEST_BLOCK = 32 * 2**20
@@ -140,7 +140,7 @@ def _plain(value: Any) -> Any:
 
 def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
     """Peak and largest tensor of one task's meta-step, from running it on tensors without storage."""
-    key = (signature(learner, take(tasks, slice(0, 1))), recompute)
+    key = (signature(learner, index(tasks, slice(0, 1))), recompute)
     seen = _SEEN.setdefault(learner, {})
     if key not in seen:
         seen[key] = _measure(learner, tasks, recompute)
@@ -156,7 +156,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
             FOLDS.append([])
             with Tracker() as tracker, executing(recompute=recompute):
                 losses, _ = learner(one)
-                refuse_once(losses)
+                check_differentiable(losses)
                 if losses.requires_grad:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
         return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]), tracker.calls, tracker.written)

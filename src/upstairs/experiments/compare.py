@@ -25,7 +25,7 @@ from upstairs.experiments.report.values import write_name
 from upstairs.learners import baselines_for
 from upstairs.statistics import paired_differences
 from upstairs.storage import write_atomically
-from upstairs.training.run import load, refuse_unlike
+from upstairs.training.run import check_comparable, load
 
 
 def compare(
@@ -63,7 +63,7 @@ def compare(
             f"{len(loaded)} run was given and a comparison needs 2: write `upstairs compare RUN RUN...`"
         )
     foreign = data is not None and absolute(data) not in {run.settings.data for run in loaded}
-    refuse_unlike(loaded, foreign=foreign)
+    check_comparable(loaded, foreign=foreign)
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     kind = score_kind(episodes)

@@ -11,7 +11,7 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
 from upstairs.storage import write_atomically
-from upstairs.training.presets import RECIPES
+from upstairs.training.presets import PRESETS
 from upstairs.training.run import Run, load
 from upstairs.training.train import resume_run, start_run
 
@@ -63,8 +63,8 @@ def run_demo(
     data = data or str(synthesised(out / "words", quiet=quiet))
     splits = open_splits({"data": data}, quiet=quiet)
     runs: list[Run] = []
-    whole = sum(RECIPES[name].settings["minutes"] for name in demo.recipes)
-    for settings in (RECIPES[name].settings for name in demo.recipes):
+    whole = sum(PRESETS[name].settings["minutes"] for name in demo.recipes)
+    for settings in (PRESETS[name].settings for name in demo.recipes):
         folder = out / settings["learner"]
         budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
         given = {**settings, **budget, "seed": seed, "data": data}

@@ -18,7 +18,7 @@ from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
 from upstairs.learners import Augmented, GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
-from upstairs.training.run import Run, load, refuse_other_kind, refuse_unlike
+from upstairs.training.run import Run, check_comparable, check_task_kind, load
 
 
 def evaluate_run(
@@ -50,7 +50,7 @@ def evaluate_run(
     if augment is not None:
         opponents["not augmented"] = learner
         generator = load(augment).generator()
-        refuse_unlike([run, load(augment)], foreign=True)
+        check_comparable([run, load(augment)], foreign=True)
         learner = Augmented(learner, generator, count=5)
     if baselines and isinstance(learner, NeuralStatistician):
         opponents["unconditioned"] = Unconditioned(learner)
@@ -122,7 +122,7 @@ def choose_episodes(
 ) -> tuple[Episodes, str, str]:
     """The tasks to evaluate on, with the data's name and the split's; what is left out is what all runs can do."""
     source, name, part = choose_source(runs[0], data, split, quiet=quiet)
-    refuse_other_kind(runs, source)
+    check_task_kind(runs, source)
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:

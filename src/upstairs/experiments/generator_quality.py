@@ -15,11 +15,11 @@ from upstairs.data.images.warp import Warp
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import Progress, enough_seeds
 from upstairs.engine.metrics import BOUND
-from upstairs.functional.batching import over_tasks
+from upstairs.functional.batching import vectorize
 from upstairs.learners import GenerativeLearner, Unconditioned
 from upstairs.learners.metric.protonet import MetricLearner
 from upstairs.statistics import interval
-from upstairs.tree import take
+from upstairs.tree import index
 
 Draw = Callable[[Examples, int, torch.Generator], Float[Tensor, "count *feature"]]  # from examples of one class, more
 REAL = "real drawings"
@@ -81,7 +81,7 @@ def judge(
     y = torch.arange(way)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in (*draws, REAL)}
     for done, number in enumerate(seeds):
-        support, query = take(episodes.batch([number]), 0)
+        support, query = index(episodes.batch([number]), 0)
         first, second = support.x[0::2], support.x[1::2]
         made = {name: _made(draw, first, count, number) for name, draw in draws.items()} | {REAL: query.x}
         with evaluating(judge):
@@ -136,10 +136,10 @@ def _made(
         each, torch.zeros(each.shape[:2], dtype=torch.long), torch.ones(each.shape[:2], dtype=torch.bool)
     )
     if not isinstance(draw, GenerativeLearner):
-        return torch.cat([draw(take(support, k), count, numbers) for k in range(len(each))])
+        return torch.cat([draw(index(support, k), count, numbers) for k in range(len(each))])
     noise = torch.randn(len(each), count, draw.noise_size, generator=numbers)
     with evaluating(draw):  # all classes at once
-        return over_tasks(
+        return vectorize(
             lambda one, z: draw.draw(draw.adapt(one), z), (support, noise), owner=draw, name="made"
         ).flatten(0, 1)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from upstairs.learners import learners
-from upstairs.training.presets import DATA, RECIPES
+from upstairs.training.presets import DATA, PRESETS
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
@@ -12,5 +12,5 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     return {
         "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
         "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
-        "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in RECIPES.items()],
+        "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in PRESETS.items()],
     }

@@ -16,8 +16,8 @@ from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import Card, card_markdown, commit, machine
-from upstairs.experiments.published.find import find_recipe
-from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Reproduction
+from upstairs.experiments.published.find import find_experiment
+from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Experiment
 from upstairs.learners import GradientLearner, baselines_for, with_steps
 from upstairs.statistics import interval
 from upstairs.storage import write_atomically
@@ -54,7 +54,7 @@ def reproduce(
     Raises:
         UpstairsError: no such recipe; no data; too few tasks or seeds; a run in `out` of other settings.
     """
-    recipe, out = find_recipe(name), Path(out)
+    recipe, out = find_experiment(name), Path(out)
     if tasks < TEST_TASKS or seeds < 1 or (budget is not None and not budget > 0):
         raise UpstairsError(
             f"--tasks is {tasks}, --seeds {seeds} and --budget {budget}: a card needs {TEST_TASKS:,} test tasks or "
@@ -72,7 +72,7 @@ def reproduce(
     return card
 
 
-def settings_of(recipe: Reproduction, data: str | None, minutes: float | None, device: str) -> dict[str, Any]:
+def settings_of(recipe: Experiment, data: str | None, minutes: float | None, device: str) -> dict[str, Any]:
     """What is asked of the training; its mistakes show before anything is read."""
     own = recipe.dataset.data if recipe.regression else None
     if (data or own) is None:
@@ -91,7 +91,7 @@ def train_seed(given: dict[str, Any], out: Path, splits: Splits, *, quiet: bool)
 
 
 def judge(
-    recipe: Reproduction, run: Run, splits: Splits, *, tasks: int, baselines: bool, quiet: bool
+    recipe: Experiment, run: Run, splits: Splits, *, tasks: int, baselines: bool, quiet: bool
 ) -> dict[str, Any]:  # fmt: skip
     """The score of each test task; kept beside the run, and read again where nothing has changed."""
     episodes, file = test_episodes(recipe, splits), run.path / f"{recipe.name}.json"
@@ -138,14 +138,14 @@ def earlier_scores(file: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def test_episodes(recipe: Reproduction, splits: Splits) -> Episodes:
+def test_episodes(recipe: Experiment, splits: Splits) -> Episodes:
     if recipe.regression:
         return Episodes(splits.test, way=0, shot=recipe.shot, query=recipe.test_query)
     return episodes_of(splits.test, way=recipe.way, shot=recipe.shot, query=recipe.test_query)
 
 
 def make_card(
-    recipe: Reproduction,
+    recipe: Experiment,
     runs: Sequence[Run],
     judged: Sequence[dict[str, Any]],
     *,
@@ -202,7 +202,7 @@ def over_seeds(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def in_words(
-    recipe: Reproduction, runs: Sequence[Run], *, tasks: int, budget: float | None, note: str
+    recipe: Experiment, runs: Sequence[Run], *, tasks: int, budget: float | None, note: str
 ) -> list[str]:  # fmt: skip
     """The protocol, and what was done of it."""
     s, full = runs[0].settings, recipe.settings

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.settings import Settings, refuse_choice
+from upstairs.settings import Settings, check_choice
 from upstairs.storage import write_atomically
 from upstairs.training.defaults import draft
 from upstairs.training.pretrain import prepare
@@ -107,7 +107,7 @@ def search(
             "there, or a URL whose database driver is installed"
         ) from error
     kinds = {n: _distribution(optuna, of) for n, of in space.items()}
-    _refuse_another(optuna, study, kinds)
+    _check_same_study(optuna, study, kinds)
     if not study.trials:
         for settings in _warm(optuna, str(url), earlier, space, best_of_each):
             study.enqueue_trial(settings, skip_if_exists=True)
@@ -131,7 +131,7 @@ def _distribution(optuna: Any, of: Range | Sequence[Any]) -> Any:
     return kind(of.low, of.high, log=of.log)
 
 
-def _refuse_another(optuna: Any, study: Any, kinds: Mapping[str, Any]) -> None:
+def _check_same_study(optuna: Any, study: Any, kinds: Mapping[str, Any]) -> None:
     """A search goes on with the kinds of values and the choices that it had."""
     for trial in study.get_trials(deepcopy=False):
         for name, had in trial.distributions.items():
@@ -215,7 +215,7 @@ def parse_space(words: Sequence[str]) -> dict[str, Range | list[Any]]:
         else:
             space[name] = values = [v if words_only else _value(v) for v in text.split(",")]
             for value in values:
-                refuse_choice(name, value)
+                check_choice(name, value)
     return space
 
 

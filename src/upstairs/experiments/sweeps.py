@@ -16,7 +16,7 @@ from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.pretrain import prepare, with_bar
 from upstairs.training.run import Run, load
-from upstairs.training.trainer import Training, restore
+from upstairs.training.trainer import Trainer, restore
 
 CLASSES = (25, 100, 400)  # and all
 LENGTHS = (1, 3, 5, 10)
@@ -98,7 +98,7 @@ def variant(
     splits = splits or open_splits(settings.to_json(), quiet=quiet)
     way = min(settings.way, splits.train.most_way)
     settings = replace(settings, classes=len(splits.train), way=way)
-    trainer = Training(settings, splits, out)
+    trainer = Trainer(settings, splits, out)
     if (out / "last.safetensors").exists():
         refuse_another(out, settings)
         restore(trainer)

@@ -1,7 +1,7 @@
 """Calling a module with some of its parameters replaced, and calling once what an inner loop calls again and again.
 
 Where few parameters adapt (ANIL: the last layer), the modules before them give the same in every inner step. Inside
-`remembering()` such a module runs once for each input, and every later step gets what it gave.
+`cache_frozen_modules()` such a module runs once for each input, and every later step gets what it gave.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
 
-from upstairs.functional.batching.tensor import RECORDS, Stacked
+from upstairs.functional.batching.tensor import RECORDS, BatchedTensor
 
 Params = dict[str, Tensor]
 _TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
@@ -29,7 +29,7 @@ _LINEAR = {"weight", "bias"}
 _MEMORIES: list["_Memory | None"] = []
 
 
-def call_with(net: nn.Module, params: Params, *args: Any) -> Any:
+def functional_call(net: nn.Module, params: Params, *args: Any) -> Any:
     """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
     if (tied := _TIED.get(net)) is None:
         groups: dict[int, list[str]] = {}
@@ -111,7 +111,7 @@ def _call(net: nn.Module, params: Params, args: tuple[Any, ...]) -> Any:
             module._flat_weights = weights
 
 
-class remembering:
+class cache_frozen_modules:
     """Modules whose parameters do not adapt run once for each input inside.
 
     Args:
@@ -183,7 +183,7 @@ class _Memory:
             with torch.set_grad_enabled(self.graph):
                 out = forward(*args)
             if isinstance(out, Tensor) and _alike(chance, random_states(device)):  # random ones run each time
-                raw = out.raw if isinstance(out, Stacked) else out
+                raw = out.raw if isinstance(out, BatchedTensor) else out
                 self.given[key] = (out, raw, raw._version)
                 self.same[id(out)] = out
             return out
@@ -192,7 +192,7 @@ class _Memory:
 
 
 def _raw(tensor: Tensor) -> Tensor:
-    return tensor._raw if isinstance(tensor, Stacked) else tensor
+    return tensor._raw if isinstance(tensor, BatchedTensor) else tensor
 
 
 def _counts(module: nn.Module) -> bool:

@@ -35,7 +35,7 @@ def twice(message: str) -> str | None:
     )
 
 
-def refuse_once(losses: Tensor) -> None:
+def check_differentiable(losses: Tensor) -> None:
     """Refuse a graph with the node that `once_differentiable` leaves: autograd.grad passes it by, silently wrong.
 
     Raises:

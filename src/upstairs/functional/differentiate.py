@@ -6,7 +6,7 @@
     FirstOrder   inner gradients as constants: d phi_K / d theta = I (Finn 2017, section 5.2)
     Implicit     at the minimum of L(phi) + strength / 2 |phi - theta|^2, by conjugate gradients (Rajeswaran 2019)
 
-The pieces are here, the loop itself is `minimise`: written for one task, it runs for all where its tensors are stacked.
+The pieces are here, the loop itself is `inner_loop`: written for one task, it runs for all where tensors are batched.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.batching.tensor import Stacked, front, wrap
+from upstairs.functional.batching.tensor import BatchedTensor, front, wrap
 from upstairs.tree import map_tensors
 
 Params = dict[str, Tensor]
@@ -140,7 +140,7 @@ def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Para
         # without create_graph always copies: a view made under no_grad says that it requires a gradient, and has none
         leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
         grads = _raw_gradients(loss, leaves, args, create_graph=create_graph)
-    return {n: wrap(g) if isinstance(p, Stacked) else g for (n, p), g in zip(params.items(), grads, strict=True)}
+    return {n: wrap(g) if isinstance(p, BatchedTensor) else g for (n, p), g in zip(params.items(), grads, strict=True)}
 
 
 def descend(loss: Loss, params: Params, *args: Any, rate: float, create_graph: bool) -> Params:
@@ -155,7 +155,7 @@ def descend(loss: Loss, params: Params, *args: Any, rate: float, create_graph: b
         leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
         steps = _raw_gradients(loss, leaves, args, create_graph=create_graph, factor=-rate)
     return {
-        n: wrap(torch.add(raw_of(p), s)) if isinstance(p, Stacked) else torch.add(p, s)
+        n: wrap(torch.add(raw_of(p), s)) if isinstance(p, BatchedTensor) else torch.add(p, s)
         for (n, p), s in zip(params.items(), steps, strict=True)
     }
 
@@ -182,7 +182,7 @@ def _leaf(p: Tensor) -> Tensor:
     """The same values, of which a gradient can be taken."""
     if type(p) is nn.Parameter and p.requires_grad:
         return p
-    return wrap(p.raw.detach().requires_grad_()) if isinstance(p, Stacked) else p.detach().requires_grad_()
+    return wrap(p.raw.detach().requires_grad_()) if isinstance(p, BatchedTensor) else p.detach().requires_grad_()
 
 
 def transformed() -> bool:
@@ -194,10 +194,10 @@ def per_task(params: Params, args: Any) -> Params:
     """The same start for every task, where `args` are those of all tasks."""
     found: list[Tensor] = []
     map_tensors(found.append, args)
-    count = next((leaf.count for leaf in found if isinstance(leaf, Stacked)), None)
+    count = next((leaf.count for leaf in found if isinstance(leaf, BatchedTensor)), None)
     if count is None:
         return dict(params)
-    return {n: p if isinstance(p, Stacked) else wrap(p.expand(count, *p.shape)) for n, p in params.items()}
+    return {n: p if isinstance(p, BatchedTensor) else wrap(p.expand(count, *p.shape)) for n, p in params.items()}
 
 
 def detached(params: Params) -> Params:
@@ -214,7 +214,7 @@ def add(params: Params, updates: Params | Scaled) -> Params:
     after: Params = {}
     for name, p in params.items():
         update = tensors[name]
-        if isinstance(p, Stacked) or isinstance(update, Stacked):
+        if isinstance(p, BatchedTensor) or isinstance(update, BatchedTensor):
             after[name] = wrap(torch.add(raw_of(p), raw_of(update), alpha=factor))
         else:
             after[name] = torch.add(p, update, alpha=factor)
@@ -223,4 +223,4 @@ def add(params: Params, updates: Params | Scaled) -> Params:
 
 def raw_of(tensor: Tensor) -> Tensor:
     """The tensor of all tasks, or the tensor itself."""
-    return front(tensor) if isinstance(tensor, Stacked) else tensor
+    return front(tensor) if isinstance(tensor, BatchedTensor) else tensor

@@ -1,4 +1,4 @@
-"""`minimise`: an inner loop for one task, that runs for all; unrolled, computed again step by step, or implicit."""
+"""`inner_loop`: an inner loop for one task, that runs for all; unrolled, computed again step by step, or implicit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.batching.tensor import Stacked, wrap
-from upstairs.functional.call import random_states, remembering, same_chance
+from upstairs.functional.batching.tensor import BatchedTensor, wrap
+from upstairs.functional.call import cache_frozen_modules, random_states, same_chance
 from upstairs.functional.differentiate import (
     EXACT,
     NOW,
@@ -34,7 +34,7 @@ Step = Callable[..., Any]  # (number, carry, create_graph=) -> carry
 LEAST_BEND = 0.5  # of the penalty's own: at a minimum none is below 1
 
 
-def minimise(
+def inner_loop(
     loss: Loss, start: Params, *args: Any, rule: UpdateRule, steps: int, differentiate: Differentiation = EXACT,
     first: int = 0,
 ) -> Params:  # fmt: skip
@@ -63,13 +63,13 @@ def minimise(
     carry = (params, rule.init(params))
     again = exact and NOW.recompute and first + steps > 1
     if grad_on and not transformed() and (isinstance(how, Implicit) or again):
-        with remembering(graph=True, off=True):  # steps are run alone here, each with a graph of its own
+        with cache_frozen_modules(graph=True, off=True):  # steps are run alone here, each with a graph of its own
             if isinstance(how, Implicit):
                 return implicitly(step, carry, steps, loss=loss, args=args, how=how)
-            return recomputed(step, carry, steps)[0]
+            return checkpointed(step, carry, steps)[0]
     if isinstance(how, Implicit) and grad_on:
         raise UpstairsError("implicit differentiation does not run under a torch.func transform: use autograd")
-    with remembering(graph=exact, off=transformed()):
+    with cache_frozen_modules(graph=exact, off=transformed()):
         for number in range(steps):
             carry = step(number, carry, create_graph=exact)
     return carry[0]
@@ -99,7 +99,7 @@ class _Backward(torch.autograd.Function):
         return None, None, *ctx.pull(grads)
 
 
-def recomputed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | None = None) -> Any:
+def checkpointed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | None = None) -> Any:
     """The last carry, as if unrolled. Kept are the parameters (and the rule's state) before each step.
 
     Walking back, each step is computed once more, and the vector-Jacobian product of it alone is taken.
@@ -109,11 +109,11 @@ def recomputed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | Non
     """
     leaves, structure = tree_flatten(carry)
     shared = _shared(step, carry) if shared is None else shared
-    stacked = [isinstance(leaf, Stacked) for leaf in leaves]
+    batched = [isinstance(leaf, BatchedTensor) for leaf in leaves]
     inputs = [raw_of(leaf) for leaf in leaves]
 
     def run(number: int, raws: list[Tensor], *, create_graph: bool) -> list[Tensor]:
-        parts = [wrap(r) if s else r for r, s in zip(raws, stacked, strict=True)]
+        parts = [wrap(r) if s else r for r, s in zip(raws, batched, strict=True)]
         after = step(number, tree_unflatten(parts, structure), create_graph=create_graph)
         return [raw_of(leaf) for leaf in tree_flatten(after)[0]]
 
@@ -142,7 +142,7 @@ def recomputed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | Non
         return [*lams, *totals]
 
     out = _Backward.apply(pull, path.pop(), *inputs, *shared)
-    parts = [wrap(r) if s else r for r, s in zip(out, stacked, strict=True)]
+    parts = [wrap(r) if s else r for r, s in zip(out, batched, strict=True)]
     return tree_unflatten(parts, structure)
 
 
@@ -153,7 +153,7 @@ def _shared(step: Step, carry: Any) -> list[Tensor]:
     """
     leaves, structure = tree_flatten(carry)
     own = [raw_of(leaf).detach().requires_grad_(leaf.is_floating_point()) for leaf in leaves]
-    parts = [wrap(r) if isinstance(leaf, Stacked) else r for r, leaf in zip(own, leaves, strict=True)]
+    parts = [wrap(r) if isinstance(leaf, BatchedTensor) else r for r, leaf in zip(own, leaves, strict=True)]
     with torch.random.fork_rng(devices=[]):
         after = step(0, tree_unflatten(parts, structure), create_graph=True)
     mine = {id(t) for t in own}
@@ -182,25 +182,25 @@ def implicitly(step: Step, carry: Any, steps: int, *, loss: Loss, args: Any, how
     with torch.no_grad():
         for number in range(steps):
             carry = step(number, carry, create_graph=False)
-    names, stacked = list(start), [isinstance(p, Stacked) for p in start.values()]
+    names, batched = list(start), [isinstance(p, BatchedTensor) for p in start.values()]
     last = [raw_of(carry[0][n]).detach() for n in names]
 
     def pull(cotangents: tuple[Tensor, ...]) -> list[Tensor]:
         with torch.enable_grad():
             phi = [t.detach().requires_grad_() for t in last]
-            params = {n: wrap(t) if s else t for n, t, s in zip(names, phi, stacked, strict=True)}
+            params = {n: wrap(t) if s else t for n, t, s in zip(names, phi, batched, strict=True)}
             grads = [raw_of(g) for g in gradient(loss, params, *args, create_graph=True).values()]
             # the graph's own leaves: `gradient` keeps tensors that require a gradient
 
         def curvature(v: list[Tensor]) -> list[Tensor]:
             return list(_vjp(grads, phi, v))
 
-        v = conjugate_gradients(curvature, list(cotangents), how.iterations, strength=how.strength, per_task=stacked[0])
+        v = conjugate_gradients(curvature, list(cotangents), how.iterations, strength=how.strength, per_task=batched[0])
         totals = [-g for g in _vjp(grads, shared, v)] if shared else []
         return [*(how.strength * t for t in v), *totals]
 
     out = _Backward.apply(pull, last, *(raw_of(p) for p in start.values()), *shared)
-    return {n: wrap(t) if s else t for n, t, s in zip(names, out, stacked, strict=True)}
+    return {n: wrap(t) if s else t for n, t, s in zip(names, out, batched, strict=True)}
 
 
 def _vjp(outputs: list[Tensor], inputs: list[Tensor], v: list[Tensor]) -> tuple[Tensor, ...]:

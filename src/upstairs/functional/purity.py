@@ -32,7 +32,7 @@ def snapshot(root: nn.Module) -> list[Written]:
     return kept
 
 
-def refuse_writes(before: list[Written], harm: str = "while tasks adapt, so that tasks would see each other") -> None:
+def check_unchanged(before: list[Written], harm: str = "while tasks adapt, so that tasks would see each other") -> None:
     """Compare with a snapshot, and put back what was written.
 
     Raises:

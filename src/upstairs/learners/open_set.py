@@ -18,7 +18,7 @@ from torch import Tensor
 
 from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.tree import take
+from upstairs.tree import index
 
 FOLDS = 10
 ENOUGH = 5  # examples of each class: without one of them a learner is nearly as sure of what it knows
@@ -77,7 +77,7 @@ def threshold_by_examples(learner: Learner, support: Examples, refused: float, *
         for part in range(parts):
             out = support.mask & (place % parts == part)
             rest = Examples(*(leaf[support.mask & ~out] for leaf in support))
-            scores.append(score(learner.predict_alone(learner.adapt(rest), rest, support.x[out])))
+            scores.append(score(learner.predict_inductive(learner.adapt(rest), rest, support.x[out])))
     return _above_lowest(torch.cat(scores), refused)
 
 
@@ -91,7 +91,7 @@ def threshold_by_tasks(learner: Learner, tasks: Iterable[Task], refused: float, 
         for task in tasks:
             own = learner.for_way(int(task.support.y.max()) + 1)
             queries = task.query.x[task.query.mask]
-            scores.append(score(own.predict_alone(own.adapt(task.support), task.support, queries)))
+            scores.append(score(own.predict_inductive(own.adapt(task.support), task.support, queries)))
     return _above_lowest(torch.cat(scores), refused)
 
 
@@ -120,7 +120,7 @@ def threshold_by_classes(learner: Learner, support: Examples, accepted: float, *
             rest_of_it = Examples(support.x[known], numbers, torch.ones_like(numbers, dtype=torch.bool))
             state = fewer.adapt(rest_of_it)
             left_out = support.x[support.mask & (support.y == out)]
-            scores.append(score(fewer.predict_alone(state, rest_of_it, left_out)))
+            scores.append(score(fewer.predict_inductive(state, rest_of_it, left_out)))
     ordered = torch.cat(scores).double().sort()[0]
     rank = min(len(ordered), ceil((1 - accepted) * (len(ordered) + 1)))
     return float(ordered[rank - 1].nextafter(torch.tensor(inf, dtype=torch.float64)))
@@ -166,8 +166,8 @@ def score_open_tasks(
     rows = []
     learner = learner.for_way(known)
     for i in range(len(tasks.query.mask)):
-        support, query = (take(part, part.mask & (part.y < known)) for part in take(tasks, i))
-        others = take(tasks.query, i)
+        support, query = (index(part, part.mask & (part.y < known)) for part in index(tasks, i))
+        others = index(tasks.query, i)
         bar = threshold(learner, support, share=share, score=score)
         with evaluating(learner):
             state = learner.adapt(support)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from upstairs.functional.batching.kernels import affine, batch_norm, group_norm
-from upstairs.functional.batching.tensor import Stacked, front
+from upstairs.functional.batching.tensor import BatchedTensor, front
 from upstairs.functional.differentiate import inner_step
 from upstairs.settings import Norm
 
@@ -141,7 +141,7 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
 
     def record(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
-        if isinstance(x, Stacked):
+        if isinstance(x, BatchedTensor):
             x = front(x).flatten(0, 1)
         variance, mean = torch.var_mean(x, [a for a in range(x.ndim) if a != 1], correction=0)
         row = layer.row if isinstance(layer, BatchNorm) else 0

@@ -18,7 +18,7 @@ UNLIKE: dict[type[Learner], str] = {
 }
 
 
-def refuse_unused(settings: Settings, learner: Learner, source: Source, *, validated: bool) -> None:
+def check_compatible(settings: Settings, learner: Learner, source: Source, *, validated: bool) -> None:
     """Raise UpstairsError for a remedy that would change nothing of a run, or ruin it.
 
     Args:
@@ -37,7 +37,7 @@ def refuse_unused(settings: Settings, learner: Learner, source: Source, *, valid
             f"embedding of each, and this is '{name}' on {'line drawings' if ink else source.name}: leave it out"
         )
     texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
-    if settings.interpolate != "none" and (learner.own_labels or texts or draws):
+    if settings.interpolate != "none" and (learner.global_labels or texts or draws):
         does = "learns to draw what it is shown" if draws else "classifies all training classes"
         what = f"{source.name} is texts" if texts else f"'{name}' {does}"
         raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")

@@ -40,7 +40,7 @@ class Model:
         """What the learner predicts (columns as `labels`) for each input; inputs do not affect each other."""
         with evaluating(self.learner):
             parts = [
-                self.learner.predict_alone(self.state, self.support, self.inputs.read(items[i : i + 64]))
+                self.learner.predict_inductive(self.state, self.support, self.inputs.read(items[i : i + 64]))
                 for i in range(0, len(items), 64)
             ]
         return torch.cat(parts).double() if parts else torch.zeros(0, len(self.labels), dtype=torch.float64)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preset:
     """Settings worth a name: `upstairs train NAME` takes them, and options beside it change some."""
 
     summary: str
@@ -28,28 +28,28 @@ DATA: dict[str, str] = {
     "arrays": "in Python: Source.from_arrays(x, y)",
 }
 
-RECIPES: dict[str, Recipe] = {
-    "demo_protonet": Recipe(
+PRESETS: dict[str, Preset] = {
+    "demo_protonet": Preset(
         "the demo's metric learner: 60-way training on glyphs, 48 channels",
         {"learner": "protonet", "data": "glyphs", "way": 60, "width": 48, "minutes": 1.9},
     ),
-    "demo_maml": Recipe(
+    "demo_maml": Preset(
         "the demo's gradient learner on glyphs, 16 channels",
         {"learner": "maml", "data": "glyphs", "width": 16, "rate": 4e-3, "minutes": 0.6},
     ),
-    "demo_texts": Recipe(
+    "demo_texts": Preset(
         "the demo of texts: which language is it? (needs Babel)",
         {"learner": "protonet", "data": "languages", "way": 20, "query": 10, "minutes": 2.5},
     ),
-    "demo_sounds": Recipe(
+    "demo_sounds": Preset(
         "the demo of sounds: --data with a folder of recordings, or words that eSpeak NG says",
         {"learner": "protonet", "minutes": 2.5},
     ),
-    "omniglot_protonet": Recipe(
+    "omniglot_protonet": Preset(
         "60-way training (Snell 2017) in 15 minutes; add --data with the folder of Omniglot",
         {"learner": "protonet", "way": 60, "minutes": 14.3},
     ),
-    "omniglot_maml": Recipe(
+    "omniglot_maml": Preset(
         "5-way training, one inner step (Finn 2017), in an hour; add --data with the folder of Omniglot",
         {
             "learner": "maml",
@@ -65,9 +65,9 @@ RECIPES: dict[str, Recipe] = {
 
 def name_settings(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """The settings of a recipe, with what is given in their place; any other name is taken for a learner's."""
-    if name not in RECIPES:
+    if name not in PRESETS:
         return given if name is None else {**given, "learner": name}
-    recipe = dict(RECIPES[name].settings)
+    recipe = dict(PRESETS[name].settings)
     if {"steps", "minutes"} & set(given):
         recipe.pop("minutes", None)  # one budget, the user's
     return {**recipe, **given}

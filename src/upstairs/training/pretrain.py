@@ -15,10 +15,10 @@ from upstairs.nets import begin_at_idf, begin_centred
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.checkpoint import checkpoint_in
-from upstairs.training.trainer import Training, restore, train_run
+from upstairs.training.trainer import Trainer, restore, train_run
 
 
-def prepare(run: Training, splits: Splits, *, quiet: bool) -> None:
+def prepare(run: Trainer, splits: Splits, *, quiet: bool) -> None:
     """Give a run that has not begun the weights that its settings ask for: `start_from`, or those of `pretrain`.
 
     Raises:
@@ -32,19 +32,19 @@ def prepare(run: Training, splits: Splits, *, quiet: bool) -> None:
         copy_weights(run.learner, Path(s.start_from))
 
 
-def begin(run: Training) -> None:
+def begin(run: Trainer) -> None:
     """Of texts of the training classes: tokens start as loud as they are rare there, frozen features centred there."""
     parts = run.source.parts or (run.source,)
     for start in (begin_at_idf, begin_centred):
         start(run.learner, (part.inputs[np.concatenate(part.rows)] for part in parts if part.rows))
 
 
-def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
+def pretrain(run: Trainer, splits: Splits, *, quiet: bool) -> Path:
     """Train a network like the run's own to classify all training classes, in the folder `pretrain` of the run.
 
     One that was stopped goes on where it stood.
     """
-    first = Training(pretraining(run.settings, run.source.most_way), splits, run.out / "pretrain")
+    first = Trainer(pretraining(run.settings, run.source.most_way), splits, run.out / "pretrain")
     if (first.out / "last.safetensors").exists():
         restore(first)
     else:
@@ -53,7 +53,7 @@ def pretrain(run: Training, splits: Splits, *, quiet: bool) -> Path:
     return first.out
 
 
-def with_bar(run: Training, what: str, go_on: str, *, quiet: bool) -> None:
+def with_bar(run: Trainer, what: str, go_on: str, *, quiet: bool) -> None:
     """Train until the budget is spent, with a bar; one who interrupts it is told what is saved and how to go on."""
     try:
         with training(what, quiet=quiet) as tell:

@@ -20,7 +20,7 @@ from upstairs.storage import load_tensors
 from upstairs.training.checkpoint import checkpoint_in, load_weights
 from upstairs.training.inputs import Inputs, Support, read_support
 from upstairs.training.model import Model
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
     way, smallest = min(way, source.most_way), min((len(rows) for rows in source.rows), default=0)
     if way >= 3 and smallest > shot:
         episodes = episodes_of(source, way=way, shot=shot, query=min(5, smallest - shot))
-        yield from (take(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
+        yield from (index(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
 
 
 def load(path: str | Path) -> Run:
@@ -131,7 +131,7 @@ def load(path: str | Path) -> Run:
     return Run(path, learner.eval(), settings, inputs, meta)
 
 
-def refuse_other_kind(runs: Sequence[Run], source: Source) -> None:
+def check_task_kind(runs: Sequence[Run], source: Source) -> None:
     """A run that learned classes has no answer to regression tasks, nor the other way round."""
     for run in runs:
         if (run.settings.way == 0) != (source.functions is not None):
@@ -139,7 +139,7 @@ def refuse_other_kind(runs: Sequence[Run], source: Source) -> None:
             raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give --data of its kind")
 
 
-def refuse_unlike(runs: Sequence[Run], *, foreign: bool = False) -> None:
+def check_comparable(runs: Sequence[Run], *, foreign: bool = False) -> None:
     """Runs that cannot meet the same tasks, or would meet classes that one of them was trained on.
 
     Args:

@@ -16,7 +16,7 @@ from upstairs.storage import load_tensors, write_atomically
 from upstairs.training.defaults import draft, resolve
 from upstairs.training.pretrain import prepare, with_bar
 from upstairs.training.run import Run, load
-from upstairs.training.trainer import Training, restore
+from upstairs.training.trainer import Trainer, restore
 
 
 def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
@@ -35,7 +35,7 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
 
 def open_run(
     given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None
-) -> tuple[Training, Splits]:  # fmt: skip
+) -> tuple[Trainer, Splits]:  # fmt: skip
     """A run before its first step, and its data; nothing is written.
 
     Raises:
@@ -44,7 +44,7 @@ def open_run(
     given = with_paths({"data": "glyphs", **given})
     draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
     splits = splits or open_splits(given, quiet=quiet)
-    return Training(resolve(given, splits.train), splits, out), splits
+    return Trainer(resolve(given, splits.train), splits, out), splits
 
 
 def train(
@@ -91,12 +91,12 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
     if budget:
         settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
     own = settings.to_json()
-    trainer = Training(settings, limited(splits, own) if splits else open_splits(own, quiet=quiet), out)
+    trainer = Trainer(settings, limited(splits, own) if splits else open_splits(own, quiet=quiet), out)
     restore(trainer)
     return _train(trainer, quiet=quiet)
 
 
-def _train(trainer: Training, *, quiet: bool) -> Run:
+def _train(trainer: Trainer, *, quiet: bool) -> Run:
     go_on = f"go on with: upstairs train --out {trainer.out} --resume"
     with_bar(trainer, f"training {trainer.settings.learner}", go_on, quiet=quiet)
     run = load(trainer.out)

@@ -12,13 +12,13 @@ from upstairs.console import Status
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
-from upstairs.data.seeds import mixed, task_seed
+from upstairs.data.seeds import hash_seed, task_seed
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.data.task_augmentation import remedied, with_places
 from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
 from upstairs.engine.evolution import es_step
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners import Game, of_late, players_of, seeded_learner, whose_turn
@@ -27,9 +27,9 @@ from upstairs.schedule import rate_factor
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
-from upstairs.training.compatibility import refuse_unused
+from upstairs.training.compatibility import check_compatible
 from upstairs.training.optimizer import choose_device, make_optimizer
-from upstairs.tree import beside
+from upstairs.tree import to_device_of
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
 
@@ -48,7 +48,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class Training:
+class Trainer:
     """One run in memory: everything a step needs. Made anew, and restored, it goes on as if never stopped.
 
     Raises:
@@ -64,7 +64,7 @@ class Training:
         self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
-            own_labels=self.learner.own_labels, speakers=settings.speakers,
+            global_labels=self.learner.global_labels, speakers=settings.speakers,
         )  # fmt: skip
         self.players = players_of(self.learner)
         if not any(player.parameters for player in self.players):
@@ -72,7 +72,7 @@ class Training:
         if len(self.players) > 1 and settings.estimator == "es":
             raise UpstairsError(f"'{settings.learner}' has several players and --estimator es knows one: leave it out")
         self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
-        refuse_unused(settings, self.learner, self.source, validated=self.validation is not None)
+        check_compatible(settings, self.learner, self.source, validated=self.validation is not None)
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
@@ -110,7 +110,7 @@ def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episo
     return episodes_of(source, way=min(5, source.most_way, max_way or 5), shot=1, query=min(15, smallest - 1))
 
 
-def restore(run: Training) -> None:
+def restore(run: Trainer) -> None:
     """Go on from the run's last checkpoint."""
     tensors, meta = load_tensors(run.out / "last.safetensors", kind="run")
     load_weights(run.learner, tensors, run.out)
@@ -118,7 +118,7 @@ def restore(run: Training) -> None:
     run.progress = Progress(**meta["progress"])
 
 
-def save(run: Training, name: str) -> None:
+def save(run: Trainer, name: str) -> None:
     """A checkpoint of everything, written whole or not at all; weights that are not finite are never saved."""
     weights = {f"learner.{k}": v for k, v in run.learner.state_dict().items()}
     if not all(bool(v.isfinite().all()) for v in weights.values()):
@@ -138,7 +138,7 @@ def save(run: Training, name: str) -> None:
     save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
 
 
-def train_run(run: Training, tell: Callable[[Status], None] = lambda status: None) -> None:
+def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None) -> None:
     """Train until the budget is spent.
 
     Raises:
@@ -172,24 +172,24 @@ def train_run(run: Training, tell: Callable[[Status], None] = lambda status: Non
         raise
 
 
-def take_step(run: Training) -> tuple[str, float, float]:
+def take_step(run: Trainer) -> tuple[str, float, float]:
     """One meta-step, a pure function of the checkpoint and the step's number: who moved, mean loss and score."""
     s, number = run.settings, run.progress.step
     player, turn = whose_turn(run.players, number)
     seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
     among = hard_classes(run)
-    own, draw = run.episodes.own_labels, run.episodes.batch
-    tasks = beside(run.learner, remedied(draw(seeds, among), seeds, s, own_labels=own, draw=draw))
+    own, draw = run.episodes.global_labels, run.episodes.batch
+    tasks = to_device_of(run.learner, remedied(draw(seeds, among), seeds, s, global_labels=own, draw=draw))
     run.learner.at(run.done)
     for group, one in zip(run.optimizer.param_groups, run.players, strict=True):
         group["lr"] = one.side.rate * s.rate * rate_factor(s.schedule, done=run.done, step=turn)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed(task_seed(s.seed, number)))
+            torch.manual_seed(hash_seed(task_seed(s.seed, number)))
             if s.estimator == "es":
                 step = es_step(player.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
             else:
-                step = meta_step(player.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+                step = meta_backward(player.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
     except NonFiniteError as error:
         raise UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
@@ -209,7 +209,7 @@ def take_step(run: Training) -> tuple[str, float, float]:
     return player.name, float(step.losses.mean()), score
 
 
-def hard_classes(run: Training) -> list[int] | None:
+def hard_classes(run: Trainer) -> list[int] | None:
     """The classes for this step to draw from: every so often those that were the hardest of their tasks since the last
     time (Sun 2019, algorithm 2), and else all, which is None."""
     share, pool = run.settings.hard, sorted(set(run.progress.hard))
@@ -219,12 +219,12 @@ def hard_classes(run: Training) -> list[int] | None:
     return pool
 
 
-def validate(run: Training, losses: dict[str, float], score: float) -> None:
+def validate(run: Trainer, losses: dict[str, float], score: float) -> None:
     """Measure the population statistics, score the validation tasks, keep the best weights."""
     progress, kind = run.progress, score_kind(run.episodes)
     calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
     through = run.learner.solve if isinstance(run.learner, Game) else run.learner  # a game's loss meets made-up inputs
-    calibrate(run.learner, lambda: (through(beside(run.learner, run.episodes.batch([s]))) for s in calibration))
+    calibrate(run.learner, lambda: (through(to_device_of(run.learner, run.episodes.batch([s]))) for s in calibration))
     point = {"step": progress.step, "seconds": progress.seconds, **losses, f"train_{kind.name}": score}
     if run.validation:
         seeds = frozen_seeds(2**19, run.settings.validation_tasks)

@@ -16,7 +16,7 @@ from upstairs.experiments.report.page import render
 from upstairs.experiments.report.survey import report_runs
 from upstairs.learners import GenerativeLearner, make_learner
 from upstairs.settings import Settings
-from upstairs.tree import take
+from upstairs.tree import index
 
 
 def test_a_run_that_draws(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_the_way_between_two_states_ends_at_both() -> None:
     x = torch.rand(12, 1, 16, 16)
     source = Source.from_arrays(x, torch.arange(3).repeat_interleave(4))
     tasks = Episodes(source, way=1, shot=1, query=1).batch([1, 2])
-    first, second = (learner.adapt(take(tasks, k).support) for k in (0, 1))
+    first, second = (learner.adapt(index(tasks, k).support) for k in (0, 1))
     torch.testing.assert_close(mix(first, second, 0.0), first)
     torch.testing.assert_close(mix(first, second, 1.0), second)
     torch.testing.assert_close(mix(first, second, 0.25).x, 0.75 * first.x + 0.25 * second.x)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
 from upstairs.functional.batching.vectorize import chosen
@@ -224,7 +224,7 @@ def test_meta_gradient_is_that_of_a_loop(name: str) -> None:
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
             expected = loop_gradient(proto.ready(), tasks, rate=0.2, steps=2, first_order=make is fomaml)
         learner = make(net, way=WAY, rate=0.2, steps=2)
-        meta_step(learner, tasks, **options)
+        meta_backward(learner, tasks, **options)
         how = chosen(learner, "meta_loss")
         assert how is not None
         assert how.how == expected_how, how.why
@@ -268,7 +268,7 @@ def test_pooling_before_normalising(name: str, sign: int, monkeypatch: pytest.Mo
         expected = torch.cat(
             [g.flatten() for g in loop_gradient(signed(), tasks, rate=0.2, steps=2, first_order=False)]
         )
-        meta_step(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=recompute)
+        meta_backward(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=recompute)
         found = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in net.parameters()])
         assert (found - expected).norm() < 1e-10 * expected.norm()
     assert bool(first) == (sign == 1)
@@ -284,7 +284,7 @@ def test_a_view_sees_what_changes_it_in_place() -> None:
     expected = torch.cat(
         [g.flatten() for g in loop_gradient(proto.ready(), tasks, rate=0.2, steps=2, first_order=False)]
     )
-    meta_step(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=False)
+    meta_backward(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=False)
     found = torch.cat([p.grad.flatten() for p in net.parameters()])
     assert (found - expected).norm() < 1e-10 * expected.norm()
 

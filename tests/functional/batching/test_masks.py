@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from helpers.tasks import sinusoids
 from upstairs.core import Examples, mean_loss, squared_error
-from upstairs.engine.meta_step import explain
-from upstairs.functional.batching import over_tasks
-from upstairs.functional.batching.tensor import Stacked, front, known_true, stack
+from upstairs.engine.meta_backward import explain
+from upstairs.functional.batching import vectorize
+from upstairs.functional.batching.tensor import BatchedTensor, front, known_true, stack
 from upstairs.learners import SGD, GradientLearner
 from upstairs.nets import mlp
 
 CHANGES: dict[str, Callable[[Tensor], object]] = {
     "by index": lambda mask: mask.__setitem__(slice(0, 2), False),
-    "in place": lambda mask: mask.logical_and_(torch.tensor(False)) if not isinstance(mask, Stacked) else mask.zero_(),
+    "in place": lambda mask: (
+        mask.logical_and_(torch.tensor(False)) if not isinstance(mask, BatchedTensor) else mask.zero_()
+    ),
     "through a view": lambda mask: mask[:2].fill_(False),
 }
 
@@ -49,7 +51,7 @@ def test_mean_losses_are_those_of_the_real_examples(way: str, masked: bool) -> N
     ways: dict[str, Callable[..., Tensor]] = {
         "loop": lambda *args: torch.stack([one(*task) for task in zip(*args, strict=True)]),
         "vmap": torch.vmap(one),
-        "stacked": lambda *args: over_tasks(one, args, owner=nn.Identity()),
+        "stacked": lambda *args: vectorize(one, args, owner=nn.Identity()),
     }
     found = ways[way](x, y, mask)
     expected = 4 * ((x - y).square().sum(-1) * mask).sum(1) / mask.sum(1)

@@ -48,11 +48,11 @@ def open_data(
     kind = _kind(data, split)
     asked: dict[str, Any] = {"size": size, "channels": channels, "ink": ink}
     if kind == "glyphs":
-        return _refuse_other(_glyphs(size, progress), asked)
+        return _check_format(_glyphs(size, progress), asked)
     if kind == "omniglot" and split in (None, "vinyals"):
-        return _refuse_other(omniglot_splits(data, size=size or 28, progress=progress), asked)
+        return _check_format(omniglot_splits(data, size=size or 28, progress=progress), asked)
     if kind == "cifar" and split in (None, *CIFAR):
-        return _refuse_other(cifar_splits(data, split or CIFAR[0], progress=progress), asked)
+        return _check_format(cifar_splits(data, split or CIFAR[0], progress=progress), asked)
     if kind == "listed":
         return listed_splits(data, **asked, progress=progress)
     if kind == "folder" and (splits := folder_splits(data, seed=seed, **asked, progress=progress)):
@@ -80,11 +80,11 @@ def open_source(
     kind = _kind(data, None)
     asked: dict[str, Any] = {"size": size, "channels": channels, "ink": ink}
     if kind == "glyphs":
-        return _refuse_other(_join(_glyphs(size, progress)), asked)
+        return _check_format(_join(_glyphs(size, progress)), asked)
     if kind == "omniglot":
-        return _refuse_other(_omniglot(data, size or 28, progress), asked)
+        return _check_format(_omniglot(data, size or 28, progress), asked)
     if kind == "cifar":
-        return _refuse_other(_cifar(Path(data), progress), asked)
+        return _check_format(_cifar(Path(data), progress), asked)
     if kind == "listed":
         return _join(listed_splits(data, **asked, progress=progress))
     splits = folder_splits(data, **asked, progress=progress)
@@ -118,7 +118,7 @@ def _glyphs(size: int | None, progress: Progress | None) -> Splits:
     return glyphs(size=size or 28, progress=progress)
 
 
-def _refuse_other(made: Any, asked: dict[str, Any]) -> Any:
+def _check_format(made: Any, asked: dict[str, Any]) -> Any:
     """The source or splits, where their pictures have the format that was asked for."""
     source = made.train if isinstance(made, Splits) else made
     for name, value in asked.items():

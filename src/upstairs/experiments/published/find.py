@@ -3,10 +3,10 @@
 import difflib
 
 from upstairs.errors import UpstairsError
-from upstairs.experiments.published.protocol import Reproduction
+from upstairs.experiments.published.protocol import Experiment
 
 
-def recipes() -> dict[str, Reproduction]:
+def recipes() -> dict[str, Experiment]:
     """Every recipe by its name, in the order of the table."""
     from upstairs.experiments.published.papers import DATASETS, ROWS
 
@@ -15,11 +15,11 @@ def recipes() -> dict[str, Reproduction]:
         dataset = DATASETS[row.data]
         for way, shot in dataset.tasks:
             name = f"{row.data}-{f'{way}w' if way else ''}{shot}s-{row.method}"
-            found[name] = Reproduction(name, row, dataset, way, shot)
+            found[name] = Experiment(name, row, dataset, way, shot)
     return found
 
 
-def find_recipe(name: str) -> Reproduction:
+def find_experiment(name: str) -> Experiment:
     """The recipe of this name.
 
     Raises:
@@ -34,7 +34,7 @@ def find_recipe(name: str) -> Reproduction:
     raise UpstairsError(f"there is no recipe '{name}': {meant}`upstairs reproduce --list` names them all")
 
 
-def describe_recipes() -> str:
+def describe_experiments() -> str:
     """Every recipe with its published number, by data set, in lines."""
     lines: list[str] = []
     table = recipes()

@@ -58,7 +58,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class Experiment:
     """One published number and the protocol behind it."""
 
     name: str

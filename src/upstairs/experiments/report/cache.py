@@ -48,7 +48,7 @@ class Remembered:
         """The score of each task, from the file as far as it is there."""
         kind, chunk = kind or score_kind(episodes), chunk or chunk_size(episodes)
         size = chunk * max(1, BLOCK // chunk)  # whole chunks: the numbers are those of one call, to the bit
-        tasks = [episodes.way, episodes.shot, episodes.query, episodes.own_labels, alone, kind.name, chunk]
+        tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, alone, kind.name, chunk]
         head = [upstairs.__version__, fingerprint(learner), self.name_source(episodes.source), *tasks]
         scores: list[float] = []
         for start in range(0, len(seeds), size):

@@ -19,7 +19,7 @@ from upstairs.experiments.report.measure import describe, name_runs, short_name
 from upstairs.experiments.report.values import Record
 from upstairs.learners import GenerativeLearner
 from upstairs.training.run import Run
-from upstairs.tree import take
+from upstairs.tree import index
 
 CLASSES, COUNT = 8, 9  # rows and pictures in a row
 
@@ -55,7 +55,7 @@ def drawings_of(run: Run, name: str, splits: Splits, seed: int) -> dict[str, Any
     numbers, rows, states = frozen_seeds(seed, min(CLASSES, len(splits.test))), [], []
     with evaluating(learner):
         for number in numbers:
-            support = take(episodes.batch([number]), 0).support
+            support = index(episodes.batch([number]), 0).support
             states.append(learner.adapt(support))
             made = learner.sample(states[-1], COUNT, torch.Generator().manual_seed(seed))
             rows.append({"label": episodes.labels(number)[0], "support": support.x[0].numpy(), "made": made.numpy()})

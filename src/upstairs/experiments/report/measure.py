@@ -23,7 +23,7 @@ from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, 
 from upstairs.statistics import interval, paired_differences
 from upstairs.training.run import Run
 from upstairs.training.trainer import validation_episodes
-from upstairs.tree import take
+from upstairs.tree import index
 
 STEPS, MORE_STEPS = (0, 1, 2, 3, 5), (0, 1, 2, 3, 5, 10, 20, 50, 100)
 SHOTS, MORE_SHOTS = (1, 2, 5, 10), (1, 2, 3, 5, 10, 15, 20)
@@ -229,7 +229,7 @@ def episode(run: Run, name: str, source: Source, way: int, query: int, seed: int
     learner = run.learner.for_way(way)
     with evaluating(learner):
         probabilities = learner.solve(tasks)[0].softmax(-1)
-    task, predicted = take(tasks, 0), probabilities.argmax(-1)
+    task, predicted = index(tasks, 0), probabilities.argmax(-1)
     texts = episodes.texts(first[0])
     shown = [[{"text": t} for t in part] for part in texts] or [[{"image": x} for x in p.x.numpy()] for p in task]
     queries = zip(shown[1], task.query.y.tolist(), predicted.tolist(), probabilities.amax(-1).tolist(), strict=True)

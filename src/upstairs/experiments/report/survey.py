@@ -19,7 +19,7 @@ from upstairs.experiments.report.measure import QUERY, measure, name_runs, score
 from upstairs.experiments.report.page import write_report
 from upstairs.experiments.sweeps import all_kinds, class_counts, kinds_of, lengths, variant
 from upstairs.learners import nearest_centroid
-from upstairs.training.run import Run, load, refuse_unlike
+from upstairs.training.run import Run, check_comparable, load
 
 WAY = 5
 ALL: dict[str, Any] = {"train_classes": None, "rotate_classes": False, "mirror_classes": False}  # those of the data
@@ -85,7 +85,7 @@ def survey(
     if everyone[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     runs = [run for run in everyone if run.settings.data == everyone[0].settings.data]
-    refuse_unlike(runs)
+    check_comparable(runs)
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
     kinds = kinds_of(splits, least=WAY, seed=seed)
     shared = Survey(
@@ -172,7 +172,7 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
     if not paths:
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
-    refuse_unlike(runs)
+    check_comparable(runs)
     if runs[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings.to_json(), quiet=quiet)

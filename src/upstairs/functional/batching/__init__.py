@@ -1,6 +1,6 @@
 """Many tasks at once on unmodified code for one: a tensor that hides the axis of tasks, with rules for functions.
 
-tensor.py       Stacked, its layouts, and how a function finds its rule
+tensor.py       BatchedTensor, its layouts, and how a function finds its rule
 fallback.py     functions without a rule: under vmap, then one task after another
 pointwise.py    functions of single values
 shapes.py       functions of axes
@@ -12,7 +12,7 @@ vectorize.py    run a function of one task on all: stacked, else under vmap, els
 """
 
 from upstairs.functional.batching import fallback, layers, norms, pointwise, recurrent, shapes  # noqa: F401  (they register their rules)
-from upstairs.functional.batching.tensor import NotStackable, Stacked, known_true, stack
-from upstairs.functional.batching.vectorize import Explanation, over_tasks
+from upstairs.functional.batching.tensor import BatchedTensor, NotBatchable, known_true, stack
+from upstairs.functional.batching.vectorize import Explanation, vectorize
 
-__all__ = ["Explanation", "NotStackable", "Stacked", "known_true", "over_tasks", "stack"]
+__all__ = ["BatchedTensor", "Explanation", "NotBatchable", "known_true", "stack", "vectorize"]

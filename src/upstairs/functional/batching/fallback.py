@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from upstairs.functional.batching.tensor import HOLLOW, HOOKS, RECORDS, NotStackable, Stacked, front, wrap
+from upstairs.functional.batching.tensor import HOLLOW, HOOKS, RECORDS, BatchedTensor, NotBatchable, front, wrap
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def watch(func: Any, rule: Any) -> None:
         while frame is not None:
             code = frame.f_code
             if code.co_name == "apply" and code.co_filename.endswith("autograd/function.py"):
-                raise NotStackable(f"a custom autograd function computes {_name(func)}")
+                raise NotBatchable(f"a custom autograd function computes {_name(func)}")
             frame = frame.f_back
 
 
@@ -73,15 +73,15 @@ def fall_back(func: Any, args: Any, kwargs: Any) -> Any:
     """A function without a rule: its own body on stacked tensors, else under vmap, else one task after another."""
     name = _name(func)
     if name in _READS:
-        raise NotStackable(f"{_module_running() or 'the code'} reads values with {name}()")
+        raise NotBatchable(f"{_module_running() or 'the code'} reads values with {name}()")
     if name.startswith("Tensor.") and not isinstance(getattr(HOLLOW, name[7:], None), Tensor):
-        flag = getattr(next(a for a in args if isinstance(a, Stacked))._raw, name[7:])
+        flag = getattr(next(a for a in args if isinstance(a, BatchedTensor))._raw, name[7:])
         if not isinstance(flag, Tensor):
             return flag
     if name in ("__setitem__", "__delitem__") or (name.endswith("_") and not name.endswith("__")) or name[:3] == "__i":
-        raise NotStackable(f"{_module_running() or 'the code'} changes a tensor in place with {name}")
+        raise NotBatchable(f"{_module_running() or 'the code'} changes a tensor in place with {name}")
     leaves, structure = tree_flatten((args, kwargs))
-    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Stacked)]
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, BatchedTensor)]
     raws = [front(leaves[i]) for i in places]
 
     def call(*tensors: Tensor) -> Any:
@@ -112,7 +112,7 @@ def _together(each: list[Any], name: str) -> Any:
         elif all(value == column[0] for value in column):
             columns.append(column[0])
         else:
-            raise NotStackable(f"{name} gives values that differ between tasks")
+            raise NotBatchable(f"{name} gives values that differ between tasks")
     return tree_unflatten(columns, flat[0][1])
 
 

@@ -8,23 +8,32 @@ from torch import Tensor
 
 from upstairs.functional.batching.norms import pooled
 from upstairs.functional.batching.pointwise import align
-from upstairs.functional.batching.tensor import FOLDS, NotStackable, Stacked, channels_last, fold, front, rule, wrap
+from upstairs.functional.batching.tensor import (
+    FOLDS,
+    BatchedTensor,
+    NotBatchable,
+    batching_rule,
+    channels_last,
+    fold,
+    front,
+    wrap,
+)
 
 
-@rule("linear")
+@batching_rule("linear")
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """x: [n, d] of each task by one matrix product; shared weights see all tasks as one batch."""
-    if not isinstance(weight, Stacked):
-        if isinstance(bias, Stacked):
+    if not isinstance(weight, BatchedTensor):
+        if isinstance(bias, BatchedTensor):
             return wrap(F.linear(front(x), weight)) + bias
         return wrap(F.linear(front(x), weight, bias))
     w = front(weight).transpose(1, 2)
-    raw = front(x) if isinstance(x, Stacked) else x.expand(weight.count, *x.shape)
+    raw = front(x) if isinstance(x, BatchedTensor) else x.expand(weight.count, *x.shape)
     flat = raw if raw.ndim == 3 else raw.reshape(raw.shape[0], -1, raw.shape[-1])
     if bias is None:
         out = torch.bmm(flat, w)
     else:
-        b = front(bias).unsqueeze(1) if isinstance(bias, Stacked) else bias
+        b = front(bias).unsqueeze(1) if isinstance(bias, BatchedTensor) else bias
         out = torch.baddbmm(b, flat, w)
     return wrap(out if raw.ndim == 3 else out.reshape(*raw.shape[:-1], -1))
 
@@ -35,8 +44,8 @@ def _convolve(function: Any, spatial: int) -> None:
     ) -> Any:
         if x.ndim != spatial + 2:
             return NotImplemented
-        if not isinstance(weight, Stacked):
-            if isinstance(bias, Stacked):
+        if not isinstance(weight, BatchedTensor):
+            if isinstance(bias, BatchedTensor):
                 return NotImplemented
             flat = front(x).flatten(0, 1)
             flat = channels_last(flat) if spatial == 2 and len(flat) else flat
@@ -49,17 +58,17 @@ def _convolve(function: Any, spatial: int) -> None:
             out = function(flat, weight, bias, stride, padding, dilation, groups)
             return wrap(out.unflatten(0, (x.count, -1)))
         count = weight.count
-        images = x if isinstance(x, Stacked) else wrap(x.expand(count, *x.shape))
+        images = x if isinstance(x, BatchedTensor) else wrap(x.expand(count, *x.shape))
         w = front(weight).flatten(0, 1)
         if spatial == 2:
             w = w.contiguous(memory_format=torch.channels_last)
         out = wrap(function(fold(images), w, None, stride, padding, dilation, count * groups), count, folded=True)
         if bias is not None:
-            whole = front(bias) if isinstance(bias, Stacked) else bias.expand(count, *bias.shape)
+            whole = front(bias) if isinstance(bias, BatchedTensor) else bias.expand(count, *bias.shape)
             out.shift = whole.reshape(-1)
         return out
 
-    rule(function, getattr(torch, function.__name__))(apply)
+    batching_rule(function, getattr(torch, function.__name__))(apply)
 
 
 _convolve(F.conv2d, 2)
@@ -81,7 +90,7 @@ def _pool(function: Any, *names: Any, spatial: int, relu_after: bool) -> None:
         raw = x.raw
         return wrap(function(raw.flatten(0, 1), *args, **kwargs).unflatten(0, (x.count, -1)))
 
-    rule(function, *names)(apply)
+    batching_rule(function, *names)(apply)
 
 
 # torch's types do not name the functions that its own boolean dispatch calls
@@ -93,17 +102,17 @@ _pool(F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d, spatial=2, relu_a
 _pool(F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d, spatial=1, relu_after=False)
 
 
-@rule(F.embedding, torch.embedding)
+@batching_rule(F.embedding, torch.embedding)
 def embedding(index: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, *_: Any, **__: Any) -> Any:
     """Rows of [task, vocabulary, d]: the vocabularies of all tasks as one, each task at its own offset."""
     if max_norm is not None:
-        raise NotStackable("Embedding(max_norm=...) writes to its own weights")
-    raw = front(index) if isinstance(index, Stacked) else index
-    if not isinstance(weight, Stacked):
+        raise NotBatchable("Embedding(max_norm=...) writes to its own weights")
+    raw = front(index) if isinstance(index, BatchedTensor) else index
+    if not isinstance(weight, BatchedTensor):
         return wrap(F.embedding(raw, weight, padding_idx))
     table = front(weight)
     count, words = table.shape[:2]
-    if not isinstance(index, Stacked):
+    if not isinstance(index, BatchedTensor):
         raw = raw.expand(count, *raw.shape)
     offset = words * torch.arange(count, device=raw.device).view(-1, *(1,) * (raw.ndim - 1))
     rows = table.flatten(0, 1)[raw + offset]
@@ -113,10 +122,10 @@ def embedding(index: Any, weight: Any, padding_idx: Any = None, max_norm: Any = 
     return wrap(rows)
 
 
-@rule(F.embedding_bag)
+@batching_rule(F.embedding_bag)
 def embedding_bag(index: Any, weight: Any, *args: Any, per_sample_weights: Any = None, **options: Any) -> Any:
     """Shared vectors: the bags of all tasks as one batch."""
-    if isinstance(weight, Stacked) or args or not isinstance(index, Stacked):
+    if isinstance(weight, BatchedTensor) or args or not isinstance(index, BatchedTensor):
         return NotImplemented
     own = per_sample_weights if per_sample_weights is None else front(per_sample_weights).flatten(0, 1)
     out = F.embedding_bag(front(index).flatten(0, 1), weight, per_sample_weights=own, **options)
@@ -132,7 +141,7 @@ def _drop(function: Any, *, folds: bool) -> None:
         raw = front(x)
         return wrap(function(raw.flatten(0, 1), p, True).view(raw.shape) if folds else function(raw, p, True))
 
-    rule(function)(apply)
+    batching_rule(function)(apply)
 
 
 _drop(F.dropout, folds=False)
@@ -140,14 +149,14 @@ _drop(F.dropout1d, folds=True)
 _drop(F.dropout2d, folds=True)
 
 
-@rule(F.scaled_dot_product_attention)
+@batching_rule(F.scaled_dot_product_attention)
 def attention(
     query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
     """softmax(q k^T / sqrt(d)) v by its formula: the fused kernels have no second derivative."""
     if enable_gqa:
-        raise NotStackable("scaled_dot_product_attention(enable_gqa=True) has no rule")
+        raise NotBatchable("scaled_dot_product_attention(enable_gqa=True) has no rule")
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     if is_causal:
         causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
@@ -166,7 +175,7 @@ def _attend(query: Any, key: Any, value: Any, mask: Any, factor: float, dropout:
     return weights @ value, weights
 
 
-@rule(F.multi_head_attention_forward)
+@batching_rule(F.multi_head_attention_forward)
 def multi_head_attention(
     query: Any, key: Any, value: Any, embed_dim_to_check: int, num_heads: int, in_proj_weight: Any, in_proj_bias: Any,
     bias_k: Any, bias_v: Any, add_zero_attn: bool, dropout_p: float, out_proj_weight: Any, out_proj_bias: Any,
@@ -177,7 +186,7 @@ def multi_head_attention(
 ) -> Any:  # fmt: skip
     """[time, n, d] (Vaswani et al. 2017, section 3.2.2); torch's own function hides what it calls from the rules."""
     if add_zero_attn or query.ndim != 3 or any(t is not None for t in (bias_k, bias_v, static_k, static_v)):
-        raise NotStackable("MultiheadAttention with add_bias_kv, add_zero_attn, static keys or unbatched input")
+        raise NotBatchable("MultiheadAttention with add_bias_kv, add_zero_attn, static keys or unbatched input")
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     if use_separate_proj_weight or not (query is key and key is value):
         weights = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else in_proj_weight.chunk(3)
@@ -198,24 +207,24 @@ def multi_head_attention(
     return out, (seen.mean(1) if average_attn_weights else seen) if need_weights else None
 
 
-@rule("masked_fill")
+@batching_rule("masked_fill")
 def masked_fill(x: Any, mask: Any, value: Any) -> Any:
     if isinstance(value, Tensor):
         return torch.where(mask, value, x)
     return torch.where(mask, torch.full((), value, dtype=x.dtype, device=x.device), x)
 
 
-@rule(F.cross_entropy)
+@batching_rule(F.cross_entropy)
 def cross_entropy(
     logits: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
     reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
     """One loss for each example of each task, then the reduction over the examples of a task."""
     plain = weight is None and size_average is None and reduce is None
-    if not (plain and isinstance(logits, Stacked) and logits.ndim == 2):
+    if not (plain and isinstance(logits, BatchedTensor) and logits.ndim == 2):
         return NotImplemented
     raw = front(logits)
-    y = front(target) if isinstance(target, Stacked) else target.expand(logits.count, *target.shape)
+    y = front(target) if isinstance(target, BatchedTensor) else target.expand(logits.count, *target.shape)
     if y.ndim == 3 and reduction == "none":  # each y is the shares of all classes
         both = raw.flatten(0, 1), y.flatten(0, 1)
         return wrap(F.cross_entropy(*both, reduction="none", label_smoothing=label_smoothing).view(raw.shape[:2]))
@@ -230,7 +239,7 @@ def cross_entropy(
     return wrap(total if reduction == "sum" else total / (y != ignore_index).sum(1))
 
 
-@rule(F.mse_loss)
+@batching_rule(F.mse_loss)
 def mse_loss(
     x: Any, target: Any, size_average: Any = None, reduce: Any = None, reduction: str = "mean", weight: Any = None
 ) -> Any:
@@ -247,6 +256,6 @@ def mse_loss(
     return wrap(flat.sum(1) if reduction == "sum" else flat.mean(1))
 
 
-@rule(F.one_hot)
+@batching_rule(F.one_hot)
 def one_hot(y: Any, num_classes: int = -1) -> Any:
     return NotImplemented if num_classes < 0 else wrap(F.one_hot(front(y), num_classes))

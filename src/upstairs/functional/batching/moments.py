@@ -1,7 +1,7 @@
 """What layers with running statistics saw, gathered while tasks adapt and written once, after the meta-step.
 
-torch's batch norm writes its running statistics in every pass. Here nothing is written while tasks adapt: `meta_step`
-writes the mean over tasks and passes once.
+torch's batch norm writes its running statistics in every pass. Here nothing is written while tasks adapt:
+`meta_backward` writes the mean over tasks and passes once.
 """
 
 from collections.abc import Iterator

@@ -8,30 +8,30 @@ from torch import Tensor
 
 from upstairs.functional.batching import kernels
 from upstairs.functional.batching.moments import GATHERING, gather
-from upstairs.functional.batching.tensor import HOOKS, Stacked, fold, front, rule, wrap
+from upstairs.functional.batching.tensor import HOOKS, BatchedTensor, batching_rule, fold, front, wrap
 
 
-def _vector(v: Any, x: Stacked, default: float) -> Tensor:
+def _vector(v: Any, x: BatchedTensor, default: float) -> Tensor:
     """A layer's weight or bias as [task * channels]."""
-    if isinstance(v, Stacked):
+    if isinstance(v, BatchedTensor):
         return front(v).reshape(-1)
     channels = x.shape[1]
     whole = x._raw.new_full((channels,), default) if v is None else v
     return whole.expand(x.count, channels).reshape(-1)
 
 
-def _unfold(out: Tensor, x: Stacked) -> Stacked:
+def _unfold(out: Tensor, x: BatchedTensor) -> BatchedTensor:
     """Vectors go back to the front layout, images stay folded."""
     return wrap(out.unflatten(1, (x.count, -1)).transpose(0, 1)) if x.ndim == 2 else wrap(out, x.count, folded=True)
 
 
-@rule(F.batch_norm)
+@batching_rule(F.batch_norm)
 def torch_batch_norm(
     x: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
     momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
-    if not isinstance(x, Stacked):
-        x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, Stacked)), *x.shape))
+    if not isinstance(x, BatchedTensor):
+        x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, BatchedTensor)), *x.shape))
     if training:
         if running_mean is not None and GATHERING:
             raw = fold(x)
@@ -46,10 +46,10 @@ def torch_batch_norm(
     return affine(x, scale, shift)
 
 
-@rule(kernels.batch_norm)
+@batching_rule(kernels.batch_norm)
 def own_batch_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
-    if not isinstance(x, Stacked):
-        x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, Stacked)), *x.shape))
+    if not isinstance(x, BatchedTensor):
+        x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, BatchedTensor)), *x.shape))
     if x.shift is not None and not x.late_relu:  # a constant added to a channel leaves with its mean
         x = wrap(x._raw, x.count, folded=True)  # x itself keeps it for whoever else reads it
     w, b = _vector(weight, x, 1.0), _vector(bias, x, 0.0)
@@ -60,7 +60,7 @@ def own_batch_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     return _unfold(kernels.batch_norm(fold(x), w, b, eps), x)
 
 
-def pooled(x: Stacked, pool: Any) -> Stacked | None:
+def pooled(x: BatchedTensor, pool: Any) -> BatchedTensor | None:
     """`pool` of a batch norm still to come, which then normalises what is left: a quarter of the values.
 
     Normalising is increasing where the weight is positive, so that the largest value stays the largest.
@@ -78,24 +78,24 @@ def pooled(x: Stacked, pool: Any) -> Stacked | None:
 HOOKS["normalise"] = kernels.batch_norm
 
 
-@rule(kernels.affine)
-def affine(x: Stacked, scale: Any, shift: Any) -> Stacked:
+@batching_rule(kernels.affine)
+def affine(x: BatchedTensor, scale: Any, shift: Any) -> BatchedTensor:
     """x * scale + shift for each channel."""
     if x.folded:
         shape = (1, -1, *(1,) * (x.ndim - 2))
         s, b = (_vector(v, x, 0.0).view(shape) for v in (scale, shift))
         return wrap(torch.addcmul(b, x.raw, s), x.count, folded=True)
     s, b = (
-        (front(v) if isinstance(v, Stacked) else v[None]).unflatten(1, (1, -1, *(1,) * (x.ndim - 2)))
+        (front(v) if isinstance(v, BatchedTensor) else v[None]).unflatten(1, (1, -1, *(1,) * (x.ndim - 2)))
         for v in (scale, shift)
     )
     return wrap(torch.addcmul(b, x.raw, s))
 
 
-@rule(F.group_norm, torch.group_norm, kernels.group_norm)
+@batching_rule(F.group_norm, torch.group_norm, kernels.group_norm)
 def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
     """Groups of channels of one example: tasks * groups of them where tasks lie in the channels."""
-    if not isinstance(x, Stacked):
+    if not isinstance(x, BatchedTensor):
         return NotImplemented
     if x.folded:
         normal = wrap(F.group_norm(x.raw, x.count * num_groups, None, None, eps), x.count, folded=True)
@@ -105,23 +105,23 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     return normal if weight is None else affine(normal, weight, bias)
 
 
-@rule(F.layer_norm, torch.layer_norm)
+@batching_rule(F.layer_norm, torch.layer_norm)
 def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    if not isinstance(x, Stacked):
+    if not isinstance(x, BatchedTensor):
         return NotImplemented
-    if not isinstance(weight, Stacked) and not isinstance(bias, Stacked):
+    if not isinstance(weight, BatchedTensor) and not isinstance(bias, BatchedTensor):
         return wrap(F.layer_norm(front(x), normalized_shape, weight, bias, eps))
     normal = wrap(F.layer_norm(front(x), normalized_shape, None, None, eps))
     out = normal if weight is None else normal * weight
     return out if bias is None else out + bias
 
 
-@rule(F.instance_norm)
+@batching_rule(F.instance_norm)
 def instance_norm(
     x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
     use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
     """Group norm with a group for each channel."""
-    if running_mean is not None or not isinstance(x, Stacked):
+    if running_mean is not None or not isinstance(x, BatchedTensor):
         return NotImplemented
     return group_norm(x, x.shape[1], weight, bias, eps)

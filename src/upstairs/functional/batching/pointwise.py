@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upstairs.functional.batching.tensor import NotStackable, Stacked, front, known_true, named, rule, wrap
+from upstairs.functional.batching.tensor import (
+    BatchedTensor,
+    NotBatchable,
+    batching_rule,
+    front,
+    known_true,
+    named,
+    wrap,
+)
 
 
 def _words(text: str) -> list[str]:
@@ -37,16 +45,16 @@ IN_PLACE = _words("""
 
 def align(args: tuple[Any, ...]) -> tuple[list[Any], int, bool]:
     """Raw arguments that broadcast against each other, the number of tasks, and whether they are folded."""
-    stacked = [a for a in args if isinstance(a, Stacked)]
+    stacked = [a for a in args if isinstance(a, BatchedTensor)]
     first = stacked[0]
-    shared = any(isinstance(a, Tensor) and not isinstance(a, Stacked) and a.ndim for a in args)
+    shared = any(isinstance(a, Tensor) and not isinstance(a, BatchedTensor) and a.ndim for a in args)
     if first.folded and not shared and all(a.folded and a.shape == first.shape for a in stacked[1:]):
-        return [a.raw if isinstance(a, Stacked) else a for a in args], first.count, True
+        return [a.raw if isinstance(a, BatchedTensor) else a for a in args], first.count, True
     rank = max(a.ndim for a in args if isinstance(a, Tensor))
-    return [_pad(a, rank) if isinstance(a, Stacked) else a for a in args], first.count, False
+    return [_pad(a, rank) if isinstance(a, BatchedTensor) else a for a in args], first.count, False
 
 
-def _pad(x: Stacked, rank: int) -> Tensor:
+def _pad(x: BatchedTensor, rank: int) -> Tensor:
     """[task, *shape] to [task, 1, ..., *shape]: shapes broadcast from the right."""
     raw, missing = front(x), rank - x.ndim
     return raw.reshape(raw.shape[0], *(1,) * missing, *raw.shape[1:]) if missing else raw
@@ -64,7 +72,7 @@ def _lift(function: Any) -> Callable[..., Any]:
 
 def _lift_one(function: Any) -> Callable[..., Any]:
     def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(x, Stacked) or any(isinstance(a, Stacked) for a in args):
+        if not isinstance(x, BatchedTensor) or any(isinstance(a, BatchedTensor) for a in args):
             return _lift(function)(x, *args, **kwargs)
         return wrap(function(x.raw, *args, **kwargs), x.count, folded=x.folded)
 
@@ -73,13 +81,13 @@ def _lift_one(function: Any) -> Callable[..., Any]:
 
 def _lift_in_place(function: Any) -> Callable[..., Any]:
     def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(x, Stacked):
-            raise NotStackable(f"a tensor that all tasks share is changed in place with {function.__name__}")
+        if not isinstance(x, BatchedTensor):
+            raise NotBatchable(f"a tensor that all tasks share is changed in place with {function.__name__}")
         if x.copied or x.folding is not None:
-            raise NotStackable(f"{function.__name__} changes a view of a tensor in place")
+            raise NotBatchable(f"{function.__name__} changes a view of a tensor in place")
         raws, _, folded = align((x, *args))
         if folded != x.folded or raws[0].ndim != x._raw.ndim:
-            raise NotStackable(f"{function.__name__} changes a tensor in place by one of another shape")
+            raise NotBatchable(f"{function.__name__} changes a tensor in place by one of another shape")
         function(*raws, **kwargs)
         return x
 
@@ -89,11 +97,11 @@ def _lift_in_place(function: Any) -> Callable[..., Any]:
 for _names, _how in ((ONE, _lift_one), (MANY, _lift), (IN_PLACE, _lift_in_place)):
     for _name in _names:
         for _function in named(_name):
-            rule(_function)(_how(_function))
+            batching_rule(_function)(_how(_function))
 
 
-@rule("relu")
-def relu(x: Stacked, inplace: bool = False) -> Any:
+@batching_rule("relu")
+def relu(x: BatchedTensor, inplace: bool = False) -> Any:
     """Left to be applied after pooling where activations are folded: both are monotone, so the values are the same."""
     if inplace and x.late_norm is not None:  # not computed yet, so that nobody holds a view of it
         x.late_relu = True
@@ -111,11 +119,11 @@ def relu(x: Stacked, inplace: bool = False) -> Any:
 _where = _lift(torch.where)
 
 
-@rule("where")
+@batching_rule("where")
 def where(condition: Any, *args: Any, **kwargs: Any) -> Any:
     """Nothing is chosen where a mask is known to hide nothing: half of the cost of a small network's loss."""
     x = args[0] if args else None
-    if not (isinstance(condition, Stacked) and isinstance(x, Stacked)):
+    if not (isinstance(condition, BatchedTensor) and isinstance(x, BatchedTensor)):
         return _where(condition, *args, **kwargs)
     scalar = len(args) > 1 and not isinstance(args[1], Tensor)
     if known_true(condition) and scalar and x.shape == condition.shape and x.dtype.is_floating_point:
@@ -125,12 +133,12 @@ def where(condition: Any, *args: Any, **kwargs: Any) -> Any:
     return _where(condition, *args, **kwargs)
 
 
-@rule("contiguous", torch.Tensor.cpu)
-def same(x: Stacked, **_: Any) -> Stacked:
+@batching_rule("contiguous", torch.Tensor.cpu)
+def same(x: BatchedTensor, **_: Any) -> BatchedTensor:
     return x
 
 
 # a getter is the function that reads a tensor's attribute; torch's types have no such thing
-@rule(torch.Tensor.data.__get__)  # type: ignore[attr-defined]
-def data(x: Stacked) -> Stacked:
+@batching_rule(torch.Tensor.data.__get__)  # type: ignore[attr-defined]
+def data(x: BatchedTensor) -> BatchedTensor:
     return wrap(x.raw.detach(), x.count, folded=x.folded)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstairs.functional.batching.tensor import rule
+from upstairs.functional.batching.tensor import batching_rule
 
 Cell = Callable[..., tuple[Tensor, ...]]  # (W x + b, state, R, c) -> next state, its first the output
 
@@ -86,5 +86,5 @@ def _one(cell: Cell, many: bool) -> Callable[..., Any]:
 
 
 for _name, _cell in _CELLS.items():
-    rule(getattr(torch, _name))(_layers(_cell, _name == "lstm"))
-    rule(getattr(torch, f"{_name}_cell"))(_one(_cell, _name == "lstm"))
+    batching_rule(getattr(torch, _name))(_layers(_cell, _name == "lstm"))
+    batching_rule(getattr(torch, f"{_name}_cell"))(_one(_cell, _name == "lstm"))

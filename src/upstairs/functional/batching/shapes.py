@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upstairs.functional.batching.tensor import NotStackable, Stacked, front, named, rule, wrap
+from upstairs.functional.batching.tensor import BatchedTensor, NotBatchable, batching_rule, front, named, wrap
 
 
 def _sizes(args: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(args[0]) if len(args) == 1 and isinstance(args[0], tuple | list) else args
 
 
-@rule("reshape", torch.Tensor.view)
-def reshape(x: Stacked, *size: Any, **kwargs: Any) -> Any:
+@batching_rule("reshape", torch.Tensor.view)
+def reshape(x: BatchedTensor, *size: Any, **kwargs: Any) -> Any:
     size = _sizes(size or tuple(kwargs.values()))
     if not all(isinstance(s, int) for s in size):  # view(dtype)
         return NotImplemented
@@ -28,7 +28,7 @@ def reshape(x: Stacked, *size: Any, **kwargs: Any) -> Any:
         return _copy(x, raw.reshape(x.count, *_complete(size, x.shape)))
 
 
-def _copy(x: Stacked, raw: Tensor) -> Stacked:
+def _copy(x: BatchedTensor, raw: Tensor) -> BatchedTensor:
     """A copy of x where torch may give a view: from now on neither may change in place."""
     out = wrap(raw)
     out.copied = x.copied = True
@@ -41,8 +41,8 @@ def _complete(size: tuple[int, ...], shape: torch.Size) -> tuple[int, ...]:
     return tuple((shape.numel() // known if known else 0) if s == -1 else s for s in size)
 
 
-@rule("flatten")
-def flatten(x: Stacked, start_dim: int = 0, end_dim: int = -1) -> Stacked:
+@batching_rule("flatten")
+def flatten(x: BatchedTensor, start_dim: int = 0, end_dim: int = -1) -> BatchedTensor:
     if x.folded and start_dim == 1 and end_dim in (-1, x.ndim - 1):
         n = x.shape[0]
         return _copy(x, x.raw.reshape(n, x.count, -1).transpose(0, 1))
@@ -61,7 +61,7 @@ def _moves(*places: int) -> Callable[[Any], Callable[..., Any]]:
 
     def lift(function: Any) -> Callable[..., Any]:
         def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(x, Stacked) or any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+            if not isinstance(x, BatchedTensor) or any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
                 return NotImplemented
             moved = [_shift(a) if i + 1 in places else a for i, a in enumerate(args)]
             named = {k: _shift(v) if k in _AXES else v for k, v in kwargs.items()}
@@ -97,19 +97,19 @@ _BY_PLACE = {
 for _place, _names in _BY_PLACE.items():
     for _name in _names.split():
         for _function in named(_name):
-            rule(_function)(_moves(_place)(_function))
+            batching_rule(_function)(_moves(_place)(_function))
 for _name in ("transpose", "swapaxes", "movedim", "swapdims"):
     for _function in named(_name):
-        rule(_function)(_moves(1, 2)(_function))
+        batching_rule(_function)(_moves(1, 2)(_function))
 
 
 def _cut(name: str) -> None:
     function = getattr(torch.Tensor, name)
 
-    def apply(x: Stacked, size: Any, dim: int = 0) -> Any:
+    def apply(x: BatchedTensor, size: Any, dim: int = 0) -> Any:
         return tuple(wrap(t) for t in function(front(x), size, _axis(dim)))
 
-    rule(name)(apply)
+    batching_rule(name)(apply)
 
 
 for _name in ("chunk", "split"):
@@ -120,96 +120,98 @@ def _reduce(name: str) -> None:
     """sum() and mean() over everything, as well as over axes."""
     function = getattr(torch.Tensor, name)
 
-    def apply(x: Stacked, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    def apply(x: BatchedTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         raw = front(x)
         if dim is None or (isinstance(dim, tuple | list) and not dim):
             return wrap(function(raw if raw.ndim == 2 else raw.reshape(x.count, -1), 1, **kwargs))
         return wrap(function(raw, _shift(dim), keepdim, **kwargs))
 
-    rule(name)(apply)
+    batching_rule(name)(apply)
 
 
 for _name in ("sum", "mean"):
     _reduce(_name)
 
 
-@rule("permute")
-def permute(x: Stacked, *dims: Any, **kwargs: Any) -> Stacked:
+@batching_rule("permute")
+def permute(x: BatchedTensor, *dims: Any, **kwargs: Any) -> BatchedTensor:
     dims = _sizes(dims or tuple(kwargs.values()))
     return wrap(front(x).permute(0, *(d % x.ndim + 1 for d in dims)))
 
 
 # getters, as in pointwise.py: torch's types have no such thing
-@rule(torch.Tensor.t, torch.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
-def swap(x: Stacked) -> Any:
+@batching_rule(torch.Tensor.t, torch.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
+def swap(x: BatchedTensor) -> Any:
     return wrap(front(x).transpose(-1, -2)) if x.ndim == 2 else (x if x.ndim < 2 else NotImplemented)
 
 
-@rule("squeeze")
-def squeeze(x: Stacked, dim: Any = None) -> Stacked:
+@batching_rule("squeeze")
+def squeeze(x: BatchedTensor, dim: Any = None) -> BatchedTensor:
     dims = range(x.ndim) if dim is None else (dim,) if isinstance(dim, int) else dim
     keep = {d % x.ndim for d in dims}
     return reshape(x, *(s for d, s in enumerate(x.shape) if d not in keep or s != 1))
 
 
-@rule("expand")
-def expand(x: Stacked, *size: Any, **_: Any) -> Stacked:
+@batching_rule("expand")
+def expand(x: BatchedTensor, *size: Any, **_: Any) -> BatchedTensor:
     size = _sizes(size)
     raw = front(x)
     return wrap(raw.reshape(x.count, *(1,) * (len(size) - x.ndim), *raw.shape[1:]).expand(x.count, *size))
 
 
-@rule(torch.Tensor.expand_as, torch.Tensor.view_as, torch.Tensor.reshape_as)
+@batching_rule(torch.Tensor.expand_as, torch.Tensor.view_as, torch.Tensor.reshape_as)
 def like(x: Any, other: Any) -> Any:
-    if not isinstance(x, Stacked):
+    if not isinstance(x, BatchedTensor):
         return NotImplemented
     return expand(x, *other.shape) if x.numel() != other.numel() else reshape(x, *other.shape)
 
 
-@rule("cat", "concat", "concatenate")
+@batching_rule("cat", "concat", "concatenate")
 def cat(tensors: Any, dim: int = 0, **kwargs: Any) -> Any:
     dim = kwargs.get("axis", dim)
-    first = next(t for t in tensors if isinstance(t, Stacked))
-    whole = [front(t) if isinstance(t, Stacked) else t.expand(first.count, *t.shape) for t in tensors]
+    first = next(t for t in tensors if isinstance(t, BatchedTensor))
+    whole = [front(t) if isinstance(t, BatchedTensor) else t.expand(first.count, *t.shape) for t in tensors]
     return wrap(torch.cat(whole, _axis(dim)))
 
 
-@rule("stack")
+@batching_rule("stack")
 def pile(tensors: Any, dim: int = 0) -> Any:
-    first = next(t for t in tensors if isinstance(t, Stacked))
-    whole = [front(t) if isinstance(t, Stacked) else t.expand(first.count, *t.shape) for t in tensors]
+    first = next(t for t in tensors if isinstance(t, BatchedTensor))
+    whole = [front(t) if isinstance(t, BatchedTensor) else t.expand(first.count, *t.shape) for t in tensors]
     return wrap(torch.stack(whole, _axis(dim)))
 
 
-@rule(torch.Tensor.__getitem__)
+@batching_rule(torch.Tensor.__getitem__)
 def getitem(x: Any, index: Any) -> Any:
     """Slices, numbers, None and ...: the axis of tasks in front of them."""
-    if not isinstance(x, Stacked):
+    if not isinstance(x, BatchedTensor):
         return NotImplemented
     index = index if isinstance(index, tuple) else (index,)
     lists = [i for i in index if isinstance(i, Tensor | list)]
     beside = [i for i in index if not isinstance(i, slice) and i is not None and i is not ...]
-    if any(isinstance(i, Stacked) for i in lists) or (lists and len(beside) > 1):  # several: torch moves their axes
+    if any(isinstance(i, BatchedTensor) for i in lists) or (
+        lists and len(beside) > 1
+    ):  # several: torch moves their axes
         return NotImplemented
     return wrap(front(x)[(slice(None), *index)])
 
 
-@rule(torch.Tensor.__setitem__)
+@batching_rule(torch.Tensor.__setitem__)
 def setitem(x: Any, index: Any, value: Any) -> None:
-    if not isinstance(x, Stacked) or isinstance(value, Tensor) or x.folded or x.copied:
-        raise NotStackable("a tensor is written to by index")
+    if not isinstance(x, BatchedTensor) or isinstance(value, Tensor) or x.folded or x.copied:
+        raise NotBatchable("a tensor is written to by index")
     index = index if isinstance(index, tuple) else (index,)
     if any(isinstance(i, Tensor | list) for i in index):
-        raise NotStackable("a tensor is written to by an index of tensors")
+        raise NotBatchable("a tensor is written to by an index of tensors")
     x.raw[(slice(None), *index)] = value
 
 
-@rule(torch.Tensor.__iter__)
-def iterate(x: Stacked) -> Any:
+@batching_rule(torch.Tensor.__iter__)
+def iterate(x: BatchedTensor) -> Any:
     return iter([wrap(row) for row in front(x).unbind(1)])
 
 
-@rule("matmul", torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, "mm", "bmm")
+@batching_rule("matmul", torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, "mm", "bmm")
 def matmul(a: Any, b: Any) -> Any:
     """Of two or more axes each; vectors go the general way."""
     if a.ndim < 2 or b.ndim < 2:
@@ -219,7 +221,7 @@ def matmul(a: Any, b: Any) -> Any:
 
 
 def _aligned(t: Tensor, rank: int) -> Tensor:
-    if not isinstance(t, Stacked):
+    if not isinstance(t, BatchedTensor):
         return t
     raw, missing = front(t), rank - t.ndim
     return raw.reshape(raw.shape[0], *(1,) * missing, *raw.shape[1:]) if missing else raw

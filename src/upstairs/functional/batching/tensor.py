@@ -1,4 +1,4 @@
-"""`Stacked`: to its user the tensor of one task, inside the tensors of all tasks at once.
+"""`BatchedTensor`: to its user the tensor of one task, inside the tensors of all tasks at once.
 
 A raw tensor has one of two layouts. `front` is [task, *shape]. `folded`, for images and sequences between convolutions,
 is [n, task * channels, *space]: what a grouped convolution takes and gives. Autograd works on the raw tensors, so the
@@ -21,11 +21,11 @@ HOLLOW = torch.empty(0, device="meta")  # what code that looks past __torch_func
 _SPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special)
 
 
-class NotStackable(Exception):
+class NotBatchable(Exception):
     """Why some code cannot run on all tasks at once."""
 
 
-class Stacked(Tensor):
+class BatchedTensor(Tensor):
     """The tensors of all tasks where code for one task sees one."""
 
     _raw: Tensor
@@ -86,40 +86,40 @@ class Stacked(Tensor):
         return self.shape[0]
 
     def __repr__(self, **_: Any) -> str:
-        return f"Stacked({self.count} tasks of {tuple(self.shape)})"
+        return f"BatchedTensor({self.count} tasks of {tuple(self.shape)})"
 
     def __hash__(self) -> int:
         return id(self)
 
     def __bool__(self) -> bool:
-        raise NotStackable("a branch depends on the values of one task")
+        raise NotBatchable("a branch depends on the values of one task")
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        rule = RULES.get(func)
+        batching_rule = RULES.get(func)
         if RECORDS or not torch.is_grad_enabled():
-            HOOKS["watch"](func, rule)
-        if rule is not None:
-            result = rule(*args, **kwargs) if kwargs else rule(*args)
+            HOOKS["watch"](func, batching_rule)
+        if batching_rule is not None:
+            result = batching_rule(*args, **kwargs) if kwargs else batching_rule(*args)
             if result is not NotImplemented:
                 return result
         return HOOKS["fall_back"](func, args, kwargs or {})
 
 
-def wrap(raw: Tensor, count: int = 0, *, folded: bool = False) -> Stacked:
+def wrap(raw: Tensor, count: int = 0, *, folded: bool = False) -> BatchedTensor:
     """A raw tensor as the tensor of one task; `count` is needed where it is folded."""
-    stacked = torch.Tensor._make_subclass(Stacked, HOLLOW)
+    stacked = torch.Tensor._make_subclass(BatchedTensor, HOLLOW)
     stacked._raw, stacked.folded, stacked.count = raw, folded, count or raw.shape[0]
     return stacked
 
 
-def front(x: Stacked) -> Tensor:
+def front(x: BatchedTensor) -> Tensor:
     """[task, *shape]"""
     raw = x.raw
     return raw.unflatten(1, (x.count, -1)).movedim(1, 0) if x.folded else raw
 
 
-def fold(x: Stacked) -> Tensor:
+def fold(x: BatchedTensor) -> Tensor:
     """[n, task * channels, *space], images channels-last (in which pooling is 9 times as fast on a CPU)."""
     raw = x.raw
     if x.folded:
@@ -163,7 +163,7 @@ def _stack(leaf: Any) -> Any:
 
 def known_true(mask: Tensor) -> bool:
     """Is it True everywhere (and of some size), told without waiting for a device or troubling a tracer?"""
-    if isinstance(mask, Stacked):  # it was, and nobody has written to it since
+    if isinstance(mask, BatchedTensor):  # it was, and nobody has written to it since
         return mask.true >= 0 and mask.true == mask._raw._version
     plain = type(mask) is Tensor and mask.is_cpu and not torch._C._are_functorch_transforms_active()
     return plain and mask.numel() > 0 and bool(mask.all())
@@ -173,14 +173,14 @@ def unstack(tree: Any, count: int) -> Any:
     """The inverse; what no task changed is repeated for each."""
 
     def one(leaf: Any) -> Any:
-        if isinstance(leaf, Stacked):
+        if isinstance(leaf, BatchedTensor):
             return front(leaf)
         return leaf.expand(count, *leaf.shape) if isinstance(leaf, Tensor) else leaf
 
     return map_tensors(one, tree)
 
 
-def rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def batching_rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the rule of functions, given as objects or by the name under which torch's modules have them."""
 
     def register(one: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
 from upstairs.functional.batching.moments import GATHERING, gather
 from upstairs.functional.batching.tensor import stack, unstack
-from upstairs.tree import first_tensor, map_tensors, modules_of, take
+from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
 
 class Explanation(NamedTuple):
@@ -32,7 +32,7 @@ _SIMPLE = (nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, 
 _SIMPLE += (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Embedding)
 
 
-def over_tasks(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, name: str = "") -> Any:
+def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, name: str = "") -> Any:
     """`function` of every task; each leaf of `tasks` (a tuple of arguments), and of the result, has the axis of tasks.
 
     Args:
@@ -42,7 +42,7 @@ def over_tasks(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, na
     count = len(first_tensor(tasks))
     with untracked(owner):
         if count == 1 and all(type(m) in _SIMPLE for m in modules_of(owner)[1:]):
-            return map_tensors(lambda t: t[None], function(*take(tasks, 0)))
+            return map_tensors(lambda t: t[None], function(*index(tasks, 0)))
         chosen = _CHOSEN.setdefault(owner, {})
         if name in chosen:
             return _WAYS[chosen[name].how](function, tasks, count)
@@ -90,7 +90,7 @@ def _vmap(function: Callable[..., Any], tasks: Any, count: int) -> Any:
 
 def _loop(function: Callable[..., Any], tasks: Any, count: int) -> Any:
     with _ExactBatchNorm(), sdpa_kernel(SDPBackend.MATH):
-        each = [function(*take(tasks, i)) for i in range(count)]
+        each = [function(*index(tasks, i)) for i in range(count)]
     return tree_map(lambda *leaves: torch.stack(leaves), each[0], *each[1:])
 
 

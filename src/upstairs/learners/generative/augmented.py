@@ -28,7 +28,7 @@ class Augmented(Learner[Any]):
         super().__init__()
         self.classifier, self.generator = classifier, generator.requires_grad_(False)
         self.loss_fn: LossFn = classifier.loss_fn
-        self.way, self.own_labels = classifier.way, classifier.own_labels
+        self.way, self.global_labels = classifier.way, classifier.global_labels
         self.noise = Noise(generator.noise_size, samples=count, judged=count)
 
     def at(self, progress: float) -> None:

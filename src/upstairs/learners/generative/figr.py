@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Params, add, gradient, per_task
 from upstairs.functional.rules import Squared
 from upstairs.learners.generative.adversarial import nearness, unit_slope
@@ -85,18 +85,18 @@ class FIGR(GenerativeLearner[Pair]):
         return phi
 
     def critic_loss(self, critic: Params, generator: Params, real: Tensor, z: Tensor, share: Tensor) -> Tensor:
-        made = call_with(self.generator, detach(generator), z)
+        made = functional_call(self.generator, detach(generator), z)
         slope = unit_slope(lambda x: self.value(critic, x), real, made, share)
         return self.value(critic, made).mean() - self.value(critic, real).mean() + self.penalty * slope
 
     def generator_loss(self, generator: Params, critic: Params, z: Tensor) -> Tensor:
-        return -self.value(detach(critic), call_with(self.generator, generator, z)).mean()
+        return -self.value(detach(critic), functional_call(self.generator, generator, z)).mean()
 
     def value(self, critic: Params, x: Float[Tensor, "n *feature"]) -> Float[Tensor, " n"]:
-        return call_with(self.critic, critic, x)[:, 0]
+        return functional_call(self.critic, critic, x)[:, 0]
 
     def draw(self, state: Pair, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count *feature"]:
-        return call_with(self.generator, state.generator, noise)
+        return functional_call(self.generator, state.generator, noise)
 
     def predict(self, state: Pair, x: Tensor, /) -> Float[Tensor, "n 1"]:
         return nearness(self.draw(state, self.noise()[-LOOKED_AT:].to(x.dtype)), x)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, State, Task
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.tree import named_parameters_of
 
 
@@ -79,7 +79,7 @@ class Turn(Learner[State]):
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         own = f"game.{self.name}."
         others = {n: p.detach() for n, p in named_parameters_of(self.loss).items() if not n.startswith(own)}
-        return call_with(self.loss, others, self.name, task)
+        return functional_call(self.loss, others, self.name, task)
 
 
 class Player(NamedTuple):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, cross_entropy, mean_loss, squared_error
 from upstairs.errors import UpstairsError
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import EXACT, Differentiation, FirstOrder, Implicit, at_step, inner_step
-from upstairs.functional.inner_loop import minimise
+from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule
 from upstairs.nets.norm import is_transductive
 from upstairs.nets.text import Tokens
@@ -51,7 +51,7 @@ class GradientLearner(Learner[Params]):
         self.steps, self.differentiate, self.fast = steps, differentiate, fast
         self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
         self.batch, self.way, self.outputs = batch, way, way
-        refuse_mistakes(self)
+        check_adapting(self)
 
     def adapting(self) -> Params:
         """The parameters that adapt, by name."""
@@ -74,7 +74,7 @@ class GradientLearner(Learner[Params]):
         return self.adapting()
 
     def adapt(self, support: Examples, /) -> Params:
-        return minimise(
+        return inner_loop(
             self.inner_loss, self.start(support), support,
             rule=self.rule, steps=self.steps, differentiate=self.differentiate,
         )  # fmt: skip
@@ -85,7 +85,7 @@ class GradientLearner(Learner[Params]):
 
     def answer(self, params: Params, x: Tensor) -> Tensor:
         """The network's output with these parameters, at whichever inner step."""
-        prediction = one_tensor(self.net, call_with(self.net, params, x))
+        prediction = one_tensor(self.net, functional_call(self.net, params, x))
         return prediction[..., : self.way] if self.way else prediction
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
@@ -97,7 +97,7 @@ class GradientLearner(Learner[Params]):
         return self.loss(params, support if self.batch is None else minibatch(support, self.batch, inner_step()))
 
 
-def refuse_mistakes(learner: GradientLearner) -> None:
+def check_adapting(learner: GradientLearner) -> None:
     """Raise UpstairsError where nothing would adapt, or where minibatches cannot be."""
     if not learner.adapting():
         names = ", ".join(name for name, _ in learner.net.named_parameters())

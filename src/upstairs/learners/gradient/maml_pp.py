@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from upstairs.core import LossFn, Task
 from upstairs.functional.differentiate import EXACT, FirstOrder, at_step
-from upstairs.functional.inner_loop import minimise
+from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import StepRates
 from upstairs.learners.gradient.maml import GradientLearner, adapting
 
@@ -53,7 +53,7 @@ class MultiStep(GradientLearner):
             return super().meta_loss(task)
         params, losses = self.adapting(), []
         for first in range(self.steps):
-            params = minimise(
+            params = inner_loop(
                 self.inner_loss, params, task.support,
                 rule=self.rule, steps=1, first=first, differentiate=self.differentiate,
             )  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Scaled
 from upstairs.functional.rules import SGD, Params
 from upstairs.learners.gradient.maml import GradientLearner, Options, adapting
@@ -84,7 +84,7 @@ class Transformed(nn.Module):
         params = {"weight": (self.transform @ weight.flatten(1)).reshape(weight.shape)}
         if bias is not None:
             params["bias"] = self.transform @ bias
-        return call_with(self.layer, params, x)
+        return functional_call(self.layer, params, x)
 
 
 def transformed(net: nn.Module) -> nn.Module:

@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.core import LossFn, cross_entropy
 from upstairs.errors import UpstairsError
-from upstairs.functional.batching import over_tasks
-from upstairs.functional.call import call_with
+from upstairs.functional.batching import vectorize
+from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Loss, Params, add, gradient, transformed
 from upstairs.tree import detach
 
@@ -66,7 +66,7 @@ class Training:
         return drawn
 
     def loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
-        return self.loss_fn(call_with(self.net, params, x), y).mean()
+        return self.loss_fn(functional_call(self.net, params, x), y).mean()
 
 
 def unroll(rule: Any, training: Training, carry: Carry, batches: list[Batch]) -> tuple[Carry, Tensor]:
@@ -208,10 +208,10 @@ class Persistent:
 
     def eagerly(self, particles: Params, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
         def one(own: Params, carry: Carry) -> tuple[Carry, Tensor]:
-            return call_with(self.loop, own, carry, x, y)
+            return functional_call(self.loop, own, carry, x, y)
 
         name = "step" if carry[1] else "first"
-        return over_tasks(one, (particles, carry), owner=self.loop, name=name)
+        return vectorize(one, (particles, carry), owner=self.loop, name=name)
 
 
 class _Loop(nn.Module):

@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
-from upstairs.functional.call import call_with
-from upstairs.functional.inner_loop import minimise
+from upstairs.functional.call import functional_call
+from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, Params
 from upstairs.learners.metric.protonet import ProtoNet
 from upstairs.nets.cells import discretise, mixtures
@@ -53,17 +53,17 @@ class MetaNAS(ProtoNet):
         if not (self.searching and self.training):
             return super().meta_loss(task)
         architecture = self.own_architecture(task.support)
-        support, query = (call_with(self.encoder, architecture, examples.x) for examples in task)
+        support, query = (functional_call(self.encoder, architecture, examples.x) for examples in task)
         prediction = self.logits(self.fit(support, task.support), query)
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
 
     def own_architecture(self, support: Examples) -> Params:
         """One step from the shared one on the support set's loss."""
         shared: Params = {n: p for n, p in self.encoder.named_parameters() if n.endswith("architecture")}
-        return minimise(self.support_loss, shared, support, rule=self.rule, steps=1)
+        return inner_loop(self.support_loss, shared, support, rule=self.rule, steps=1)
 
     def support_loss(self, architecture: Params, support: Examples) -> Float[Tensor, ""]:
-        z = call_with(self.encoder, architecture, support.x)
+        z = functional_call(self.encoder, architecture, support.x)
         return support.mean(self.loss_fn(self.logits(self.fit(z, support), z), support.y))
 
     def found(self) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, LossFn, State, Task, cross_entropy
 from upstairs.functional.differentiate import FirstOrder
-from upstairs.functional.inner_loop import minimise
+from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, Params
 from upstairs.learners.metric.protonet import MetricLearner, Prototypes, class_means, only_seen
 from upstairs.nets.norm import Centre
@@ -36,7 +36,7 @@ class Pretrained(MetricLearner[State]):
     """
 
     loss_fn: LossFn = staticmethod(cross_entropy)
-    own_labels = True
+    global_labels = True
 
     def __init__(
         self, encoder: nn.Module, size: int, *, classes: int, way: int, centred: bool = False, scale: float = 20.0
@@ -125,7 +125,7 @@ class BaselinePlusPlus(Pretrained[Prototypes]):
             logits = self.logits(Prototypes(params["weight"], start.seen), z)
             return Examples(z, y, mask).mean(self.loss_fn(logits, y))
 
-        fitted = minimise(
+        fitted = inner_loop(
             loss, {"weight": start.mean}, z, support.y, support.mask,
             rule=self.rule, steps=self.steps, differentiate=FirstOrder(),
         )  # fmt: skip

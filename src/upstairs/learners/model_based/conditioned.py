@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
 from upstairs.errors import UpstairsError
-from upstairs.functional.call import call_with
+from upstairs.functional.call import functional_call
 from upstairs.learners.gradient.cavia import modulated
 from upstairs.learners.metric.protonet import MetricLearner, Prototypes, by_distance, class_means, only_seen
 from upstairs.nets.norm import is_transductive
@@ -173,7 +173,7 @@ class FilmLearner(Learner[Conditioned]):
         return self.condition(support.pool(self.summary(support.x))[None])[0]
 
     def embed(self, context: Float[Tensor, " size"], x: Tensor) -> Float[Tensor, "n d"]:
-        return call_with(self.encoder, dict.fromkeys(self.contexts, context), x)
+        return functional_call(self.encoder, dict.fromkeys(self.contexts, context), x)
 
     def adapt(self, support: Examples, /) -> Conditioned:
         context = self.context(support)

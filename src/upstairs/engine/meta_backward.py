@@ -28,8 +28,8 @@ from upstairs.functional.batching.moments import Moments, running_statistics, wr
 from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, FirstOrder, executing
-from upstairs.functional.purity import refuse_writes, snapshot
-from upstairs.tree import modules_of, parameters_of, take
+from upstairs.functional.purity import check_unchanged, snapshot
+from upstairs.tree import index, modules_of, parameters_of
 
 Precision = Literal["full", "tf32", "bf16", "bf16-unsafe"]
 Compile = Literal["off", "on", "auto"]
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     predictions: Float[Tensor, "task n out"]
 
 
-def meta_step(
+def meta_backward(
     learner: Learner,
     tasks: Task,
     *,
@@ -82,7 +82,7 @@ def meta_step(
         before = snapshot(learner)
         with executing(differentiate=differentiate):
             prepared = _prepare(learner, tasks, chunk, memory, recompute)
-        refuse_writes(before)
+        check_unchanged(before)
     decided, chunk, recompute, whole, tracked, large, small = prepared
     count = len(tasks.query.mask)
     steps: list[tuple[list[int], Step]] = []
@@ -112,11 +112,11 @@ def meta_step(
                 checked = checked and sound
             if not checked and not _finite(parameters, [step.losses for _, step in steps]):
                 for places, step in steps:
-                    refuse_non_finite(step.losses, places)
-                index = _first_bad_gradient(learner, tasks, parameters)
-                raise NonFiniteError(f"the meta-gradient of task {index} of the batch is not finite", index=index)
+                    check_finite(step.losses, places)
+                place = _first_bad_gradient(learner, tasks, parameters)
+                raise NonFiniteError(f"the meta-gradient of task {place} of the batch is not finite", index=place)
         if before is not None:
-            refuse_writes(before)
+            check_unchanged(before)
             ready[asked] = prepared
     except UpstairsError:
         _clear(parameters)
@@ -226,12 +226,12 @@ def _advice(error: Exception, learner: Learner, tasks: Task, decided: Plan | Non
     )
 
 
-def refuse_non_finite(losses: Float[Tensor, " task"], places: list[int] | None = None) -> None:
+def check_finite(losses: Float[Tensor, " task"], places: list[int] | None = None) -> None:
     """Raise NonFiniteError for the first task whose loss is NaN or infinite."""
     if not (finite := losses.detach().isfinite()).all():
         first = int((~finite).nonzero()[0])
-        index = places[first] if places else first
-        raise NonFiniteError(f"the loss of task {index} of the batch is {losses[first].item()}", index=index)
+        place = places[first] if places else first
+        raise NonFiniteError(f"the loss of task {place} of the batch is {losses[first].item()}", index=place)
 
 
 def _clear(parameters: list[nn.Parameter]) -> None:
@@ -247,13 +247,13 @@ def _finite(parameters: list[nn.Parameter], losses: list[Tensor]) -> bool:
 
 def _first_bad_gradient(learner: Learner, tasks: Task, parameters: list[nn.Parameter]) -> int:
     """Which single task's gradient is not finite; the first where only the sum overflows."""
-    for index in range(len(tasks.query.mask)):
+    for place in range(len(tasks.query.mask)):
         _clear(parameters)
-        losses = learner(take(tasks, slice(index, index + 1)))[0]
+        losses = learner(index(tasks, slice(place, place + 1)))[0]
         losses.sum().backward()
         if not _finite(parameters, [losses.detach()]):
-            return index
+            return place
     return 0
 
 
-__all__ = ["Plan", "Step", "explain", "meta_step", "plan"]
+__all__ = ["Plan", "Step", "explain", "meta_backward", "plan"]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import Examples, Task, squared_error
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import NonFiniteError
 from upstairs.learners import SGD, GradientLearner, ProtoNet, maml
 from upstairs.nets import BatchNorm, mlp
@@ -20,9 +20,9 @@ def gradients(learner: nn.Module) -> list[Tensor]:
 def test_chunks_do_not_matter(chunk: int) -> None:
     torch.manual_seed(0)
     learner = maml(mlp((8,), out=WAY), way=WAY, rate=0.1, steps=2)
-    whole = meta_step(learner, blobs(7))
+    whole = meta_backward(learner, blobs(7))
     expected = gradients(learner)
-    part = meta_step(learner, blobs(7), chunk=chunk)
+    part = meta_backward(learner, blobs(7), chunk=chunk)
     torch.testing.assert_close(part.losses, whole.losses)
     torch.testing.assert_close(part.predictions, whole.predictions)
     for a, b in zip(gradients(learner), expected, strict=True):
@@ -43,8 +43,8 @@ def padded(tasks: Task, more: int) -> Task:
 def test_padding_does_not_enter_batch_statistics_one_task_at_a_time() -> None:
     torch.manual_seed(0)
     learner = ProtoNet(nn.Sequential(nn.Linear(8, 6), BatchNorm(6)), way=WAY)
-    expected = meta_step(learner, blobs(3), chunk=1).losses
-    torch.testing.assert_close(meta_step(learner, padded(blobs(3), 4), chunk=1).losses, expected)
+    expected = meta_backward(learner, blobs(3), chunk=1).losses
+    torch.testing.assert_close(meta_backward(learner, padded(blobs(3), 4), chunk=1).losses, expected)
 
 
 def test_a_loss_that_is_not_finite_is_named_and_nothing_is_changed() -> None:
@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_is_named_and_nothing_is_changed() -> None:
     tasks = blobs(5)
     tasks.query.x[3, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="loss of task 3") as caught:
-        meta_step(learner, tasks, chunk=2)
+        meta_backward(learner, tasks, chunk=2)
     assert caught.value.index == 3
     assert all(p.grad is None for p in learner.parameters())
 
@@ -73,6 +73,6 @@ def test_a_gradient_that_is_not_finite_names_its_task() -> None:
     tasks = sinusoids(4)
     tasks.query.x[2, 0] = 0.0
     with pytest.raises(NonFiniteError, match="gradient of task 2") as caught:
-        meta_step(learner, tasks)
+        meta_backward(learner, tasks)
     assert caught.value.index == 2
     assert all(p.grad is None for p in learner.parameters())
