@@ -40,7 +40,7 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import text_source
-from upstairs.engine.meta_step import meta_step
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import Exact, FirstOrder, Implicit
 from upstairs.learners import Game, LSTMRule, MLPRule, learners
@@ -48,7 +48,7 @@ from upstairs.learners.learned_optimizer.meta_train import Persistent, Truncated
 from upstairs.learners.learned_optimizer.meta_train import Training as InnerTraining
 from upstairs.nets import calibrate
 from upstairs.training.defaults import resolve
-from upstairs.training.trainer import Training, take_step
+from upstairs.training.trainer import Trainer, take_step
 from upstairs.tree import map_tensors
 
 STEPS, REDUCED = 20, 5
@@ -206,7 +206,7 @@ def row_of(losses: list[float], tensors: Iterable[Tensor], predictions: Tensor) 
 # The runs.
 
 
-def prepared(learner: str, kind: str, changes: dict[str, Any], steps: int, out: Path) -> Training:
+def prepared(learner: str, kind: str, changes: dict[str, Any], steps: int, out: Path) -> Trainer:
     """A run in float64, from its first step.
 
     Raises:
@@ -218,7 +218,7 @@ def prepared(learner: str, kind: str, changes: dict[str, Any], steps: int, out: 
         given |= {"way": None, "shot": changes.get("shot", "3"), "pretrain": None, "critic_steps": None}
     elif (line.defaults or {}).get("way") == 1:
         given |= {"way": 1, "norm": "none"}
-    run = Training(resolve(given, splits.train), splits, out)
+    run = Trainer(resolve(given, splits.train), splits, out)
     run.learner.double()
     draw = run.episodes.batch
     run.episodes.batch = lambda *args: double(draw(*args))  # type: ignore[method-assign]
@@ -259,11 +259,11 @@ def train(learner: str, kind: str, changes: dict[str, Any], steps: int) -> Row:
 def step_by_step(kind: str, options: dict[str, Any], steps: int) -> Row:
     """The row of a MAML that the engine's options differentiate, without the trainer."""
     with tempfile.TemporaryDirectory() as out:
-        run = prepared("maml", kind, {"inner_steps": 2, "inner_rate": 0.1}, steps, Path(out))
+        run = prepared("maml", kind, {"inner_steps": 2, "inner_lr": 0.1}, steps, Path(out))
     optimizer = torch.optim.SGD(run.learner.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for step in range(steps):
-        found = meta_step(run.learner, run.episodes.batch([2 * step, 2 * step + 1]), memory="2GiB", **options)
+        found = meta_backward(run.learner, run.episodes.batch([2 * step, 2 * step + 1]), memory="2GiB", **options)
         optimizer.step()
         losses.append(float(found.losses.mean()))
     measure(run.learner, [run.episodes.batch([seed]) for seed in range(2**20, 2**20 + 4)])
@@ -378,7 +378,7 @@ def network() -> nn.Module:
 
 def learned_rule(kind: Callable[..., Any], estimator: str, window: int, steps: int) -> Row:
     """Meta-steps of Adam on a rule, its loops of four steps seen through windows of so many."""
-    rule = kind(rate=0.05, hidden=3).double()
+    rule = kind(lr=0.05, hidden=3).double()
     nn.init.normal_(rule.head.weight, std=0.3)
     windows = Windows([InnerTraining(network, *examples(), batch=6)], horizon=4, window=window)
     made = Truncated(rule, windows) if estimator == "gradient" else Persistent(rule, windows, pairs=3, sigma=0.05)

@@ -27,7 +27,7 @@ class JaxStep:
         settings = {
             "method": "mse" if w.regression else w.method,
             "steps": w.steps,
-            "rate": w.rate,
+            "lr": w.lr,
             "first_order": first_order,
             "way": w.way,
             "double": data.support_x.dtype == torch.float64,

@@ -45,7 +45,7 @@ def cross_entropy(logits, y):
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
 
 
-def make_meta_loss(method, steps, rate, first_order, way):
+def make_meta_loss(method, steps, lr, first_order, way):
     """(params, data) -> the mean query loss over tasks."""
 
     def loss(params, x, y):
@@ -57,7 +57,7 @@ def make_meta_loss(method, steps, rate, first_order, way):
         for _ in range(steps):
             grads = jax.grad(loss)(params, support_x, support_y)
             grads = lax.stop_gradient(grads) if first_order else grads
-            params = jax.tree.map(lambda p, g: p - rate * g, params, grads)
+            params = jax.tree.map(lambda p, g: p - lr * g, params, grads)
         return loss(params, query_x, query_y)
 
     def protonet(params, support_x, support_y, query_x, query_y):

@@ -38,10 +38,10 @@ RATES = {"sgd, momentum": SGD_RATES, "adam": ADAM_RATES, "adam, cosine": ADAM_RA
 Optimize = Callable[[nn.Module], torch.optim.Optimizer]
 
 
-def ordinary(name: str, rate: float, net: nn.Module) -> torch.optim.Optimizer:
+def ordinary(name: str, lr: float, net: nn.Module) -> torch.optim.Optimizer:
     if name == "sgd, momentum":
-        return torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9)
-    return torch.optim.Adam(net.parameters(), lr=rate)
+        return torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
+    return torch.optim.Adam(net.parameters(), lr=lr)
 
 
 def train(task: Task, optimize: Optimize, seed: int, *, cosine: bool) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def score(losses: Tensor) -> Tensor:
 def meta_train(out: Path, minutes: float) -> None:
     """ES through 500 steps, 16 pairs of particles, one training a meta-step; Adam whose rate falls on a cosine."""
     torch.manual_seed(0)
-    rule, path = MLPRule(rate=0.01, hidden=8, horizon=STEPS), out / "meta.pt"
+    rule, path = MLPRule(lr=0.01, hidden=8, horizon=STEPS), out / "meta.pt"
     groups = [[Training(make, d[0], d[1], batch=BATCH) for d, make in group] for group in trainings()]
     loops = [Windows(own, horizon=STEPS, window=STEPS, seed=1000 * k) for k, own in enumerate(groups)]
     estimators = [
@@ -138,7 +138,7 @@ def judge(task: Task, contestants: dict[str, Optimize]) -> dict[str, list[dict[s
 
 
 def best(rates: dict[str, float]) -> float:
-    return float(min(rates, key=lambda rate: rates[rate]))
+    return float(min(rates, key=lambda lr: rates[lr]))
 
 
 def ratio(runs: dict[str, Any], name: str) -> dict[str, float]:

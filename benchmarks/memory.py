@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def workload(steps: int) -> Workload:
-    return replace(W1, tasks=1, steps=steps, rate=0.01)
+    return replace(W1, tasks=1, steps=steps, lr=0.01)
 
 
 def point(row: str, steps: int) -> dict[str, Any]:

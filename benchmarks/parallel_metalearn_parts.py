@@ -49,7 +49,7 @@ def make_maml(w: Workload, net: nn.Module, *, backend: str, first_order: bool) -
     inner = InnerSGD(
         OrderedDict(model.get_fast_weights()),
         first_order=first_order,
-        inner_lr=w.rate,
+        inner_lr=w.lr,
         max_inner_steps=w.steps,
         learn_lr=False,
     )

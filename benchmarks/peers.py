@@ -60,7 +60,7 @@ def learn2learn(w: Workload, data: Data, first_order: bool) -> Step:
     MAML = use("learn2learn", "learn2learn.algorithms").MAML
     net = w.net(data.support_x.dtype)
     body, adapted = (net.body, net.head) if w.method == "anil" else (nn.Identity(), net)
-    maml = MAML(adapted, lr=w.rate, first_order=first_order)
+    maml = MAML(adapted, lr=w.lr, first_order=first_order)
 
     def step() -> Gradients:
         net.zero_grad()
@@ -94,7 +94,7 @@ def higher(w: Workload, data: Data, first_order: bool) -> Step:
     """As in its example maml-omniglot.py; first order as its documentation says: track_higher_grads=False."""
     library = use("higher", "higher")
     net = w.net(data.support_x.dtype)
-    optimizer = torch.optim.SGD(net.parameters(), lr=w.rate)
+    optimizer = torch.optim.SGD(net.parameters(), lr=w.lr)
     names = [name for name, _ in net.named_parameters()]
 
     def first_order_task(fast: Any, loss: Tensor) -> None:
@@ -125,7 +125,7 @@ def torchopt(w: Workload, data: Data, first_order: bool) -> Step:
     library = use("torchopt", "torchopt")
     net = w.net(data.support_x.dtype)
     params = dict(net.named_parameters())  # MetaSGD puts others in their place
-    inner = library.MetaSGD(net, lr=w.rate)
+    inner = library.MetaSGD(net, lr=w.lr)
 
     def step() -> Gradients:
         net.zero_grad()

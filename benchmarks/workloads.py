@@ -39,7 +39,7 @@ class Workload:
     query: int = 15
     tasks: int = 8
     steps: int = 5
-    rate: float = 0.1
+    lr: float = 0.1
     base: str = "learn2learn"  # ratios are to this row
     first_order: bool = True  # is the first-order gradient timed too?
 
@@ -119,11 +119,11 @@ def noisy_patterns(w: Workload, generator: torch.Generator) -> Data:
 W1 = Workload("W1", "Omniglot shape (1x28x28), Conv4-64, 5-way 1-shot, 5 inner steps")
 W3 = Workload(
     "W3", "mini-ImageNet shape (3x84x84), Conv4-32, 5-way 1-shot, 5 inner steps",
-    shape=(3, 84, 84), width=32, tasks=4, rate=0.01,
+    shape=(3, 84, 84), width=32, tasks=4, lr=0.01,
 )  # fmt: skip
 W4 = Workload(
     "W4", "sinusoids, MLP 1-40-40-1, 10 examples, 1 inner step",
-    shape=(1,), way=0, shot=10, query=10, tasks=25, steps=1, rate=0.01,
+    shape=(1,), way=0, shot=10, query=10, tasks=25, steps=1, lr=0.01,
 )  # fmt: skip
 W4B = replace(W4, name="W4b", summary="sinusoids, MLP 1-40-40-1, 10 examples, 5 inner steps", steps=5)
 W5 = Workload(
@@ -147,7 +147,7 @@ def loop_gradients(w: Workload, net: nn.Module, data: Data, *, first_order: bool
             fast = {name: p for name, p in params.items() if w.adapts(name)}
             loss = w.loss(functional_call(net, params, (support_x,)), support_y)
             grads = torch.autograd.grad(loss, list(fast.values()), create_graph=not first_order)
-            updated = {name: p - w.rate * g for (name, p), g in zip(fast.items(), grads, strict=True)}
+            updated = {name: p - w.lr * g for (name, p), g in zip(fast.items(), grads, strict=True)}
             params = {**params, **updated}
         loss = w.loss(functional_call(net, params, (query_x,)), query_y)
         for name, g in zip(theta, torch.autograd.grad(loss, list(theta.values())), strict=True):

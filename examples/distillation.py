@@ -81,9 +81,9 @@ def distil(
         batch = on or (x[some], y[some])
         return Problem(inner, outer, start=start(step), rule=rule, steps=steps, outer_batch=lambda k: batch)
 
-    def real(rate: float, sharp: float = 100.0) -> dict[str, Tensor]:
+    def real(lr: float, sharp: float = 100.0) -> dict[str, Tensor]:
         """Real pictures; `sharp` labels are one-hot, others can still be learned."""
-        labels, rates = sharp * F.one_hot(y[rows], classes), torch.full((len(net.parameters),), rate).log()
+        labels, rates = sharp * F.one_hot(y[rows], classes), torch.full((len(net.parameters),), lr).log()
         return {"pictures": x[rows].clone(), "labels": labels, "log_rates": rates}
 
     def accuracy(meta: dict[str, Tensor], number: int, on: tuple[Tensor, Tensor], count: int = steps) -> float:

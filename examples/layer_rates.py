@@ -55,10 +55,10 @@ def task(seed: int) -> Problem:
     return Problem(inner, outer, start=pure(make_net(seed)).parameters, rule=rule, steps=STEPS)
 
 
-def alike(rate: float, decay: float) -> Meta:
+def alike(lr: float, decay: float) -> Meta:
     """The same for all layers."""
     count = len(NET.parameters)
-    return {"log_rates": torch.full((count,), rate).log(), "log_decays": torch.full((count,), decay).log()}
+    return {"log_rates": torch.full((count,), lr).log(), "log_decays": torch.full((count,), decay).log()}
 
 
 def error(meta: Meta, seed: int) -> float:

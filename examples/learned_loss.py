@@ -32,10 +32,10 @@ def learned(logits: Tensor, y: Tensor, meta: Meta) -> Tensor:
     return F.softplus(meta["terms"]) @ powers.mean(1)
 
 
-def only_cross_entropy(rate: float) -> Meta:
+def only_cross_entropy(lr: float) -> Meta:
     """l(p) = -log p, and the learning rate."""
     one = torch.tensor(1.0).expm1().log()  # softplus of it is 1
-    return {"terms": torch.cat([one[None], torch.full((TERMS - 1,), -4.0)]), "log_rate": torch.tensor(rate).log()}
+    return {"terms": torch.cat([one[None], torch.full((TERMS - 1,), -4.0)]), "log_rate": torch.tensor(lr).log()}
 
 
 def make_net(seed: int) -> nn.Module:
@@ -87,7 +87,7 @@ def learn(outer_steps: int = 300, unseen: int = 100) -> tuple[list[float], list[
     data, seen, new = digits(), range(5), range(5, 10)
     rates = (0.003, 0.01, 0.03, 0.1)
     tried = {r: sum(accuracy(data, seen, only_cross_entropy(r), k) for k in range(20)) for r in rates}
-    best = only_cross_entropy(max(tried, key=lambda rate: tried[rate]))
+    best = only_cross_entropy(max(tried, key=lambda lr: tried[lr]))
     places = range(10**6, 10**6 + unseen)
     done = train(
         lambda step: task(data, seen, step)[0], best, test=[task(data, new, k)[0] for k in places],

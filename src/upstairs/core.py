@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import known_true, vectorize
+from upstairs.settings import TaskKind
 
 State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
@@ -140,6 +141,11 @@ class Learner(nn.Module, ABC, Generic[State]):
         return torch.cat([self.predict(state, torch.cat([support.x, x[i : i + 1]]))[-1:] for i in range(len(x))])
 
     @property
+    def task_kind(self) -> TaskKind:
+        """What the tasks are: classes to tell apart, functions to fit, or sets of one class to make more of."""
+        return "generation" if self.min_way == 1 else "classification" if self.way else "regression"
+
+    @property
     def transductive(self) -> bool:
         """True where the prediction for one query depends on the other queries."""
         return False
@@ -166,13 +172,13 @@ class Learner(nn.Module, ABC, Generic[State]):
             UpstairsError: the meta-parameters fix a smaller number of classes, or one class is nothing to tell apart.
         """
         if 0 < way < self.min_way:
-            raise UpstairsError(f"--way is {way}: it must be at least {self.min_way}, for a learner that names classes")
+            raise UpstairsError(f"`way` is {way}: it must be at least {self.min_way}, for a learner that names classes")
         if self.max_way is not None and self.min_way == 1 < way:
-            raise UpstairsError(f"--way is {way} and this learner makes more of one class: leave --way out")
+            raise UpstairsError(f"`way` is {way} and this learner makes more of one class: leave `way` out")
         if self.max_way is not None and way > self.max_way:
             raise UpstairsError(
                 f"this learner was trained to tell {self.max_way} classes apart and was given {way}: "
-                f"give it {self.max_way} or fewer, or train it with --way {way}"
+                f"give it {self.max_way} or fewer, or train it with `way` {way}"
             )
         other = copy.copy(self)
         other.way = way

@@ -15,7 +15,7 @@ from upstairs.errors import UpstairsError
 WARM_UP = 50
 
 
-def rate_factor(schedule: str, *, done: float, step: int) -> float:
+def lr_factor(schedule: str, *, done: float, step: int) -> float:
     """What the highest rate is multiplied by.
 
     Args:
@@ -36,7 +36,7 @@ def rate_factor(schedule: str, *, done: float, step: int) -> float:
         return 0.5 ** (step // int(match[1]))
     if not re.fullmatch(r"\d+:\d*\.?\d+(,\d+:\d*\.?\d+)*", schedule):
         raise UpstairsError(
-            f"--schedule is '{schedule}': give cosine, linear, constant, halve:2000, or factors from a step on, such "
+            f"`schedule` is '{schedule}': give cosine, linear, constant, halve:2000, or factors from a step on, such "
             "as 20000:0.1,40000:0.01"
         )
     drops = [(int(start), float(factor)) for start, factor in (part.split(":") for part in schedule.split(","))]

@@ -5,12 +5,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 from upstairs.errors import UpstairsError
-from upstairs.schedule import rate_factor
+from upstairs.schedule import lr_factor
 
 Net = Literal["conv4", "resnet12", "sound", "mlp", "bag", "cnn", "transformer", "projection", "pretrained"]
 CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "resnet12", "sound")
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 Interpolation = Literal["none", "mlti", "metamix"]
+TaskKind = Literal["classification", "regression", "generation"]
+OLD_NAMES = {"rate": "lr", "inner_rate": "inner_lr"}  # of settings, in the files of older versions
 
 
 def option(*parts: Any) -> Any:
@@ -79,7 +81,7 @@ class Settings:
     dropout: float = option(0.0, "Not for texts: share of the channels (or units) that training leaves out.")
     scale: float = option(0.8, "Metric learners: of the squared distance, over the square root of its dimension.")
     inner_steps: int = option(1, "Gradient learners: steps of the inner loop.")
-    inner_rate: float = option(0.4, "Gradient learners: learning rate of the inner loop.")
+    inner_lr: float = option(0.4, "Gradient learners: learning rate of the inner loop.")
     inner_batch: int | None = option(
         None, "Gradient learners: support examples in an inner step. Left out: all of them."
     )
@@ -93,7 +95,7 @@ class Settings:
     )
     pairs: int = option(1, "Evolution strategies: pairs of opposite perturbations of each task.")
     sigma: float = option(0.02, "Evolution strategies: standard deviation of a perturbation.")
-    rate: float = option(2e-3, "Learning rate of the outer loop at its highest: see --schedule.")
+    lr: float = option(2e-3, "Learning rate of the outer loop at its highest: see --schedule.")
     schedule: str = option(
         "cosine", "How it changes: cosine (after a warm-up to 0), linear, constant, halve:STEPS, or STEP:FACTOR,..."
     )
@@ -119,6 +121,13 @@ class Settings:
         check_settings(self)
 
     @property
+    def task_kind(self) -> TaskKind:
+        """What the tasks are: classes to tell apart, functions to fit, or sets of one class to make more of."""
+        if self.way == 0:
+            return "regression"
+        return "generation" if self.way == 1 else "classification"
+
+    @property
     def shots(self) -> tuple[int, int]:
         return parse_range(self.shot)
 
@@ -127,8 +136,9 @@ class Settings:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Settings":
-        """Settings that an older version wrote may lack newer fields: those take their defaults."""
+        """Settings from a file; those of an older version may lack newer fields, or have older names."""
         known = {f.name for f in fields(cls)}
+        values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
         return cls(**{name: value for name, value in values.items() if name in known})
 
 
@@ -138,26 +148,26 @@ def check_settings(s: Settings) -> None:
         check_choice(f.name, getattr(s, f.name))
     for name in ("width", "tasks", "pairs", "critic_steps", "validation_tasks"):
         if getattr(s, name) < 1:
-            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
+            raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be at least 1")
     if s.memory is not None:
         parse_bytes(s.memory)
     for name in ("chunk", "inner_batch", "patience"):
         if getattr(s, name) is not None and getattr(s, name) < 1:
-            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be at least 1")
-    for name in ("rate", "inner_rate", "clip", "scale", "sigma", "mixing"):
+            raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be at least 1")
+    for name in ("lr", "inner_lr", "clip", "scale", "sigma", "mixing"):
         if not 0 < getattr(s, name) < float("inf"):
-            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be above 0")
+            raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be above 0")
     if s.steps is not None and s.minutes is not None:
-        raise UpstairsError("both --steps and --minutes were given: a run has one budget, so give one of them")
+        raise UpstairsError("both `steps` and `minutes` were given: a run has one budget, so give one of them")
     if (s.steps is not None and s.steps < 1) or (s.minutes is not None and not s.minutes > 0):
         raise UpstairsError(f"the budget is {s.steps or s.minutes}: it must be above 0")
     if s.inner_steps < 0 or s.weight_decay < 0 or s.validations < 1:
-        raise UpstairsError("--inner-steps and --weight-decay must be 0 or more, and --validations at least 1")
+        raise UpstairsError("`inner_steps` and `weight_decay` must be 0 or more, and `validations` at least 1")
     if not (0 <= s.pretrain < 1 and 0 <= s.hard <= 0.5):
-        raise UpstairsError("--pretrain must be from 0 to below 1, and --hard from 0 to 0.5: half of the meta-steps")
+        raise UpstairsError("`pretrain` must be from 0 to below 1, and `hard` from 0 to 0.5: half of the meta-steps")
     if s.pretrain and s.start_from:
-        raise UpstairsError("both --pretrain and --start-from were given: give one of them")
-    rate_factor(s.schedule, done=0, step=0)  # refuses what is none
+        raise UpstairsError("both `pretrain` and `start_from` were given: give one of them")
+    lr_factor(s.schedule, done=0, step=0)  # refuses what is none
     check_regularization(s, *parse_range(s.shot))
 
 
@@ -165,38 +175,38 @@ def check_regularization(s: Settings, low: int, high: int) -> None:
     """Raise UpstairsError for a remedy against overfitting that cannot be, or not beside another setting."""
     for name in ("dropout", "label_smoothing"):
         if not 0 <= getattr(s, name) < 1:
-            raise UpstairsError(f"--{name.replace('_', '-')} is {getattr(s, name)}: it must be from 0 to below 1")
+            raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be from 0 to below 1")
     if s.splice is not None and s.splice < 0:
-        raise UpstairsError(f"--splice is {s.splice}: give a number of classes, 0 or more")
+        raise UpstairsError(f"`splice` is {s.splice}: give a number of classes, 0 or more")
     for name, least in (("spoken", 24), ("speakers", 1)):
         if getattr(s, name) is not None and getattr(s, name) < least:
-            raise UpstairsError(f"--{name} is {getattr(s, name)}: it must be at least {least}")
+            raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be at least {least}")
     if s.train_classes is not None and s.train_classes < 2:
-        raise UpstairsError(f"--train-classes is {s.train_classes}: a task needs 2 or more")
+        raise UpstairsError(f"`train_classes` is {s.train_classes}: a task needs 2 or more")
     if s.interpolate == "mlti" and low != high:
-        raise UpstairsError(f"mlti mixes example with example and --shot is {s.shot}: give one number of shots")
+        raise UpstairsError(f"mlti mixes example with example and `shot` is {s.shot}: give one number of shots")
     if s.interpolate != "none" and s.hard:
-        raise UpstairsError("--hard looks for the hardest classes and mixed tasks have none: give one of them")
+        raise UpstairsError("`hard` looks for the hardest classes and mixed tasks have none: give one of them")
     if s.label_smoothing and not s.way:
-        raise UpstairsError("--label-smoothing is about classes and the data is regression: leave it out")
+        raise UpstairsError("`label_smoothing` is about classes and the data is regression: leave it out")
 
 
 def check_choice(name: str, value: Any) -> None:
     """Raise UpstairsError where the setting has choices, and this is none of them."""
     kind = next(f.type for f in fields(Settings) if f.name == name)
     if get_origin(kind) is Literal and value not in get_args(kind):
-        raise UpstairsError(f"--{name.replace('_', '-')} is {value!r}: choose {', '.join(map(str, get_args(kind)))}")
+        raise UpstairsError(f"`{name}` is {value!r}: choose {', '.join(map(str, get_args(kind)))}")
 
 
 def parse_range(text: str) -> tuple[int, int]:
     """'3' or '1-5' as (lowest, highest)."""
     match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", text.strip())
     if match is None:
-        raise UpstairsError(f"--shot is '{text}': give a number such as 1, or a range such as 1-5")
+        raise UpstairsError(f"`shot` is '{text}': give a number such as 1, or a range such as 1-5")
     low = int(match[1])
     high = int(match[2]) if match[2] else low
     if low < 1 or high < low:
-        raise UpstairsError(f"--shot is '{text}': the lowest must be at least 1, and the highest no lower")
+        raise UpstairsError(f"`shot` is '{text}': the lowest must be at least 1, and the highest no lower")
     return low, high
 
 

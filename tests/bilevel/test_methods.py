@@ -205,7 +205,7 @@ def everything() -> tuple[Problem, dict[str, Tensor]]:
     """Meta-parameters in the start, in the rule, in the inner loss of one late step alone, and in the outer loss."""
     meta = {
         **decays(),
-        "rate": torch.tensor(0.3, dtype=torch.float64),
+        "lr": torch.tensor(0.3, dtype=torch.float64),
         "start": torch.linspace(-1, 1, FEATURES, dtype=torch.float64),
         "late": torch.tensor([0.2, -0.1], dtype=torch.float64),
         "outside": torch.tensor(0.5, dtype=torch.float64),
@@ -213,7 +213,7 @@ def everything() -> tuple[Problem, dict[str, Tensor]]:
     problem = Problem(
         inner=lambda p, m, k: inner(p, m, k) + (p["w"][:2] * m["late"]).sum() * (k == 3),
         outer=lambda p, m, b: outer(p, m, b) + m["outside"] * p["w"].square().sum(),
-        start=lambda m: {"w": m["start"]}, rule=lambda m: Adam(m["rate"]), steps=5, inner_batch=lambda k: k,
+        start=lambda m: {"w": m["start"]}, rule=lambda m: Adam(m["lr"]), steps=5, inner_batch=lambda k: k,
     )  # fmt: skip
     return problem, meta
 

@@ -60,11 +60,11 @@ def test_a_rule_is_torch_optims_over_100_steps(name: str) -> None:
 
 
 OWN: dict[str, Callable[[dict[str, Tensor]], Any]] = {
-    "sgd": lambda m: SGD({"w": m["rate"], "b": 2 * m["rate"]}, momentum=m["beta"], decay=m["decay"]),
-    "nesterov": lambda m: SGD(m["rate"], momentum=m["beta"], decay=m["decay"], nesterov=True),
-    "adam": lambda m: Adam(m["rate"], betas=(m["beta"], 1 - (1 - m["beta"]) ** 2), decay=m["decay"]),
-    "adamw": lambda m: AdamW(m["rate"], betas=(m["beta"], 0.99), decay={"w": m["decay"], "b": 0 * m["decay"]}),
-    "rmsprop": lambda m: RMSprop(m["rate"], alpha=m["beta"], momentum=m["beta"] / 2, decay=m["decay"]),
+    "sgd": lambda m: SGD({"w": m["lr"], "b": 2 * m["lr"]}, momentum=m["beta"], decay=m["decay"]),
+    "nesterov": lambda m: SGD(m["lr"], momentum=m["beta"], decay=m["decay"], nesterov=True),
+    "adam": lambda m: Adam(m["lr"], betas=(m["beta"], 1 - (1 - m["beta"]) ** 2), decay=m["decay"]),
+    "adamw": lambda m: AdamW(m["lr"], betas=(m["beta"], 0.99), decay={"w": m["decay"], "b": 0 * m["decay"]}),
+    "rmsprop": lambda m: RMSprop(m["lr"], alpha=m["beta"], momentum=m["beta"] / 2, decay=m["decay"]),
 }
 
 
@@ -74,7 +74,7 @@ def test_the_derivative_in_a_rules_numbers_is_that_of_finite_differences(name: s
         inner=lambda p, meta, step: bend(p, step), outer=lambda p, meta, batch: bend(p, 7), start=start(),
         rule=OWN[name], steps=6, inner_batch=lambda k: k,
     )  # fmt: skip
-    meta = {n: torch.tensor(v, dtype=torch.float64) for n, v in (("rate", 0.03), ("beta", 0.8), ("decay", 0.1))}
+    meta = {n: torch.tensor(v, dtype=torch.float64) for n, v in (("lr", 0.03), ("beta", 0.8), ("decay", 0.1))}
     found = hypergradient(problem, meta, method=Unrolled())
     for key in meta:
         sides = [hypergradient(problem, {**meta, key: meta[key] + e}, method=Unrolled()).outer for e in (1e-5, -1e-5)]

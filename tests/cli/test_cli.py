@@ -242,7 +242,7 @@ def test_bad_input(call, trained: Path, pictures: Path, tmp_path: Path) -> None:
         ((*train, "--data", pictures, "--way", 1), "--way is 1"),
         ((*train, "--data", pictures, "--shot", -3), "--shot is '-3'"),
         ((*train, "--data", pictures, "--shot", 8), "8 examples and 8 shot"),
-        ((*train, "--data", pictures, "--rate", 0), "--rate is 0"),
+        ((*train, "--data", pictures, "--lr", 0), "--lr is 0"),
         ((*train, "--data", pictures, "--chunk", 0), "--chunk is 0"),
         ((*train, "--data", pictures, "--memory", "much"), "memory is 'much'"),
         ((*train, "--data", pictures, "--split", "vinyals"), "vinyals"),

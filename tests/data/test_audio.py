@@ -238,7 +238,7 @@ def test_made_up_words_are_half_of_the_training_tasks(tmp_path: Path, monkeypatc
     path = folder(tmp_path / "words", words=10)
     splits = sound_splits(path, split="ratio")
     monkeypatch.setattr("upstairs.data.audio.synthetic_words.find_engine", lambda: None)
-    with pytest.raises(UpstairsError, match="--spoken needs eSpeak NG"):
+    with pytest.raises(UpstairsError, match="`spoken` needs eSpeak NG"):
         training_classes(splits, splice=0, spoken=24)
     monkeypatch.undo()
     if find_engine() is None:
@@ -284,8 +284,8 @@ def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
     from upstairs.data.open import open_splits
     from upstairs.experiments.evaluate import UNHEARD
 
-    with pytest.raises(UpstairsError, match="--spoken adds made-up words to one data set and --data is glyphs"):
+    with pytest.raises(UpstairsError, match="`spoken` adds made-up words to one data set and `data` is glyphs"):
         open_splits({"data": "glyphs + glyphs", "spoken": 24}, quiet=True)
-    with pytest.raises(UpstairsError, match="--spoken makes words that are heard"):
+    with pytest.raises(UpstairsError, match="`spoken` makes words that are heard"):
         open_splits({"data": "glyphs", "spoken": 24}, quiet=True)
     assert len(open_splits({"data": "glyphs", "spoken": 24} | UNHEARD, quiet=True).test)

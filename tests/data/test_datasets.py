@@ -186,11 +186,11 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     make(tmp_path / "few", ["a", "b", "c"])
     with pytest.raises(UpstairsError, match="3 classes, of which 0 would be for val"):
         open_data(tmp_path / "few")
-    with pytest.raises(UpstairsError, match=r"--split is 'vinyals', which .* choose ratio or group"):
+    with pytest.raises(UpstairsError, match=r"`split` is 'vinyals', which .* choose ratio or group"):
         open_data(tmp_path / "few", split="vinyals")
     with pytest.raises(UpstairsError, match="choose cifar-fs or fc100 or ratio or group"):
         open_data(small_cifar(tmp_path / "cifar"), split="vinyals")
-    with pytest.raises(UpstairsError, match="cifar-fs has size 32 and no other: leave --size 84 out"):
+    with pytest.raises(UpstairsError, match="cifar-fs has size 32 and no other: leave `size` 84 out"):
         open_data(tmp_path / "cifar", size=84)
 
 

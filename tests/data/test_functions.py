@@ -108,8 +108,8 @@ def test_squared_error_is_judged_and_padding_is_not() -> None:
 
 
 def test_ways_are_refused() -> None:
-    with pytest.raises(UpstairsError, match="--way is 5 and sinusoid is regression"):
+    with pytest.raises(UpstairsError, match="`way` is 5 and sinusoid is regression"):
         Episodes(function_source(Sinusoids()), way=5, shot=1)
-    with pytest.raises(UpstairsError, match="--shot is 0"):
+    with pytest.raises(UpstairsError, match="`shot` is 0"):
         episodes("gp", 0)
     assert function_splits("glyphs") is None

@@ -140,7 +140,7 @@ def test_another_size_has_the_same_classes(splits):
 
 @pytest.mark.parametrize("size", [0, 7, 257])
 def test_sizes_out_of_range_are_refused(size):
-    with pytest.raises(UpstairsError, match=f"--size {size}"):
+    with pytest.raises(UpstairsError, match=f"`size` {size}"):
         glyphs(size=size)
 
 

@@ -187,7 +187,7 @@ def test_json_round_trip() -> None:
 
 @pytest.mark.parametrize(("size", "channels"), [(0, 1), (5000, 1), (28, 2)])
 def test_impossible_formats(size: int, channels: int) -> None:
-    with pytest.raises(UpstairsError, match=r"--size|--channels"):
+    with pytest.raises(UpstairsError, match=r"`size`|`channels`"):
         ImageFormat(size, channels, ink=True)
 
 

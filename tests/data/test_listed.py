@@ -57,7 +57,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(UpstairsError, match="no rows"):
         open_data(path)
     table.write_text(good)
-    with pytest.raises(UpstairsError, match="--split is 'ratio'"):
+    with pytest.raises(UpstairsError, match="`split` is 'ratio'"):
         open_data(path, split="ratio")
 
 

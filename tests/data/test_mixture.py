@@ -76,5 +76,5 @@ def test_what_cannot_be_mixed() -> None:
     flat = Source.from_arrays(np.zeros((4, 2), np.float32), [0, 0, 1, 1], name="flat")
     with pytest.raises(UpstairsError, match="only where they are alike"):
         mixed([numbered("low", 0, 5), flat])
-    with pytest.raises(UpstairsError, match="--hard"):
+    with pytest.raises(UpstairsError, match="`hard`"):
         episodes_of(both(), way=2, shot=1, query=1).batch([0], among=[1, 2])

@@ -110,7 +110,7 @@ def test_validation_classes_can_be_trained_on_too() -> None:
     for label, group, rows in zip(more.train.labels, more.train.groups, more.train.rows, strict=True):
         assert group == label.split("/")[0] and (rows == source.rows[int(group)]).all()
     functions = Splits(*[function_source(Sinusoids())] * 3)
-    with pytest.raises(UpstairsError, match="--train-on-validation are about classes"):
+    with pytest.raises(UpstairsError, match="`train_on_validation` are about classes"):
         training_classes(functions, validation=True)
 
 
@@ -209,7 +209,7 @@ CLASSIFY = [name for name, line in LEARNERS.items() if (line.defaults or {}).get
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_every_learner_takes_shares_of_classes(name: str) -> None:
     torch.manual_seed(0)
-    own = Settings(learner=name, net="mlp", norm="none", width=8, inner_rate=0.1, label_smoothing=0.3)
+    own = Settings(learner=name, net="mlp", norm="none", width=8, inner_lr=0.1, label_smoothing=0.3)
     learner = make_learner(own, (8,), WAY)
     hard = blobs(2)
     soft = remedied(hard, [0, 1], own, global_labels=learner.global_labels, draw=lambda seeds: hard)
@@ -241,7 +241,7 @@ def test_dropout_leaves_out_channels_in_training_alone() -> None:
     left_out = (block(x) == 0).flatten(2).all(-1).float().mean()
     none = (plain.get_submodule("block0").train()(x) == 0).flatten(2).all(-1).float().mean()
     assert abs(float(left_out - none) - 0.25 * (1 - float(none))) < 0.05  # 2048 channels: 5 standard errors
-    with pytest.raises(UpstairsError, match="--dropout is for"):
+    with pytest.raises(UpstairsError, match="`dropout` is for"):
         make_learner(Settings(learner="protonet", net="projection", dropout=0.1), (8,), WAY)
 
 

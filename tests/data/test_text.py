@@ -89,7 +89,7 @@ def test_tables(kind: str, tmp_path: Path) -> None:
     assert source.labels == ("bills", "music") and source.feature_shape == (4, TOKENS) and source.name == "mine"
     assert source.inputs[source.rows[1][0]].tolist() == TextFormat(4).read("play jazz").tolist()
     swapped = write(tmp_path / f"other.{kind}", ("a", "b"))
-    with pytest.raises(UpstairsError, match="it has a, b; name them as --columns"):
+    with pytest.raises(UpstairsError, match="it has a, b; name them as `columns`"):
         read_texts(swapped)
     assert read_texts(swapped, "a, b").labels == found.labels
     for columns, message in (("a", "give two"), ("a,c", "no column 'c'")):
@@ -158,7 +158,7 @@ def test_clinc_by_domain_and_by_lists(tmp_path: Path) -> None:
     for part, names in zip(("train", "valid", "test"), (intents[:6], intents[6:8], intents[8:]), strict=True):
         (lists / f"labels.{part}.txt").write_text("\n".join(names))
     assert set(text_splits(tmp_path, split="01").test.labels) == set(intents[8:])
-    with pytest.raises(UpstairsError, match="--split is '09'"):
+    with pytest.raises(UpstairsError, match="`split` is '09'"):
         text_splits(tmp_path, split="09")
 
 

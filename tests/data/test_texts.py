@@ -156,7 +156,7 @@ def test_a_transformer_that_is_adapted(
     with torch.no_grad():
         np.testing.assert_allclose(net.eval()(ids) / 4, encode(str(tiny), texts), atol=1e-5)
     words = {"data": table, "encoder": str(tiny), "net": "pretrained", "way": 4, "query": 3, "quiet": True}
-    run = upstairs.train("protonet", out=tmp_path / "run", steps=4, rate=1e-2, **words)
+    run = upstairs.train("protonet", out=tmp_path / "run", steps=4, lr=1e-2, **words)
     own, before = run.learner.state_dict(), PretrainedTransformer(str(tiny)).state_dict()
     changed = {n for n, v in before.items() if not torch.equal(own[f"encoder.pretrained.{n}"], v)}
     assert changed and all(".layer.0." in n or ".layer.1." in n for n in changed)
@@ -174,7 +174,7 @@ def test_a_transformer_that_is_adapted(
         torch.testing.assert_close(head.solve(once.batch([0, 1])), learner.solve(each.batch([0, 1])))
         assert embedded(learner, each, tasks=1) == (learner, each)
     upstairs.train("maml", out=tmp_path / "maml", steps=2, tasks=2, **words)
-    with pytest.raises(UpstairsError, match="--net pretrained needs --encoder"):
+    with pytest.raises(UpstairsError, match="`net` pretrained needs `encoder`"):
         upstairs.train("protonet", data=table, net="pretrained", out=tmp_path / "no", steps=1, quiet=True)
 
 

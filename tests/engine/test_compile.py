@@ -61,7 +61,7 @@ def test_what_cannot_be_traced_runs_eagerly_with_the_reason(caplog: pytest.LogCa
             return super().forward(x) * (2.0 if x.sum().item() > 0 else 1.0)
 
     torch.manual_seed(0)
-    learner = maml(Reads(8, WAY), way=WAY, rate=0.1, steps=1)
+    learner = maml(Reads(8, WAY), way=WAY, inner_lr=0.1, steps=1)
     expected = meta_backward(learner, blobs(2)).losses
     torch.testing.assert_close(meta_backward(learner, blobs(2), compile="on").losses, expected)
     assert "eager: " in compile_report(learner)[0]
@@ -105,7 +105,7 @@ def test_auto_waits_and_leaves_large_tensors_alone(monkeypatch: pytest.MonkeyPat
 def test_a_program_is_not_used_for_another_rate_or_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     learner, tasks = regression(), sinusoids(3)
-    for change in (lambda: None, lambda: setattr(learner.rule, "rate", 0.03), lambda: setattr(learner, "steps", 1)):
+    for change in (lambda: None, lambda: setattr(learner.rule, "lr", 0.03), lambda: setattr(learner, "steps", 1)):
         change()
         for how in (None, FirstOrder()):
             meta_backward(learner, tasks, differentiate=how)
@@ -121,7 +121,7 @@ def test_buffers_and_frozen_weights_are_read_anew(monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, WAY))
     net[0].requires_grad_(False)
-    learner = maml(net, way=WAY, rate=0.1, steps=2)
+    learner = maml(net, way=WAY, inner_lr=0.1, steps=2)
     meta_backward(learner, blobs(2), compile="on")
     net[0].weight.data.mul_(3)
     expected = meta_backward(learner, blobs(2)).losses

@@ -113,7 +113,7 @@ def test_paired_differences_name_the_better_first_and_leave_baselines_apart() ->
 
 def test_bad_requests() -> None:
     episodes = Episodes(source(), way=4, shot=1, query=2)
-    with pytest.raises(UpstairsError, match="--tasks is 1"):
+    with pytest.raises(UpstairsError, match="`tasks` is 1"):
         evaluate(nearest_centroid(way=4), episodes, tasks=1)
     with pytest.raises(UpstairsError, match="trained to tell 3 classes apart and was given 4"):
         evaluate(maml(mlp((6,), out=3), way=3), episodes, tasks=2)

@@ -169,5 +169,5 @@ def test_it_is_a_choice_of_any_learner_and_the_default_of_es_maml(tmp_path: Path
     errors = [point["mse"] for point in run.history]
     assert errors[-1] < errors[0]
     assert upstairs.train("fomaml", out=tmp_path / "fo", steps=2, estimator="es", **budget).settings.estimator == "es"
-    with pytest.raises(upstairs.UpstairsError, match="--pairs is 0"):
+    with pytest.raises(upstairs.UpstairsError, match="`pairs` is 0"):
         upstairs.train("es_maml", out=tmp_path / "no", pairs=0, **budget)

@@ -90,7 +90,7 @@ def test_half_precision_is_refused_for_second_derivatives() -> None:
 
 def test_one_bad_task_does_not_touch_the_others() -> None:
     torch.manual_seed(0)
-    learner, tasks = maml(mlp((8,), out=WAY), way=WAY, rate=0.1), blobs(4)
+    learner, tasks = maml(mlp((8,), out=WAY), way=WAY, inner_lr=0.1), blobs(4)
     good = learner(tasks)[0]
     tasks.support.x[2] = float("nan")
     losses = learner(tasks)[0]

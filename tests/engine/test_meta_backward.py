@@ -19,7 +19,7 @@ def gradients(learner: nn.Module) -> list[Tensor]:
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7])
 def test_chunks_do_not_matter(chunk: int) -> None:
     torch.manual_seed(0)
-    learner = maml(mlp((8,), out=WAY), way=WAY, rate=0.1, steps=2)
+    learner = maml(mlp((8,), out=WAY), way=WAY, inner_lr=0.1, steps=2)
     whole = meta_backward(learner, blobs(7))
     expected = gradients(learner)
     part = meta_backward(learner, blobs(7), chunk=chunk)
@@ -49,7 +49,7 @@ def test_padding_does_not_enter_batch_statistics_one_task_at_a_time() -> None:
 
 def test_a_loss_that_is_not_finite_is_named_and_nothing_is_changed() -> None:
     torch.manual_seed(0)
-    learner = maml(mlp((8,), out=WAY), way=WAY, rate=0.1)
+    learner = maml(mlp((8,), out=WAY), way=WAY, inner_lr=0.1)
     tasks = blobs(5)
     tasks.query.x[3, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="loss of task 3") as caught:

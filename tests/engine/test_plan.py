@@ -104,7 +104,7 @@ def test_running_out_of_memory_names_what_fits() -> None:
 def test_unequal_tasks_through_batch_norm_are_each_normalised_alone() -> None:
     """Padded to one size, in one call: as if each task had come alone."""
     torch.manual_seed(0)
-    one = maml(conv4((1, 16, 16), width=4, norm="batch", out=WAY), way=WAY, rate=0.1, steps=2)
+    one = maml(conv4((1, 16, 16), width=4, norm="batch", out=WAY), way=WAY, inner_lr=0.1, steps=2)
     tasks = blobs(4, shot=3, shape=(1, 16, 16))
     for i in (1, 3):
         tasks.support.mask[i, 9:] = False

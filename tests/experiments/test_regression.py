@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_lowers_the_error(call: Call, trained: Path) -> None:
     run = upstairs.load(trained)
     s = run.settings
-    assert (s.way, s.shot, s.inner_steps, s.inner_rate, s.tasks, s.net, s.width) == (0, "5", 1, 0.01, 25, "mlp", 40)
+    assert (s.way, s.shot, s.inner_steps, s.inner_lr, s.tasks, s.net, s.width) == (0, "5", 1, 0.01, 25, "mlp", 40)
     assert [p.shape[0] for p in run.learner.parameters()] == [40, 40, 40, 40, 1, 1]
     errors = [point["mse"] for point in run.history]
     assert min(errors) < 0.9 * errors[0] and all("accuracy" not in point for point in run.history)
@@ -81,7 +81,7 @@ def test_gp_has_the_best_possible_beside_it(call: Call, tmp_path: Path) -> None:
 def test_the_best_validation_error_is_kept(tmp_path: Path) -> None:
     """A rate that ruins it: the best weights are an early point's."""
     budget = {"validations": 5, "validation_tasks": 20, "quiet": True}
-    run = upstairs.train("maml", data="sinusoid", out=tmp_path / "run", steps=50, rate=3e-2, seed=1, **budget)
+    run = upstairs.train("maml", data="sinusoid", out=tmp_path / "run", steps=50, lr=3e-2, seed=1, **budget)
     errors = [point["mse"] for point in run.history]
     assert run.meta["progress"]["best"] == min(errors)
 

@@ -27,12 +27,12 @@ def test_a_protocol_is_whole(name: str) -> None:
     short = draft(recipe.shortened(3.0) | {"data": "there"}, regression=recipe.regression)
     assert full.steps == recipe.steps >= 5000 and full.minutes is None
     assert short.minutes == 3.0 and short.steps is None and short.schedule == "cosine"
-    for setting in ("learner", "net", "way", "shot", "query", "width", "norm", "inner_steps", "inner_rate", "split"):
+    for setting in ("learner", "net", "way", "shot", "query", "width", "norm", "inner_steps", "inner_lr", "split"):
         assert getattr(full, setting) == getattr(short, setting)
     for setting in ("way", "shot", "query", "steps"):
         assert setting in recipe.settings
     if recipe.row.data not in ("arabic", "clinc150"):
-        assert {"rate", "schedule", "norm", "width", "tasks"} <= recipe.settings.keys()
+        assert {"lr", "schedule", "norm", "width", "tasks"} <= recipe.settings.keys()
     assert recipe.test_query >= 1 and recipe.row.source and recipe.dataset.about
     if recipe.published and not recipe.regression:
         assert 30 < recipe.published[0] < 100
@@ -47,7 +47,7 @@ def test_a_shorter_run_keeps_a_schedule_that_fits_any_length() -> None:
     ):
         recipe = PRESETS[name]
         short = recipe.shortened(3.0)
-        assert (short.get("rate") == recipe.settings["rate"]) == kept
+        assert (short.get("lr") == recipe.settings["lr"]) == kept
         assert "steps" not in short and "validations" not in short
 
 
@@ -151,7 +151,7 @@ def test_a_killed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "sinusoid-train-5s-maml-short" / "seed-0"
     start_run({"learner": "maml", "data": "sinusoid", "steps": 2, "width": 20}, folder, quiet=True)
-    with pytest.raises(UpstairsError, match=r"--validation-tasks is 300 and the run in"):
+    with pytest.raises(UpstairsError, match=r"`validation_tasks` is 300 and the run in"):
         room.reproduce("sinusoid-5s-maml", budget=0.01, seeds=1, out=tmp_path, quiet=True)
 
 

@@ -9,14 +9,14 @@ import pytest
 from upstairs.errors import UpstairsError
 from upstairs.experiments.search import Range, search
 
-SPACE = {"rate": Range(1e-4, 1.0, log=True), "depth": Range(1, 6), "kind": ["round", "square"]}
+SPACE = {"lr": Range(1e-4, 1.0, log=True), "depth": Range(1, 6), "kind": ["round", "square"]}
 
 
 def bowl(settings: dict[str, Any], report: Any) -> float:
     """Best at a rate of 0.03, depth 4, square."""
     import math
 
-    miss = (math.log10(settings["rate"]) + 1.5) ** 2 + (settings["depth"] - 4) ** 2 + (settings["kind"] == "round")
+    miss = (math.log10(settings["lr"]) + 1.5) ** 2 + (settings["depth"] - 4) ** 2 + (settings["kind"] == "round")
     for step in range(3):
         report(step, miss + 3 - step)
     return miss
@@ -69,7 +69,7 @@ class TestWithOptuna:
                 return bowl(settings, lambda *_: None)
 
             search(score, space, trials=3, storage=tmp_path / "s.db", name=f"new {space is narrow}", earlier=["old"])
-            assert tried[0]["rate"] == old.settings["rate"] and tried[0]["kind"] == old.settings["kind"]
+            assert tried[0]["lr"] == old.settings["lr"] and tried[0]["kind"] == old.settings["kind"]
             assert tried[0]["depth"] == old.settings["depth"] if space is SPACE else tried[0]["depth"] <= 3
         with pytest.raises(UpstairsError, match="no search 'none'"):
             search(bowl, SPACE, trials=3, storage=tmp_path / "s.db", name="other", earlier=["none"])

@@ -10,9 +10,9 @@ from upstairs.experiments.search import Range, parse_space
 
 
 def test_what_to_vary() -> None:
-    space = parse_space(["rate=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32", "shot=1,1-5"])
+    space = parse_space(["lr=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32", "shot=1,1-5"])
     assert space == {
-        "rate": Range(1e-4, 0.1, log=True), "inner_steps": Range(1, 5), "norm": ["batch", "group"], "width": [16, 32],
+        "lr": Range(1e-4, 0.1, log=True), "inner_steps": Range(1, 5), "norm": ["batch", "group"], "width": [16, 32],
         "shot": ["1", "1-5"],
     }  # fmt: skip
     assert isinstance(space["inner_steps"].low, int)
@@ -22,9 +22,9 @@ def test_what_to_vary() -> None:
     ("word", "message"),
     [
         ("speed=1..2", "no setting 'speed'"),
-        ("rate", "cannot be read"),
-        ("rate=1..x", "cannot"),
-        ("rate=1:log", "cannot"),
+        ("lr", "cannot be read"),
+        ("lr=1..x", "cannot"),
+        ("lr=1:log", "cannot"),
         ("shot=1..5", "cannot be read"),
         ("net=conv4,foo", "--net is 'foo': choose conv4"),
     ],
@@ -38,16 +38,16 @@ def test_what_cannot_be_varied_is_refused(word: str, message: str) -> None:
 def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="Optuna is not installed (extra [search])")
     draw_folder(tmp_path / "data", classes=12, size=12, examples=4)
-    words = ["search", "protonet", "--vary", "rate=1e-4..1e-1:log", "width=2,4", "--data", tmp_path / "data",
+    words = ["search", "protonet", "--vary", "lr=1e-4..1e-1:log", "width=2,4", "--data", tmp_path / "data",
              "--steps", 2, "--validation-tasks", 2, "--validations", 1, "--way", 3, "--query", 2]  # fmt: skip
     words.append("--quiet")
     for name, trials, more in (("one", 2, []), ("one", 3, []), ("two", 1, ["--earlier", "one"])):
         status, out, error = call(*words, "--out", tmp_path / name, "--trials", trials, *more)
         assert status == 0, error
-        assert f"{trials} trials, 0 ended early" in out and "--rate" in out and "--width" in out
+        assert f"{trials} trials, 0 ended early" in out and "--lr" in out and "--width" in out
     assert len(list((tmp_path / "one").glob("trial-*/best.safetensors"))) == 3
     for wrong, message in (
-        (["--out", tmp_path / "one", "--vary", "rate=0.1,0.2"], "another --out"),
+        (["--out", tmp_path / "one", "--vary", "lr=0.1,0.2"], "another --out"),
         (["--out", tmp_path / "x", "--storage", tmp_path / "nowhere" / "s.db"], "cannot be opened"),
         (["--out", tmp_path / "x", "--storage", "nosuch://x"], "cannot be opened"),
         (["--out", tmp_path / "x", "--vary", "net=conv4,foo"], "--net is 'foo': choose conv4"),

@@ -49,14 +49,14 @@ class LearnedMomentum(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rate, self.decay = nn.Parameter(torch.tensor(0.05)), nn.Parameter(torch.tensor(0.5))
+        self.lr, self.decay = nn.Parameter(torch.tensor(0.05)), nn.Parameter(torch.tensor(0.5))
 
     def init(self, params):
         return {n: torch.zeros_like(p) for n, p in params.items()}
 
     def update(self, grads, state):
         state = {n: self.decay * state[n] + g for n, g in grads.items()}
-        return {n: -self.rate * s for n, s in state.items()}, state
+        return {n: -self.lr * s for n, s in state.items()}, state
 
 
 @pytest.mark.parametrize("fast", [None, lambda name: name.startswith("head")], ids=["all", "head"])
@@ -78,7 +78,7 @@ def test_recomputed_equals_unrolled_with_shared_layers_and_learned_rules(rule: U
 def test_recomputation_draws_the_same_dropout() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, WAY)).double()
-    learner, tasks, grads = maml(net, way=WAY, rate=0.2, steps=3), double(blobs(2)), []
+    learner, tasks, grads = maml(net, way=WAY, inner_lr=0.2, steps=3), double(blobs(2)), []
     for recompute in (False, True):
         torch.manual_seed(1)
         meta_backward(learner, tasks, chunk=2, recompute=recompute)
@@ -110,7 +110,7 @@ def test_how_to_differentiate_can_be_chosen_apart_from_the_learner() -> None:
     net = mlp((8,), out=WAY).double()
     grads = {}
     for how in (Exact(), FirstOrder(), None):
-        meta_backward(maml(net, way=WAY, rate=0.3, steps=2), tasks, differentiate=how)
+        meta_backward(maml(net, way=WAY, inner_lr=0.3, steps=2), tasks, differentiate=how)
         grads[how] = net[1].weight.grad.clone()
     assert torch.equal(grads[Exact()], grads[None])
     assert (grads[Exact()] - grads[FirstOrder()]).abs().max() > 1e-4

@@ -67,7 +67,7 @@ def test_nearness_is_a_mixture_of_gaussians() -> None:
 
 def figr(shape: tuple[int, ...] = (6,)) -> FIGR:
     torch.manual_seed(1)
-    return FIGR(writer(4, shape, width=4), critic(shape, width=4), size=4, steps=3, batch=5, rate=1e-2)
+    return FIGR(writer(4, shape, width=4), critic(shape, width=4), size=4, steps=3, batch=5, inner_lr=1e-2)
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 16, 16)])

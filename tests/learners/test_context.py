@@ -11,7 +11,7 @@ from upstairs.learners.gradient.cavia import Concatenated, Film
 from upstairs.nets import conv4, mlp
 
 
-def check(learner, tasks, answer, sizes: list[int], rate: float, steps: int, loss) -> None:
+def check(learner, tasks, answer, sizes: list[int], lr: float, steps: int, loss) -> None:
     """`answer(contexts, x)` in a loop over tasks and steps, starting from contexts of zero."""
     total = torch.zeros((), dtype=torch.float64)
     for i in range(len(tasks.query.y)):
@@ -19,7 +19,7 @@ def check(learner, tasks, answer, sizes: list[int], rate: float, steps: int, los
         for _ in range(steps):
             value = loss(answer(contexts, tasks.support.x[i]), tasks.support.y[i])
             grads = torch.autograd.grad(value, contexts, create_graph=True)
-            contexts = [c - rate * g for c, g in zip(contexts, grads, strict=True)]
+            contexts = [c - lr * g for c, g in zip(contexts, grads, strict=True)]
         total = total + loss(answer(contexts, tasks.query.x[i]), tasks.query.y[i])
     trained = [p for p in learner.parameters() if p.requires_grad]
     expected = torch.autograd.grad(total / len(tasks.query.y), trained)
@@ -33,7 +33,7 @@ def check(learner, tasks, answer, sizes: list[int], rate: float, steps: int, los
 def test_concatenated_equals_a_loop() -> None:
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Linear(1 + 4, 6), nn.Tanh(), nn.Linear(6, 1))
-    learner = cavia(Concatenated(inner, 4), way=0, rate=0.1, steps=2, loss_fn=squared_error).double()
+    learner = cavia(Concatenated(inner, 4), way=0, inner_lr=0.1, steps=2, loss_fn=squared_error).double()
 
     def answer(contexts: list[Tensor], x: Tensor) -> Tensor:
         left, right = inner[0].weight[:, :1], inner[0].weight[:, 1:]
@@ -44,7 +44,7 @@ def test_concatenated_equals_a_loop() -> None:
 
 def test_modulated_equals_a_loop() -> None:
     torch.manual_seed(0)
-    learner = cavia(modulated(mlp((8,), widths=(6, 7), out=WAY), 4), way=WAY, rate=0.5, steps=2).double()
+    learner = cavia(modulated(mlp((8,), widths=(6, 7), out=WAY), 4), way=WAY, inner_lr=0.5, steps=2).double()
     parts = dict(learner.net.named_parameters())
     assert sorted(n for n in parts if n.endswith("context")) == ["relu0.0.context", "relu1.0.context"]
 

@@ -73,9 +73,9 @@ def test_draws_are_of_the_generator_given() -> None:
 
 
 def test_one_class_is_for_generators_alone() -> None:
-    with pytest.raises(UpstairsError, match="--way is 1: it must be at least 2"):
+    with pytest.raises(UpstairsError, match="`way` is 1: it must be at least 2"):
         ProtoNet(nn.Linear(4, 4), way=5).for_way(1)
-    with pytest.raises(UpstairsError, match="makes more of one class: leave --way out"):
+    with pytest.raises(UpstairsError, match="makes more of one class: leave `way` out"):
         OneGaussian(4).for_way(5)
 
 

@@ -18,7 +18,7 @@ from upstairs.nets import conv4, convert_batch_norm, mlp
 
 
 def loop_gradient(
-    net: nn.Module, tasks: Task, *, rate: float, steps: int, first_order: bool = False,
+    net: nn.Module, tasks: Task, *, lr: float, steps: int, first_order: bool = False,
     fast: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Tensor]:  # fmt: skip
     """MAML as a reader of the paper would write it: torch.autograd, one task after another, torch's own modules."""
@@ -31,7 +31,7 @@ def loop_gradient(
             loss = F.cross_entropy(functional_call(net, phi, (tasks.support.x[i],)), tasks.support.y[i])
             names = [n for n in phi if fast(n)]
             grads = torch.autograd.grad(loss, [phi[n] for n in names], create_graph=not first_order)
-            phi = {**phi, **{n: phi[n] - rate * g for n, g in zip(names, grads, strict=True)}}
+            phi = {**phi, **{n: phi[n] - lr * g for n, g in zip(names, grads, strict=True)}}
         loss = F.cross_entropy(functional_call(net, phi, (tasks.query.x[i],)), tasks.query.y[i])
         for name, grad in zip(theta, torch.autograd.grad(loss, list(theta.values()), allow_unused=True), strict=True):
             total[name] += 0 if grad is None else grad / count
@@ -64,8 +64,8 @@ def test_equals_an_independent_loop_on_conv4_with_batch_norm(make, options: dict
     own = conv4((1, 16, 16), width=6, norm="batch", out=WAY).double()
     other = torch_conv4(6, WAY).double()
     other.load_state_dict(dict(zip(other.state_dict(), own.state_dict().values(), strict=True)))
-    expected = loop_gradient(other, tasks, rate=0.2, steps=3, **options)
-    learner = make(own, way=WAY, rate=0.2, steps=3)
+    expected = loop_gradient(other, tasks, lr=0.2, steps=3, **options)
+    learner = make(own, way=WAY, inner_lr=0.2, steps=3)
     meta_backward(learner, tasks, chunk=chunk)
     for p, g in zip(learner.net.parameters(), expected.values(), strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-10, atol=1e-10)
@@ -76,7 +76,7 @@ def test_second_order_differs_from_first() -> None:
     torch.manual_seed(0)
     tasks = double(blobs(3, shape=(1, 16, 16)))
     net = torch_conv4(6, WAY).double()
-    exact, first = (loop_gradient(net, tasks, rate=0.2, steps=3, first_order=f) for f in (False, True))
+    exact, first = (loop_gradient(net, tasks, lr=0.2, steps=3, first_order=f) for f in (False, True))
     assert max((exact[n] - first[n]).abs().max() for n in exact) > 1e-3
 
 
@@ -102,9 +102,9 @@ def test_a_user_network_with_batch_norm_is_right_and_writes_its_statistics_once(
         nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.ReLU(), nn.Linear(6, WAY)
     ).double()
     plain.load_state_dict(net.state_dict(), strict=False)
-    expected = loop_gradient(plain, tasks, rate=0.3, steps=2)
+    expected = loop_gradient(plain, tasks, lr=0.3, steps=2)
     for other in (net, convert_batch_norm(net)):
-        meta_backward(maml(other, way=WAY, rate=0.3, steps=2), tasks)
+        meta_backward(maml(other, way=WAY, inner_lr=0.3, steps=2), tasks)
         for (name, p), g in zip(other.named_parameters(), expected.values(), strict=True):
             if name != "0.bias":  # before batch norm: its gradient is zero
                 torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11)
@@ -160,7 +160,7 @@ def test_a_bias_that_batch_norm_cancels_is_still_there_for_others() -> None:
 
     torch.manual_seed(0)
     net, tasks = Fork().double(), double(blobs(3, shape=(1, 8, 8)))
-    expected = loop_gradient(net, tasks, rate=0.2, steps=2)
-    meta_backward(maml(net, way=WAY, rate=0.2, steps=2), tasks)
+    expected = loop_gradient(net, tasks, lr=0.2, steps=2)
+    meta_backward(maml(net, way=WAY, inner_lr=0.2, steps=2), tasks)
     for (name, p), g in zip(net.named_parameters(), expected.values(), strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")

@@ -20,7 +20,7 @@ def encoder() -> nn.Module:
 
 
 def loop_gradient(
-    net: nn.Module, tasks: Task, *, rate: float, steps: int, scale: float, how: Differentiation = EXACT
+    net: nn.Module, tasks: Task, *, lr: float, steps: int, scale: float, how: Differentiation = EXACT
 ) -> dict[str, Tensor]:
     """ProtoMAML as a reader of the paper would write it: torch.autograd, one task after another."""
     theta = dict(net.named_parameters())
@@ -37,7 +37,7 @@ def loop_gradient(
             grads = torch.autograd.grad(
                 loss, list(phi.values()), create_graph=isinstance(how, Exact), retain_graph=True
             )
-            phi = {n: p - rate * g for (n, p), g in zip(phi.items(), grads, strict=True)}
+            phi = {n: p - lr * g for (n, p), g in zip(phi.items(), grads, strict=True)}
         own = {n: p for n, p in phi.items() if n in theta}
         logits = functional_call(net, own, (tasks.query.x[i],)) @ phi["w"].T + phi["b"]
         loss = F.cross_entropy(logits, tasks.query.y[i]) / len(tasks.query.y)
@@ -51,7 +51,7 @@ def test_without_a_step_proto_maml_is_protonet() -> None:
     own, other = proto_maml(net, way=WAY, steps=0, scale=0.3), ProtoNet(net, way=WAY, scale=0.3)
     prediction, expected = (m.predict(m.adapt(task.support), task.query.x).softmax(-1) for m in (own, other))
     torch.testing.assert_close(prediction, expected)
-    moved = proto_maml(net, way=WAY, steps=1, scale=0.3, rate=0.5)
+    moved = proto_maml(net, way=WAY, steps=1, scale=0.3, inner_lr=0.5)
     assert (moved.predict(moved.adapt(task.support), task.query.x).softmax(-1) - expected).abs().max() > 0.01
 
 
@@ -59,9 +59,9 @@ def test_without_a_step_proto_maml_is_protonet() -> None:
 @pytest.mark.parametrize("how", [Exact(), FirstOrder()])
 def test_proto_maml_equals_an_independent_loop(how: Differentiation, recompute: bool) -> None:
     net, tasks = encoder(), double(blobs(3, shot=2))
-    learner = proto_maml(net, way=WAY, rate=0.3, steps=3, scale=0.5, differentiate=how)
+    learner = proto_maml(net, way=WAY, inner_lr=0.3, steps=3, scale=0.5, differentiate=how)
     meta_backward(learner, tasks, recompute=recompute)
-    expected = loop_gradient(net, tasks, rate=0.3, steps=3, scale=0.5, how=how)
+    expected = loop_gradient(net, tasks, lr=0.3, steps=3, scale=0.5, how=how)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-11)
 
@@ -69,9 +69,9 @@ def test_proto_maml_equals_an_independent_loop(how: Differentiation, recompute: 
 def test_one_task_alone_takes_the_same_inner_gradient() -> None:
     """The head depends on the weights: where it shares their graph, an inner gradient could pass through it."""
     net, tasks = encoder(), double(blobs(1))
-    learner = proto_maml(net, way=WAY, rate=0.3, steps=2, scale=0.5)
+    learner = proto_maml(net, way=WAY, inner_lr=0.3, steps=2, scale=0.5)
     learner.meta_loss(index(tasks, 0))[0].backward()
-    expected = loop_gradient(net, tasks, rate=0.3, steps=2, scale=0.5)
+    expected = loop_gradient(net, tasks, lr=0.3, steps=2, scale=0.5)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-11)
 
@@ -84,7 +84,7 @@ def test_the_shared_vector_of_unicorn_maml_cancels() -> None:
     def shared(means):
         return vector.expand(WAY, -1), torch.zeros_like(means.mean[:, 0])
 
-    zero = unicorn_maml(net, way=WAY, rate=0.5, steps=3)
+    zero = unicorn_maml(net, way=WAY, inner_lr=0.5, steps=3)
     other = HeadPerTask(net, SGD(0.5), way=WAY, make_head=shared, steps=3)
     losses, predictions = other(tasks)
     expected_losses, expected = zero(tasks)

@@ -17,7 +17,7 @@ def test_equals_the_dense_solve_at_the_same_point() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, WAY)).double()
     tasks = double(blobs(2, shape=(3,)))
-    learner = imaml(net, way=WAY, rate=0.1, steps=5, strength=3.0, iterations=41)
+    learner = imaml(net, way=WAY, inner_lr=0.1, steps=5, strength=3.0, iterations=41)
     meta_backward(learner, tasks)
     total = torch.zeros(41, dtype=torch.float64)
     for i in range(2):

@@ -38,7 +38,7 @@ CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_table_on_vectors(name: str) -> None:
     torch.manual_seed(0)
-    settings = Settings(learner=name, net="mlp", norm="none", width=8, inner_rate=0.1)
+    settings = Settings(learner=name, net="mlp", norm="none", width=8, inner_lr=0.1)
     check_learner(make_learner(settings, (8,), WAY), blobs(), expected_failures=EXPECTED[name])
 
 
@@ -46,7 +46,7 @@ def test_table_on_vectors(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_table_on_images(name: str, norm: str) -> None:
     torch.manual_seed(0)
-    learner = make_learner(Settings(learner=name, norm=norm, width=8, inner_rate=0.1), (1, 16, 16), WAY).eval()
+    learner = make_learner(Settings(learner=name, norm=norm, width=8, inner_lr=0.1), (1, 16, 16), WAY).eval()
     expected = EXPECTED[name] | (BATCH if norm == "batch" else {})
     check_learner(learner, blobs(shape=(1, 16, 16)), expected_failures=expected)
 
@@ -56,7 +56,7 @@ def test_table_on_images(name: str, norm: str) -> None:
 def test_table_of_generators(name: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     net = "mlp" if len(shape) == 1 else "conv4"
-    settings = Settings(learner=name, way=1, net=net, norm="none", width=8, inner_rate=0.01, inner_steps=3)
+    settings = Settings(learner=name, way=1, net=net, norm="none", width=8, inner_lr=0.01, inner_steps=3)
     if name in PICTURES and len(shape) == 1:
         with pytest.raises(UpstairsError, match="takes pictures"):
             make_learner(settings, shape, 1)

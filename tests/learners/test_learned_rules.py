@@ -33,9 +33,9 @@ def training() -> Training:
 @pytest.mark.parametrize(
     ("rule", "optimizer"),
     [
-        (lambda: MLPRule(rate=0.01), lambda ps: torch.optim.Adam(ps, lr=0.01)),
-        (lambda: MLPRule(rate=0.02, base="momentum"), lambda ps: torch.optim.SGD(ps, lr=0.02, momentum=0.9)),
-        (lambda: LSTMRule(rate=0.3), lambda ps: torch.optim.SGD(ps, lr=0.3)),
+        (lambda: MLPRule(lr=0.01), lambda ps: torch.optim.Adam(ps, lr=0.01)),
+        (lambda: MLPRule(lr=0.02, base="momentum"), lambda ps: torch.optim.SGD(ps, lr=0.02, momentum=0.9)),
+        (lambda: LSTMRule(lr=0.3), lambda ps: torch.optim.SGD(ps, lr=0.3)),
     ],
     ids=["adam", "momentum", "sgd"],
 )
@@ -77,7 +77,7 @@ def test_gradients_as_logarithm_and_sign() -> None:
 def test_second_order_through_a_rule(kind: type[nn.Module]) -> None:
     """Three steps on a bent bowl: first and second derivatives in the rule's parameters, by finite differences."""
     torch.manual_seed(0)
-    rule = kind(rate=0.05, hidden=2).double()
+    rule = kind(lr=0.05, hidden=2).double()
     nn.init.normal_(rule.head.weight, std=0.3)
     names = [n for n, _ in rule.named_parameters()]
 

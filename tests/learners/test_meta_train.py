@@ -75,7 +75,7 @@ def test_one_window_of_the_whole_loop_is_exact() -> None:
 @pytest.mark.parametrize("kind", [LSTMRule, MLPRule])
 def test_truncated_gradients_are_those_of_finite_differences(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
-    training, rule = bowl(), kind(rate=0.1, hidden=2).double()
+    training, rule = bowl(), kind(lr=0.1, hidden=2).double()
     nn.init.normal_(rule.head.weight, std=0.3)
     Truncated(rule, Windows([training], horizon=4, window=4)).backward()
     start, batches = training.start(1), training.minibatches(1, 0, 4)
@@ -117,7 +117,7 @@ def test_evolution_is_unbiased_and_truncation_is_not(window: int) -> None:
 def test_particles_are_loops_of_their_own() -> None:
     """PES by a plain loop over particles, with the same noise."""
     torch.manual_seed(0)
-    training, rule = bowl(), MLPRule(rate=0.05, hidden=2).double()
+    training, rule = bowl(), MLPRule(lr=0.05, hidden=2).double()
     estimator = Persistent(rule, Windows([training], horizon=4, window=2, seed=5), pairs=3, sigma=0.1, seed=5)
     dice = torch.Generator().manual_seed(5)
     theta = [p.detach().clone() for p in rule.parameters()]
@@ -178,7 +178,7 @@ def test_a_compiled_step_estimates_the_same() -> None:
     found = []
     for compile in (False, True):
         torch.manual_seed(0)
-        rule = MLPRule(rate=0.05, hidden=2)
+        rule = MLPRule(lr=0.05, hidden=2)
         training = Training(
             partial(nn.Linear, 2, 1), bowl().x.float(), bowl().y.float(), 8, lambda p, y: (p - y).square().sum(-1)
         )

@@ -144,7 +144,7 @@ def test_an_encoder_is_trained_by_ordinary_classification() -> None:
 def test_baseline_pp_descends_on_the_head_alone() -> None:
     """Against torch's own optimiser on a weight matrix."""
     task, z, y, queries = task_and_embeddings(net := encoder())
-    learner = BaselinePlusPlus(net, 6, classes=9, way=WAY, scale=5.0, rate=0.3, steps=7).double()
+    learner = BaselinePlusPlus(net, 6, classes=9, way=WAY, scale=5.0, inner_lr=0.3, steps=7).double()
     lengths = np.linalg.norm(z, axis=1, keepdims=True)
     start = np.stack([(z / lengths)[y == k].mean(0) for k in range(WAY)])
     w = torch.from_numpy(start.copy()).requires_grad_()

@@ -40,7 +40,7 @@ def loop(net: nn.Linear, rates: Tensor, tasks: Task, weights: list[float], first
 def test_the_objective_at_each_time(progress: float, weights: list[float], first_order: bool, recompute: bool) -> None:
     torch.manual_seed(0)
     tasks = double(blobs(3))
-    learner = maml_pp(nn.Linear(8, WAY), way=WAY, rate=0.2, steps=3, until=0.2, exact_from=0.05).double()
+    learner = maml_pp(nn.Linear(8, WAY), way=WAY, inner_lr=0.2, steps=3, until=0.2, exact_from=0.05).double()
     with torch.no_grad():
         learner.rule.rates += 0.05 * torch.randn_like(learner.rule.rates)
     learner.at(progress)

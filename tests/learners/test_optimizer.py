@@ -28,7 +28,7 @@ def training() -> Training:
 def loud(kind: type[nn.Module]) -> nn.Module:
     """A rule whose network has a say."""
     torch.manual_seed(0)
-    rule = kind(rate=0.01)
+    rule = kind(lr=0.01)
     nn.init.normal_(rule.head.weight, std=0.3)
     return rule.double()
 

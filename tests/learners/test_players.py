@@ -15,7 +15,7 @@ from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, Entry, Game, MetaGAN, NearMisses, ProtoNet, Side, players_of, whose_turn
 from upstairs.nets import mlp
 from upstairs.nets.generator import writer
-from upstairs.schedule import rate_factor
+from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
 from upstairs.training.trainer import Trainer, take_step, train_run
 
@@ -28,7 +28,7 @@ class Duel(Game[Tensor]):
     def __init__(self, way: int) -> None:
         super().__init__()
         self.seek, self.hide, self.way = nn.Linear(6, way), nn.Linear(6, 6, bias=False), way
-        self.sides = {"seek": Side(turns=2), "hide": Side(rate=0.5, betas=(0.0, 0.9))}
+        self.sides = {"seek": Side(turns=2), "hide": Side(lr=0.5, betas=(0.0, 0.9))}
 
     def adapt(self, support: Examples, /) -> Tensor:
         return support.x.mean()
@@ -49,7 +49,7 @@ def source(classes: int = 8) -> Source:
 
 def settings(name: str, **changes: object) -> Settings:
     values = {"learner": name, "net": "mlp", "norm": "none", "width": 8, "way": 4, "query": 3, "tasks": 2, "steps": 9}
-    return Settings(**{**values, "validations": 1, "validation_tasks": 4, "weight_decay": 0.1, "rate": 0.05, **changes})
+    return Settings(**{**values, "validations": 1, "validation_tasks": 4, "weight_decay": 0.1, "lr": 0.05, **changes})
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_two_players_are_two_optimisers_written_by_hand(tmp_path: Path) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.7)
         optimizer.param_groups[0]["lr"] = (
-            (1.0 if mine else 0.5) * 0.05 * rate_factor("cosine", done=step / 9, step=step // 3)
+            (1.0 if mine else 0.5) * 0.05 * lr_factor("cosine", done=step / 9, step=step // 3)
         )
         optimizer.step()
         name, value, _ = take_step(run)

@@ -63,7 +63,7 @@ def compare(learner: GradientLearner, values: list[Tensor], update, steps: int) 
 
 def test_meta_sgd_equals_a_loop() -> None:
     torch.manual_seed(0)
-    learner = meta_sgd(network(), way=WAY, rate=0.3, steps=2)
+    learner = meta_sgd(network(), way=WAY, inner_lr=0.3, steps=2)
     values = scatter(learner.rule)
     rates = dict(zip(("0.weight", "0.bias", "3.weight", "3.bias"), values, strict=True))
     compare(learner, values, lambda k, n, g: rates[n] * g, steps=2)
@@ -71,7 +71,7 @@ def test_meta_sgd_equals_a_loop() -> None:
 
 def test_rates_of_each_step_equal_a_loop() -> None:
     torch.manual_seed(0)
-    learner = maml_pp(network(), way=WAY, rate=0.3, steps=3)
+    learner = maml_pp(network(), way=WAY, inner_lr=0.3, steps=3)
     values = scatter(learner.rule)
     row = {"0.weight": 0, "0.bias": 1, "3.weight": 2, "3.bias": 3}
     compare(learner, values, lambda k, n, g: values[0][row[n], k] * g, steps=3)
@@ -89,7 +89,7 @@ def test_steps_beyond_those_learned_take_the_last_rates() -> None:
 
 def test_meta_curvature_is_the_kronecker_product_of_its_factors() -> None:
     torch.manual_seed(0)
-    learner = meta_curvature(network(), way=WAY, rate=0.3, steps=2)
+    learner = meta_curvature(network(), way=WAY, inner_lr=0.3, steps=2)
     assert [tuple(p.shape) for p in learner.rule.parameters()] == [
         (3, 3),
         (1, 1),
@@ -116,7 +116,7 @@ def test_meta_curvature_is_the_kronecker_product_of_its_factors() -> None:
 def test_frozen_parameters_have_no_rates(make) -> None:
     net = network()
     net[0].requires_grad_(False)
-    learner = make(net, way=WAY, rate=0.3, steps=2)
+    learner = make(net, way=WAY, inner_lr=0.3, steps=2)
     meta_backward(learner, double(blobs(2, shape=SHAPE)))
     assert all(p.grad is not None for p in learner.rule.parameters())
     assert net[0].weight.grad is None

@@ -86,7 +86,7 @@ def test_loaded_weights_bring_their_choice() -> None:
 
 
 def searching() -> MetaNAS:
-    learner = MetaNAS(net((8,), norm="none"), way=WAY, scale=0.1, rate=0.5)
+    learner = MetaNAS(net((8,), norm="none"), way=WAY, scale=0.1, inner_lr=0.5)
     learner.at(0.1)
     return learner
 
@@ -136,5 +136,5 @@ def test_the_search_ends_and_the_rest_is_pruned() -> None:
 
 @pytest.mark.parametrize("name", ["metanas", "early_exit"])
 def test_texts_are_refused_by_a_learner_with_a_network_of_its_own(name: str) -> None:
-    with pytest.raises(UpstairsError, match="--net is bag"):
+    with pytest.raises(UpstairsError, match="`net` is bag"):
         make_learner(Settings(learner=name, net="bag"), (64, 8), 5)

@@ -111,7 +111,7 @@ def test_each_inner_step_has_statistics_of_its_own() -> None:
     torch.manual_seed(0)
     norm = BatchNorm(6, statistics="per_step", steps=2)
     net = nn.Sequential(nn.Linear(8, 6), norm, nn.Tanh(), nn.Linear(6, WAY))
-    learner, tasks = maml(net, way=WAY, rate=0.5, steps=2), blobs(1, shot=4)
+    learner, tasks = maml(net, way=WAY, inner_lr=0.5, steps=2), blobs(1, shot=4)
     assert not learner.transductive
     calibrate(learner, lambda: iter([learner(tasks)]))
     params = dict(net.named_parameters())
@@ -130,7 +130,7 @@ def test_statistics_of_the_step_are_used_and_queries_do_not_see_each_other() -> 
     torch.manual_seed(0)
     norm = BatchNorm(6, statistics="per_step", steps=2)
     norm.mean.copy_(torch.randn(3, 6)), norm.variance.uniform_(0.5, 2.0)
-    learner = maml(nn.Sequential(nn.Linear(8, 6), norm, nn.Linear(6, WAY)), way=WAY, rate=0.5, steps=2).eval()
+    learner = maml(nn.Sequential(nn.Linear(8, 6), norm, nn.Linear(6, WAY)), way=WAY, inner_lr=0.5, steps=2).eval()
     tasks = blobs(2)
     alone = learner.solve_inductive(tasks)
     torch.testing.assert_close(learner.solve(tasks), alone)

@@ -12,7 +12,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import score_tasks
 from upstairs.errors import UpstairsError
-from upstairs.schedule import rate_factor
+from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.optimizer import choose_device, make_optimizer
@@ -34,19 +34,19 @@ from upstairs.training.optimizer import choose_device, make_optimizer
     ],
 )
 def test_rates(schedule: str, done: float, step: int, factor: float) -> None:
-    assert math.isclose(rate_factor(schedule, done=done, step=step), factor, abs_tol=1e-12)
+    assert math.isclose(lr_factor(schedule, done=done, step=step), factor, abs_tol=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ["cos", "halve", "halve:0", "20000", "a:0.1", "10:0.1,", ""])
 def test_no_such_schedule(schedule: str) -> None:
-    with pytest.raises(UpstairsError, match="--schedule is"):
+    with pytest.raises(UpstairsError, match="`schedule` is"):
         Settings(learner="protonet", schedule=schedule)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "momentum"])
 def test_a_run_with_each_optimizer_goes_on_as_if_never_stopped(tmp_path, call: Call, name: str) -> None:
     data = draw_folder(tmp_path / "data")
-    train = ["train", "protonet", "--data", data, "--optimizer", name, "--schedule", "halve:3", "--rate", "0.1", *SMALL]
+    train = ["train", "protonet", "--data", data, "--optimizer", name, "--schedule", "halve:3", "--lr", "0.1", *SMALL]
     once, twice = tmp_path / "once", tmp_path / "twice"
     assert call(*train, "--steps", 6, "--out", once, "--quiet")[0] == 0
     assert call(*train, "--steps", 3, "--out", twice, "--quiet")[0] == 0
@@ -59,7 +59,7 @@ def test_a_run_with_each_optimizer_goes_on_as_if_never_stopped(tmp_path, call: C
 def test_momentum_is_nesterovs() -> None:
     """Against the recursion of Sutskever et al. (2013) as torch documents it: v = mu v + g, p -= rate (g + mu v)."""
     p = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    settings = Settings(learner="protonet", optimizer="momentum", rate=0.1, weight_decay=0.01)
+    settings = Settings(learner="protonet", optimizer="momentum", lr=0.1, weight_decay=0.01)
     optimizer = make_optimizer([p], settings)
     own, speed = 2.0, 0.0
     for _ in range(4):
@@ -74,7 +74,7 @@ def test_momentum_is_nesterovs() -> None:
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto").type == choose_device("cpu").type == "cpu"
-    with pytest.raises(UpstairsError, match="--device is cuda"):
+    with pytest.raises(UpstairsError, match="`device` is cuda"):
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto").type == choose_device("cuda").type == "cuda"

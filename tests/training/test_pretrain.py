@@ -57,7 +57,7 @@ def test_scales_of_one_change_nothing_and_only_scales_shifts_and_the_head_learn(
 def test_a_meta_gradient_of_mtl_equals_a_loop_by_torch() -> None:
     """Published in words: frozen weights times scales, statistics settled, the head alone adapted; torch.autograd."""
     plain, tasks = net("population").eval(), double(blobs(2, shape=(1, 16, 16)))
-    learner = mtl(plain, way=WAY, rate=0.2, steps=3).train()
+    learner = mtl(plain, way=WAY, inner_lr=0.2, steps=3).train()
     blocks = [plain.get_submodule(f"block{i}") for i in range(4)]
     scales = [torch.ones_like(b[0].weight[:, :, :1, :1]).requires_grad_() for b in blocks]
     shifts = [b[1].bias.detach().clone().requires_grad_() for b in blocks]
@@ -201,7 +201,7 @@ def test_start_from_copies_what_fits(call: Call, pictures: Path, tmp_path: Path)
     assert copy_weights(deep, tmp_path / "first") == 4 * 5  # `net.encoder.block0`, where the other has `encoder.block0`
     assert torch.equal(deep.state_dict()["net.encoder.block2.0.weight"], before["encoder.block2.0.weight"])
     start = ("--start-from", tmp_path / "first")
-    assert call("train", "protonet", *words, *start, "--rate", 1e-30, "--out", tmp_path / "second")[0] == 0
+    assert call("train", "protonet", *words, *start, "--lr", 1e-30, "--out", tmp_path / "second")[0] == 0
     after = upstairs.load(tmp_path / "second").learner.state_dict()
     assert torch.allclose(after["encoder.block2.0.weight"], before["encoder.block2.0.weight"])
     assert call("train", "mtl", *words, *start, "--out", tmp_path / "third")[0] == 0

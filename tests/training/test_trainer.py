@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_names_the_task(tmp_path: Path) -> None:
     again = Trainer(settings(steps=40), bad, tmp_path)
     restore(again)
     with pytest.raises(
-        UpstairsError, match=r"at step \d+ the loss of task \d .*task with seed (\d+) of bad.*--rate"
+        UpstairsError, match=r"at step \d+ the loss of task \d .*task with seed (\d+) of bad.*`lr`"
     ) as caught:
         train_run(again)
     seed = int(str(caught.value).split("seed ")[1].split()[0])
@@ -138,7 +138,7 @@ def test_defaults_give_way_to_small_data_and_what_is_given_does_not() -> None:
     source = patterns(classes=8, examples=4).train  # 4 classes
     small = resolve({"learner": "protonet"}, source)
     assert small.way == 4 and small.shots[1] + small.query <= 4 and small.net == "mlp"
-    with pytest.raises(UpstairsError, match="has 4 classes and --way is 20"):
+    with pytest.raises(UpstairsError, match="has 4 classes and `way` is 20"):
         Trainer(resolve({"learner": "protonet", "way": 20}, source), Splits(source, source, source), Path("unused"))
 
 

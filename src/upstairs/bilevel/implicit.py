@@ -51,22 +51,22 @@ class ConjugateGradients:
 class Neumann:
     """x = rate sum over j < terms of (I - rate H)^j b (Lorraine, Vicol and Duvenaud 2020).
 
-    It is what unrolling `terms` steps of gradient descent at the minimum gives. The error is (1 - rate h)^terms along a
+    It is what unrolling `terms` steps of gradient descent at the minimum gives. The error is (1 - lr h)^terms along a
     direction of curvature h.
 
     Args:
-        rate: below 2 / the largest curvature. None: half of that bound, by 10 steps of power iteration.
+        lr: below 2 / the largest curvature. None: half of that bound, by 10 steps of power iteration.
 
     Cost: `terms` products (and 10), 3 copies of the parameters.
     """
 
     terms: int = 100
-    rate: float | None = None
+    lr: float | None = None
     damping: float = 0.0
 
     def __call__(self, matrix: Matrix, b: list[Tensor]) -> list[Tensor]:
         matrix = _damped(matrix, self.damping)
-        rate = self.rate or 1 / max(_largest_curvature(matrix, b), torch.finfo(b[0].dtype).tiny)
+        rate = self.lr or 1 / max(_largest_curvature(matrix, b), torch.finfo(b[0].dtype).tiny)
         x = term = [rate * t for t in b]
         for _ in range(self.terms - 1):
             term = [t - rate * h for t, h in zip(term, matrix(term), strict=True)]

@@ -49,13 +49,13 @@ class Updates:
 class SGD:
     """Gradient descent, with momentum where it is not 0 (Polyak 1964; Nesterov's: Sutskever et al. 2013).
 
-        b <- momentum b + g + decay theta,   theta <- theta - rate b      (Nesterov: - rate (g + momentum b))
+        b <- momentum b + g + decay theta,   theta <- theta - lr b      (Nesterov: - lr (g + momentum b))
 
     Args:
         decay: L2 penalty / 2, added to the gradient.
     """
 
-    rate: Number
+    lr: Number
     momentum: Number = 0.0
     decay: Number = 0.0
     nesterov: bool = False
@@ -72,7 +72,7 @@ class SGD:
                 momentum = _of(self.momentum, name)
                 buffers[name] = momentum * state[name] + g
                 g = g + momentum * buffers[name] if self.nesterov else buffers[name]
-            after[name] = p - _of(self.rate, name) * g
+            after[name] = p - _of(self.lr, name) * g
         return after, buffers
 
 
@@ -86,13 +86,13 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Adam:
-    """Adam (Kingma and Ba 2015): theta <- theta - rate m / (sqrt(v) + eps), m and v without bias.
+    """Adam (Kingma and Ba 2015): theta <- theta - lr m / (sqrt(v) + eps), m and v without bias.
 
     Args:
         decay: L2 penalty / 2, added to the gradient.
     """
 
-    rate: Number = 1e-3
+    lr: Number = 1e-3
     betas: tuple[Number, Number] = (0.9, 0.999)
     eps: float = 1e-8
     decay: Number = 0.0
@@ -102,14 +102,14 @@ class Adam:
 
     def step(self, params: Params, grads: Params, state: Moments) -> tuple[Params, Moments]:
         grads = {n: _decayed(g, params[n], self.decay, n) for n, g in grads.items()}
-        return _adam(params, grads, state, rate=self.rate, betas=self.betas, eps=self.eps)
+        return _adam(params, grads, state, lr=self.lr, betas=self.betas, eps=self.eps)
 
 
 @dataclass(frozen=True, eq=False)
 class AdamW:
-    """Adam with decoupled decay (Loshchilov and Hutter 2019): theta <- (1 - rate decay) theta, then Adam's step."""
+    """Adam with decoupled decay (Loshchilov and Hutter 2019): theta <- (1 - lr decay) theta, then Adam's step."""
 
-    rate: Number = 1e-3
+    lr: Number = 1e-3
     betas: tuple[Number, Number] = (0.9, 0.999)
     eps: float = 1e-8
     decay: Number = 1e-2
@@ -118,8 +118,8 @@ class AdamW:
         return _no_moments(params)
 
     def step(self, params: Params, grads: Params, state: Moments) -> tuple[Params, Moments]:
-        params = {n: p * (1 - _of(self.rate, n) * _of(self.decay, n)) for n, p in params.items()}
-        return _adam(params, grads, state, rate=self.rate, betas=self.betas, eps=self.eps)
+        params = {n: p * (1 - _of(self.lr, n) * _of(self.decay, n)) for n, p in params.items()}
+        return _adam(params, grads, state, lr=self.lr, betas=self.betas, eps=self.eps)
 
 
 class Squares(NamedTuple):
@@ -131,14 +131,14 @@ class Squares(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RMSprop:
-    """RMSprop (Tieleman and Hinton 2012): v <- alpha v + (1 - alpha) g^2,  theta <- theta - rate g / (sqrt(v) + eps).
+    """RMSprop (Tieleman and Hinton 2012): v <- alpha v + (1 - alpha) g^2,  theta <- theta - lr g / (sqrt(v) + eps).
 
     Args:
         momentum: of the scaled gradients.
         decay: L2 penalty / 2, added to the gradient.
     """
 
-    rate: Number = 1e-2
+    lr: Number = 1e-2
     alpha: Number = 0.99
     eps: float = 1e-8
     momentum: Number = 0.0
@@ -156,7 +156,7 @@ class RMSprop:
             g = g / (_root(squares[name]) + self.eps)
             if buffers:
                 g = buffers[name] = _of(self.momentum, name) * buffers[name] + g
-            after[name] = p - _of(self.rate, name) * g
+            after[name] = p - _of(self.lr, name) * g
         return after, Squares(squares, buffers)
 
 
@@ -164,7 +164,7 @@ RULES: dict[str, type] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": R
 
 
 def _adam(
-    params: Params, grads: Params, state: Moments, *, rate: Number, betas: tuple[Number, Number], eps: float
+    params: Params, grads: Params, state: Moments, *, lr: Number, betas: tuple[Number, Number], eps: float
 ) -> tuple[Params, Moments]:
     count = state.count + 1
     after: Params = {}
@@ -175,7 +175,7 @@ def _adam(
         mean[name] = first * state.mean[name] + (1 - first) * g
         square[name] = second * state.square[name] + (1 - second) * g * g
         unbiased, scale = (1 - first**count).to(p.dtype), (1 - second**count).to(p.dtype).sqrt()
-        after[name] = p - _of(rate, name) / unbiased * mean[name] / (_root(square[name]) / scale + eps)
+        after[name] = p - _of(lr, name) / unbiased * mean[name] / (_root(square[name]) / scale + eps)
     return after, Moments(count, mean, square)
 
 

@@ -216,6 +216,12 @@ def list_names(*, json: Json = False) -> None:
             print(f"  {row['name']:<18} {row['summary']}")
 
 
+def option_names() -> set[str]:
+    """The names that stand for options in an error: the settings of a run, and what the commands take beside them."""
+    own = "all augment baselines budget count inner_steps out resume seeds support text trials unknown vary"
+    return {*own.split(), *Options.__annotations__, *TaskOptions.__annotations__}
+
+
 def main() -> None:
     """Entry point: an error that the user can mend is one sentence and status 2, an interruption 130."""
     interrupt_on_terminate()
@@ -223,7 +229,7 @@ def main() -> None:
     try:
         app.cli(prog="upstairs", description=__import__("upstairs").__doc__, sort_subcommands=False)
     except UpstairsError as error:
-        print(f"upstairs: {error}", file=sys.stderr)
+        print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         print(f"\nupstairs: stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)

@@ -16,7 +16,7 @@ def search(
     /,
     *,
     vary: Annotated[
-        list[str], arg(metavar="SETTING...", help="What to vary: rate=1e-4..1e-1:log inner_steps=1..5 norm=batch,group")
+        list[str], arg(metavar="SETTING...", help="What to vary: lr=1e-4..1e-1:log inner_steps=1..5 norm=batch,group")
     ],
     trials: Annotated[int, arg(help="How many in all; the same command goes on, with more if there are more.")] = 20,
     out: Annotated[Path | None, arg(help="Where the trials' runs go: runs/search-NAME.")] = None,
@@ -28,7 +28,7 @@ def search(
     quiet: Quiet = False,
     settings: OmitArgPrefixes[Options] = Options(),
 ) -> None:
-    """Search a learner's settings: upstairs search protonet --vary rate=1e-4..1e-1:log --trials 20 --steps 500
+    """Search a learner's settings: upstairs search protonet --vary lr=1e-4..1e-1:log --trials 20 --steps 500
 
     Judged on validation tasks; evaluate the best run on test tasks. Needs Optuna: pip install 'upstairs[search]'.
     """

@@ -35,7 +35,7 @@ def training_classes(
     """
     train, val = splits.train, splits.val
     if (count or rotate or mirror or validation) and train.functions:
-        names = "--train-classes, --rotate-classes, --mirror-classes and --train-on-validation"
+        names = "`train_classes`, `rotate_classes`, `mirror_classes` and `train_on_validation`"
         raise UpstairsError(f"{names} are about classes and {train.name} has none")
     if validation:
         train, val = joined([train, val]), val.subset([])
@@ -46,7 +46,7 @@ def training_classes(
     train = spliced(train, splice, seed=seed) if splice else train
     if spoken:
         if not isinstance(train.format, AudioFormat):
-            raise UpstairsError(f"--spoken makes words that are heard and {train.name} is no sounds: leave it out")
+            raise UpstairsError(f"`spoken` makes words that are heard and {train.name} is no sounds: leave it out")
         train = mixed([train, replace(made_up_words(spoken, train.format, progress=progress), augment=train.augment)])
     return splits._replace(train=train, val=val)
 
@@ -68,7 +68,7 @@ def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:
         UpstairsError: there are not so many.
     """
     if count > len(source):
-        raise UpstairsError(f"--train-classes is {count} and {source.name} has {len(source)} training classes")
+        raise UpstairsError(f"`train_classes` is {count} and {source.name} has {len(source)} training classes")
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
     return source.subset(sorted(order[:count].tolist()))
 
@@ -86,12 +86,12 @@ def turned(source: Source, *, rotate: bool, mirror: bool) -> Source:
     """
     shape, form = source.feature_shape, source.format
     if len(shape) != 3 or shape[1] != shape[2] or not isinstance(form, ImageFormat | None):
-        name = "--rotate-classes turns" if rotate else "--mirror-classes mirrors"
+        name = "`rotate_classes` turns" if rotate else "`mirror_classes` mirrors"
         raise UpstairsError(f"{name} square pictures and {source.name} has inputs of shape {shape}: leave it out")
     if mirror and form is not None and not form.ink:
         raise UpstairsError(
-            f"--mirror-classes is for letters and drawings and {source.name} is photos, which mean the same when they "
-            "are mirrored: leave it out (--jitter mirrors them)"
+            f"`mirror_classes` is for letters and drawings and {source.name} is photos, which mean the same when they "
+            "are mirrored: leave it out (`jitter` mirrors them)"
         )
     turns = source.turns or (0,) * len(source)
     rows = [tuple(own.tolist()) for own in source.rows]

@@ -11,6 +11,7 @@ from upstairs.data.regression import draw_functions
 from upstairs.data.seeds import dice
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
+from upstairs.settings import TaskKind
 
 Range = int | tuple[int, int]
 
@@ -27,7 +28,7 @@ def check_settings(source: Source, way: tuple[int, int], shot: tuple[int, int], 
         UpstairsError: see `Episodes`.
     """
     if source.functions and way != (0, 0):
-        raise UpstairsError(f"--way is {way[1]} and {source.name} is regression, which has no classes: leave it out")
+        raise UpstairsError(f"`way` is {way[1]} and {source.name} is regression, which has no classes: leave it out")
     classes = 0 if source.functions else 1
     for name, (low, high), least in (
         ("way", way, classes),
@@ -35,17 +36,17 @@ def check_settings(source: Source, way: tuple[int, int], shot: tuple[int, int], 
         ("query", (query, query), 1),
     ):
         if low < least or high < low:
-            raise UpstairsError(f"--{name} is {low if low == high else (low, high)}: it must be at least {least}")
+            raise UpstairsError(f"`{name}` is {low if low == high else (low, high)}: it must be at least {least}")
     if way[1] > len(source):
         raise UpstairsError(
-            f"{source.name} has {len(source)} classes and --way is {way[1]}: lower --way or add classes"
+            f"{source.name} has {len(source)} classes and `way` is {way[1]}: lower `way` or add classes"
         )
     need = shot[1] + query
     for label, rows in zip(source.labels, source.rows, strict=True):
         if len(rows) < need:
             raise UpstairsError(
                 f"class '{label}' of {source.name} has {len(rows)} examples and {shot[1]} shot + {query} "
-                f"query need {need}: add examples, lower --shot or --query, or remove the class"
+                f"query need {need}: add examples, lower `shot` or `query`, or remove the class"
             )
 
 
@@ -56,7 +57,7 @@ def voices(source: Source) -> list[Tensor]:
         UpstairsError: speakers are not known.
     """
     if not source.speakers:
-        raise UpstairsError(f"--speakers is about sounds of known speakers and {source.name} names none: leave it out")
+        raise UpstairsError(f"`speakers` is about sounds of known speakers and {source.name} names none: leave it out")
     names = [[source.speakers[row] for row in rows] for rows in source.rows]
     numbers = np.unique([name for own in names for name in own], return_inverse=True)[1]
     return list(torch.from_numpy(numbers).split([len(own) for own in names]))
@@ -118,6 +119,11 @@ class Episodes:
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
         self._voices = voices(source) if speakers else []
+
+    @property
+    def task_kind(self) -> TaskKind:
+        """Whether tasks are classes to tell apart, functions to fit, or sets of one class to make more of."""
+        return "generation" if self.way[1] == 1 else self.source.task_kind
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
         """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""

@@ -36,7 +36,7 @@ def mixed(sources: Sequence[Source], weights: Sequence[float] | None = None) -> 
         raise UpstairsError(f"{len(sources)} data set is no mixture: name two or more, as `glyphs{SIGN}my_letters/`")
     shares = list(weights or [1.0] * len(sources))
     if len(shares) != len(sources) or min(shares) <= 0:
-        raise UpstairsError(f"--mix has the weights {shares} for {len(sources)} data sets: give one above 0 for each")
+        raise UpstairsError(f"`mix` has the weights {shares} for {len(sources)} data sets: give one above 0 for each")
     if functions := [source.name for source in sources if source.functions]:
         raise UpstairsError(f"{functions[0]} is regression and has no classes to mix with: train on it alone")
     parts = _alike(sources)
@@ -100,7 +100,7 @@ class Mixture(Episodes):
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
         """The tasks of these seeds, stacked and padded to the largest."""
         if among is not None:
-            raise UpstairsError("--hard draws classes of all data sets together: leave it out with several of them")
+            raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
         drawn = []
         for seed in seeds:
             place = self.part(seed)

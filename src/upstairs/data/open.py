@@ -41,7 +41,7 @@ def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | 
     if SIGN in data:
         if settings.get("spoken"):
             raise UpstairsError(
-                f"--spoken adds made-up words to one data set and --data is {data}: name one, or leave --spoken out"
+                f"`spoken` adds made-up words to one data set and `data` is {data}: name one, or leave `spoken` out"
             )
         mix = parse_mix(settings["mix"]) if settings.get("mix") else None
         own = {**settings, "mix": None}
@@ -88,12 +88,12 @@ def check_data_options(settings: dict[str, Any]) -> None:
     """Raise UpstairsError for an option that says something about other data than is there."""
     parts = settings.get("data", "glyphs").split(SIGN)
     if not all(part.strip() for part in parts):
-        raise UpstairsError(f"--data is '{settings['data']}': name a data set on each side of '+'")
+        raise UpstairsError(f"`data` is '{settings['data']}': name a data set on each side of '+'")
     if settings.get("mix") and len(parts) == 1:
-        raise UpstairsError(f"--mix is '{settings['mix']}' and there is one data set: name several, as --data 'A + B'")
+        raise UpstairsError(f"`mix` is '{settings['mix']}' and there is one data set: name several, as `data` 'A + B'")
     for name in ("columns", "encoder"):
         if settings.get(name) and not any(is_text(part) for part in parts):
-            raise UpstairsError(f"--{name} is about texts and {settings.get('data', 'glyphs')} has none: leave it out")
+            raise UpstairsError(f"`{name}` is about texts and {settings.get('data', 'glyphs')} has none: leave it out")
 
 
 def parse_mix(text: str) -> list[float]:
@@ -101,7 +101,7 @@ def parse_mix(text: str) -> list[float]:
     try:
         return [float(share) for share in text.split(",")]
     except ValueError:
-        raise UpstairsError(f"--mix is '{text}': give a number for each data set, such as 2,1") from None
+        raise UpstairsError(f"`mix` is '{text}': give a number for each data set, such as 2,1") from None
 
 
 def asked_of(format: InputFormat | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from upstairs.errors import UpstairsError
+from upstairs.settings import TaskKind
 
 Rows = Any  # an array [rows, *feature], or what is indexed by an array of rows as one is (see splice.py)
 
@@ -126,6 +127,11 @@ class Source:
     def most_way(self) -> int:
         """The most classes that any task can have."""
         return min(len(part) for part in self.parts or (self,))
+
+    @property
+    def task_kind(self) -> TaskKind:
+        """Whether tasks are classes to tell apart or functions to fit."""
+        return "regression" if self.functions else "classification"
 
     @property
     def feature_shape(self) -> tuple[int, ...]:

@@ -103,6 +103,6 @@ def published_splits(source: Source) -> Splits:
         if {label for part in parts for label in part} == set(source.labels):
             return split_by_list(source, *parts)
     raise UpstairsError(
-        f"--split is 'published' and the package has no split for {source.name} with its {len(source)} classes: it has "
+        f"`split` is 'published' and the package has no split for {source.name} with its {len(source)} classes: it has "
         "those of Arabic Speech Commands (40 words) and CLINC150 (150 intents)"
     )

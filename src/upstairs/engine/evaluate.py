@@ -148,7 +148,7 @@ def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[in
 def enough_seeds(seed: int, tasks: int) -> list[int]:
     """The frozen list of tasks, refused where it is too short for an interval."""
     if tasks < 2:
-        raise UpstairsError(f"--tasks is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
+        raise UpstairsError(f"`tasks` is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
     return frozen_seeds(seed, tasks)
 
 

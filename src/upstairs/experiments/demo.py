@@ -59,7 +59,7 @@ def run_demo(
     demo = DEMOS[kind]
     data = data or demo.data
     if not minutes > 0:
-        raise UpstairsError(f"--minutes is {minutes}: it must be above 0")
+        raise UpstairsError(f"`minutes` is {minutes}: it must be above 0")
     data = data or str(synthesised(out / "words", quiet=quiet))
     splits = open_splits({"data": data}, quiet=quiet)
     runs: list[Run] = []
@@ -95,7 +95,7 @@ def synthesised(folder: Path, *, quiet: bool) -> Path:
     engine = find_engine()
     if engine is None:
         raise UpstairsError(
-            "the demo of sounds needs recordings, and none come with the library: give --data with a folder or zip of "
+            "the demo of sounds needs recordings, and none come with the library: give `data` with a folder or zip of "
             f"class/file, such as words said by many voices; or install eSpeak NG, which says some ({INSTALL})"
         )
     if not quiet:

@@ -43,7 +43,7 @@ def evaluate_run(
     if inner_steps is not None:
         if not isinstance(learner, GradientLearner) or inner_steps < 0:
             raise UpstairsError(
-                f"--inner-steps is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
+                f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
     opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
@@ -85,14 +85,14 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if functions := function_splits(data or run.settings.data):
         if split not in (None, "test"):
             raise UpstairsError(
-                f"--split is '{split}' and {functions.test.name} has no split, since every task is a new function: "
+                f"`split` is '{split}' and {functions.test.name} has no split, since every task is a new function: "
                 "leave it out"
             )
         return functions.test, functions.test.name, "test"
     own = data is None or absolute(data) == run.settings.data
     split = split or ("test" if own else "all")
     if split not in ("train", "val", "test", "all"):
-        raise UpstairsError(f"--split is '{split}': choose train, val, test or all")
+        raise UpstairsError(f"`split` is '{split}': choose train, val, test or all")
     if own and split != "all":
         again = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format)
         return getattr(again, split), run.settings.data, split
@@ -101,7 +101,7 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if split != "all":
         return getattr(open_splits({"data": name, "columns": columns}, quiet=quiet, format=form), split), name, split
     if SIGN in name:
-        raise UpstairsError(f"--split all is about one data set and {name} is several: leave it out, or name one")
+        raise UpstairsError(f"`split` all is about one data set and {name} is several: leave it out, or name one")
     with counting("reading examples", quiet=quiet) as progress:
         if run.inputs.are_texts:
             return open_texts(name, columns=columns, format=form, progress=progress), name, split

@@ -33,7 +33,7 @@ def generate_folder(
     if not isinstance(run.inputs.format, ImageFormat):
         raise UpstairsError(f"{path} was not trained on pictures: write upstairs.load({str(path)!r}).generate(...)")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UpstairsError(f"{out} holds something already, and nothing is written over: choose another --out")
+        raise UpstairsError(f"{out} holds something already, and nothing is written over: choose another `out`")
     classes = classes_in(support)
     rows = {}
     with counting("generating", quiet=quiet) as progress:

@@ -53,7 +53,7 @@ def predict_file(model: Path, inputs: Sequence[Path], texts: Sequence[str] = ())
         raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
     adapted = load_adapted(model)
     if texts and not adapted.inputs.are_texts:
-        raise UpstairsError(f"--text was given and {model} names no texts: give files to name instead")
+        raise UpstairsError(f"`text` was given and {model} names no texts: give files to name instead")
     items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else list(inputs)
     items = [*items, *texts]
     logits = adapted.logits(items)

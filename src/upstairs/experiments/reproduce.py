@@ -57,7 +57,7 @@ def reproduce(
     recipe, out = find_experiment(name), Path(out)
     if tasks < TEST_TASKS or seeds < 1 or (budget is not None and not budget > 0):
         raise UpstairsError(
-            f"--tasks is {tasks}, --seeds {seeds} and --budget {budget}: a card needs {TEST_TASKS:,} test tasks or "
+            f"`tasks` is {tasks}, `seeds` {seeds} and `budget` {budget}: a card needs {TEST_TASKS:,} test tasks or "
             "more, 1 seed or more, and a budget above 0"
         )
     given = settings_of(recipe, data, None if budget is None else budget / seeds, device)
@@ -76,7 +76,7 @@ def settings_of(recipe: Experiment, data: str | None, minutes: float | None, dev
     """What is asked of the training; its mistakes show before anything is read."""
     own = recipe.dataset.data if recipe.regression else None
     if (data or own) is None:
-        raise UpstairsError(f"{recipe.name} needs --data: {recipe.dataset.data}")
+        raise UpstairsError(f"{recipe.name} needs `data`: {recipe.dataset.data}")
     asked = recipe.settings if minutes is None else recipe.shortened(minutes)
     given = with_paths(asked | {"data": data or own, "device": device})
     draft(given, regression=recipe.regression)
@@ -212,7 +212,7 @@ def in_words(
     gradient = isinstance(runs[0].learner, GradientLearner)
     steps = recipe.test_steps if recipe.test_steps is not None else s.inner_steps
     many = f"{s.inner_steps} inner step{'s' * (s.inner_steps != 1)}"
-    inner = f"; {many} at {s.inner_rate} in training, {steps} in testing" if gradient else ""
+    inner = f"; {many} at {s.inner_lr} in training, {steps} in testing" if gradient else ""
     changed = [
         f"{name.replace('_', ' ')} {getattr(s, name)} (in full: {full[name]})"
         for name in sorted(full)
@@ -227,7 +227,7 @@ def in_words(
         f"Data: {recipe.dataset.title}, {recipe.dataset.about}.",
         f"Judged on {tasks:,} fixed test tasks, {task}, {recipe.test_query} queries{' a class' * bool(s.way)}; trained "
         f"on {train}, {s.query} queries, {s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
-        f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.rate:g}, "
+        f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.lr:g}, "
         f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' if s.jitter else ''}"
         f"{f'; in testing the mean over {s.views} views of a picture' if s.views > 1 else ''}.",
         f"Model selection: {selection}; test tasks choose nothing.",

@@ -141,7 +141,7 @@ def _check_same_study(optuna: Any, study: Any, kinds: Mapping[str, Any]) -> None
             except ValueError as error:
                 raise UpstairsError(
                     f"the search '{study.study_name}' in this storage had {name} from {had}, not from {kinds[name]}: "
-                    "give what it had, or another name (on the command line another --out)"
+                    "give what it had, or another name (on the command line another `out`)"
                 ) from error
 
 
@@ -188,7 +188,7 @@ DATA_SETTINGS = {
     "data", "split", "split_seed", "mix", "columns", "encoder", "train_classes", "rotate_classes",
     "mirror_classes", "train_on_validation", "splice", "spoken",
 }  # fmt: skip
-FORM = "write it as rate=1e-4..1e-1:log, inner_steps=1..5 or norm=batch,group"
+FORM = "write it as lr=1e-4..1e-1:log, inner_steps=1..5 or norm=batch,group"
 
 
 def parse_space(words: Sequence[str]) -> dict[str, Range | list[Any]]:
@@ -247,7 +247,7 @@ def search_settings(
         if run.validation is None:
             raise UpstairsError(
                 "a search needs the score of validation tasks and there are none: add classes, or leave out "
-                "--train-on-validation"
+                "`train_on_validation`"
             )
         write_atomically(run.out / "settings.json", json.dumps(run.settings.to_json(), indent=1).encode())
         prepare(run, data, quiet=True)

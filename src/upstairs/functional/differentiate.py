@@ -46,16 +46,16 @@ class Scaled(NamedTuple):
 
 
 class SGD:
-    """Plain gradient descent: theta <- theta - rate * gradient."""
+    """Plain gradient descent: theta <- theta - lr * gradient."""
 
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
+    def __init__(self, lr: float) -> None:
+        self.lr = lr
 
     def init(self, params: Params) -> tuple[()]:
         return ()
 
     def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
-        return Scaled(grads, -self.rate), state
+        return Scaled(grads, -self.lr), state
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,17 @@ def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Para
     return {n: wrap(g) if isinstance(p, BatchedTensor) else g for (n, p), g in zip(params.items(), grads, strict=True)}
 
 
-def descend(loss: Loss, params: Params, *args: Any, rate: float, create_graph: bool) -> Params:
-    """params - rate * gradient, as `gradient` and `add` give it, with less around it.
+def descend(loss: Loss, params: Params, *args: Any, lr: float, create_graph: bool) -> Params:
+    """params - lr * gradient, as `gradient` and `add` give it, with less around it.
 
     The loss is scaled by -rate before its gradient is taken, and not the gradient: its derivative then has no product
     for each parameter.
     """
     if transformed():
-        return add(params, Scaled(gradient(loss, params, *args, create_graph=create_graph), -rate))
+        return add(params, Scaled(gradient(loss, params, *args, create_graph=create_graph), -lr))
     with torch.enable_grad():
         leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
-        steps = _raw_gradients(loss, leaves, args, create_graph=create_graph, factor=-rate)
+        steps = _raw_gradients(loss, leaves, args, create_graph=create_graph, factor=-lr)
     return {
         n: wrap(torch.add(raw_of(p), s)) if isinstance(p, BatchedTensor) else torch.add(p, s)
         for (n, p), s in zip(params.items(), steps, strict=True)

@@ -54,8 +54,8 @@ def inner_loop(
     def step(number: int, carry: Any, *, create_graph: bool) -> Any:
         params, state = carry
         with at_step(first + number):
-            if type(rule) is SGD and isinstance(rule.rate, float):
-                return descend(loss, params, *args, rate=rule.rate, create_graph=create_graph), state
+            if type(rule) is SGD and isinstance(rule.lr, float):
+                return descend(loss, params, *args, lr=rule.lr, create_graph=create_graph), state
             grads = gradient(loss, params, *args, create_graph=create_graph)
             updates, state = rule.update(grads, state)
         return add(params, updates), state

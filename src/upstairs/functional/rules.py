@@ -18,13 +18,13 @@ class Squares(NamedTuple):
 
 
 class Squared:
-    """Adam without momentum (Kingma and Ba 2015, beta_1 = 0), as critics are trained: -rate * g / (sqrt(v) + 1e-8).
+    """Adam without momentum (Kingma and Ba 2015, beta_1 = 0), as critics are trained: -lr * g / (sqrt(v) + 1e-8).
 
     v is the running mean of g^2, v <- decay * v + (1 - decay) * g^2, divided by 1 - decay^t.
     """
 
-    def __init__(self, rate: float, *, decay: float = 0.9) -> None:
-        self.rate, self.decay = rate, decay
+    def __init__(self, lr: float, *, decay: float = 0.9) -> None:
+        self.lr, self.decay = lr, decay
 
     def init(self, params: Params) -> Squares:
         return Squares({name: torch.zeros_like(p) for name, p in params.items()}, torch.zeros(()))
@@ -33,7 +33,7 @@ class Squared:
         mean = {name: self.decay * state.mean[name] + (1 - self.decay) * g.square() for name, g in grads.items()}
         count = state.count + 1
         share = 1 - self.decay**count
-        return {n: -self.rate * g / ((mean[n] / share).sqrt() + 1e-8) for n, g in grads.items()}, Squares(mean, count)
+        return {n: -self.lr * g / ((mean[n] / share).sqrt() + 1e-8) for n, g in grads.items()}, Squares(mean, count)
 
 
 class LearnedRates(nn.Module):
@@ -41,13 +41,13 @@ class LearnedRates(nn.Module):
 
     Args:
         params: the parameters that adapt.
-        rate: where every rate starts. A rate may change its sign: it then climbs.
+        lr: where every rate starts. A rate may change its sign: it then climbs.
     """
 
-    def __init__(self, params: Params, rate: float) -> None:
+    def __init__(self, params: Params, lr: float) -> None:
         super().__init__()
         self.names = list(params)
-        self.rates = nn.ParameterList(torch.full_like(p, rate, requires_grad=False) for p in params.values())
+        self.rates = nn.ParameterList(torch.full_like(p, lr, requires_grad=False) for p in params.values())
 
     def init(self, params: Params) -> tuple[()]:
         return ()
@@ -62,11 +62,11 @@ class StepRates(nn.Module):
     Steps beyond `steps` take the last one's rates.
     """
 
-    def __init__(self, params: Params, rate: float, *, steps: int) -> None:
+    def __init__(self, params: Params, lr: float, *, steps: int) -> None:
         super().__init__()
         self.names = list(params)
         like = next(iter(params.values()))
-        self.rates = nn.Parameter(torch.full((len(params), max(1, steps)), rate, dtype=like.dtype, device=like.device))
+        self.rates = nn.Parameter(torch.full((len(params), max(1, steps)), lr, dtype=like.dtype, device=like.device))
 
     def init(self, params: Params) -> tuple[()]:
         return ()
@@ -79,15 +79,15 @@ class StepRates(nn.Module):
 class MetaCurvature(nn.Module):
     """A learned preconditioner of the gradient, one matrix for each of its axes (Park and Oliva 2019).
 
-        theta <- theta - rate * (G x_1 M_out x_2 M_in x_3 M_kernel)
+        theta <- theta - lr * (G x_1 M_out x_2 M_in x_3 M_kernel)
 
     G is a convolution's gradient [out, in, kernel], a linear layer's [out, in] or a vector; x_k multiplies its k-th
     axis by a square matrix, which starts as the identity. Together they are a Kronecker product that is never formed.
     """
 
-    def __init__(self, params: Params, rate: float) -> None:
+    def __init__(self, params: Params, lr: float) -> None:
         super().__init__()
-        self.names, self.rate = list(params), rate
+        self.names, self.lr = list(params), lr
         self.factors = nn.ParameterList(
             torch.eye(n, dtype=p.dtype, device=p.device) for p in params.values() for n in self.axes(p)
         )
@@ -109,7 +109,7 @@ class MetaCurvature(nn.Module):
             for axis in range(len(shape)):
                 curved = along(curved, next(factors), axis)
             updates[name] = curved.reshape(g.shape)
-        return Scaled(updates, -self.rate), state
+        return Scaled(updates, -self.lr), state
 
 
 def along(tensor: Tensor, matrix: Float[Tensor, "n n"], axis: int) -> Tensor:

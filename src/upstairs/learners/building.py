@@ -34,12 +34,12 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
         return make(shape, width=settings.width, out=out, **common)
     if settings.dropout and settings.net != "mlp":
         raise UpstairsError(
-            f"--dropout is for pictures, sounds and mlp, and the network is {settings.net}: leave it out"
+            f"`dropout` is for pictures, sounds and mlp, and the network is {settings.net}: leave it out"
         )
     if settings.net in READINGS:
         if len(shape) != 2:
             raise UpstairsError(
-                f"--net {settings.net} reads texts and was given inputs of shape {shape}: use conv4 or mlp"
+                f"`net` {settings.net} reads texts and was given inputs of shape {shape}: use conv4 or mlp"
             )
         return text_net(settings.net, settings.width, words=shape[0], out=out)
     if settings.net == "pretrained":
@@ -54,8 +54,8 @@ def on_net(make: Callable[..., GradientLearner], wrap: Callable[[Any], Any] = la
     """On a network with a last layer, as `wrap` changes it."""
 
     def build(settings: Settings, shape: Shape, way: int) -> Learner:
-        net, rate = wrap(make_net(settings, shape, way or 1)), settings.inner_rate
-        return make(net, way=way, rate=rate, steps=settings.inner_steps, batch=settings.inner_batch)
+        net, rate = wrap(make_net(settings, shape, way or 1)), settings.inner_lr
+        return make(net, way=way, inner_lr=rate, steps=settings.inner_steps, batch=settings.inner_batch)
 
     return build
 
@@ -74,7 +74,7 @@ def own_network(settings: Settings) -> None:
     """Refuse inputs for which a learner that brings a network of its own has none."""
     if settings.net not in (*CONVOLUTIONAL, "mlp"):
         raise UpstairsError(
-            f"{settings.learner} brings a network of its own, for pictures and vectors, and --net is {settings.net} ("
+            f"{settings.learner} brings a network of its own, for pictures and vectors, and `net` is {settings.net} ("
             "what texts and frozen features need): choose another learner, such as protonet"
         )
 
@@ -91,12 +91,12 @@ def scale(settings: Settings, size: int) -> float:
 
 
 INNER_LOOP = {
-    "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 32, "norm": "batch", "inner_steps": 1, "inner_rate": 0.4,
-    "rate": 3e-3,
+    "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 32, "norm": "batch", "inner_steps": 1, "inner_lr": 0.4,
+    "lr": 3e-3,
 }  # fmt: skip
-SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_rate": 0.1}  # no second order mends what one large step spoils
-METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "rate": 2e-3}
+SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_lr": 0.1}  # no second order mends what one large step spoils
+METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "lr": 2e-3}
 FUNCTIONS = {
     "way": 0, "shot": "5", "query": 10, "tasks": 25, "net": "mlp", "width": 40, "norm": "none", "inner_steps": 1,
-    "inner_rate": 0.01, "rate": 1e-3,
+    "inner_lr": 0.01, "lr": 1e-3,
 }  # fmt: skip

@@ -76,7 +76,7 @@ def defaults_for(name: str, *, regression: bool) -> dict[str, Any]:
         needs, data, others = (
             ("classes", "regression", "choose data with classes, such as glyphs")
             if regression
-            else ("regression tasks", "classes", "choose --data sinusoid or gp")
+            else ("regression tasks", "classes", "choose `data` sinusoid or gp")
         )
         able = sorted(n for n, e in learners().items() if (e.regression if regression else e.defaults) is not None)
         raise UpstairsError(
@@ -115,7 +115,7 @@ def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Lea
         net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
-        return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, rate=0.02, steps=100), **best}
+        return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, inner_lr=0.02, steps=100), **best}
     if way == 1:  # nothing to tell apart
         return {}
     if settings.net == "pretrained":

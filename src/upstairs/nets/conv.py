@@ -123,7 +123,7 @@ def _blocks(
     stride 2; f a max-pool of 2x1; d none, and twice the width."""
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(
-            f"conv4 takes images of 16x16 pixels or more and was given inputs of shape {shape}: use --net mlp"
+            f"conv4 takes images of 16x16 pixels or more and was given inputs of shape {shape}: use `net` mlp"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = shape[0]

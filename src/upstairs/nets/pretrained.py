@@ -74,7 +74,7 @@ def layers_of(network: nn.Module) -> nn.ModuleList:
     stacks = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len({type(c) for c in m}) == 1]
     if not stacks:
         raise UpstairsError(
-            f"{type(network).__name__} has no stack of layers: use its frozen features (--net projection)"
+            f"{type(network).__name__} has no stack of layers: use its frozen features (`net` projection)"
         )
     return max(stacks, key=len)
 
@@ -82,7 +82,7 @@ def layers_of(network: nn.Module) -> nn.ModuleList:
 def pretrained_transformer(model: str | None, *, out: int | None = None) -> nn.Sequential:
     """`PretrainedTransformer`, with a last linear layer named `head` where `out` is given."""
     if not model:
-        raise UpstairsError("--net pretrained needs --encoder: the folder or the name of a transformer to start from")
+        raise UpstairsError("`net` pretrained needs `encoder`: the folder or the name of a transformer to start from")
     body = PretrainedTransformer(model)
     layers: OrderedDict[str, Any] = OrderedDict(pretrained=body)
     if out is not None:

@@ -53,7 +53,7 @@ def resnet12(
         norm, steps, out, dropout: as for `conv4`.
     """
     if len(shape) != 3 or min(shape[1:]) < 16:
-        raise UpstairsError(f"resnet12 takes images of 16x16 pixels or more and was given {shape}: use --net mlp")
+        raise UpstairsError(f"resnet12 takes images of 16x16 pixels or more and was given {shape}: use `net` mlp")
     channels = [shape[0], *(max(1, round(width * factor)) for factor in GROWTH)]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(4):

@@ -26,21 +26,21 @@ def check_compatible(settings: Settings, learner: Learner, source: Source, *, va
     """
     if settings.patience and not validated:
         raise UpstairsError(
-            "--patience waits for the validation tasks, and there are none: leave it out, or --train-on-validation"
+            "`patience` waits for the validation tasks, and there are none: leave it out, or `train_on_validation`"
         )
     name = settings.learner
     ink = isinstance(source.format, ImageFormat) and source.format.ink
     photos = len(source.feature_shape) == 3 and not ink
     if settings.views > 1 and not (photos and isinstance(learner, MetricLearner) and not isinstance(learner, DN4)):
         raise UpstairsError(
-            "--views is for photos, which mean the same when they are mirrored, and for learners that compare one "
+            "`views` is for photos, which mean the same when they are mirrored, and for learners that compare one "
             f"embedding of each, and this is '{name}' on {'line drawings' if ink else source.name}: leave it out"
         )
     texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
     if settings.interpolate != "none" and (learner.global_labels or texts or draws):
         does = "learns to draw what it is shown" if draws else "classifies all training classes"
         what = f"{source.name} is texts" if texts else f"'{name}' {does}"
-        raise UpstairsError(f"--interpolate mixes the inputs of few-shot tasks and {what}: leave it out")
+        raise UpstairsError(f"`interpolate` mixes the inputs of few-shot tasks and {what}: leave it out")
     why = next((words for kind, words in UNLIKE.items() if isinstance(learner, kind)), None)
     if why and (settings.interpolate == "metamix" or settings.label_smoothing):
-        raise UpstairsError(f"metamix and --label-smoothing change queries' labels and '{name}' {why}: leave it out")
+        raise UpstairsError(f"metamix and `label_smoothing` change queries' labels and '{name}' {why}: leave it out")

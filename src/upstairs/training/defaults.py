@@ -17,10 +17,10 @@ FEW = 6  # speakers of a training task, where they are known: as many as there m
 # What suits a network better than the learner's own defaults. A pretrained encoder's features are good already: larger
 # steps fit the projection to the training classes, and the score on others falls below that of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
-    "projection": {"rate": 1e-4, "scale": 0.3},
-    "pretrained": {"rate": 3e-5, "scale": 0.3, "way": 20},  # a step is 120 texts
+    "projection": {"lr": 1e-4, "scale": 0.3},
+    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # a step is 120 texts
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
-    **{name: {"rate": 1e-2, "scale": 8.0} for name in READINGS},
+    **{name: {"lr": 1e-2, "scale": 8.0} for name in READINGS},
 }
 
 
@@ -42,10 +42,10 @@ def resolve(given: dict[str, Any], source: Source) -> Settings:
         settings = replace(settings, minutes=10.0)
     if source.functions:
         if settings.hard or settings.pretrain:
-            raise UpstairsError(f"--hard and --pretrain are about classes and {source.name} has none: leave them out")
+            raise UpstairsError(f"`hard` and `pretrain` are about classes and {source.name} has none: leave them out")
         return settings
     if settings.hard and source.parts:
-        raise UpstairsError("--hard draws classes of all data sets together: leave it out with several of them")
+        raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
     asked = given.get("net")
     if asked == "pretrained" or (asked is None and settings.net == "conv4"):

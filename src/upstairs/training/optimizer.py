@@ -16,13 +16,13 @@ def choose_device(asked: str) -> torch.device:
     """
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
-        raise UpstairsError("--device is cuda and torch finds none: leave it out, or install torch with CUDA")
+        raise UpstairsError("`device` is cuda and torch finds none: leave it out, or install torch with CUDA")
     return torch.device("cuda" if there and asked != "cpu" else "cpu")
 
 
 def make_optimizer(parameters: Any, settings: Settings) -> torch.optim.Optimizer:
     """The outer loop's, for parameters or groups of them."""
-    rate, decay = settings.rate, settings.weight_decay
+    rate, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
     fast = settings.optimizer == "momentum"

@@ -35,7 +35,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "demo_maml": Preset(
         "the demo's gradient learner on glyphs, 16 channels",
-        {"learner": "maml", "data": "glyphs", "width": 16, "rate": 4e-3, "minutes": 0.6},
+        {"learner": "maml", "data": "glyphs", "width": 16, "lr": 4e-3, "minutes": 0.6},
     ),
     "demo_texts": Preset(
         "the demo of texts: which language is it? (needs Babel)",
@@ -53,8 +53,8 @@ PRESETS: dict[str, Preset] = {
         "5-way training, one inner step (Finn 2017), in an hour; add --data with the folder of Omniglot",
         {
             "learner": "maml",
-            "rate": 4e-3,
-            "inner_rate": 0.1,
+            "lr": 4e-3,
+            "inner_lr": 0.1,
             "mirror_classes": True,
             "train_on_validation": True,
             "minutes": 58,

@@ -67,7 +67,7 @@ def pretraining(settings: Settings, most_way: int) -> Settings:
     own = defaults_for("simpleshot", regression=False)
     return replace(
         settings,
-        **{name: own[name] for name in ("shot", "query", "tasks", "rate")},
+        **{name: own[name] for name in ("shot", "query", "tasks", "lr")},
         learner="simpleshot",
         way=min(own["way"], most_way),
         estimator="autograd",
@@ -99,8 +99,8 @@ def copy_weights(learner: Learner, path: Path) -> int:
     fit = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
     if not fit:
         raise UpstairsError(
-            f"no weight of {path} ({meta['settings']['learner']}) fits this learner: take the same --net, --width, "
-            "--norm and data"
+            f"no weight of {path} ({meta['settings']['learner']}) fits this learner: take the same `net`, `width`, "
+            "`norm` and data"
         )
     for name in fit:
         own[name].copy_(theirs[name])

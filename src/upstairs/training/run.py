@@ -98,7 +98,7 @@ class Run:
                 f"does, such as {', '.join(able)}"
             )
         if count < 1:
-            raise UpstairsError(f"--count is {count}: it must be at least 1")
+            raise UpstairsError(f"`count` is {count}: it must be at least 1")
         return self.learner
 
 
@@ -118,10 +118,10 @@ def load(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train --out` wrote")
+        raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train` wrote")
     file = checkpoint_in(path)
     if file is None:
-        raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train --out` wrote")
+        raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train` wrote")
     tensors, meta = load_tensors(file, kind="run")
     if (path / "last.safetensors").is_file():  # the newest history; the weights are the best ones
         meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
@@ -136,7 +136,7 @@ def check_task_kind(runs: Sequence[Run], source: Source) -> None:
     for run in runs:
         if (run.settings.way == 0) != (source.functions is not None):
             own, other = ("classes", "regression") if run.settings.way else ("regression", "classes")
-            raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give --data of its kind")
+            raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give `data` of its kind")
 
 
 def check_comparable(runs: Sequence[Run], *, foreign: bool = False) -> None:
@@ -156,7 +156,7 @@ def check_comparable(runs: Sequence[Run], *, foreign: bool = False) -> None:
             own, other = (getattr(one.settings, what) for one in (first, run))
             if own != other:
                 raise UpstairsError(
-                    f"{first.path} was trained with --{what.replace('_', '-')} {own} and {run.path} with {other}: "
+                    f"{first.path} was trained with `{what}` {own} and {run.path} with {other}: "
                     "the test classes of one may be training classes of the other, so take runs on the same data"
                 )
         if run.inputs != first.inputs:

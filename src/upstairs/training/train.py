@@ -26,7 +26,7 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
         UpstairsError: `out` holds a run already, the data cannot be used, or training met something not finite.
     """
     if (out / "last.safetensors").exists():
-        raise UpstairsError(f"{out} holds a run already: go on with it by --resume, or choose another --out")
+        raise UpstairsError(f"{out} holds a run already: go on with it by `resume`, or choose another `out`")
     trainer, splits = open_run(given, out, quiet=quiet, splits=splits)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
     prepare(trainer, splits, quiet=quiet)
@@ -85,8 +85,8 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
     for name, value in given.items():
         if getattr(settings, name) != value:
             raise UpstairsError(
-                f"--{name.replace('_', '-')} is {value} and the run in {out} has {getattr(settings, name)}: "
-                "leave it out to go on with that run, or choose another --out"
+                f"`{name}` is {value} and the run in {out} has {getattr(settings, name)}: "
+                "leave it out to go on with that run, or choose another `out`"
             )
     if budget:
         settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))

@@ -23,7 +23,7 @@ from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners import Game, of_late, players_of, seeded_learner, whose_turn
 from upstairs.nets import calibrate
-from upstairs.schedule import rate_factor
+from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
@@ -70,7 +70,7 @@ class Trainer:
         if not any(player.parameters for player in self.players):
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
         if len(self.players) > 1 and settings.estimator == "es":
-            raise UpstairsError(f"'{settings.learner}' has several players and --estimator es knows one: leave it out")
+            raise UpstairsError(f"'{settings.learner}' has several players and `estimator` es knows one: leave it out")
         self.validation = validation_episodes(splits.val, self.learner.max_way, settings.shots[1])
         check_compatible(settings, self.learner, self.source, validated=self.validation is not None)
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
@@ -124,7 +124,7 @@ def save(run: Trainer, name: str) -> None:
     if not all(bool(v.isfinite().all()) for v in weights.values()):
         raise UpstairsError(
             f"the weights at step {run.progress.step} are not finite: the last good checkpoint in {run.out} is kept; "
-            "lower --rate and train anew"
+            "lower `lr` and train anew"
         )
     optimizer, rest = pack_optimizer(run.optimizer)
     meta = {
@@ -182,7 +182,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
     tasks = to_device_of(run.learner, remedied(draw(seeds, among), seeds, s, global_labels=own, draw=draw))
     run.learner.at(run.done)
     for group, one in zip(run.optimizer.param_groups, run.players, strict=True):
-        group["lr"] = one.side.rate * s.rate * rate_factor(s.schedule, done=run.done, step=turn)
+        group["lr"] = one.side.lr * s.lr * lr_factor(s.schedule, done=run.done, step=turn)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_seed(task_seed(s.seed, number)))
@@ -193,7 +193,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
     except NonFiniteError as error:
         raise UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
-            f"good checkpoint is kept in {run.out}: lower --rate or --inner-rate, or look at the task's inputs"
+            f"good checkpoint is kept in {run.out}: lower `lr` or `inner_lr`, or look at the task's inputs"
         ) from error
     torch.nn.utils.clip_grad_norm_(player.parameters, s.clip)
     for p in (p for other in run.players if other is not player for p in other.parameters):

@@ -66,7 +66,7 @@ def sound_splits(
     source, speakers, official = open_index(Path(data), format=format, progress=progress)
     split = split or ("speakers" if speakers else None)
     if split and split not in CHOICES:
-        raise UpstairsError(f"--split is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")
+        raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")
     if split == PUBLISHED:
         parts = published_splits(source)
     else:

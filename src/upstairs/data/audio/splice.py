@@ -55,7 +55,7 @@ def spliced(source: Source, count: int, *, seed: int = 0) -> Source:
     """
     if not isinstance(source.format, AudioFormat) or len(source) < 2:
         raise UpstairsError(
-            f"--splice joins halves of sounds of two classes and {source.name} has {len(source)} classes of inputs of "
+            f"`splice` joins halves of sounds of two classes and {source.name} has {len(source)} classes of inputs of "
             f"shape {source.feature_shape}: leave it out"
         )
     generator = torch.Generator().manual_seed(seed)

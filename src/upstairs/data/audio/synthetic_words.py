@@ -56,7 +56,7 @@ def made_up_words(count: int, format: AudioFormat, *, progress: Progress | None 
     """
     engine = find_engine()
     if engine is None:
-        raise UpstairsError(f"--spoken needs eSpeak NG, which is not installed: {INSTALL}")
+        raise UpstairsError(f"`spoken` needs eSpeak NG, which is not installed: {INSTALL}")
     sayings = list(_sayings(count))
 
     def rows() -> Iterator[UInt8[np.ndarray, "1 bands frames"]]:

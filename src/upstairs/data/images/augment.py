@@ -79,6 +79,6 @@ def jittered(source: Source) -> Source:
     """
     if len(source.feature_shape) != 3 or source.augment is not None:
         why = "is changed at random already" if source.augment else f"has inputs of shape {source.feature_shape}"
-        raise UpstairsError(f"--jitter is for pictures and {source.name} {why}: leave it out")
+        raise UpstairsError(f"`jitter` is for pictures and {source.name} {why}: leave it out")
     ink = isinstance(source.format, ImageFormat) and source.format.ink
     return replace(source, augment=SMALL_WARP if ink else Jitter())

@@ -57,7 +57,7 @@ def open_data(
         return listed_splits(data, **asked, progress=progress)
     if kind == "folder" and (splits := folder_splits(data, seed=seed, **asked, progress=progress)):
         if split:
-            raise UpstairsError(f"{data} is split by its folders train, val and test: leave --split {split} out")
+            raise UpstairsError(f"{data} is split by its folders train, val and test: leave `split` {split} out")
         return splits
     return split_by_class(open_source(data, **asked, progress=progress), split, ratio, seed=seed)
 
@@ -108,7 +108,7 @@ def _kind(data: str | Path, split: str | None) -> str:
         kind = "folder"
     if split and split not in SPLITS.get(kind, ()):
         choice = f"choose {' or '.join(SPLITS[kind])}" if kind in SPLITS else "it has one of its own, so leave it out"
-        raise UpstairsError(f"--split is '{split}', which {data} does not have: {choice}")
+        raise UpstairsError(f"`split` is '{split}', which {data} does not have: {choice}")
     return kind
 
 
@@ -123,7 +123,7 @@ def _check_format(made: Any, asked: dict[str, Any]) -> Any:
     source = made.train if isinstance(made, Splits) else made
     for name, value in asked.items():
         if value is not None and value != (has := getattr(source.format, name)):
-            raise UpstairsError(f"{source.name} has {name} {has} and no other: leave --{name} {value} out")
+            raise UpstairsError(f"{source.name} has {name} {has} and no other: leave `{name}` {value} out")
     return made
 
 

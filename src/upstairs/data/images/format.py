@@ -43,9 +43,9 @@ class ImageFormat:
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 4096:
-            raise UpstairsError(f"--size is {self.size}: give the side of a picture in pixels, from 1 to 4096")
+            raise UpstairsError(f"`size` is {self.size}: give the side of a picture in pixels, from 1 to 4096")
         if self.channels not in (1, 3):
-            raise UpstairsError(f"--channels is {self.channels}: give 1 (grey) or 3 (colour)")
+            raise UpstairsError(f"`channels` is {self.channels}: give 1 (grey) or 3 (colour)")
 
     @property
     def shape(self) -> tuple[int, ...]:

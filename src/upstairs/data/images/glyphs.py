@@ -85,7 +85,7 @@ def glyphs(*, size: int = 28, progress: Callable[[int, int], None] | None = None
         UpstairsError: a size out of range, fonts that are missing, a cache folder that cannot be written.
     """
     if not 8 <= size <= 256:
-        raise UpstairsError(f"glyphs are asked for at --size {size}: give a size from 8 to 256 pixels")
+        raise UpstairsError(f"glyphs are asked for at `size` {size}: give a size from 8 to 256 pixels")
     made_by = f"{version('matplotlib')} {version('pillow')} {unicodedata.unidata_version}"
     half, steps = len(FACES), 2 * len(FACES)
     report = progress or (lambda done, total: None)

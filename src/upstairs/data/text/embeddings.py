@@ -117,7 +117,7 @@ def _load(model: str) -> Encoder:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
     except ImportError as error:
-        raise UpstairsError(f"--encoder {model} needs transformers: pip install 'upstairs[text]'") from error
+        raise UpstairsError(f"`encoder` {model} needs transformers: pip install 'upstairs[text]'") from error
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
@@ -125,7 +125,7 @@ def _load(model: str) -> Encoder:
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UpstairsError(
-            f"--encoder {model} is no model that can be loaded ({first}): give a folder with config.json, or a name "
+            f"`encoder` {model} is no model that can be loaded ({first}): give a folder with config.json, or a name "
             "on the Hugging Face hub while there is a connection"
         ) from error
     pooling, length = Path(model) / "1_Pooling" / "config.json", Path(model) / "sentence_bert_config.json"

@@ -39,7 +39,7 @@ def names_by_language() -> dict[str, set[str]]:
     try:
         from babel import Locale, localedata
     except ImportError as error:
-        raise UpstairsError("--data languages needs Babel: pip install 'upstairs[text]'") from error
+        raise UpstairsError("`data` languages needs Babel: pip install 'upstairs[text]'") from error
     found = {}
     for identifier in localedata.locale_identifiers():
         if "_" not in identifier and identifier != "root":

@@ -79,7 +79,7 @@ def text_splits(
     lists = Path(data) / "splits" / (split or "")
     if split and split not in CHOICES:
         if not (lists / "labels.train.txt").is_file():
-            raise UpstairsError(f"--split is '{split}', which {data} does not have: choose {' or '.join(CHOICES)}")
+            raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {' or '.join(CHOICES)}")
         parts = (lists / f"labels.{part}.txt" for part in ("train", "valid", "test"))
         return split_by_list(source, *(as_text(part).split() for part in parts))
     return split_by_class(source, split, seed=seed)
@@ -100,7 +100,7 @@ def open_texts(
         format = frozen_format(encoder)
     if str(data) == "languages":
         if adapted and format is None:
-            raise UpstairsError("languages are names, no sentences of one language: leave out --net pretrained")
+            raise UpstairsError("languages are names, no sentences of one language: leave out `net` pretrained")
         return language_source(format, progress)
     found = read_texts(path, columns)
     if format is None and encoder:
@@ -170,14 +170,14 @@ def _find(path: Path, names: Sequence[str], what: str) -> str:
                 return name
     raise UpstairsError(
         f"{path} has no column that is known to hold the {what}: it has {', '.join(map(str, names))}; "
-        "name them as --columns TEXT,LABEL"
+        "name them as `columns` TEXT,LABEL"
     )
 
 
 def _asked(path: Path, names: Sequence[str], columns: str) -> list[str]:
     asked = [name.strip() for name in columns.split(",")]
     if len(asked) != 2:
-        raise UpstairsError(f"--columns is '{columns}': give two, the text's and the label's, such as text,label")
+        raise UpstairsError(f"`columns` is '{columns}': give two, the text's and the label's, such as text,label")
     if missing := [name for name in asked if name not in names]:
         raise UpstairsError(f"{path} has no column '{missing[0]}': it has {', '.join(map(str, names))}")
     return asked

@@ -52,33 +52,33 @@ ADAM = "the inner optimiser is SGD, the paper's is Adam without momentum"
 NO_DROP = "no DropBlock and no colour jitter, which the paper has"
 
 MAML: dict[str, Any] = {
-    "norm": "batch", "width": 64, "tasks": 32, "inner_steps": 1, "inner_rate": 0.4, "rate": 1e-3,
+    "norm": "batch", "width": 64, "tasks": 32, "inner_steps": 1, "inner_lr": 0.4, "lr": 1e-3,
     "schedule": "constant", "steps": 60_000, "validations": 60,
 }  # fmt: skip
-MAML_20 = {"tasks": 16, "inner_steps": 5, "inner_rate": 0.1}
-HALVING = {"norm": "population", "rate": 1e-3, "schedule": "halve:2000", "width": 64, "tasks": 1, "validations": 50}
+MAML_20 = {"tasks": 16, "inner_steps": 5, "inner_lr": 0.1}
+HALVING = {"norm": "population", "lr": 1e-3, "schedule": "halve:2000", "width": 64, "tasks": 1, "validations": 50}
 PHOTO_MAML = MAML | {
-    "width": 32, "tasks": 4, "inner_steps": 5, "inner_rate": 0.01, "query": 15,
+    "width": 32, "tasks": 4, "inner_steps": 5, "inner_lr": 0.01, "query": 15,
 }  # fmt: skip
 LEE_SGD: dict[str, Any] = {
-    "norm": "population", "width": 64, "tasks": 8, "query": 6, "optimizer": "momentum", "rate": 0.1,
+    "norm": "population", "width": 64, "tasks": 8, "query": 6, "optimizer": "momentum", "lr": 0.1,
     "weight_decay": 5e-4, "schedule": "20000:0.06,40000:0.012,50000:0.0024", "steps": 60_000, "validations": 60,
     "jitter": True,
 }  # fmt: skip
 CHEN = {
-    "norm": "population", "width": 64, "way": 8, "query": 1, "tasks": 1, "rate": 1e-3, "schedule": "constant",
+    "norm": "population", "width": 64, "way": 8, "query": 1, "tasks": 1, "lr": 1e-3, "schedule": "constant",
     "jitter": True,
 }  # fmt: skip
 CO_TRAINING = {
-    "norm": "population", "width": 64, "query": 1, "tasks": 1, "rate": 6e-3, "schedule": "cosine", "steps": 60_000,
+    "norm": "population", "width": 64, "query": 1, "tasks": 1, "lr": 6e-3, "schedule": "cosine", "steps": 60_000,
     "validations": 60, "jitter": True, "views": 10,
 }  # fmt: skip
 DN4 = {
-    "norm": "population", "width": 96, "query": 2, "tasks": 1, "rate": 3e-3, "schedule": "cosine", "steps": 60_000,
+    "norm": "population", "width": 96, "query": 2, "tasks": 1, "lr": 3e-3, "schedule": "cosine", "steps": 60_000,
     "validations": 10, "mirror_classes": True, "train_on_validation": True,
 }  # fmt: skip
 MTL = {
-    "norm": "population", "width": 64, "tasks": 4, "query": 15, "inner_steps": 20, "inner_rate": 0.01, "rate": 1e-4,
+    "norm": "population", "width": 64, "tasks": 4, "query": 15, "inner_steps": 20, "inner_lr": 0.01, "lr": 1e-4,
     "schedule": "halve:1000", "pretrain": 0.5, "hard": 0.1, "steps": 20_000, "jitter": True,
 }  # fmt: skip
 
@@ -102,7 +102,7 @@ def two(one: tuple[float, float | None], five: tuple[float, float | None]) -> di
 
 
 _REPTILE = {
-    "norm": "batch", "width": 64, "tasks": 5, "inner_steps": 5, "inner_batch": 10, "inner_rate": 0.1, "rate": 1.0,
+    "norm": "batch", "width": 64, "tasks": 5, "inner_steps": 5, "inner_batch": 10, "inner_lr": 0.1, "lr": 1.0,
     "optimizer": "sgd", "schedule": "linear", "clip": 1e9, "query": 5, "steps": 100_000, "validations": 50,
 }  # fmt: skip
 _REPTILE_20 = {"inner_steps": 10, "inner_batch": 20, "steps": 200_000}
@@ -115,7 +115,7 @@ ON_OMNIGLOT = (
         (STRIDES, CLASSES), at=own_shots(OMNIGLOT, at_way(20, MAML_20)), test_steps=_MAML_STEPS, test_query=None,
     ),
     Row(
-        "omniglot", "fomaml", _REPTILE | {"rate": 1e-3, "optimizer": "adamw", "clip": 10.0, "inner_batch": None},
+        "omniglot", "fomaml", _REPTILE | {"lr": 1e-3, "optimizer": "adamw", "clip": 10.0, "inner_batch": None},
         four((98.3, 0.5), (99.2, 0.2), (89.4, 0.5), (97.9, 0.1)), f"{NICHOL}; transductive",
         ("the outer optimiser is Adam, and each inner step sees the whole support set", ADAM),
         at=at_way(20, {"inner_steps": 10, "steps": 200_000}), test_steps=_STEPS_50,
@@ -135,7 +135,7 @@ ON_OMNIGLOT = (
         "omniglot", "maml_pp", MAML | {"tasks": 16, "inner_steps": 5, "schedule": "cosine", "steps": 75_000},
         four((99.47, None), (99.93, None), (97.65, 0.05), (99.33, 0.03)), "Antoniou, Edwards and Storkey 2019, table 1",
         ("one model, where the paper averages five checkpoints", "the paper's own split of the classes"),
-        at=own_shots(OMNIGLOT, at_way(20, {"tasks": 8, "inner_rate": 0.1})),
+        at=own_shots(OMNIGLOT, at_way(20, {"tasks": 8, "inner_lr": 0.1})),
     ),
     Row(
         "omniglot", "protonet", HALVING | {"query": 5, "scale": 8.0, "steps": 40_000},
@@ -149,7 +149,7 @@ ON_OMNIGLOT = (
         ("the paper gives no optimiser and no number of steps: those of ProtoNet", "a learned scale of the cosine"),
     ),
     Row(
-        "omniglot", "r2d2", HALVING | {"rate": 5e-3, "query": 5, "steps": 40_000}, {},
+        "omniglot", "r2d2", HALVING | {"lr": 5e-3, "query": 5, "steps": 40_000}, {},
         "Bertinetto et al. 2019 (its Omniglot table is left out here: the numbers could not be checked)", (LENGTH,),
         train_way=60, train_shot="1-5",
     ),
@@ -177,7 +177,7 @@ def _photos(data: str, *, conv: dict[str, Any], resnet: dict[str, Any], sources:
             "protonet", HALVING | {"query": 15, "scale": 8.0, "steps": 40_000}, (LENGTH,), train_way=20,
             at={(5, 1): {"way": 30}} if data == "miniimagenet" else {},
         ),
-        row("r2d2", HALVING | {"rate": 5e-3, "query": 15, "steps": 40_000}, (LENGTH,), train_way=20, train_shot="1-5"),
+        row("r2d2", HALVING | {"lr": 5e-3, "query": 15, "steps": 40_000}, (LENGTH,), train_way=20, train_shot="1-5"),
         row(
             "baseline_pp", CHEN | {"steps": 400_000},
             ("batches of 16 pictures of 8 classes", "heads start at the class means, the paper's at random"),
@@ -226,7 +226,7 @@ ON_PHOTOS = (
 )  # fmt: skip
 
 _SINE = {
-    "width": 40, "norm": "none", "query": 10, "tasks": 25, "inner_steps": 1, "inner_rate": 0.01, "rate": 1e-3,
+    "width": 40, "norm": "none", "query": 10, "tasks": 25, "inner_steps": 1, "inner_lr": 0.01, "lr": 1e-3,
     "schedule": "constant", "steps": 60_000, "validations": 60, "compile": "auto",
 }  # fmt: skip
 _LI = "Li et al. 2017, table 1 (5 examples, one step)"

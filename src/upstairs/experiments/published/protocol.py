@@ -9,7 +9,7 @@ from typing import Any
 TEST_TASKS, SEEDS = 1000, 3
 VALIDATION = {"validation_tasks": 300}
 # what a training of fewer steps takes from the learner's own defaults
-LONG = ("optimizer", "schedule", "rate", "weight_decay", "clip", "scale", "tasks", "steps", "validations", "compile")
+LONG = ("optimizer", "schedule", "lr", "weight_decay", "clip", "scale", "tasks", "steps", "validations", "compile")
 Task = tuple[int, int]  # way and shot
 
 

@@ -80,7 +80,7 @@ def survey(
         UpstairsError: no run, one that learned regression, a budget that is none, or data that cannot be used.
     """
     if not paths or minutes <= 0:
-        raise UpstairsError("write `upstairs report RUN... --all`, with --minutes above 0 for each training")
+        raise UpstairsError("write `upstairs report RUN... --all`, with `minutes` above 0 for each training")
     everyone = [load(path) for path in paths]
     if everyone[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")

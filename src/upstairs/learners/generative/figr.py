@@ -35,26 +35,27 @@ class FIGR(GenerativeLearner[Pair]):
 
         D descends mean D(G(z)) - mean D(x) + penalty * mean (|grad D| - 1)^2,   G descends -mean D(G(z))
 
-    by Adam without momentum. Across tasks both starts move to where the tasks ended, theta <- theta - rate * (theta -
-    phi): the meta-loss is |theta - phi|^2 / 2 with phi held fixed, as for `Reptile`. The state is phi of both; `draw`
-    is G under it. The generator is not told the support set: what it knows of a class it learned in those few steps.
+    by Adam without momentum. Across tasks both starts move to where the tasks ended, theta <- theta -
+    lr * (theta - phi): the meta-loss is |theta - phi|^2 / 2 with phi held fixed, as for `Reptile`.
+    The state is phi of both; `draw` is G under it.
+    The generator is not told the support set: what it knows of a class it learned in those few steps.
     `predict` gives `nearness`, a bound of its own kind: not to be compared with a VAE's.
 
     Args:
         generator: from vectors of `size` numbers to inputs.
         critic: from inputs to one number.
-        rate: of the inner steps.
+        inner_lr: of the inner steps.
         steps: of each player.
         batch: real and made examples in a step; support examples come again where there are fewer.
     """
 
     def __init__(
-        self, generator: nn.Module, critic: nn.Module, *, size: int, rate: float = 1e-3, steps: int = 10,
+        self, generator: nn.Module, critic: nn.Module, *, size: int, inner_lr: float = 1e-3, steps: int = 10,
         batch: int = 8, penalty: float = 10.0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.generator, self.critic, self.noise_size = generator, critic, size
-        self.rule, self.steps, self.batch, self.penalty = Squared(rate), steps, batch, penalty
+        self.rule, self.steps, self.batch, self.penalty = Squared(inner_lr), steps, batch, penalty
         rows = 2 * batch * steps + LOOKED_AT
         self.noise = Noise(size, samples=rows, judged=rows)
         self.shares = Noise(batch, samples=steps, judged=steps)

@@ -23,7 +23,7 @@ class Side(NamedTuple):
     """How one player of a game learns."""
 
     turns: int = 1  # meta-steps in a row
-    rate: float = 1.0  # times the run's learning rate
+    lr: float = 1.0  # times the run's learning rate
     betas: tuple[float, float] = (0.9, 0.999)  # of its AdamW
 
 

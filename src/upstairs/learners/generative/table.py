@@ -47,7 +47,7 @@ def _redrawing(settings: Settings, shape: Shape, way: int) -> Learner:
 
 
 _SETS = {
-    "way": 1, "shot": "1", "query": 5, "tasks": 16, "norm": "none", "rate": 1e-3, "validations": 5,
+    "way": 1, "shot": "1", "query": 5, "tasks": 16, "norm": "none", "lr": 1e-3, "validations": 5,
     "validation_tasks": 30,
 }  # fmt: skip
 
@@ -81,11 +81,11 @@ def _figr(settings: Settings, shape: Shape, way: int) -> Learner:
     size = 2 * settings.width
     return FIGR(
         writer(size, shape, width=settings.width), critic(shape, width=settings.width), size=size,
-        rate=settings.inner_rate, steps=settings.inner_steps,
+        inner_lr=settings.inner_lr, steps=settings.inner_steps,
     )  # fmt: skip
 
 
-_SETS = {"way": 1, "query": 4, "norm": "none", "rate": 1e-3, "validations": 10, "validation_tasks": 60}
+_SETS = {"way": 1, "query": 4, "norm": "none", "lr": 1e-3, "validations": 10, "validation_tasks": 60}
 
 
 GENERATIVE_LEARNERS: dict[str, Entry] = {
@@ -99,7 +99,7 @@ GENERATIVE_LEARNERS: dict[str, Entry] = {
     ),
     "figr": Entry(
         _figr,
-        _SETS | {"shot": "1-5", "tasks": 4, "width": 16, "inner_steps": 10, "inner_rate": 3e-3}
+        _SETS | {"shot": "1-5", "tasks": 4, "width": 16, "inner_steps": 10, "inner_lr": 3e-3}
         | {"validations": 5, "validation_tasks": 32},
         "FIGR: a GAN that a few steps adapt to a class, its start by Reptile (Clouatre 2019)",
     ),

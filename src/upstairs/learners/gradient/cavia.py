@@ -48,12 +48,12 @@ def modulated(net: nn.Module, size: int) -> nn.Module:
     return other
 
 
-def cavia(net: nn.Module, *, way: int, rate: float = 1.0, **options: Unpack[Options]) -> GradientLearner:
+def cavia(net: nn.Module, *, way: int, inner_lr: float = 1.0, **options: Unpack[Options]) -> GradientLearner:
     """Fast context adaptation (Zintgraf et al. 2019): MAML whose parameters named `context` alone adapt, from zero.
 
-        c_0 = 0,  c_{k+1} = c_k - rate * grad_c L_support(c_k, theta),  meta-gradient = d L_query(c_K, theta) / d theta
+        c_0 = 0,  c_{k+1} = c_k - lr * grad_c L_support(c_k, theta),  meta-gradient = d L_query(c_K, theta) / d theta
 
     Args:
         net: with parameters named `context`: see `Concatenated` and `modulated`.
     """
-    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: name.split(".")[-1] == "context", **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.split(".")[-1] == "context", **options)

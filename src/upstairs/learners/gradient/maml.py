@@ -158,44 +158,44 @@ class Options(TypedDict, total=False):
     loss_fn: LossFn | None
 
 
-def maml(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def maml(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """MAML with exact second-order meta-gradients (Finn, Abbeel and Levine 2017, algorithm 1)."""
-    return GradientLearner(net, SGD(rate), way=way, **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, **options)
 
 
-def fomaml(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def fomaml(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """First-order MAML (Finn, Abbeel and Levine 2017, section 5.2)."""
-    return GradientLearner(net, SGD(rate), way=way, differentiate=FirstOrder(), **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, differentiate=FirstOrder(), **options)
 
 
 def anil(
-    net: nn.Module, *, way: int, rate: float = 0.4, head: str = "head", **options: Unpack[Options]
+    net: nn.Module, *, way: int, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
 ) -> GradientLearner:
     """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020)."""
-    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: name.startswith(head), **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.startswith(head), **options)
 
 
 def boil(
-    net: nn.Module, *, way: int, rate: float = 0.4, head: str = "head", **options: Unpack[Options]
+    net: nn.Module, *, way: int, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
 ) -> GradientLearner:
     """Body only in the inner loop: all adapt but the parameters whose names start with `head` (Oh et al. 2021)."""
     if not adapting(net, lambda name: name.startswith(head)):
         raise UpstairsError(f"BOIL keeps the head as it is and no parameter's name starts with '{head}': give its name")
-    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: not name.startswith(head), **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.startswith(head), **options)
 
 
-def meta_sgd(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def meta_sgd(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """Meta-SGD: MAML with a learned rate for each weight (Li et al. 2017)."""
-    return GradientLearner(net, LearnedRates(adapting(net), rate), way=way, **options)
+    return GradientLearner(net, LearnedRates(adapting(net), inner_lr), way=way, **options)
 
 
-def meta_curvature(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def meta_curvature(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """MAML with a learned, Kronecker-factored curvature of the inner gradient (Park and Oliva 2019)."""
-    return GradientLearner(net, MetaCurvature(adapting(net), rate), way=way, **options)
+    return GradientLearner(net, MetaCurvature(adapting(net), inner_lr), way=way, **options)
 
 
 def imaml(
-    net: nn.Module, *, way: int, rate: float = 0.1, strength: float = 0.5, iterations: int = 3,
+    net: nn.Module, *, way: int, inner_lr: float = 0.1, strength: float = 0.5, iterations: int = 3,
     **options: Unpack[Options],
 ) -> GradientLearner:  # fmt: skip
     """iMAML: the meta-gradient at the minimum of support loss + strength / 2 |phi - theta|^2 (Rajeswaran et al. 2019).
@@ -203,7 +203,7 @@ def imaml(
     Steps, rate and strength go together: the steps must come near the minimum (rate below 1 / curvature), and a weak
     pull lets them go far, without which a task is not learned from so few examples.
     """
-    return GradientLearner(net, SGD(rate), way=way, differentiate=Implicit(strength, iterations), **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, differentiate=Implicit(strength, iterations), **options)
 
 
 def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
@@ -213,11 +213,11 @@ def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
     return other
 
 
-def scratch(net: nn.Module, *, way: int, rate: float = 0.2, steps: int = 8) -> GradientLearner:
+def scratch(net: nn.Module, *, way: int, inner_lr: float = 0.2, steps: int = 8) -> GradientLearner:
     """The opponent: `net` as it is trained on each support set; never meta-trained.
 
     A random net is training from scratch, a pretrained one fine-tuning. Its parameters are frozen for the outer loop.
     """
     for parameter in net.parameters():
         parameter.requires_grad_(False)
-    return GradientLearner(net, SGD(rate), way=way, steps=steps, differentiate=FirstOrder())
+    return GradientLearner(net, SGD(inner_lr), way=way, steps=steps, differentiate=FirstOrder())

@@ -64,14 +64,14 @@ class MultiStep(GradientLearner):
 
 
 def maml_pp(
-    net: nn.Module, *, way: int, rate: float = 0.4, steps: int = 3, until: float = 0.15, exact_from: float = 0.15,
+    net: nn.Module, *, way: int, inner_lr: float = 0.4, steps: int = 3, until: float = 0.15, exact_from: float = 0.15,
     batch: int | None = None, loss_fn: LossFn | None = None,
 ) -> MultiStep:  # fmt: skip
     """MAML++: `MultiStep` with a learned rate for each tensor of weights and each step.
 
     The cosine schedule of the outer rate is the trainer's; batch statistics of each step are a norm of the network.
     """
-    rule = StepRates(adapting(net), rate, steps=steps)
+    rule = StepRates(adapting(net), inner_lr, steps=steps)
     return MultiStep(
         net, rule, way=way, steps=steps, until=until, exact_from=exact_from, batch=batch, loss_fn=loss_fn
     )  # fmt: skip

@@ -73,7 +73,7 @@ def scale_shift(net: nn.Module, *, head: str = "head") -> nn.Module:
 
 
 def mtl(
-    net: nn.Module, *, way: int, rate: float = 0.1, steps: int = 10, head: str = "head", batch: int | None = None
+    net: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 10, head: str = "head", batch: int | None = None
 ) -> GradientLearner:
     """Meta-transfer learning (Sun, Liu, Chua and Schiele 2019): `net` frozen, a scale and shift learned across tasks.
 
@@ -84,6 +84,6 @@ def mtl(
         net: pretrained, with a last layer named `head`; its weights may also come later, by their names.
     """
     return GradientLearner(
-        scale_shift(net, head=head), SGD(rate), way=way, steps=steps, batch=batch,
+        scale_shift(net, head=head), SGD(inner_lr), way=way, steps=steps, batch=batch,
         fast=lambda name: name.startswith(head),
     )  # fmt: skip

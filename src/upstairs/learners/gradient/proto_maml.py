@@ -70,7 +70,7 @@ def proto_maml(
     encoder: nn.Module,
     *,
     way: int,
-    rate: float = 0.1,
+    inner_lr: float = 0.1,
     steps: int = 5,
     scale: float = 1.0,
     differentiate: Differentiation = EXACT,
@@ -85,10 +85,10 @@ def proto_maml(
     def make_head(means: Prototypes) -> tuple[Tensor, Tensor]:
         return 2 * scale * means.mean, -scale * means.mean.square().sum(-1)
 
-    return HeadPerTask(encoder, SGD(rate), way=way, make_head=make_head, steps=steps, differentiate=differentiate)
+    return HeadPerTask(encoder, SGD(inner_lr), way=way, make_head=make_head, steps=steps, differentiate=differentiate)
 
 
-def unicorn_maml(encoder: nn.Module, *, way: int, rate: float = 0.4, steps: int = 5) -> HeadPerTask:
+def unicorn_maml(encoder: nn.Module, *, way: int, inner_lr: float = 0.4, steps: int = 5) -> HeadPerTask:
     """Unicorn-MAML: the inner loop starts with the same weight vector for every class (Ye and Chao 2022).
 
         w_k = w for every class k,   then inner gradient steps on encoder and head
@@ -100,4 +100,4 @@ def unicorn_maml(encoder: nn.Module, *, way: int, rate: float = 0.4, steps: int 
     def make_head(means: Prototypes) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(means.mean), torch.zeros_like(means.mean[:, 0])
 
-    return HeadPerTask(encoder, SGD(rate), way=way, make_head=make_head, steps=steps)
+    return HeadPerTask(encoder, SGD(inner_lr), way=way, make_head=make_head, steps=steps)

@@ -26,8 +26,8 @@ class Reptile(GradientLearner):
 
 
 def reptile(
-    net: nn.Module, *, way: int, rate: float = 0.1, steps: int = 8, batch: int | None = 10,
+    net: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 8, batch: int | None = 10,
     loss_fn: LossFn | None = None,
 ) -> Reptile:  # fmt: skip
     """Reptile with plain gradient descent on minibatches of the support set as its inner loop."""
-    return Reptile(net, SGD(rate), way=way, steps=steps, batch=batch, loss_fn=loss_fn, differentiate=FirstOrder())
+    return Reptile(net, SGD(inner_lr), way=way, steps=steps, batch=batch, loss_fn=loss_fn, differentiate=FirstOrder())

@@ -35,17 +35,17 @@ class SparseSGD(nn.Module):
     """Gradient descent on the weights that a learned mask lets adapt
     ("Learning where to learn", von Oswald et al. 2021).
 
-        theta <- theta - rate * 1[m >= 0] * gradient,   d 1[m >= 0] / d m taken as 1 (straight-through)
+        theta <- theta - lr * 1[m >= 0] * gradient,   d 1[m >= 0] / d m taken as 1 (straight-through)
 
     Args:
         params: the parameters that adapt.
-        rate: of the inner steps.
+        lr: of the inner steps.
         start: where every score m starts; above 0 all weights adapt at first, as in MAML.
     """
 
-    def __init__(self, params: Params, rate: float, *, start: float = 0.01) -> None:
+    def __init__(self, params: Params, lr: float, *, start: float = 0.01) -> None:
         super().__init__()
-        self.names, self.rate = list(params), rate
+        self.names, self.lr = list(params), lr
         self.scores = nn.ParameterList(torch.full_like(p, start, requires_grad=False) for p in params.values())
 
     def init(self, params: Params) -> tuple[()]:
@@ -53,7 +53,7 @@ class SparseSGD(nn.Module):
 
     def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
         masks = zip(self.names, self.scores, strict=True)
-        return Scaled({n: _Threshold.apply(m) * grads[n] for n, m in masks}, -self.rate), state
+        return Scaled({n: _Threshold.apply(m) * grads[n] for n, m in masks}, -self.lr), state
 
     @torch.no_grad()
     def adapting(self) -> dict[str, float]:
@@ -61,9 +61,9 @@ class SparseSGD(nn.Module):
         return {n: float((m >= 0).float().mean()) for n, m in zip(self.names, self.scores, strict=True)}
 
 
-def sparse_maml(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def sparse_maml(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """sparse-MAML: MAML that learns which weights adapt (von Oswald et al. 2021); see `SparseSGD`."""
-    return GradientLearner(net, SparseSGD(adapting(net), rate), way=way, **options)
+    return GradientLearner(net, SparseSGD(adapting(net), inner_lr), way=way, **options)
 
 
 class Transformed(nn.Module):
@@ -103,14 +103,14 @@ def transformed(net: nn.Module) -> nn.Module:
     return other
 
 
-def t_net(net: nn.Module, *, way: int, rate: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def t_net(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
     """T-Net: MAML in a learned geometry (Lee and Choi 2018, section 4.1).
 
-        y = T W x;  W adapts, T is learned across tasks:   T W <- T W - rate * T T' dL/d(T W)
+        y = T W x;  W adapts, T is learned across tasks:   T W <- T W - inner_lr * T T' dL/d(T W)
 
     so that a step descends in the metric (T T')^-1.
 
     Args:
         net: as `transformed` gives it: its parameters named `transform` do not adapt.
     """
-    return GradientLearner(net, SGD(rate), way=way, fast=lambda name: not name.endswith("transform"), **options)
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.endswith("transform"), **options)

@@ -9,7 +9,7 @@ from upstairs.learners.gradient.reptile import reptile
 from upstairs.learners.gradient.sparse_maml import sparse_maml, t_net, transformed
 from upstairs.learners.learned_optimizer.rules import learned_optimizer
 
-_STRATEGY = {"estimator": "es", "tasks": 25, "pairs": 2, "sigma": 0.02, "rate": 1e-2}
+_STRATEGY = {"estimator": "es", "tasks": 25, "pairs": 2, "sigma": 0.02, "lr": 1e-2}
 
 GRADIENT_LEARNERS: dict[str, Entry] = {
     # meta gradient descent
@@ -28,10 +28,10 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
     ),
     "imaml": Entry(
         on_net(imaml), SMALL_STEPS, "iMAML: meta-gradients at the minimum (Rajeswaran 2019)",
-        FUNCTIONS | {"inner_steps": 16, "inner_rate": 0.003},  # larger steps diverge within a few thousand
+        FUNCTIONS | {"inner_steps": 16, "inner_lr": 0.003},  # larger steps diverge within a few thousand
     ),
     "cavia": Entry(
-        on_net(cavia, lambda net: modulated(net, size=100)), INNER_LOOP | {"inner_rate": 20.0, "inner_steps": 3},
+        on_net(cavia, lambda net: modulated(net, size=100)), INNER_LOOP | {"inner_lr": 20.0, "inner_steps": 3},
         "CAVIA: a context that the network reads is all that adapts (Zintgraf 2019)", FUNCTIONS,
     ),
     # meta stochastic gradient descent
@@ -47,9 +47,9 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
     ),
     # meta transfer learning
     "reptile": Entry(
-        on_net(reptile), INNER_LOOP | {"shot": "10", "inner_steps": 8, "inner_batch": 10, "inner_rate": 0.1},
+        on_net(reptile), INNER_LOOP | {"shot": "10", "inner_steps": 8, "inner_batch": 10, "inner_lr": 0.1},
         "Reptile: the start moves to where tasks end (Nichol 2018)",
-        FUNCTIONS | {"shot": "10", "inner_steps": 8, "inner_rate": 0.02},
+        FUNCTIONS | {"shot": "10", "inner_steps": 8, "inner_lr": 0.02},
     ),
     "es_maml": Entry(
         on_net(maml),
@@ -60,13 +60,13 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
         on_net(mtl),
         {
             "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 64, "norm": "population", "inner_steps": 10,
-            "inner_rate": 0.1, "rate": 2e-3, "pretrain": 0.6, "hard": 0.2,
+            "inner_lr": 0.1, "lr": 2e-3, "pretrain": 0.6, "hard": 0.2,
         },
         "meta-transfer learning: scale and shift of a pretrained, frozen network (Sun 2019)",
     ),
     # learned optimisers: the rule of the inner loop is a network
     "learned_optimizer": Entry(
-        on_net(learned_optimizer), INNER_LOOP | {"inner_steps": 2, "inner_rate": 0.2, "rate": 6e-3},
+        on_net(learned_optimizer), INNER_LOOP | {"inner_steps": 2, "inner_lr": 0.2, "lr": 6e-3},
         "a learned optimiser: an LSTM writes the inner steps, from a learned start (Ravi 2017)", FUNCTIONS,
     ),
     # learning of structure: which parameters adapt, and in which geometry

@@ -42,22 +42,22 @@ class Memory(NamedTuple):
 class LSTMRule(nn.Module):
     """An LSTM that reads each coordinate's gradients and writes its updates (Andrychowicz et al. 2016).
 
-        h, c <- LSTM([log|g| / p, sign g], h, c),   (d, e) = W h + b,   update = rate * (d - exp(e) * g)
+        h, c <- LSTM([log|g| / p, sign g], h, c),   (d, e) = W h + b,   update = lr * (d - exp(e) * g)
 
     The paper's update is d alone. Here the gradient is beside it, scaled by a gate (as in Ravi and Larochelle 2017,
     whose initial state is learned as here): the rule begins as gradient descent and works before it is trained.
 
     Args:
-        rate: where the learned rate starts.
+        lr: where the learned rate starts.
         hidden: numbers that each coordinate remembers.
     """
 
     State = Memory
 
-    def __init__(self, *, rate: float = 0.1, hidden: int = 4) -> None:
+    def __init__(self, *, lr: float = 0.1, hidden: int = 4) -> None:
         super().__init__()
         self.hidden = hidden
-        self.log_rate = nn.Parameter(torch.tensor(log(rate)))
+        self.log_rate = nn.Parameter(torch.tensor(log(lr)))
         self.input, self.recurrent = nn.Linear(2, 4 * hidden), nn.Linear(hidden, 4 * hidden, bias=False)
         self.head = small(nn.Linear(hidden, 2))
         self.h, self.c = (nn.Parameter(0.1 * torch.randn(hidden)) for _ in range(2))
@@ -119,7 +119,7 @@ BASES: dict[str, Callable[..., Tensor]] = {"adam": adam, "momentum": momentum}
 class MLPRule(nn.Module):
     """A small MLP on what Adam keeps, at several timescales (Metz et al. 2019, 2020, 2022).
 
-        (d, e) = MLP(features),   update = -rate * exp(e) * (base + d)
+        (d, e) = MLP(features),   update = -lr * exp(e) * (base + d)
 
     Features of a coordinate: its mean gradients over 2, 10 and 100 steps and the last one, each over the root mean
     square; that root against the tensor's. Of its tensor: how steady gradients are, the size of its weights at the
@@ -127,7 +127,7 @@ class MLPRule(nn.Module):
     changes when the loss is multiplied by a number (but for Adam's own epsilon).
 
     Args:
-        rate: where the learned rate starts.
+        lr: where the learned rate starts.
         horizon: the steps there will be: what the rule's schedule spans.
         base: the step it starts as, "adam" or "momentum".
     """
@@ -135,12 +135,12 @@ class MLPRule(nn.Module):
     State = Moments
     FEATURES = len(BETAS) + 7
 
-    def __init__(self, *, rate: float = 1e-3, horizon: int = 500, hidden: int = 16, base: str = "adam") -> None:
+    def __init__(self, *, lr: float = 1e-3, horizon: int = 500, hidden: int = 16, base: str = "adam") -> None:
         super().__init__()
         if base not in BASES:
             raise UpstairsError(f"base is '{base}': it takes one of {', '.join(BASES)}")
         self.horizon, self.base, self.hidden = horizon, base, hidden
-        self.log_rate = nn.Parameter(torch.tensor(log(rate)))
+        self.log_rate = nn.Parameter(torch.tensor(log(lr)))
         self.layer, self.head = nn.Linear(self.FEATURES, hidden), small(nn.Linear(hidden, 2))
         self.register_buffer("betas", torch.tensor(BETAS)[:, None], persistent=False)
 
@@ -192,12 +192,14 @@ def per_tensor(values: list[Tensor], params: Params) -> Float[Tensor, " n"]:
     return torch.cat([v.expand(t.numel()) for v, t in zip(values, params.values(), strict=True)])
 
 
-def learned_optimizer(net: nn.Module, *, way: int, rate: float = 0.1, **options: Unpack[Options]) -> GradientLearner:
+def learned_optimizer(
+    net: nn.Module, *, way: int, inner_lr: float = 0.1, **options: Unpack[Options]
+) -> GradientLearner:
     """An LSTM writes the inner steps, and where they start is learned with it (Ravi and Larochelle 2017).
 
     As published, the inner gradients are constants to the meta-gradient, which still passes the rule through all steps.
     """
-    return GradientLearner(net, LSTMRule(rate=rate), way=way, differentiate=FirstOrder(), **options)
+    return GradientLearner(net, LSTMRule(lr=inner_lr), way=way, differentiate=FirstOrder(), **options)
 
 
 def root(x: Tensor) -> Tensor:

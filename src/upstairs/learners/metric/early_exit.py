@@ -125,7 +125,7 @@ def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float
     if learner.transductive:
         raise UpstairsError(
             "this network is normalised with the statistics of its batch, so that an answer depends on which queries "
-            "are left: train it with --norm population"
+            "are left: train it with `norm` population"
         )
     z, left, last = support.x, torch.arange(len(x), device=x.device), len(learner.stages) - 1
     ends, result = torch.full_like(left, last), None

@@ -15,7 +15,7 @@ class MetaNAS(ProtoNet):
     """A differentiable search for the network across tasks, then that network as a ProtoNet
     (Elsken et al. 2020, "Meta-learning of neural architectures for few-shot learning"; T-NAS, Lian et al. 2020).
 
-        search:  a_task = a - rate * d L_support(a, w) / d a,   minimise over tasks L_query(a_task, w) in a and w
+        search:  a_task = a - inner_lr * d L_support(a, w) / d a,   minimise over tasks L_query(a_task, w) in a and w
         prune:   each edge keeps the operation of the largest a, with the weights that it has
         train:   minimise L_query(w)
 
@@ -28,14 +28,14 @@ class MetaNAS(ProtoNet):
         way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
         scale: of the squared distance.
         until: the share of training that is search.
-        rate: of a task's step on the architecture.
+        inner_lr: of a task's step on the architecture.
     """
 
     def __init__(
-        self, encoder: nn.Module, *, way: int, scale: float = 1.0, until: float = 1 / 3, rate: float = 0.01
+        self, encoder: nn.Module, *, way: int, scale: float = 1.0, until: float = 1 / 3, inner_lr: float = 0.01
     ) -> None:
         super().__init__(encoder, way=way, scale=scale)
-        self.until, self.rule, self.searching = until, SGD(rate), False
+        self.until, self.rule, self.searching = until, SGD(inner_lr), False
 
     def at(self, progress: float) -> None:
         self.searching = progress < self.until

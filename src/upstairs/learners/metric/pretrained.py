@@ -110,13 +110,15 @@ class BaselinePlusPlus(Pretrained[Prototypes]):
 
     Args:
         encoder, size, options: those of `Pretrained`.
-        rate: of the gradient steps.
+        inner_lr: of the gradient steps.
         steps: how many.
     """
 
-    def __init__(self, encoder: nn.Module, size: int, *, rate: float = 0.01, steps: int = 100, **options: Any) -> None:
+    def __init__(
+        self, encoder: nn.Module, size: int, *, inner_lr: float = 0.01, steps: int = 100, **options: Any
+    ) -> None:
         super().__init__(encoder, size, **options)
-        self.rule, self.steps = SGD(rate), steps
+        self.rule, self.steps = SGD(inner_lr), steps
 
     def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Prototypes:
         start = class_means(z, support, self.way)

@@ -61,12 +61,12 @@ _R2D2 = on_encoder(
 )
 _METAOPTNET = on_encoder(lambda net, size, s, way: MetaOptNet(net, way=way, scale=10.0))
 _PROTO_MAML = on_encoder(
-    lambda net, size, s, way: proto_maml(net, way=way, rate=s.inner_rate, steps=s.inner_steps, scale=scale(s, size))
+    lambda net, size, s, way: proto_maml(net, way=way, inner_lr=s.inner_lr, steps=s.inner_steps, scale=scale(s, size))
 )
-_UNICORN = on_encoder(lambda net, size, s, way: unicorn_maml(net, way=way, rate=s.inner_rate, steps=s.inner_steps))
+_UNICORN = on_encoder(lambda net, size, s, way: unicorn_maml(net, way=way, inner_lr=s.inner_lr, steps=s.inner_steps))
 _BASELINE_PP = on_encoder(
     lambda net, size, s, way: BaselinePlusPlus(
-        net, size, classes=s.classes or way, way=way, rate=s.inner_rate, steps=s.inner_steps
+        net, size, classes=s.classes or way, way=way, inner_lr=s.inner_lr, steps=s.inner_steps
     )
 )
 
@@ -112,14 +112,14 @@ METRIC_LEARNERS: dict[str, Entry] = {
     ),
     "metaoptnet": Entry(_METAOPTNET, _SOLVER, "a support vector machine on each task (Lee 2019)"),
     "proto_maml": Entry(
-        _PROTO_MAML, METRIC | {"way": 20, "inner_rate": 0.1},
+        _PROTO_MAML, METRIC | {"way": 20, "inner_lr": 0.1},
         "MAML from the head that ProtoNet amounts to (Triantafillou 2020)",
     ),
     "unicorn_maml": Entry(
         _UNICORN, INNER_LOOP, "MAML from a head that is the same for every class (Ye and Chao 2022)"
     ),
     "co_training": Entry(
-        _pretrained(CoTraining), _PRETRAINED | {"rate": 6e-3},
+        _pretrained(CoTraining), _PRETRAINED | {"lr": 6e-3},
         "prototypes, with an auxiliary classification of all training classes (Oreshkin 2018)",
     ),
     # no meta-learning: a network that classified all training classes
@@ -128,7 +128,7 @@ METRIC_LEARNERS: dict[str, Entry] = {
         "no meta-learning: nearest mean of centred, normalised features (Wang 2019)",
     ),
     "baseline_pp": Entry(
-        _BASELINE_PP, _PRETRAINED | {"inner_steps": 100, "inner_rate": 0.01},
+        _BASELINE_PP, _PRETRAINED | {"inner_steps": 100, "inner_lr": 0.01},
         "no meta-learning: a cosine classifier trained on each task's features (Chen 2019)",
     ),
     "bd_cspn": Entry(

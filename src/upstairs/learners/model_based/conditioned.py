@@ -163,7 +163,7 @@ class FilmLearner(Learner[Conditioned]):
             self.condition.weight.mul_(0.1), self.condition.bias.zero_()
         self.contexts = [name for name, _ in self.encoder.named_parameters() if name.split(".")[-1] == "context"]
         if not self.contexts:
-            raise UpstairsError("FiLM scales what goes into a ReLU and this network has none: use --net conv4 or mlp")
+            raise UpstairsError("FiLM scales what goes into a ReLU and this network has none: use `net` conv4 or mlp")
 
     @property
     def transductive(self) -> bool:
