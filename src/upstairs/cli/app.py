@@ -47,7 +47,7 @@ def demo(
 @app.command(name="train")
 def train(
     learner: Annotated[
-        Positional[str | None], arg(metavar="NAME", help="A learner or a recipe: `upstairs list` names them.")
+        Positional[str | None], arg(metavar="NAME", help="A learner or a preset: `upstairs list` names them.")
     ] = None,
     /,
     *,
@@ -115,10 +115,11 @@ def compare(
 ) -> None:
     """Several runs on the same tasks: each one's accuracy, and the paired differences with 95% intervals."""
     from upstairs.experiments import compare as room
+    from upstairs.storage import write_json
 
     result = room.compare(runs, **vars(on), quiet=quiet or json)
     if out is not None:
-        room.write_comparison(result, out)
+        write_json(out, result)
     print_json(result) if json else room.print_comparison(result)
 
 
@@ -200,7 +201,7 @@ app.command(name="report")(report)
 
 @app.command(name="list")
 def list_names(*, json: Json = False) -> None:
-    """Name every learner, kind of data and recipe."""
+    """Name every learner, kind of data, preset and experiment."""
     from upstairs.experiments.listing import list_all
 
     table = list_all()

@@ -1,4 +1,4 @@
-"""A run from its directory, scored on a frozen list of tasks beside its baselines."""
+"""A run from its directory, scored with its baselines on a frozen list of tasks."""
 
 import time
 from collections.abc import Sequence
@@ -45,12 +45,12 @@ def evaluate_run(
                 f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
-    opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
+    plain = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
     if baselines and isinstance(learner, NeuralStatistician):
-        opponents["unconditioned"] = Unconditioned(learner)
+        plain["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
-        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
+        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=plain, progress=progress)
     return {
         "learner": run.settings.learner,
         "data": name,
