@@ -10,16 +10,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.errors import UpstairsError
+from upstairs.experiments.report import panels, sentences
 from upstairs.experiments.report.figures import encode_picture, is_picture
-from upstairs.experiments.report.panels import (
-    draw_breadth,
-    draw_depth,
-    draw_differences,
-    draw_training,
-    make_order,
-    write_score,
-)
-from upstairs.experiments.report.sentences import choose_words, say_bars, say_episode, say_headline, say_verdicts
 from upstairs.experiments.report.values import (
     Record,
     Result,
@@ -67,7 +59,11 @@ def render(report: Mapping[str, Any]) -> str:
                 f"the report has no '{key}': give title, command and versions, even of a run that failed"
             )
     results = read_results(report)
-    words, order, best = choose_words(str(report.get("data") or "")), make_order(report), find_headline(results)
+    words, order, best = (
+        sentences.choose_words(str(report.get("data") or "")),
+        panels.make_order(report),
+        find_headline(results),
+    )
     settings = sorted({r.setting for r in results}, key=lambda s: (s.data, s.split, s.shot, s.way))
     several = len({setting[:2] for setting in settings}) > 1
     return (
@@ -75,24 +71,24 @@ def render(report: Mapping[str, Any]) -> str:
         .get_template("page.html")
         .render(
             report=report,
-            headline=say_headline(best[0], str(report.get("trained_on") or ""), words) if best else "",
+            headline=sentences.say_headline(best[0], str(report.get("trained_on") or ""), words) if best else "",
             best=best,
             chances=[Score(1 / result.setting.way) for result in best],
             order=order,
-            bars_say=say_bars(best),
+            bars_say=sentences.say_bars(best),
             episode=make_episode(report.get("episode") or {}),
             drawings=[
                 one for one in report.get("drawings") or () if all(is_picture(r["support"]) for r in one["rows"])
             ],
-            differences=draw_differences(report.get("differences") or (), order),
-            curves=draw_training(report, order),
-            depth=draw_depth(report, order),
-            breadth=draw_breadth(report, order, words),
+            differences=panels.draw_differences(report.get("differences") or (), order),
+            curves=panels.draw_training(report, order),
+            depth=panels.draw_depth(report, order),
+            breadth=panels.draw_breadth(report, order, words),
             words=words,
             columns=[f"{s.data} {s.split}, {s}" if several else str(s) for s in settings],
             rows=compare_results(results, settings),
             results=results,
-            verdicts=say_verdicts(results),
+            verdicts=sentences.say_verdicts(results),
             facts=list_facts(report, results),
         )
         .replace(" ± ", "\u00a0±\u00a0")  # no line ends within an interval
@@ -106,7 +102,7 @@ def make_environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "duration": write_seconds, "number": write_number, "score": write_score, "baseline": write_name,
+        "duration": write_seconds, "number": write_number, "score": panels.write_score, "baseline": write_name,
         "picture": lambda x: encode_picture(x.clip(0, 1) if hasattr(x, "clip") else x),
     }  # fmt: skip
     return environment
@@ -121,7 +117,7 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
     rows = []
     for learner in dict.fromkeys(result.name for result in results):
         own = {result.setting: result for result in results if result.name == learner}
-        cells = [(write_score(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
+        cells = [(panels.write_score(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
         rows.append(Row(learner, False, any(result.transductive for result in own.values()), cells))
     for name in dict.fromkeys(name for result in results for name in result.baselines):
         transductive = any(((r.record.get("baselines") or {}).get(name) or {}).get("transductive") for r in results)
@@ -136,7 +132,7 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
             scores.update(own)
         for learners, scores in merged:
             text = write_name(name) + (f" (beside {', '.join(learners)})" if len(merged) > 1 else "")
-            rows.append(Row(text, True, transductive, [(write_score(scores.get(s)), False) for s in settings]))
+            rows.append(Row(text, True, transductive, [(panels.write_score(scores.get(s)), False) for s in settings]))
     return rows
 
 
@@ -163,7 +159,7 @@ def make_episode(episode: Record) -> dict[str, Any] | None:
     return {
         "rows": rows,
         "texts": any("text" in item for item in support),
-        "says": say_episode(learner, queries, labels, shot) if queries else "",
+        "says": sentences.say_episode(learner, queries, labels, shot) if queries else "",
         "examples": {row["label"]: row["support"][0] for row in rows if row["support"]},
         "task": f"{len(labels)}-way" + (f" {shot}-shot" if shot else ""),
     }

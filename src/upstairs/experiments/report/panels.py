@@ -6,22 +6,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from upstairs.experiments.report import sentences
 from upstairs.experiments.report.figures import POINTS, TIME, draw_dots, draw_lines
-from upstairs.experiments.report.sentences import (
-    Words,
-    say_bounds,
-    say_breadth,
-    say_classes,
-    say_curve,
-    say_differences,
-    say_gap,
-    say_length,
-    say_matrix,
-    say_players,
-    say_shots,
-    say_steps,
-    say_times,
-)
 from upstairs.experiments.report.values import (
     Record,
     Score,
@@ -40,7 +26,6 @@ from upstairs.statistics import write_interval
 BASELINES = frozenset({"nearest_centroid", "tf_idf", "scratch"})  # what they are called where no result names them
 BY_LEARNER = ("runs", "depth_steps", "depth_shots", "depth_length", "depth_classes", "depth_gap", "breadth")
 Order = Mapping[str, int]
-Say = Callable[[list[Series], str], str]  # (series, budget) -> the sentence under a figure
 
 
 class Table(NamedTuple):
@@ -83,94 +68,87 @@ def draw_training(report: Record, order: Order) -> list[Panel]:
             look = {"axes": (axis, "validation accuracy"), "name": f"curve-{key}", "alt": alt, "many": True}
             table = list_scores(series, "seconds" if unit == "time" else "steps")
             svg = draw_lines(drawn, order=order, **look)
-            panels.append(Panel(f"Learning curve, by {unit}", Markup(svg), say_curve(series, key), table))
+            panels.append(Panel(f"Learning curve, by {unit}", Markup(svg), sentences.say_curve(series, key), table))
     return [*panels, *draw_waits(runs, report.get("times") or {}, order), *draw_players(runs)]
 
 
 def draw_depth(report: Record, order: Order) -> list[Panel]:
     """Accuracy against more examples, steps, a longer inner loop and more training classes; the gap to new classes."""
 
-    def shots(series: list[Series], budget: str) -> str:
-        return say_shots(*([one for one in series if (one.learner in order) == known] for known in (True, False)))
+    def shots(series: list[Series], _: str) -> str:
+        learners = [one for one in series if one.learner in order]
+        return sentences.say_shots(learners, [one for one in series if one.learner not in order])
 
     return [
         *draw_bounds(report.get("bounds") or ()),
-        *draw_numbers(
-            report, "shot", order, part="depth_shots", title="More examples", say=shots, words="shots",
-            axes=("examples of each class (shots)", "accuracy on new tasks"), alt="shots", keys=("way",),
+        *draw_scores(
+            report, "depth_shots", "shot", order, title="More examples", head="shots", say=shots, keys=("way",),
+            axis="examples of each class (shots)",
         ),
-        *draw_numbers(
-            report, "steps", order, part="depth_steps", title="More steps", say=lambda series, _: say_steps(series),
-            axes=("adaptation steps in a new task", "accuracy on new tasks"), alt="adaptation steps", words="steps",
+        *draw_scores(
+            report, "depth_steps", "steps", order, title="More steps", head="steps",
+            axis="adaptation steps in a new task", say=lambda series, _: sentences.say_steps(series),
         ),
-        *draw_numbers(
-            report, "length", order, part="depth_length", title="A longer inner loop", say=say_length,
-            axes=("inner steps, in training and in use", "accuracy on new tasks"), alt="inner-loop length",
-            words="inner steps",
+        *draw_scores(
+            report, "depth_length", "length", order, title="A longer inner loop", head="inner steps",
+            axis="inner steps, in training and in use", say=sentences.say_length,
         ),
-        *draw_groups(
-            report.get("depth_gap") or (), order, name="gap", title="Overfitting: classes seen and new",
-            alt="tasks of training, validation and test classes", words="tasks of", say=say_gap, as_given=True,
+        *draw_scores(
+            report, "depth_gap", "group", order, title="Overfitting: classes seen and new", head="tasks of",
+            axis="tasks of training, validation and test classes", say=lambda series, _: sentences.say_gap(series),
         ),
-        *draw_numbers(
-            report, "classes", order, part="depth_classes", title="More training classes", say=say_classes,
-            axes=("training classes", "accuracy"), alt="the number of training classes", words="classes",
+        *draw_scores(
+            report, "depth_classes", "classes", order, title="More training classes", head="classes",
+            axis="training classes", say=sentences.say_classes,
         ),
     ]  # fmt: skip
 
 
-def draw_breadth(report: Record, order: Order, words: Words) -> list[Panel]:
+def draw_breadth(report: Record, order: Order, words: sentences.Words) -> list[Panel]:
     """Accuracy by group, and the matrices of what was trained on by what was tested on."""
-    return [
-        *draw_groups(
-            report.get("breadth") or (), order, name="breadth", title=f"By {words.group}", alt=f"each {words.group}",
-            words=words.group, say=lambda series: say_breadth(series, words), best=", best at the top",
-        ),
-        *(draw_matrix(matrix, k) for k, matrix in enumerate(report.get("matrices") or ()) if matrix.get("rows")),
-    ]  # fmt: skip
+    groups = draw_scores(
+        report, "breadth", "group", order, title=f"By {words.group}", head=words.group, axis=f"each {words.group}",
+        say=lambda series, _: sentences.say_breadth(series, words),
+    )  # fmt: skip
+    matrices = [matrix for matrix in report.get("matrices") or () if matrix.get("rows")]
+    return [*groups, *(draw_matrix(matrix, number) for number, matrix in enumerate(matrices))]
 
 
-def draw_numbers(
-    report: Record, key: str, order: Order, *, part: str, title: str, axes: tuple[str, str], alt: str, words: str,
-    say: Say, keys: tuple[str, ...] = ("way", "shot"),
+def draw_scores(
+    report: Record, part: str, key: str, order: Order, *, title: str, head: str, axis: str,
+    say: Callable[[list[Series], str], str], keys: tuple[str, ...] = ("way", "shot"),
 ) -> Iterator[Panel]:  # fmt: skip
-    """Accuracy against a number of the points: a panel for each kind of task.
+    """Accuracy against a number of the points, or by their groups: a panel for each kind of task.
 
-    Where entries have also points of the classes they were trained on, these are lines in grey.
+    Where entries have also points of the classes they were trained on, these are lines in grey. The groups of the gap
+    keep their order, and it has no panel unless the first series has the first of them and the last.
+
+    Args:
+        part, key: the entries in the report, and what their points are by.
+        head: of the column of that in the table.
+        axis: what is at the axis.
+        say: from the series and the budget of each training the sentence under the figure.
     """
     for number, (task, group) in enumerate(group_entries(report.get(part) or (), keys).items()):
         series = arrange([read_series(entry, key) for entry in group], order)
-        if not series:
-            continue
-        trained = {one.learner: one for one in (read_series(entry, key, "trained") for entry in group)}
-        own = [(one, trained[one.learner]) for one in series if trained[one.learner].scores]
-        seen = [replace(other, learner="", name=f"{one.name} on its own") for one, other in own]
-        alt_text = f"Line chart: accuracy against {alt}, with 95% intervals."
-        svg = draw_lines([*series, *seen], axes=axes, name=f"{key}-{number}", alt=alt_text, order=order)
-        says = say([*series, *seen], write_budget(group))
-        yield Panel(title + task, Markup(svg), says, list_scores([*series, *seen], words))
-
-
-def draw_groups(
-    entries: Sequence[Record], order: Order, *, name: str, title: str, alt: str, words: str,
-    say: Callable[[list[Series]], str], as_given: bool = False, best: str = "",
-) -> Iterator[Panel]:  # fmt: skip
-    """Accuracy by group: a panel for each way and shot.
-
-    Args:
-        as_given: groups keep their order, and there is no panel unless the first series has the first and the last.
-    """
-    for number, (task, group) in enumerate(group_entries(entries, ("way", "shot")).items()):
-        series = arrange([read_series(entry, "group") for entry in group], order)
-        if as_given:
+        if part == "depth_gap":
             places = list(dict.fromkeys(str(point["group"]) for entry in group for point in entry.get("points") or ()))
             series = [replace(one, scores={at: one.scores[at] for at in places if at in one.scores}) for one in series]
             if len(places) < 2 or not series or not {places[0], places[-1]} <= set(series[0].scores):
                 continue
-        if series:
-            alt_text = f"Dot plot: accuracy on {alt}, with 95% intervals{best}."
-            svg = draw_dots(series, name=f"{name}-{number}", alt=alt_text, order=order)
-            yield Panel(title + task, Markup(svg), say(series), list_scores(series, words))
+        if not series:
+            continue
+        trained = {one.learner: one.scores for one in (read_series(entry, key, "trained") for entry in group)}
+        series += [Series("", f"{one.name} on its own", trained[one.learner]) for one in series if trained[one.learner]]
+        look = {"name": f"{part.removeprefix('depth_')}-{number}", "order": order}
+        if key == "group":
+            svg = draw_dots(series, alt=f"Dot plot: accuracy on {axis}, with 95% intervals.", **look)
+        else:
+            alt = f"Line chart: accuracy against {axis}, with 95% intervals."
+            svg = draw_lines(
+                series, axes=(axis, "accuracy" if any(trained.values()) else "accuracy on new tasks"), alt=alt, **look
+            )
+        yield Panel(title + task, Markup(svg), say(series, write_budget(group)), list_scores(series, head))
 
 
 def draw_matrix(matrix: Record, number: int) -> Panel:
@@ -198,7 +176,7 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
     table = Table(["trained on ↓, tested on →", *kinds, *(words.get(what, what) for what in means)], cells)
     title = f"{one} trained" if one else "Trained"
     title += f" on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
-    return Panel(title, Markup(svg), say_matrix(full, rows, matrix["tasks"], write_budget([matrix])), table)
+    return Panel(title, Markup(svg), sentences.say_matrix(full, rows, matrix["tasks"], write_budget([matrix])), table)
 
 
 def draw_differences(entries: Sequence[Record], order: Order) -> list[Panel]:
@@ -233,7 +211,7 @@ def draw_differences(entries: Sequence[Record], order: Order) -> list[Panel]:
         ]
         title = f"{best} minus the others, {entry.get('way')}-way {entry.get('shot')}-shot"
         table = Table(["first − second", "points ± 95%", "clear of zero"], rows)
-        panels.append(Panel(title, Markup(svg), say_differences(best, ahead, len(pairs)), table))
+        panels.append(Panel(title, Markup(svg), sentences.say_differences(best, ahead, len(pairs)), table))
     return panels
 
 
@@ -321,7 +299,7 @@ def draw_waits(runs: Sequence[Record], plain: Record, order: Order) -> list[Pane
     alt = "Dot plot: seconds of meta-training to each validation accuracy, with the interval from that of the accuracy."
     svg = draw_dots(times, name="waits", alt=alt, order=order, axis=TIME, groups=rows[::-1])
     own = waits[series[0].name]
-    says = say_times(
+    says = sentences.say_times(
         series[0].name,
         {t: wait[0] for t, wait in own.items() if t in shown and t >= bar},
         [t for t in targets if t not in own][:1],
@@ -366,7 +344,7 @@ def draw_players(runs: Sequence[Record]) -> list[Panel]:
             order, alt = {one.name: k for k, one in enumerate(series)}, f"Line chart: the losses of {learner}."
             svg = draw_lines(series, order=order, alt=alt, many=True, **look)
             table = list_scores(series, "meta-steps", lambda score: f"{score.accuracy:.3g}" if score else "")
-            panels.append(Panel(f"The players of {learner}", Markup(svg), say_players(series), table))
+            panels.append(Panel(f"The players of {learner}", Markup(svg), sentences.say_players(series), table))
     return panels
 
 
@@ -396,4 +374,4 @@ def draw_bounds(entries: Sequence[Record]) -> list[Panel]:
         later = {x: gain for x, gain in more.items() if x > min(own)}
         columns += [Series(name, name, own), Series(name, f"more than at {min(own):g}, paired", later)]
     table = list_scores(columns, "shots", lambda s: write_interval(*s, percent=False, digits=2) if s else "")
-    return [Panel("More examples", Markup(svg), say_bounds(names, values, gains), table)]
+    return [Panel("More examples", Markup(svg), sentences.say_bounds(names, values, gains), table)]
