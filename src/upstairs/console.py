@@ -1,77 +1,81 @@
-"""What the terminal shows: bars with the time left, plain lines where the output is no terminal, and the table."""
+"""What the terminal shows: bars with the time left, plain lines where the output is no terminal, and tables."""
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from upstairs.statistics import write_interval
+
 Progress = Callable[[int, int], None]
-BEST = ("exact_posterior",)  # beside the baselines: what none can beat
+BEST = ("exact_posterior",)  # among the baselines, but no learner can beat it
 LINE_EVERY = 10.0  # seconds between plain lines
+DAGGER = "† transductive: it sees all queries of a task at once"
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the trainer tells while it works."""
+    """The state of a training, for who follows it."""
 
     done: float  # share of the budget, 0 to 1
     step: int
     seconds: float
     loss: float
-    score: dict[str, float]  # on the training tasks of late: accuracy, or mse
+    score: dict[str, float]  # on the recent training tasks: accuracy, or mse
     validation: dict[str, float] | None  # the newest point of the learning curve
 
 
 @contextmanager
 def counting(what: str, *, quiet: bool) -> Iterator[Progress | None]:
     """A bar for work that counts (done, total); on a plain output, a line when it took over two seconds."""
-    if quiet:
-        yield None
-    elif not sys.stderr.isatty():
-        started = last = time.monotonic()
-
-        def line(done: int, total: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > LINE_EVERY or (done == total and time.monotonic() - started > 2):
-                last = time.monotonic()
-                left = (last - started) * (total - done) / max(done, 1)
-                print(f"{what}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
-
-        yield line
-    else:
-        with _bars(MofNCompleteColumn()) as bars:
-            task = bars.add_task(what, total=None)
-            yield lambda done, total: bars.update(task, completed=done, total=total)
+    with _following(what, quiet=quiet) as tell:
+        yield None if tell is None else lambda done, total: tell(done / max(total, 1), f"{done}/{total}", None)
 
 
 @contextmanager
 def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
-    """A bar with the time left and the score of late; on a plain output, a line every ten seconds."""
-    if quiet:
-        yield lambda status: None
-    elif not sys.stderr.isatty():
-        last = 0.0
+    """A bar with the time left and the recent score; on a plain output, a line every ten seconds."""
+    with _following(what, quiet=quiet) as tell:
 
-        def line(status: Status) -> None:
+        def follow(status: Status) -> None:
+            (name, value), *_ = status.score.items()
+            words = f"step {status.step}, loss {status.loss:.3f}, training tasks {write_number(name, value)}"
+            if status.validation and name in status.validation:
+                words += f", validation {write_number(name, status.validation[name])}"
+            if tell:
+                tell(status.done, words, status.seconds)
+
+        yield follow
+
+
+@contextmanager
+def _following(what: str, *, quiet: bool) -> Iterator[Callable[[float, str, float | None], None] | None]:
+    """Shows the share that is done and some words; the end of short work only where its seconds are given."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}")
+        with Bars(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=Console(stderr=True)) as bars:
+            task = bars.add_task(what, total=1.0, words="")
+            yield lambda done, words, _: bars.update(task, completed=done, words=words)
+    else:
+        started = last = time.monotonic()
+
+        def line(done: float, words: str, seconds: float | None) -> None:
             nonlocal last
-            if time.monotonic() - last > LINE_EVERY or status.done >= 1:
-                last = time.monotonic()
-                left = status.seconds * (1 - status.done) / max(status.done, 1e-9)
-                now = f"step {status.step}, {100 * status.done:.0f}%, {left:.0f} s left, loss {status.loss:.3f}"
-                print(f"{what}: {now}, {describe(status)}", file=sys.stderr, flush=True)
+            now = time.monotonic()
+            if now - last > LINE_EVERY or (done >= 1 and (seconds is not None or now - started > 2)):
+                last, left = now, (seconds or now - started) * (1 - done) / max(done, 1e-9)
+                tell_user(f"{what}: {words}, {100 * done:.0f}%, {left:.0f} s left")
 
         yield line
-    else:
-        with _bars(TextColumn("{task.fields[now]}")) as bars:
-            task = bars.add_task(what, total=1.0, now="")
-            yield lambda status: bars.update(task, completed=status.done, now=describe(status))
 
 
 def tell_user(text: str) -> None:
@@ -79,26 +83,9 @@ def tell_user(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def describe(status: Status) -> str:
-    """The scores of this moment in a few words."""
-    (name, value), *_ = status.score.items()
-    text = f"training tasks {write_number(name, value)}"
-    if status.validation and name in status.validation:
-        text += f", validation {write_number(name, status.validation[name])}"
-    return text
-
-
-def _bars(column: Any) -> Bars:
-    return Bars(
-        TextColumn("{task.description}"), BarColumn(), column, TimeRemainingColumn(elapsed_when_finished=True),
-        console=Console(stderr=True),
-    )  # fmt: skip
-
-
 def print_results(results: list[dict[str, Any]]) -> None:
     """The table of learners and baselines, one row for each result."""
     seen = any(s.get("transductive") for r in results for s in (r, *r["baselines"].values()))
-    caption = "† transductive: it sees all queries of a task at once" if seen else None
     names = list(dict.fromkeys(name for r in results for name in r["baselines"]))
     rows, kind = [], score_name(results[0])
     sign = -1 if kind == "mse" else 1
@@ -112,14 +99,13 @@ def print_results(results: list[dict[str, Any]]) -> None:
         if beaten:
             note += f"; does NOT beat {', '.join(beaten)}"
         rows.append((r["learner"], write_task(r), write_score(r), *cells, note.strip("; ")))
-    show_table(
-        title_of(results[0]), ("learner", "task", kind, *(n.replace("_", " ") for n in names), "note"), rows, caption,
-    )  # fmt: skip
+    columns = ("learner", "task", kind, *(name.replace("_", " ") for name in names), "note")
+    show_table(title_of(results[0]), columns, rows, DAGGER if seen else None)
 
 
-def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str | None = None) -> None:
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
     """Text to the left, numbers (cells that hold a ±) to the right."""
-    table, rows = Table(title=title, caption=caption), list(rows)
+    table = Table(title=title, caption=caption)
     for place, column in enumerate(columns):
         numbers = any("±" in row[place] and not row[place][0].isalpha() for row in rows)
         table.add_column(column, justify="right" if numbers else "left")
@@ -146,7 +132,7 @@ def score_name(result: Mapping[str, Any]) -> str:
 
 def write_number(name: str, value: float) -> str:
     """An accuracy in per cent, an error to three digits."""
-    return f"{100 * value:.1f}%" if name == "accuracy" else f"{value:.3g}"
+    return _write(name, value)
 
 
 def write_score(score: Mapping[str, Any] | None) -> str:
@@ -154,18 +140,20 @@ def write_score(score: Mapping[str, Any] | None) -> str:
     if score is None:
         return ""
     name = score_name(score)
-    half = f"{100 * score['ci95']:.1f}" if name == "accuracy" else f"{score['ci95']:.2g}"
-    return f"{write_number(name, score[name])} ± {half}{'†' if score.get('transductive') else ''}"
+    return _write(name, score[name], score.get("ci95")) + "†" * bool(score.get("transductive"))
 
 
 def write_likelihood(score: Mapping[str, Any]) -> str:
     """The mean log-likelihood of a query with its interval; nothing where predictions are not Gaussian."""
     own = score.get("likelihood")
-    return f"log-likelihood {own['likelihood']:.3f} ± {own['ci95']:.3f} nats" if own else ""
+    return f"log-likelihood {write_interval(*own.values(), percent=False, digits=3)} nats" if own else ""
 
 
 def write_difference(name: str, pair: Mapping[str, Any]) -> str:
     """A paired difference and its interval: accuracies in points."""
-    if name == "accuracy":
-        return f"{100 * pair['difference']:+.1f} ± {100 * pair['ci95']:.1f}"
-    return f"{pair['difference']:+.3g} ± {pair['ci95']:.2g}"
+    return _write(name, pair["difference"], pair["ci95"], signed=True)
+
+
+def _write(name: str, mean: float, ci95: float | None = None, *, signed: bool = False) -> str:
+    share = name == "accuracy"
+    return write_interval(mean, ci95, percent=share, digits=1 if share else None, signed=signed)

@@ -47,6 +47,11 @@ def write_atomically(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def write_json(path: Path, value: Any) -> None:
+    """The value as json, whole or not at all."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, kind: str) -> None:
     """Write tensors and a json header of `kind` ("run", "adapted" or "rule") in one atomic file."""
     header = {"upstairs": json.dumps({"format": FORMAT, "kind": kind, **meta}, allow_nan=True)}

@@ -164,7 +164,7 @@ def test_list_names_everything(call) -> None:
     status, out, _ = call("list", "--json")
     table = json.loads(out)
     assert status == 0 and {"maml", "fomaml", "anil", "protonet"} <= {row["name"] for row in table["learners"]}
-    assert "glyphs" in {row["name"] for row in table["data"]} and table["recipes"]
+    assert "glyphs" in {row["name"] for row in table["data"]} and table["presets"] and len(table["experiments"]) == 94
     assert "protonet" in call("list")[1]
 
 
@@ -199,7 +199,7 @@ def test_python_trains_on_arrays_and_goes_on(tmp_path: Path) -> None:
         upstairs.train("protonet", data=splits, out=tmp_path / "other", step=3)
 
 
-def test_a_recipe_trains_by_name_and_options_change_it(call, pictures: Path, tmp_path: Path) -> None:
+def test_a_preset_trains_by_name_and_options_change_it(call, pictures: Path, tmp_path: Path) -> None:
     words = ["--data", pictures, "--quiet", *SMALL, "--steps", 2, "--out", tmp_path / "run"]
     assert call("train", "omniglot_protonet", *words)[0] == 0
     settings = upstairs.load(tmp_path / "run").settings

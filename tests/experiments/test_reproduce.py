@@ -11,73 +11,78 @@ import upstairs.experiments.reproduce as room
 from helpers.runs import Call, mini_folder
 from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import BEGIN, END, card_markdown, deviations, verdict
-from upstairs.experiments.published.find import find_experiment, recipes
+from upstairs.experiments.published.papers import experiments, find_experiment
 from upstairs.experiments.published.protocol import LONG
 from upstairs.training.defaults import draft
 from upstairs.training.train import start_run
 
-PRESETS = recipes()
+EXPERIMENTS = experiments()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_protocol_is_whole(name: str) -> None:
     """Everything that a paper's protocol decides is decided, for the full training and for a shorter one."""
-    recipe = PRESETS[name]
-    full = draft(recipe.settings | {"data": "there"}, regression=recipe.regression)
-    short = draft(recipe.shortened(3.0) | {"data": "there"}, regression=recipe.regression)
-    assert full.steps == recipe.steps >= 5000 and full.minutes is None
+    experiment = EXPERIMENTS[name]
+    full = draft(experiment.settings | {"data": "there"}, regression=experiment.regression)
+    short = draft(experiment.shortened(3.0) | {"data": "there"}, regression=experiment.regression)
+    assert full.steps == experiment.steps >= 5000 and full.minutes is None
     assert short.minutes == 3.0 and short.steps is None and short.schedule == "cosine"
     for setting in ("learner", "net", "way", "shot", "query", "width", "norm", "inner_steps", "inner_lr", "split"):
         assert getattr(full, setting) == getattr(short, setting)
     for setting in ("way", "shot", "query", "steps"):
-        assert setting in recipe.settings
-    if recipe.row.data not in ("arabic", "clinc150"):
-        assert {"lr", "schedule", "norm", "width", "tasks"} <= recipe.settings.keys()
-    assert recipe.test_query >= 1 and recipe.row.source and recipe.dataset.about
-    if recipe.published and not recipe.regression:
-        assert 30 < recipe.published[0] < 100
+        assert setting in experiment.settings
+    if experiment.row.data not in ("arabic", "clinc150"):
+        assert {"lr", "schedule", "norm", "width", "tasks"} <= experiment.settings.keys()
+    assert experiment.test_query >= 1 and experiment.row.source and experiment.dataset.about
+    if experiment.published and not experiment.regression:
+        assert 30 < experiment.published[0] < 100
 
 
 def test_a_shorter_run_keeps_a_schedule_that_fits_any_length() -> None:
-    """The package's own recipes fall to 0 over whatever there is; published ones would be cut off at their highest."""
+    """Cosine schedules of ours fall to 0 over whatever there is; published ones would be cut off at their highest."""
     for name, kept in (
         ("omniglot-20w1s-dn4", True),
         ("cifar-fs-5w1s-co_training", True),
         ("omniglot-5w1s-r2d2", False),
     ):
-        recipe = PRESETS[name]
-        short = recipe.shortened(3.0)
-        assert (short.get("lr") == recipe.settings["lr"]) == kept
+        experiment = EXPERIMENTS[name]
+        short = experiment.shortened(3.0)
+        assert (short.get("lr") == experiment.settings["lr"]) == kept
         assert "steps" not in short and "validations" not in short
 
 
-def test_recipes_that_share_a_training_ask_for_the_same() -> None:
+def test_experiments_that_share_a_training_ask_for_the_same() -> None:
     trainings: dict[str, dict] = {}
-    for recipe in PRESETS.values():
-        assert trainings.setdefault(recipe.training, recipe.settings) == recipe.settings
-    assert len(trainings) < len(PRESETS)
+    for experiment in EXPERIMENTS.values():
+        assert trainings.setdefault(experiment.training, experiment.settings) == experiment.settings
+    assert len(trainings) < len(EXPERIMENTS)
 
 
-def test_every_experiment_that_was_promised_has_its_recipe() -> None:
+def test_every_experiment_that_was_promised_is_there() -> None:
     for task in ("5w1s", "5w5s", "20w1s", "20w5s"):
         for learner in ("maml", "fomaml", "reptile", "meta_sgd", "maml_pp", "protonet", "matchingnet", "r2d2"):
-            assert f"omniglot-{task}-{learner}" in PRESETS
+            assert f"omniglot-{task}-{learner}" in EXPERIMENTS
     for data in ("cifar-fs", "fc100", "miniimagenet"):
         for task in ("5w1s", "5w5s"):
             for method in ("maml", "protonet", "r2d2", "baseline_pp", "protonet-resnet12", "r2d2-resnet12"):
-                assert f"{data}-{task}-{method}" in PRESETS
-            assert f"{data}-{task}-mtl-resnet12" in PRESETS
-    assert {"sinusoid-5s-maml", "sinusoid-5s-meta_sgd", "arabic-5w1s-protonet", "clinc150-5w5s-r2d2"} <= PRESETS.keys()
+                assert f"{data}-{task}-{method}" in EXPERIMENTS
+            assert f"{data}-{task}-mtl-resnet12" in EXPERIMENTS
+    assert {
+        "sinusoid-5s-maml",
+        "sinusoid-5s-meta_sgd",
+        "arabic-5w1s-protonet",
+        "clinc150-5w5s-r2d2",
+    } <= EXPERIMENTS.keys()
 
 
 def test_names(call: Call) -> None:
     with pytest.raises(UpstairsError, match=r"did you mean omniglot-20w1s-maml_pp or"):
         find_experiment("omniglot_20w1s_maml_pp")
-    with pytest.raises(UpstairsError, match=r"no recipe 'xyz': `upstairs"):
+    with pytest.raises(UpstairsError, match=r"no experiment 'xyz': `upstairs"):
         find_experiment("xyz")
     assert call("reproduce")[0] == 2 and call("reproduce", "omniglot-5w1s-maml")[2].count("needs --data") == 1
     status, out, _ = call("reproduce", "--list")
-    assert status == 0 and all(name in out for name in PRESETS)
+    assert status == 0 and all(name in out for name in EXPERIMENTS)
     assert "--tasks is 600" in call("reproduce", "sinusoid-5s-maml", "--tasks", 600)[2]
 
 
@@ -94,7 +99,7 @@ def test_a_shortened_run_says_so_first_and_is_done_once(
     assert "reproduced" not in out.lower() and "A test." in out and "2 of 3 seeds" in out
     card = json.loads((tmp_path / "sinusoid-5s-maml" / "card.json").read_text())
     assert card["tasks"] == 60 and len(card["seeds"]) == 2 and card["score"]["ci95_seeds"] > 0
-    assert card["published"] == {"number": 1.13, "ci95": 0.18, "source": PRESETS["sinusoid-5s-maml"].row.source}
+    assert card["published"] == {"number": 1.13, "ci95": 0.18, "source": EXPERIMENTS["sinusoid-5s-maml"].row.source}
     assert card["baselines"].keys() == {"support_mean", "scratch"} and card["settings"][0]["data"] == ""
     weights = tmp_path / "sinusoid-train-5s-maml-short" / "seed-1" / "last.safetensors"
     before = weights.stat().st_mtime_ns
@@ -121,9 +126,9 @@ def test_a_killed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Interrupted in its second seed, it goes on with the very weights that one without a stop has."""
     from upstairs.storage import load_tensors
 
-    recipe = PRESETS["sinusoid-5s-maml"]
+    experiment = EXPERIMENTS["sinusoid-5s-maml"]
     less = {"steps": 40, "compile": "off", "validations": 2}
-    few = replace(recipe, row=replace(recipe.row, settings=recipe.row.settings | less))
+    few = replace(experiment, row=replace(experiment.row, settings=experiment.row.settings | less))
     monkeypatch.setattr(room, "find_experiment", lambda name: few)
     monkeypatch.setattr(room, "TEST_TASKS", 50)
     again = {"seeds": 2, "tasks": 50, "quiet": True}
@@ -157,9 +162,9 @@ def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
 
 def test_mini_imagenet_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = mini_folder(tmp_path / "mini", classes=15, examples=4, side=84)
-    recipe = PRESETS["miniimagenet-5w1s-maml"]
+    experiment = EXPERIMENTS["miniimagenet-5w1s-maml"]
     small = {"query": 2, "width": 4, "inner_steps": 1, "tasks": 1, "validations": 1, "validation_tasks": 2, "steps": 2}
-    tiny = replace(recipe, row=replace(recipe.row, settings=recipe.row.settings | small, test_query=2))
+    tiny = replace(experiment, row=replace(experiment.row, settings=experiment.row.settings | small, test_query=2))
     monkeypatch.setattr(room, "find_experiment", lambda name: tiny)
     monkeypatch.setattr(room, "TEST_TASKS", 2)
     card = room.reproduce("miniimagenet-5w1s-maml", data=str(data), seeds=1, tasks=2, out=tmp_path / "out", quiet=True)

@@ -47,7 +47,7 @@ def demo(
 @app.command(name="train")
 def train(
     learner: Annotated[
-        Positional[str | None], arg(metavar="NAME", help="A learner or a recipe: `upstairs list` names them.")
+        Positional[str | None], arg(metavar="NAME", help="A learner or a preset: `upstairs list` names them.")
     ] = None,
     /,
     *,
@@ -88,16 +88,13 @@ def evaluate(
     *,
     on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
     inner_steps: InnerSteps = None,
-    augment: Annotated[
-        Path | None, arg(help="A run that makes examples: 5 of each class are added to every support set.")
-    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Accuracy on tasks of classes that were not trained on, with a 95% interval, beside the plain baselines."""
     from upstairs.experiments.evaluate import evaluate_run
 
-    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, augment=augment, quiet=quiet or json)
+    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
     if json:
         print_json(result)
     else:
@@ -118,10 +115,11 @@ def compare(
 ) -> None:
     """Several runs on the same tasks: each one's accuracy, and the paired differences with 95% intervals."""
     from upstairs.experiments import compare as room
+    from upstairs.storage import write_json
 
     result = room.compare(runs, **vars(on), quiet=quiet or json)
     if out is not None:
-        room.write_comparison(result, out)
+        write_json(out, result)
     print_json(result) if json else room.print_comparison(result)
 
 
@@ -203,7 +201,7 @@ app.command(name="report")(report)
 
 @app.command(name="list")
 def list_names(*, json: Json = False) -> None:
-    """Name every learner, kind of data and recipe."""
+    """Name every learner, kind of data, preset and experiment."""
     from upstairs.experiments.listing import list_all
 
     table = list_all()
@@ -218,7 +216,7 @@ def list_names(*, json: Json = False) -> None:
 
 def option_names() -> set[str]:
     """The names that stand for options in an error: the settings of a run, and what the commands take beside them."""
-    own = "all augment baselines budget count inner_steps out resume seeds support text trials unknown vary"
+    own = "all baselines budget count inner_steps out resume seeds support text trials unknown vary"
     return {*own.split(), *Options.__annotations__, *TaskOptions.__annotations__}
 
 

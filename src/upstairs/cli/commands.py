@@ -12,7 +12,7 @@ from upstairs.cli.options import Json, Options, Page, Quiet, given
 
 
 def search(
-    learner: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a recipe.")],
+    learner: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a preset.")],
     /,
     *,
     vary: Annotated[
@@ -62,11 +62,13 @@ def generate(
 
 
 def reproduce(
-    name: Annotated[Positional[str | None], arg(metavar="NAME", help="A recipe, such as omniglot-5w1s-maml.")] = None,
+    name: Annotated[
+        Positional[str | None], arg(metavar="NAME", help="An experiment, such as omniglot-5w1s-maml.")
+    ] = None,
     /,
     *,
-    list: Annotated[bool, arg(help="Name every recipe, its published number and the data it needs.")] = False,
-    data: Annotated[str | None, arg(metavar="PATH", help="Where the recipe's data is.")] = None,
+    list: Annotated[bool, arg(help="Name every experiment, its published number and the data it needs.")] = False,
+    data: Annotated[str | None, arg(metavar="PATH", help="Where the experiment's data is.")] = None,
     budget: Annotated[
         float | None,
         arg(metavar="MINUTES", help="Train for so long, all seeds together: a shorter protocol, and the card says so."),
@@ -85,13 +87,13 @@ def reproduce(
     """
     from upstairs.errors import UpstairsError
     from upstairs.experiments.cards import card_markdown
-    from upstairs.experiments.published.find import describe_experiments
+    from upstairs.experiments.published.papers import describe_experiments
 
     if list:
         print(describe_experiments())
         return
     if name is None:
-        raise UpstairsError("no recipe was named: `upstairs reproduce --list` names them all")
+        raise UpstairsError("no experiment was named: `upstairs reproduce --list` names them all")
     from upstairs.experiments.reproduce import reproduce as run
 
     card = run(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from upstairs.console import counting, show_table, write_number, write_score
+from upstairs.console import DAGGER, counting, show_table, write_number, write_score
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN
 from upstairs.data.open import absolute
@@ -21,7 +21,7 @@ from upstairs.learners import baselines_for
 from upstairs.storage import versions
 from upstairs.training.run import Run, load
 
-NEAREST = "nearest centroid"  # the row of what was not meta-trained
+NEAREST = "nearest centroid"  # the row without meta-training
 
 
 def breadth(
@@ -57,39 +57,34 @@ def breadth(
         raise UpstairsError("a table of breadth needs runs and data: write `upstairs breadth RUN RUN --data A B`")
     if regression := [str(run.path) for run in loaded if run.settings.way == 0]:
         raise UpstairsError(f"{regression[0]} learned regression, which has no kinds of classes: take other runs")
-    able = [[run for run in loaded if reads(run, kind)] for kind in data]
-    if foreign := [kind for kind, some in zip(data, able, strict=True) if not some]:
+    readers = [[run for run in loaded if reads(run, kind)] for kind in data]
+    if foreign := [kind for kind, some in zip(data, readers, strict=True) if not some]:
         raise UpstairsError(f"no run reads the inputs of {foreign[0]}: take data of the kind that one was trained on")
-    if idle := [run for run in loaded if not any(run in some for some in able)]:
+    if idle := [run for run in loaded if not any(run in some for some in readers)]:
         raise UpstairsError(f"{idle[0].path} reads the inputs of none of {', '.join(data)}: leave it out")
-    memory = memory or Remembered(None)
-    seeds, total = enough_seeds(seed, tasks), len(data) * (len(loaded) + 1)
-    found: list[list[dict[str, Any] | None]] = [[] for _ in [*loaded, None]]  # by row, the last without a run
+    memory, seeds, names = memory or Remembered(None), enough_seeds(seed, tasks), [*name_runs(loaded), NEAREST]
+    cells: dict[str, list[dict[str, Any] | None]] = {name: [] for name in names}
+    total = len(data) * len(names) * len(seeds)
     with counting("measuring breadth", quiet=quiet) as progress:
-        for column, (kind, some) in enumerate(zip(data, able, strict=True)):
-            for row, run in enumerate([*loaded, some[0]]):
-                if run not in some:
-                    found[row].append(None)
-                    continue
-                episodes = tasks_of(run, kind, way=way, shot=shot, query=query)
-                plain = row == len(loaded)
-                learner = (
-                    next(iter(baselines_for(run.settings, episodes.source, way).values())) if plain else run.learner
-                )
-                done = column * len(found) + row
-                tell = progress and (lambda k, n, done=done: progress(done * n + k, n * total))
-                scores = memory(learner, episodes, seeds, progress=tell)
-                found[row].append(describe_score(scores, score_kind(episodes)))
+        for kind, some in zip(data, readers, strict=True):
+            for run, name in zip([*loaded, some[0]], names, strict=True):
+                cell, done = None, sum(map(len, cells.values())) * len(seeds)
+                if run in some:
+                    episodes, learner = tasks_of(run, kind, way=way, shot=shot, query=query), run.learner
+                    if name == NEAREST:
+                        learner = next(iter(baselines_for(run.settings, episodes.source, way).values()))
+                    tell = progress and (lambda k, _, done=done: progress(done + k, total))
+                    cell = describe_score(memory(learner, episodes, seeds, progress=tell), score_kind(episodes))
+                cells[name].append(cell)
     rows = [
         {
             "name": name,
-            "trained_on": run.settings.data,
-            "transductive": run.learner.transductive,
-            **summary(cells, [absolute(kind) in run.settings.data.split(SIGN) for kind in data]),
+            "trained_on": run.settings.data if run else "",
+            "transductive": bool(run and run.learner.transductive),
+            **summary(cells[name], [absolute(kind) in run.settings.data.split(SIGN) for kind in data] if run else ()),
         }
-        for name, run, cells in zip(name_runs(loaded), loaded, found, strict=False)
+        for name, run in zip(names, [*loaded, None], strict=True)
     ]
-    rows.append({"name": NEAREST, "trained_on": "", "transductive": False, **summary(found[-1])})
     return {"data": list(data), "way": way, "shot": shot, "tasks": tasks, "seed": seed, "rows": rows}
 
 
@@ -111,48 +106,40 @@ def summary(cells: Sequence[dict[str, Any] | None], own: Sequence[bool] = ()) ->
         own: of each cell, is it of a kind that the row was trained on? Empty: it was not trained.
     """
     scores = [cell["accuracy"] for cell in cells if cell]
-    means: dict[str, float | None] = {"own": None, "other": None}
-    if own:
-        for what, wanted in (("own", True), ("other", False)):
-            part = [cell["accuracy"] for cell, is_own in zip(cells, own, strict=True) if cell and is_own == wanted]
-            means[what] = float(np.mean(part)) if part else None
+    parts = {
+        what: [cell["accuracy"] for cell, mine in zip(cells, own, strict=False) if cell and mine == wanted]
+        for what, wanted in (("own", True), ("other", False))
+    }
+    means = {what: float(np.mean(part)) if part else None for what, part in parts.items()}
     return {"cells": list(cells), "mean": float(np.mean(scores or [0.0])), "worst": min(scores, default=0.0), **means}
 
 
 def print_breadth(result: dict[str, Any]) -> None:
     """The table on the terminal."""
+    rows = with_short_names(result)["rows"]
     show_table(
         f"{result['way']}-way {result['shot']}-shot, {result['tasks']} tasks of test classes",
         ("run", "trained on", *map(short_name, result["data"]), "mean", "worst"),
         [
             (
                 row["name"],
-                short_name(row["trained_on"]) or "nothing",
+                row["trained_on"] or "nothing",
                 *(write_score({**c, "transductive": row["transductive"]}) if c else "–" for c in row["cells"]),
-                write_number("accuracy", row["mean"]),
-                write_number("accuracy", row["worst"]),
+                *(write_number("accuracy", row[what]) for what in ("mean", "worst")),
             )
-            for row in result["rows"]
+            for row in rows
         ],
-        "† transductive: it sees all queries of a task at once"
-        if any(r["transductive"] for r in result["rows"])
-        else None,
+        DAGGER if any(row["transductive"] for row in rows) else None,
     )
 
 
 def write_breadth(result: dict[str, Any], path: Path, *, command: str) -> Path:
     """The table as a page (.html), or as a picture."""
+    result = with_short_names(result)
     if path.suffix.lower() != ".html":
         return draw_breadth(result, path)
-    return write_report(
-        {
-            "title": "How far learning to learn reaches",
-            "command": command,
-            "versions": versions(),
-            "matrices": [with_short_names(result)],
-        },
-        path,
-    )
+    head = {"title": "How far learning to learn reaches", "command": command, "versions": versions()}
+    return write_report({**head, "matrices": [result]}, path)
 
 
 def with_short_names(result: dict[str, Any]) -> dict[str, Any]:
@@ -170,24 +157,19 @@ def draw_breadth(result: dict[str, Any], path: Path) -> Path:
         for what in ("accuracy", "ci95")
     )
     figure = Figure(figsize=(2.6 + 1.5 * scores.shape[1], 1.4 + 0.6 * scores.shape[0]), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(scores, vmin=100 / result["way"], vmax=100, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(scores.shape[1]), [short_name(d) for d in result["data"]])
-    axes.set_yticks(range(scores.shape[0]), [name_row(row) for row in result["rows"]])
+    axes, chance = figure.subplots(), 100 / result["way"]
+    axes.imshow(scores, vmin=chance, vmax=100, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(scores.shape[1]), result["data"])
+    axes.set_yticks(
+        range(scores.shape[0]), [" on ".join(filter(None, (r["name"], r["trained_on"]))) for r in result["rows"]]
+    )
     axes.set_xlabel("tested on")
     for (i, j), value in np.ndenumerate(scores):
-        if np.isnan(value):
-            continue
-        bright = value < (100 + 100 / result["way"]) / 2
-        axes.text(
-            j, i, f"{value:.1f} ± {half[i, j]:.1f}", ha="center", va="center", color="black" if bright else "white"
-        )
+        if not np.isnan(value):
+            ink = "black" if value < (100 + chance) / 2 else "white"
+            axes.text(j, i, f"{value:.1f} ± {half[i, j]:.1f}", ha="center", va="center", color=ink)
     try:
         figure.savefig(path)
     except (ValueError, OSError) as error:
         raise UpstairsError(f"the picture {path} cannot be drawn ({error}): name one such as breadth.png") from error
     return path
-
-
-def name_row(row: dict[str, Any]) -> str:
-    return f"{row['name']} on {short_name(row['trained_on'])}" if row["trained_on"] else row["name"]

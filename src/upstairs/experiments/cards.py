@@ -16,6 +16,7 @@ import torch
 
 from upstairs.errors import UpstairsError
 from upstairs.experiments.published.protocol import SEEDS
+from upstairs.statistics import write_interval
 from upstairs.training.optimizer import choose_device
 
 Card = dict[str, Any]
@@ -67,42 +68,41 @@ def verdict(card: Card) -> str:
 
 def write(card: Card, value: float, digits: int | None = None) -> str:
     """An accuracy in per cent, a squared error as it is. Accuracies on a card are from 0 to 1."""
-    if card["unit"] == "mse":
-        return f"{value:.{2 if digits is None else digits}f}"
-    return f"{100 * value:.{1 if digits is None else digits}f}%"
+    share = card["unit"] != "mse"
+    return write_interval(value, percent=share, digits=digits if digits else 1 if share else 2)
 
 
 def interval_of(card: Card, score: dict[str, Any]) -> str:
-    scale = 1 if card["unit"] == "mse" else 100
-    return f"{write(card, score['mean'])} ± {scale * score['ci95']:.{2 if scale == 1 else 1}f}"
+    share = card["unit"] != "mse"
+    return write_interval(score["mean"], score["ci95"], percent=share, digits=1 if share else 2)
 
 
 def card_markdown(card: Card) -> str:
     """The card in words; what makes it unlike the published protocol comes first."""
+
+    def half(value: float | None) -> str:
+        return f" ± {(1 if card['unit'] == 'mse' else 100) * value:.2f}" if value else ""
+
     first = [f"**{line[0].upper()}{line[1:]}.**" for line in deviations(card)]
-    score, seeds = card["score"], card["seeds"]
-    over = f", ± {_half(card, score['ci95_seeds'])} over {len(seeds)} seeds" if score["ci95_seeds"] else ""
+    score, published = card["score"], card["published"]
+    over = f",{half(score['ci95_seeds'])} over {len(card['seeds'])} seeds" if score["ci95_seeds"] else ""
     kind = "transductive: it sees all queries of a task at once" if card["transductive"] else "inductive"
-    rows = [f"| {card['title']} ({kind}) | {interval_of(card, score)}{over} |"]
+    rows = [(f"{card['title']} ({kind})", interval_of(card, score) + over)]
     if card["inductive"]:
-        rows.append(f"| the same, each query alone | {interval_of(card, card['inductive'])} |")
-    rows += [
-        f"| {name.replace('_', ' ')}{' †' if own['transductive'] else ''} (baseline) | {interval_of(card, own)} |"
-        for name, own in card["baselines"].items()
-    ]
-    if published := card["published"]:
-        half = f" ± {_half(card, published['ci95'])}" if published["ci95"] else ""
-        rows.append(f"| published: {published['source']} | {write(card, published['number'], 2)}{half} |")
+        rows.append(("the same, each query alone", interval_of(card, card["inductive"])))
+    for name, own in card["baselines"].items():
+        dagger = " †" if own["transductive"] else ""
+        rows.append((f"{name.replace('_', ' ')}{dagger} (baseline)", interval_of(card, own)))
+    if published:
+        number = write(card, published["number"], 2) + half(published["ci95"])
+        rows.append((f"published: {published['source']}", number))
     lines = [
         f"# {card['name']}", "", *first, *([""] if first else []), verdict(card), "",
-        f"| {card['tasks']:,} test tasks, 95% intervals over tasks | {card['unit']} |", "|---|---|", *rows, "",
+        f"| {card['tasks']:,} test tasks, 95% intervals over tasks | {card['unit']} |", "|---|---|",
+        *(f"| {what} | {number} |" for what, number in rows), "",
         *(f"- {line}" for line in [*card["words"], *(f"Differs: {line}." for line in card["differs"])]), "",
     ]  # fmt: skip
     return "\n".join(lines)
-
-
-def _half(card: Card, value: float) -> str:
-    return f"{value:.2f}" if card["unit"] == "mse" else f"{100 * value:.2f}"
 
 
 def results_table(cards: Sequence[Card]) -> str:
@@ -110,7 +110,7 @@ def results_table(cards: Sequence[Card]) -> str:
     if not cards:
         raise UpstairsError("no card was given: write `upstairs results CARD...`")
     lines = [
-        "| recipe | here | each query alone | published | steps | minutes | seeds | commit |",
+        "| experiment | here | each query alone | published | steps | minutes | seeds | commit |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for card in cards:
@@ -164,13 +164,13 @@ def machine(asked: str) -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit that the package is of, with a + where files differ from it; None outside a repository."""
-    home = Path(__file__).parents[1]  # of the package
     try:
-        ask = ["git", "-C", str(home)]
-        found = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(
-            [*ask, "status", "--porcelain", "-uno", "--", "."], capture_output=True, text=True, check=True
-        ).stdout.strip()  # fmt: skip
+        found, changed = (
+            subprocess.run(
+                ["git", "-C", str(Path(__file__).parents[1]), *words], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", "--", "."))
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found + ("+" if changed else "")
+    return found + "+" * bool(changed)

@@ -1,11 +1,11 @@
 """Several runs on the same tasks: each one's score, and the paired differences with their intervals."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from upstairs.console import (
+    DAGGER,
     counting,
     score_name,
     show_table,
@@ -24,7 +24,6 @@ from upstairs.experiments.report.measure import name_runs
 from upstairs.experiments.report.values import write_name
 from upstairs.learners import baselines_for
 from upstairs.statistics import paired_differences
-from upstairs.storage import write_atomically
 from upstairs.training.run import check_comparable, load
 
 
@@ -48,7 +47,7 @@ def compare(
     Args:
         runs: the directories of two or more runs on the same data.
         data, split, way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
-        baselines: the plain opponents of the first run are contestants too.
+        baselines: the baselines of the first run are contestants too.
 
     Returns:
         `scores`: for each contestant its name, score, interval and whether it is transductive, the best first.
@@ -67,27 +66,24 @@ def compare(
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     kind = score_kind(episodes)
-    opponents = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
-    total = len(seeds) * (len(opponents) + sum(1 + run.learner.transductive for run in loaded))
-    likelihoods: dict[str, dict[str, Any]] = {}
-    scores, transductive = {}, {name for name, learner in opponents.items() if learner.transductive}
+    plain = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
+    named = dict(zip(name_runs(loaded), (run.learner for run in loaded), strict=True))
+    total = len(seeds) * (len(plain) + sum(1 + learner.transductive for learner in named.values()))
+    scores: dict[str, Any] = {}
     with counting("comparing", quiet=quiet) as progress:
-        for label, run in zip(name_runs(loaded), loaded, strict=True):
-            before = len(scores) * len(seeds)
+        for label, learner in named.items():
+            before, beside = len(scores) * len(seeds), {} if scores else plain
             tell = progress and (lambda done, _, before=before: progress(before + done, total))
-            beside = {} if scores else opponents
-            found = score_beside(run.learner, episodes, seeds, baselines=beside, progress=tell)
+            found = score_beside(learner, episodes, seeds, baselines=beside, progress=tell)
             scores |= found.named(label) | found.baselines
-            for who, learner in {label: run.learner, **beside}.items():
-                likelihoods[who] = describe_likelihood(learner, episodes, seeds)
-            transductive |= {label} if run.learner.transductive else set()
+    contestants = named | plain
     table = [
         {
             "name": who,
             **describe_score(own, kind),
-            "transductive": who in transductive,
-            "baseline": who in opponents,
-            **likelihoods.get(who, {}),
+            "transductive": who in contestants and contestants[who].transductive,
+            "baseline": who in plain,
+            **(describe_likelihood(contestants[who], episodes, seeds) if who in contestants else {}),
         }
         for who, own in scores.items()
     ]
@@ -101,36 +97,26 @@ def compare(
         "seed": seed,
         "runs": [str(run.path) for run in loaded],
         "scores": sorted(table, key=lambda row: row[kind.name] * (1 if kind.less_is_better else -1)),
-        "differences": paired_differences(scores, baselines=opponents, less_is_better=kind.less_is_better),
+        "differences": paired_differences(scores, baselines=plain, less_is_better=kind.less_is_better),
     }
-
-
-def write_comparison(result: dict[str, Any], path: Path) -> Path:
-    """The result as json, whole or not at all."""
-    write_atomically(path, json.dumps(result, indent=1, ensure_ascii=False).encode())
-    return path
 
 
 def print_comparison(result: dict[str, Any]) -> None:
     """Two tables: each contestant's score, and the paired differences."""
-    name = score_name(result["scores"][0])
-    transductive = {row["name"] for row in result["scores"] if row["transductive"]}
-    words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in result["scores"]}
+    rows, pairs = result["scores"], result["differences"]
+    name, daggers = score_name(rows[0]), {row["name"]: " †" * row["transductive"] for row in rows}
+    words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in rows}
     show_table(
         f"{title_of(result)}, {write_task(result)}", ("contestant", name, "", ""),
-        [
-            (words[r["name"]], write_score(r), write_likelihood(r), "baseline" if r["baseline"] else "")
-            for r in result["scores"]
-        ],
-        "† transductive: it sees all queries of a task at once" if transductive else None,
+        [(words[r["name"]], write_score(r), write_likelihood(r), "baseline" * r["baseline"]) for r in rows],
+        DAGGER if any(daggers.values()) else None,
     )  # fmt: skip
-    pairs = result["differences"]
     show_table(
         "paired differences: first minus second, on the same tasks",
         ("first", "second", "points" if name == "accuracy" else name, ""),
         [
-            (*(words[pair[k]] + (" †" if pair[k] in transductive else "") for k in ("first", "second")),
-             write_difference(name, pair), "" if pair["clear"] else "not clear")
+            (*(words[pair[k]] + daggers[pair[k]] for k in ("first", "second")), write_difference(name, pair),
+             "" if pair["clear"] else "not clear")
             for pair in pairs
         ],
         f"not clear: the interval holds zero; of {len(pairs)} intervals {0.05 * len(pairs):.2g} would miss by chance",

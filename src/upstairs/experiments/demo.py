@@ -1,6 +1,5 @@
-"""The main job: watch networks learn to learn, beside not learning to."""
+"""The demo: networks learn to learn, and are compared with baselines without meta-learning."""
 
-import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -10,7 +9,7 @@ from upstairs.data.open import open_splits
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
-from upstairs.storage import write_atomically
+from upstairs.storage import write_json
 from upstairs.training.presets import PRESETS
 from upstairs.training.run import Run, load
 from upstairs.training.train import resume_run, start_run
@@ -22,7 +21,7 @@ class Demo(NamedTuple):
     """What a kind of demo trains, on what, and what it is measured by."""
 
     data: str | None
-    recipes: tuple[str, ...]
+    presets: tuple[str, ...]
     settings: tuple[tuple[int, int], ...]  # way and shot
     unseen: str
 
@@ -45,7 +44,7 @@ def run_demo(
     kind: Kind = "image",
     data: str | None = None,
 ) -> Path:
-    """Train on glyphs (languages, or recordings), evaluate on unseen ones, leave results.json and report.html in `out`.
+    """Train on glyphs (languages, or recordings) and evaluate on unseen ones: results.json and report.html in `out`.
 
     Args:
         data: other data than the kind's own. There are no recordings of our own: words that eSpeak NG says, if it is
@@ -63,8 +62,8 @@ def run_demo(
     data = data or str(synthesised(out / "words", quiet=quiet))
     splits = open_splits({"data": data}, quiet=quiet)
     runs: list[Run] = []
-    whole = sum(PRESETS[name].settings["minutes"] for name in demo.recipes)
-    for settings in (PRESETS[name].settings for name in demo.recipes):
+    whole = sum(PRESETS[name].settings["minutes"] for name in demo.presets)
+    for settings in (PRESETS[name].settings for name in demo.presets):
         folder = out / settings["learner"]
         budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
         given = {**settings, **budget, "seed": seed, "data": data}
@@ -78,7 +77,7 @@ def run_demo(
             runs, splits, settings=demo.settings, tasks=tasks, seed=seed, command=command, progress=progress
         )
     report["title"] = "A network that learned to learn"
-    write_atomically(out / "results.json", json.dumps(report["results"], indent=1).encode())
+    write_json(out / "results.json", report["results"])
     page = write_report(report, out / "report.html")
     if not quiet:
         print_results(report["results"])

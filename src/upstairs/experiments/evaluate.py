@@ -1,4 +1,4 @@
-"""A run from its directory, scored on a frozen list of tasks beside its baselines."""
+"""A run from its directory, scored with its baselines on a frozen list of tasks."""
 
 import time
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from upstairs.data.source import Source
 from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
-from upstairs.learners import Augmented, GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
-from upstairs.training.run import Run, check_comparable, check_task_kind, load
+from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
+from upstairs.training.run import Run, check_task_kind, load
 
 
 def evaluate_run(
@@ -32,7 +32,6 @@ def evaluate_run(
     tasks: int = 600,
     seed: int = 0,
     inner_steps: int | None = None,
-    augment: Path | None = None,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -46,17 +45,12 @@ def evaluate_run(
                 f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
-    opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
-    if augment is not None:
-        opponents["not augmented"] = learner
-        generator = load(augment).generator()
-        check_comparable([run, load(augment)], foreign=True)
-        learner = Augmented(learner, generator, count=5)
+    plain = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
     if baselines and isinstance(learner, NeuralStatistician):
-        opponents["unconditioned"] = Unconditioned(learner)
+        plain["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
-        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
+        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=plain, progress=progress)
     return {
         "learner": run.settings.learner,
         "data": name,

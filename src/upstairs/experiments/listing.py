@@ -1,16 +1,18 @@
-"""Every learner, kind of data and preset, as `upstairs list` names them."""
+"""Every learner, kind of data, preset and experiment, as `upstairs list` names them."""
 
 from typing import Any
 
+from upstairs.experiments.published.papers import experiments
 from upstairs.learners import learners
 from upstairs.training.presets import DATA, PRESETS
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
-    """Every learner with its defaults, kind of data and recipe."""
+    """Every learner with its defaults, kind of data and preset."""
     table = sorted(learners().items())
     return {
         "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
         "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
-        "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in PRESETS.items()],
+        "presets": [{"name": n, "summary": p.summary, "settings": p.settings} for n, p in PRESETS.items()],
+        "experiments": [{"name": n, "summary": e.summary, "settings": e.settings} for n, e in experiments().items()],
     }

@@ -16,16 +16,15 @@ from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import Card, card_markdown, commit, machine
-from upstairs.experiments.published.find import find_experiment
+from upstairs.experiments.published.papers import find_experiment
 from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Experiment
 from upstairs.learners import GradientLearner, baselines_for, with_steps
 from upstairs.statistics import interval
-from upstairs.storage import write_atomically
+from upstairs.storage import versions, write_atomically, write_json
 from upstairs.training.defaults import draft
 from upstairs.training.optimizer import choose_device
 from upstairs.training.run import Run
 from upstairs.training.train import resume_run, start_run
-from upstairs.training.trainer import versions
 
 
 def reproduce(
@@ -40,46 +39,45 @@ def reproduce(
     note: str = "",
     quiet: bool = False,
 ) -> Card:
-    """Train and judge a recipe; go on where a killed one was. The card is written to OUT/NAME/card.json and card.md.
+    """Train and judge an experiment, from where a killed one was. It writes OUT/NAME/card.json and card.md.
 
     Args:
-        name: of a recipe (`upstairs reproduce --list`).
+        name: of an experiment (`upstairs reproduce --list`).
         data: where its data set is; left out for what needs none.
         budget: minutes of training, of all seeds together; None is the whole published protocol.
         seeds: trainings that differ in nothing but their seeds, 0, 1, ...
         tasks: test tasks, 1,000 or more, the same for every seed.
-        out: the folder for trainings and cards; recipes that share a training find it there.
+        out: the folder for trainings and cards; experiments that share a training find it there.
         note: a sentence for the card, such as what else the machine was doing.
 
     Raises:
-        UpstairsError: no such recipe; no data; too few tasks or seeds; a run in `out` of other settings.
+        UpstairsError: no such experiment; no data; too few tasks or seeds; a run in `out` of other settings.
     """
-    recipe, out = find_experiment(name), Path(out)
+    experiment, out = find_experiment(name), Path(out)
     if tasks < TEST_TASKS or seeds < 1 or (budget is not None and not budget > 0):
         raise UpstairsError(
             f"`tasks` is {tasks}, `seeds` {seeds} and `budget` {budget}: a card needs {TEST_TASKS:,} test tasks or "
             "more, 1 seed or more, and a budget above 0"
         )
-    given = settings_of(recipe, data, None if budget is None else budget / seeds, device)
+    given = settings_of(experiment, data, None if budget is None else budget / seeds, device)
     splits = open_splits(given, quiet=quiet)
-    folder = out / (recipe.training + ("" if budget is None else "-short"))
+    folder = out / (experiment.training + ("" if budget is None else "-short"))
     runs = [train_seed(given | {"seed": seed}, folder / f"seed-{seed}", splits, quiet=quiet) for seed in range(seeds)]
-    judged = [judge(recipe, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]
-    card = make_card(recipe, runs, judged, tasks=tasks, budget=budget, note=note)
-    content = json.dumps(card, indent=1, ensure_ascii=False)
-    write_atomically(out / name / "card.json", content.encode())
+    judged = [judge(experiment, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]
+    card = make_card(experiment, runs, judged, tasks=tasks, budget=budget, note=note)
+    write_json(out / name / "card.json", card)
     write_atomically(out / name / "card.md", card_markdown(card).encode())
     return card
 
 
-def settings_of(recipe: Experiment, data: str | None, minutes: float | None, device: str) -> dict[str, Any]:
+def settings_of(experiment: Experiment, data: str | None, minutes: float | None, device: str) -> dict[str, Any]:
     """What is asked of the training; its mistakes show before anything is read."""
-    own = recipe.dataset.data if recipe.regression else None
+    own = experiment.dataset.data if experiment.regression else None
     if (data or own) is None:
-        raise UpstairsError(f"{recipe.name} needs `data`: {recipe.dataset.data}")
-    asked = recipe.settings if minutes is None else recipe.shortened(minutes)
+        raise UpstairsError(f"{experiment.name} needs `data`: {experiment.dataset.data}")
+    asked = experiment.settings if minutes is None else experiment.shortened(minutes)
     given = with_paths(asked | {"data": data or own, "device": device})
-    draft(given, regression=recipe.regression)
+    draft(given, regression=experiment.regression)
     return given
 
 
@@ -91,46 +89,35 @@ def train_seed(given: dict[str, Any], out: Path, splits: Splits, *, quiet: bool)
 
 
 def judge(
-    recipe: Experiment, run: Run, splits: Splits, *, tasks: int, baselines: bool, quiet: bool
+    experiment: Experiment, run: Run, splits: Splits, *, tasks: int, baselines: bool, quiet: bool
 ) -> dict[str, Any]:  # fmt: skip
-    """The score of each test task; kept beside the run, and read again where nothing has changed."""
-    episodes, file = test_episodes(recipe, splits), run.path / f"{recipe.name}.json"
-    last = episodes.batch(frozen_seeds(0, tasks)[-1:])
-    of = {
-        "steps": run.meta["progress"]["step"],
-        "tasks": tasks,
-        "last task": [
-            float(part.x.double().sum()) for part in last
-        ],  # other data, or other tasks of it, are told by it
-    }
+    """The score of each test task; kept in the run's folder, and read again where nothing has changed."""
+    episodes, file = test_episodes(experiment, splits), run.path / f"{experiment.name}.json"
+    seeds = frozen_seeds(0, tasks)
+    last = [float(part.x.double().sum()) for part in episodes.batch(seeds[-1:])]  # differs where data or tasks do
+    of = {"steps": run.meta["progress"]["step"], "tasks": tasks, "last task": last}
     known = earlier_scores(file)
     if {name: known.get(name) for name in of} == of and bool(known["baselines"]) == baselines:
         return known
     learner: Any = run.learner
-    if recipe.test_steps is not None and isinstance(learner, GradientLearner):
-        learner = with_steps(learner, recipe.test_steps)
+    if experiment.test_steps is not None and isinstance(learner, GradientLearner):
+        learner = with_steps(learner, experiment.test_steps)
     device = choose_device(run.settings.device)
-    opponents = baselines_for(run.settings, splits.test, recipe.way) if baselines else {}
-    moved = {name: opponent.to(device) for name, opponent in opponents.items()}
-    with counting(f"judging {recipe.name}", quiet=quiet) as progress:
-        found = score_beside(
-            learner.to(device), episodes, frozen_seeds(0, tasks), baselines=moved, progress=progress
-        )  # fmt: skip
+    plain = baselines_for(run.settings, splits.test, experiment.way) if baselines else {}
+    plain = {name: baseline.to(device) for name, baseline in plain.items()}
+    with counting(f"judging {experiment.name}", quiet=quiet) as progress:
+        found = score_beside(learner.to(device), episodes, seeds, baselines=plain, progress=progress)
+    each = {name: {"each": v.tolist(), "transductive": plain[name].transductive} for name, v in found.baselines.items()}
+    alone = None if found.alone is None else found.alone.tolist()
     result = {
-        **of,
-        "transductive": learner.transductive,
-        "own": found.own.tolist(),
-        "alone": None if found.alone is None else found.alone.tolist(),
-        "baselines": {
-            k: {"each": v.tolist(), "transductive": opponents[k].transductive} for k, v in found.baselines.items()
-        },
-    }
+        **of, "transductive": learner.transductive, "own": found.own.tolist(), "alone": alone, "baselines": each
+    }  # fmt: skip
     write_atomically(file, json.dumps(result).encode())
     return result
 
 
 def earlier_scores(file: Path) -> dict[str, Any]:
-    """What was judged before; nothing where there is no file, or a damaged one: it is judged again."""
+    """The scores judged before; nothing where there is no file, or a damaged one: it is judged again."""
     try:
         known = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -138,14 +125,13 @@ def earlier_scores(file: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def test_episodes(recipe: Experiment, splits: Splits) -> Episodes:
-    if recipe.regression:
-        return Episodes(splits.test, way=0, shot=recipe.shot, query=recipe.test_query)
-    return episodes_of(splits.test, way=recipe.way, shot=recipe.shot, query=recipe.test_query)
+def test_episodes(experiment: Experiment, splits: Splits) -> Episodes:
+    make = Episodes if experiment.regression else episodes_of
+    return make(splits.test, way=experiment.way, shot=experiment.shot, query=experiment.test_query)
 
 
 def make_card(
-    recipe: Experiment,
+    experiment: Experiment,
     runs: Sequence[Run],
     judged: Sequence[dict[str, Any]],
     *,
@@ -154,18 +140,18 @@ def make_card(
     note: str,
 ) -> Card:
     """Everything that a reader needs to know about the number, as json. Accuracies are from 0 to 1."""
-    scale = 1 if recipe.regression else 100
-    published = recipe.published and {
-        "number": recipe.published[0] / scale,
-        "ci95": recipe.published[1] and recipe.published[1] / scale,
-        "source": recipe.row.source,
+    scale = 1 if experiment.regression else 100
+    published = experiment.published and {
+        "number": experiment.published[0] / scale,
+        "ci95": experiment.published[1] and experiment.published[1] / scale,
+        "source": experiment.row.source,
     }
     alone = [one["alone"] for one in judged]
     return {
         "kind": "result card",
-        "name": recipe.name,
-        "title": f"{recipe.row.learner}, {recipe.dataset.title}",
-        "unit": "mse" if recipe.regression else "accuracy",
+        "name": experiment.name,
+        "title": f"{experiment.row.learner}, {experiment.dataset.title}",
+        "unit": "mse" if experiment.regression else "accuracy",
         "score": over_seeds([one["own"] for one in judged]),
         "transductive": judged[0]["transductive"],
         "inductive": over_seeds(alone) if alone[0] else None,
@@ -174,13 +160,13 @@ def make_card(
             for name, own in judged[0]["baselines"].items()
         },
         "published": published,
-        "differs": list(recipe.row.differs),
+        "differs": list(experiment.row.differs),
         "tasks": tasks,
         "budget": budget,
-        "protocol": recipe.settings | {"test_query": recipe.test_query, "test_steps": recipe.test_steps},
+        "protocol": experiment.settings | {"test_query": experiment.test_query, "test_steps": experiment.test_steps},
         "settings": [replace(run.settings, data="", start_from=None).to_json() for run in runs],
         "seeds": [_seed(run, one) for run, one in zip(runs, judged, strict=True)],
-        "words": in_words(recipe, runs, tasks=tasks, budget=budget, note=note),
+        "words": in_words(experiment, runs, tasks=tasks, budget=budget, note=note),
         "machine": machine(runs[0].settings.device),
         "note": note,
         "commit": commit(),
@@ -202,38 +188,37 @@ def over_seeds(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 
 
 def in_words(
-    recipe: Experiment, runs: Sequence[Run], *, tasks: int, budget: float | None, note: str
+    experiment: Experiment, runs: Sequence[Run], *, tasks: int, budget: float | None, note: str
 ) -> list[str]:  # fmt: skip
     """The protocol, and what was done of it."""
-    s, full = runs[0].settings, recipe.settings
+    s, full, way, shot = runs[0].settings, experiment.settings, experiment.way, experiment.shot
     seconds = sum(run.meta["progress"]["seconds"] for run in runs)
-    task = f"{recipe.way}-way {recipe.shot}-shot" if recipe.way else f"{recipe.shot} examples"
+    task = f"{way}-way {shot}-shot" if way else f"{shot} examples"
     train = f"{s.way}-way {s.shot}-shot" if s.way else f"{s.shot} examples"
-    gradient = isinstance(runs[0].learner, GradientLearner)
-    steps = recipe.test_steps if recipe.test_steps is not None else s.inner_steps
+    steps = experiment.test_steps if experiment.test_steps is not None else s.inner_steps
     many = f"{s.inner_steps} inner step{'s' * (s.inner_steps != 1)}"
+    gradient = isinstance(runs[0].learner, GradientLearner)
     inner = f"; {many} at {s.inner_lr} in training, {steps} in testing" if gradient else ""
     changed = [
         f"{name.replace('_', ' ')} {getattr(s, name)} (in full: {full[name]})"
         for name in sorted(full)
         if name not in ("steps", "learner") and getattr(s, name) != full[name]
     ]
-    selection = (
-        "none, validation classes are trained on too and the last weights are judged" if s.train_on_validation
-        else f"the best of {s.validations} validations on {s.validation_tasks} validation tasks"
-    )  # fmt: skip
+    selection = f"the best of {s.validations} validations on {s.validation_tasks} validation tasks"
+    if s.train_on_validation:
+        selection = "none, validation classes are trained on too and the last weights are judged"
     done = ", ".join(f"{run.meta['progress']['step']:,} steps" for run in runs)
     lines = [
-        f"Data: {recipe.dataset.title}, {recipe.dataset.about}.",
-        f"Judged on {tasks:,} fixed test tasks, {task}, {recipe.test_query} queries{' a class' * bool(s.way)}; trained "
-        f"on {train}, {s.query} queries, {s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
+        f"Data: {experiment.dataset.title}, {experiment.dataset.about}.",
+        f"Judged on {tasks:,} fixed test tasks, {task}, {experiment.test_query} queries{' a class' * bool(s.way)}; "
+        f"trained on {train}, {s.query} queries, {s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
         f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.lr:g}, "
-        f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' if s.jitter else ''}"
-        f"{f'; in testing the mean over {s.views} views of a picture' if s.views > 1 else ''}.",
+        f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' * s.jitter}"
+        f"{f'; in testing the mean over {s.views} views of a picture' * (s.views > 1)}.",
         f"Model selection: {selection}; test tasks choose nothing.",
         f"Trained for {seconds / 60:.1f} minutes, {len(runs)} seed{'s' * (len(runs) > 1)}: {done}. Machine: "
-        f"{machine(runs[0].settings.device)['summary']}.",
-    ]  # fmt: skip
+        f"{machine(s.device)['summary']}.",
+    ]
     if budget is not None and changed:
         lines.append(f"Otherwise than in full: {'; '.join(changed)}.")
     return lines + ([f"{note[0].upper()}{note[1:].rstrip('.')}."] if note else [])

@@ -6,7 +6,6 @@ A search that has a storage is resumed by the same call, in other processes and 
 earlier tasks are tried first: learning to search, in its plainest form.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import count, zip_longest
@@ -16,7 +15,7 @@ from typing import Any, get_args
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.settings import Settings, check_choice
-from upstairs.storage import write_atomically
+from upstairs.storage import write_json
 from upstairs.training.defaults import draft
 from upstairs.training.pretrain import prepare
 from upstairs.training.train import open_run
@@ -249,7 +248,7 @@ def search_settings(
                 "a search needs the score of validation tasks and there are none: add classes, or leave out "
                 "`train_on_validation`"
             )
-        write_atomically(run.out / "settings.json", json.dumps(run.settings.to_json(), indent=1).encode())
+        write_json(run.out / "settings.json", run.settings.to_json())
         prepare(run, data, quiet=True)
         seen, name = 0, score_kind(run.episodes).name
 

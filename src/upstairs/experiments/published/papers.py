@@ -3,9 +3,12 @@
 What a paper does not say, or what is otherwise here, stands in `differs`: a card repeats it.
 """
 
+import difflib
+from functools import cache
 from typing import Any
 
-from upstairs.experiments.published.protocol import Dataset, Row
+from upstairs.errors import UpstairsError
+from upstairs.experiments.published.protocol import Dataset, Experiment, Row
 
 OMNIGLOT = ((5, 1), (5, 5), (20, 1), (20, 5))
 DATASETS = {
@@ -42,7 +45,7 @@ FINN = "Finn, Abbeel and Levine 2017, table 1"
 NICHOL = "Nichol, Achiam and Schulman 2018, table 2"
 BERTINETTO = "Bertinetto et al. 2019, table 1"
 LEE = "Lee et al. 2019, table 2"
-OURS = "no published number: this recipe and its split are the package's own"
+OURS = "no published number: this experiment and its split are the package's own"
 STRIDES = "the paper halves the picture by strided convolutions, here by max-pooling"
 CLASSES = "the paper's 1,200 training characters are drawn at random, here they are Vinyals's"
 LENGTH = "the paper trains until the validation loss stops falling; the number of steps is set here"
@@ -155,7 +158,7 @@ ON_OMNIGLOT = (
     ),
     Row(
         "omniglot", "dn4", DN4, {}, OURS,
-        ("a recipe of this package: the paper has photos, and a deeper map", "mirrored characters are classes too"),
+        ("an experiment of ours: the paper has photos, and a deeper map", "mirrored characters are classes too"),
         train_way=20, train_shot="1",
     ),
 )  # fmt: skip
@@ -188,7 +191,7 @@ def _photos(data: str, *, conv: dict[str, Any], resnet: dict[str, Any], sources:
             "r2d2", LEE_SGD, (NO_DROP,), net="resnet12", train_way=5, train_shot="15" if data != "cifar-fs" else "5",
         ),
         row(
-            "co_training", CO_TRAINING, ("a recipe of this package: the paper has a deeper network",), train_way=60,
+            "co_training", CO_TRAINING, ("an experiment of ours: the paper has a deeper network",), train_way=60,
             train_shot="1",
         ),
         row("mtl", MTL, ("the first stage classifies by cosine", NO_DROP), net="resnet12"),
@@ -243,3 +246,42 @@ OTHERS = (
     ),
 )
 ROWS = (*ON_OMNIGLOT, *ON_PHOTOS, *OTHERS)
+
+
+@cache
+def experiments() -> dict[str, Experiment]:
+    """Every experiment by its name, in the order of the table."""
+    found = {}
+    for row in ROWS:
+        dataset = DATASETS[row.data]
+        for way, shot in dataset.tasks:
+            name = f"{row.data}-{f'{way}w' if way else ''}{shot}s-{row.method}"
+            found[name] = Experiment(name, row, dataset, way, shot)
+    return found
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        UpstairsError: there is none; it names those that are spelled alike.
+    """
+    table = experiments()
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name.replace("_", "-"), table, n=3, cutoff=0.6)
+    near = near or [other for other in table if name and name in other][:3]
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UpstairsError(f"there is no experiment '{name}': {meant}`upstairs reproduce --list` names them all")
+
+
+def describe_experiments() -> str:
+    """Every experiment with its published number, by data set, in lines."""
+    lines: list[str] = []
+    for one in experiments().values():
+        needs = "" if one.regression else f"; --data: {one.dataset.data}"
+        if (title := f"{one.dataset.title}: {one.dataset.about}{needs}") not in lines:
+            lines.append(title)
+        number = "no published number" if one.published is None else f"published {one.published[0]:.2f}"
+        lines.append(f"  {one.name:<38} {number:<20} {one.steps:>7,} steps")
+    return "\n".join(lines)

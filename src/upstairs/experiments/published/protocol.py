@@ -1,6 +1,6 @@
-"""Published experiments: a table of numbers and protocols, and the named recipes that it amounts to.
+"""Published experiments: a table of numbers and protocols.
 
-A row is one method on one data set; each of its tasks (way, shot) is a recipe, such as `omniglot-5w1s-maml`.
+A row is one method on one data set; each of its tasks (way, shot) is an experiment, such as `omniglot-5w1s-maml`.
 """
 
 from dataclasses import dataclass, field
@@ -72,6 +72,11 @@ class Experiment:
         return self.row.numbers.get((self.way, self.shot))
 
     @property
+    def summary(self) -> str:
+        number = "no published number" if self.published is None else f"published {self.published[0]:.2f}"
+        return f"{self.row.learner}, {self.dataset.title}: {number}, {self.steps:,} steps"
+
+    @property
     def regression(self) -> bool:
         return self.way == 0
 
@@ -112,7 +117,7 @@ class Experiment:
 
     @property
     def training(self) -> str:
-        """The name of the training: recipes that share it are judged by one run."""
+        """The name of the training: experiments that share it are judged by one run."""
         s = self.settings
         way = f"{s['way']}w" if self.way else ""
         return f"{self.row.data}-train-{way}{s['shot']}s-{self.row.method}"

@@ -47,27 +47,25 @@ class Remembered:
     ) -> Float[np.ndarray, " task"]:  # fmt: skip
         """The score of each task, from the file as far as it is there."""
         kind, chunk = kind or score_kind(episodes), chunk or chunk_size(episodes)
-        size = chunk * max(1, BLOCK // chunk)  # whole chunks: the numbers are those of one call, to the bit
+        size = chunk * max(1, BLOCK // chunk)  # whole chunks: bit-identical to one call
         tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, alone, kind.name, chunk]
         head = [upstairs.__version__, fingerprint(learner), self.name_source(episodes.source), *tasks]
         scores: list[float] = []
         for start in range(0, len(seeds), size):
             part = list(seeds[start : start + size])
-            key = sha256(json.dumps([*head, part, digest(episodes.batch([part[0], part[-1]]))]).encode()).hexdigest()[
-                :24
-            ]
+            words = [*head, part, digest(episodes.batch([part[0], part[-1]]))]
+            key = sha256(json.dumps(words).encode()).hexdigest()[:24]
             if key not in self.known:
-                own = score_tasks(learner, episodes, part, alone=alone, kind=kind, chunk=chunk)
-                self.keep(key, own.tolist())
+                self.keep(key, score_tasks(learner, episodes, part, alone=alone, kind=kind, chunk=chunk).tolist())
             scores += self.known[key]
             if progress:
                 progress(len(scores), len(seeds))
         return np.array(scores)
 
     def name_source(self, source: Source) -> str:
-        """A name that differs where the examples do."""
+        """A name that differs where the examples do; the source is kept with it, so that its id stays its own."""
         if id(source) not in self.sources:
-            self.sources[id(source)] = source, _name(source)  # the source is kept, so that its id stays its own
+            self.sources[id(source)] = source, _name(source)
         return self.sources[id(source)][1]
 
     def keep(self, key: str, scores: list[float]) -> None:
@@ -93,12 +91,18 @@ def fingerprint(learner: Learner) -> str:
     """A short name of all that a learner's scores depend on: its modules, their numbers, its weights."""
     found = sha256()
     for name, module in learner.named_modules():
-        own = {k: _plain(v) for k, v in sorted(vars(module).items()) if not k.startswith("_")}
-        own.pop("training", None)
-        found.update(json.dumps([name, type(module).__qualname__, own]).encode())
+        own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
+        words = json.dumps([name, type(module).__qualname__, own], sort_keys=True, skipkeys=True, default=_plain)
+        found.update(words.encode())
     for name, tensor in learner.state_dict().items():
         found.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """An object (a rule, a way to differentiate) by its type and its own numbers and words."""
+    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if isinstance(v, bool | int | float | str)}
+    return [type(value).__qualname__, own]
 
 
 def digest(tasks: Task) -> str:
@@ -107,16 +111,6 @@ def digest(tasks: Task) -> str:
     for leaf in (*tasks.support, *tasks.query):
         found.update(leaf.contiguous().numpy().tobytes())
     return found.hexdigest()[:24]
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and words as they are; an object (a rule, a way to differentiate) by its type and its own of these."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if isinstance(v, bool | int | float | str)}
-    return [type(value).__qualname__, own]
 
 
 def _name(source: Source) -> str:
