@@ -37,8 +37,8 @@ often it occurs would, but is not measured here.
 
 def main() -> None:
     """Write all results that exist."""
-    parser = argparse.ArgumentParser(description="Makes results.md and its pictures.")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="the json files; the pictures go there too")
+    parser = argparse.ArgumentParser(description="Makes results.md and its images.")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="the folder of the json files and of the images")
     parser.add_argument("--out", type=Path, default=HOME / "results.md")
     arguments = parser.parse_args()
     found = [json.loads(path.read_text()) for path in arguments.folder.glob("*.json")]  # those of other benchmarks too
