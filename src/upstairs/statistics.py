@@ -1,12 +1,13 @@
 """Intervals over tasks, and of paired differences on the same tasks."""
 
+import math
 from collections.abc import Collection, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from upstairs.errors import UpstairsError
 
@@ -18,7 +19,22 @@ class Interval(NamedTuple):
     ci95: float
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:.1f}% ± {100 * self.ci95:.1f}"
+        return write_interval(*self)
+
+
+def write_interval(
+    mean: float, ci95: float | None = None, *, percent: bool = True, digits: int | None = 1, signed: bool = False
+) -> str:
+    """A mean with half the width of its 95% interval, where that is known: '96.8% ± 0.3'.
+
+    Args:
+        percent: the mean is a share from 0 to 1.
+        digits: the number of decimals; None: three significant digits of the mean and two of the interval.
+        signed: the mean is a difference, of shares in points: '+1.2 ± 0.3'.
+    """
+    scale, places = (100 if percent else 1), [".3g", ".2g"] if digits is None else [f".{digits}f"] * 2
+    text = f"{scale * mean:{'+' * signed}{places[0]}}{'%' * (percent and not signed)}"
+    return text if ci95 is None or not math.isfinite(ci95) else f"{text} ± {scale * ci95:{places[1]}}"
 
 
 def interval(values: ArrayLike) -> Interval:
@@ -26,7 +42,7 @@ def interval(values: ArrayLike) -> Interval:
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return Interval(float(values.mean()), float("inf"))
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
     return Interval(float(values.mean()), float(half))
 
 

@@ -3,12 +3,9 @@
 from upstairs.functional.rules import SGD, LearnedRates, MetaCurvature, StepRates, UpdateRule
 from upstairs.learners.baselines import GaussianPosterior, SupportMean
 from upstairs.learners.building import Entry, make_net
-from upstairs.learners.generative.augmented import Augmented
-from upstairs.learners.generative.base import GenerativeLearner, Unconditioned
+from upstairs.learners.generative.base import GenerativeLearner, SamplingLearner, Unconditioned
 from upstairs.learners.generative.dagan import DAGAN
-from upstairs.learners.generative.figr import FIGR
 from upstairs.learners.generative.games import Game, Player, Side, Turn, of_late, players_of, whose_turn
-from upstairs.learners.generative.metagan import MetaGAN, NearMisses
 from upstairs.learners.generative.neural_statistician import NeuralStatistician
 from upstairs.learners.generative.redrawing import Redrawing
 from upstairs.learners.gradient.cavia import Concatenated, cavia, modulated
@@ -60,12 +57,10 @@ __all__ = [
     "DAGAN",
     "DN4",
     "ENOUGH",
-    "FIGR",
     "LEARNERS",
     "LNP",
     "R2D2",
     "SGD",
-    "Augmented",
     "BaselinePlusPlus",
     "CoTraining",
     "Concatenated",
@@ -85,18 +80,17 @@ __all__ = [
     "MatchingNet",
     "MemoryLearner",
     "MetaCurvature",
-    "MetaGAN",
     "MetaNAS",
     "MetaOptNet",
     "MetricLearner",
     "MultiStep",
-    "NearMisses",
     "NeuralStatistician",
     "Player",
     "ProtoNet",
     "Redrawing",
     "RelationNet",
     "Reptile",
+    "SamplingLearner",
     "SequenceLearner",
     "Side",
     "SimpleShot",

@@ -12,7 +12,7 @@ from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.learners.baselines import GaussianPosterior, SupportMean
 from upstairs.learners.building import Entry, Shape
-from upstairs.learners.generative.table import GENERATIVE_LEARNERS
+from upstairs.learners.generative.table import GENERATIVE_LEARNERS, REMOVED
 from upstairs.learners.gradient.maml import scratch
 from upstairs.learners.gradient.table import GRADIENT_LEARNERS
 from upstairs.learners.metric.protonet import Cosine, MetricLearner, ProtoNet, nearest_centroid
@@ -61,6 +61,8 @@ def entry(name: str) -> Entry:
         return LEARNERS[name]
     for point in entry_points(group="upstairs.learners", name=name):
         return load_plugin(point)
+    if name in REMOVED:
+        raise UpstairsError(f"the learner '{name}' was removed, since it did not help: {REMOVED[name]}")
     raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
 
 

@@ -1,8 +1,7 @@
-"""The report on learners that generate: what each makes of one example, and between two classes."""
+"""The report on learners that generate: drawings after one example, between two classes, and bounds by shots."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,57 +9,54 @@ from torch.utils._pytree import tree_map
 
 from upstairs.core import evaluating
 from upstairs.data.episodes import Episodes
+from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.experiments.report.bounds import measure_bounds
-from upstairs.experiments.report.figures import encode_picture, is_picture
-from upstairs.experiments.report.measure import describe, name_runs, short_name
-from upstairs.experiments.report.values import Record
-from upstairs.learners import GenerativeLearner
+from upstairs.experiments.generator_quality import bounds
+from upstairs.experiments.report.measure import describe_runs, head_of, name_runs
+from upstairs.learners import DAGAN, GenerativeLearner, NeuralStatistician, SamplingLearner
+from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
 from upstairs.tree import index
 
 CLASSES, COUNT = 8, 9  # rows and pictures in a row
+SHOTS, QUERY = (1, 2, 5, 10), 3  # of the bounds
 
 
 def measure_drawings(
     runs: Sequence[Run], splits: Splits, *, tasks: int = 600, seed: int = 0, command: str = ""
 ) -> dict[str, Any]:  # fmt: skip
-    """The report's dict for runs of learners that generate, on the same unseen classes.
+    """The report's dict for runs of generative learners, on the same unseen classes.
 
     Raises:
         UpstairsError: a run makes nothing.
     """
-    named = dict(zip(name_runs(list(runs)), runs, strict=True))
+    named = dict(zip(name_runs(runs), runs, strict=True))
+    for name, run in named.items():
+        if not isinstance(run.learner, GenerativeLearner):
+            raise UpstairsError(f"{run.path} is a run of '{name}', which makes nothing: report on it alone")
+    learners: dict[str, Any] = {name: run.learner for name, run in named.items()}
+    drawing = {name: learner for name, learner in learners.items() if isinstance(learner, SamplingLearner)}
     return {
-        "title": f"Learning to make more: {short_name(runs[0].settings.data)}",
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": runs[0].meta["versions"],
-        "data": runs[0].settings.data,
-        "split": "test",
-        "runs": [describe(run, name) for name, run in named.items()],
-        "drawings": [drawings_of(run, name, splits, seed) for name, run in named.items()],
-        "bounds": measure_bounds(named, splits.test, tasks=tasks, seed=seed),
+        **head_of(runs, "Learning to make more", command),
+        "runs": describe_runs(runs),
+        "drawings": [drawings_of(learner, name, splits, seed) for name, learner in drawing.items()],
+        "bounds": measure_bounds(learners, splits.test, tasks=tasks, seed=seed),
     }
 
 
-def drawings_of(run: Run, name: str, splits: Splits, seed: int) -> dict[str, Any]:
+def drawings_of(learner: SamplingLearner[Any], name: str, splits: Splits, seed: int) -> dict[str, Any]:
     """What one learner makes of one example of each of some classes, and between each two that follow each other."""
-    learner = run.learner
-    if not isinstance(learner, GenerativeLearner):
-        raise UpstairsError(f"{run.path} is a run of '{name}', which makes nothing: report on it alone")
     episodes = Episodes(splits.test, way=1, shot=1, query=1)
-    numbers, rows, states = frozen_seeds(seed, min(CLASSES, len(splits.test))), [], []
+    rows, states, between = [], [], []
     with evaluating(learner):
-        for number in numbers:
+        for number in frozen_seeds(seed, min(CLASSES, len(splits.test))):
             support = index(episodes.batch([number]), 0).support
             states.append(learner.adapt(support))
             made = learner.sample(states[-1], COUNT, torch.Generator().manual_seed(seed))
             rows.append({"label": episodes.labels(number)[0], "support": support.x[0].numpy(), "made": made.numpy()})
         noise = torch.randn(1, learner.noise_size, generator=torch.Generator().manual_seed(seed))
-        between = []
         for place in range(0, len(states) - 1, 2):
             shares = [k / (COUNT - 1) for k in range(COUNT)]
             mixed = [learner.draw(mix(states[place], states[place + 1], share), noise)[0].numpy() for share in shares]
@@ -77,34 +73,23 @@ def mix(first: Any, second: Any, share: float) -> Any:
     return tree_map(between, first, second)
 
 
-class Drawn(NamedTuple):
-    """One row: what it is, the example that was shown, and what was made."""
+def measure_bounds(
+    learners: Mapping[str, GenerativeLearner[Any]], source: Source, *, tasks: int, seed: int
+) -> list[dict[str, Any]]:
+    """For each variational autoencoder its bound at each number of examples that the classes have.
 
-    label: str
-    shown: str
-    made: list[str]
-
-
-class Drawings(NamedTuple):
-    """Of one learner: a row for each class, and for each way between two."""
-
-    learner: str
-    rows: list[Drawn]
-    between: list[Drawn]
-
-
-def make_drawings(entries: Sequence[Record]) -> list[Drawings]:
-    """The pictures as addresses; learners that make no pictures are left out."""
-    return [
-        Drawings(
-            str(entry["learner"]),
-            [Drawn(str(row["label"]), encode_picture(row["support"]), encode(row)) for row in entry["rows"]],
-            [Drawn(" to ".join(map(str, row["labels"])), "", encode(row)) for row in entry.get("between") or ()],
-        )
-        for entry in entries
-        if all(is_picture(row["support"]) for row in entry["rows"])
-    ]
-
-
-def encode(row: Mapping[str, Any]) -> list[str]:
-    return [encode_picture(x.clip(0, 1) if hasattr(x, "clip") else x) for x in row["made"]]
+    A Neural Statistician's starts at 0 examples, the same network unconditioned.
+    """
+    shots = [shot for shot in SHOTS if shot + QUERY <= min(len(rows) for rows in source.rows)]
+    found = []
+    for name, learner in learners.items():
+        if not shots or isinstance(learner, DAGAN):  # which has no bound on a likelihood
+            continue
+        of = [0, *shots] if isinstance(learner, NeuralStatistician) else shots
+        own = bounds(learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
+        points = [
+            {"shot": shot, "bound": interval(values), "more": paired_interval(values, own[of[0]])}
+            for shot, values in own.items()
+        ]
+        found.append({"learner": name, "tasks": tasks, "points": points})
+    return found

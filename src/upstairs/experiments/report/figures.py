@@ -30,6 +30,7 @@ CSS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--card)", BASELINE:
 # Neither colour alone nor shape alone tells two learners apart.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))
+POINTS, TIME = "points of accuracy", "meta-training until then"  # what an axis can show besides accuracy
 TIMES = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 18000, 36000, 72000)  # ticks, in seconds
 STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "upstairs", "text.parse_math": False, "font.size": 11.5,
@@ -43,70 +44,88 @@ STYLE = {
 
 
 def draw_lines(
-    series: Sequence[Series[float]], *, axes: tuple[str, str], name: str, alt: str, order: Mapping[str, int], band: bool
-) -> str:
-    """Accuracy against a number: one line for each series, with its 95% interval as a band or as bars.
+    series: Sequence[Series], *, axes: tuple[str, str], name: str, alt: str, order: Mapping[str, int],
+    percent: bool = True, many: bool = False,
+) -> str:  # fmt: skip
+    """Scores against a number: one line for each series, with its 95% intervals.
 
     Args:
         series: what is drawn; every series has at least one score.
         axes: the words at the horizontal and the vertical axis.
         name: the prefix of every id, different for each figure of a page.
-        alt: what is said to a reader who cannot see it.
+        alt: the words for a reader who cannot see it.
         order: each learner's place, which fixes its colour and marker; one not in it is a baseline, in grey.
-        band: the interval as a band (many points) instead of bars (few).
+        percent: scores are accuracies.
+        many: there are many points, so intervals are a band instead of bars, and not every point has a tick.
     """
-    with drawing(height=240 + 17 * ((len(series) + 1) // 2)) as (figure, plot):
+    scale = 100 if percent else 1
+    with drawing(240 + legend_height(series)) as (figure, plot):
         for place, one in enumerate(series):
             style = choose_style(one.learner, order, place)
             x = list(one.scores)
-            y = [100 * score.accuracy for score in one.scores.values()]
-            half = [100 * width_of(score) for score in one.scores.values()]
-            if band:
-                low, high = ([v + sign * h for v, h in zip(y, half, strict=True)] for sign in (-1, 1))
-                plot.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+            y = np.array([scale * score.accuracy for score in one.scores.values()])
+            half = np.array([scale * width_of(score) for score in one.scores.values()])
+            if many:
+                plot.fill_between(x, y - half, y + half, color=style["color"], alpha=0.2, linewidth=0)
                 every = max(1, len(x) // 8)
                 plot.plot(x, y, **style, markersize=5, markevery=(place % every, every))
             else:
                 plot.errorbar(x, y, yerr=half, **style, markersize=5.5, capsize=2.5, elinewidth=1.2)
         plot.set_xlabel(axes[0])
         plot.set_ylabel(axes[1])
-        plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
         plot.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        plot.set_ylim(top=min(100.5, plot.get_ylim()[1]), bottom=max(0.0, plot.get_ylim()[0]))
-        scale_numbers(plot, sorted({x for one in series for x in one.scores}), every_value=not band)
+        if percent:
+            plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
+            plot.set_ylim(top=min(100.5, plot.get_ylim()[1]), bottom=max(0.0, plot.get_ylim()[0]))
+        scale_numbers(plot, sorted({x for one in series for x in one.scores}), every_value=not many)
         add_legend(figure, series, order)
         return to_svg(figure, name, alt)
 
 
 def draw_dots(
-    series: Sequence[Series[str]], *, name: str, alt: str, order: Mapping[str, int], difference: bool = False
-) -> str:
-    """Accuracy by group: a row for each group, in the order of the first series; a dot and interval for each series.
+    series: Sequence[Series], *, name: str, alt: str, order: Mapping[str, int], axis: str = "accuracy",
+    groups: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Scores by group: a row for each group, a dot and its interval for each series.
 
     Args:
-        difference: what is drawn is differences of accuracy, in points around zero.
+        axis: the words at the horizontal axis, and with them what is drawn: "accuracy", differences of it (`POINTS`),
+            or times on a logarithmic axis (`TIME`; an arrow where the latest is not known).
+        groups: from top to bottom; none: in the order of the first series.
     """
-    groups = list(dict.fromkeys(group for one in series for group in one.scores))
-    legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
-    with drawing(height=64 + legend + len(groups) * (18 + 6 * (len(series) - 1))) as (figure, axes):
+    groups = groups or list(dict.fromkeys(group for one in series for group in one.scores))
+    with drawing(64 + legend_height(series) + len(groups) * (18 + 6 * (len(series) - 1))) as (figure, axes):
+        ends = [t for one in series if axis == TIME for cell in one.scores.values() for t in cell if t is not None]
+        low, high = (0.8 * min(ends), 1.3 * max(ends)) if ends else (0.0, 0.0)
         for place, one in enumerate(series):
             style = choose_style(one.learner, order, place) | {"linestyle": "none"}
             shift = min(0.22, 0.8 / len(series)) * (place - (len(series) - 1) / 2)
-            y = [groups.index(group) + shift for group in one.scores]
-            x = [100 * score.accuracy for score in one.scores.values()]
-            half = [100 * width_of(score) for score in one.scores.values()]
-            axes.errorbar(x, y, xerr=half, **style, markersize=6, capsize=0, elinewidth=1.6, label=place)
-        axes.yaxis.set_major_locator(FixedLocator(list(range(len(groups)))))
-        axes.set_yticks(range(len(groups)), [shorten(group, 22) for group in groups])
+            for group, cell in one.scores.items():
+                y = groups.index(group) + shift
+                if axis == TIME:
+                    at, soon, late = cell
+                    reach = [[at - soon], [(high if late is None else late) - at]]
+                    if late is None:
+                        axes.plot([high], [y], color=style["color"], marker=">", markersize=5, clip_on=False)
+                else:
+                    at, reach = 100 * cell.accuracy, [[100 * width_of(cell)]] * 2
+                axes.errorbar([at], [y], xerr=reach, **style, markersize=6, elinewidth=1.6)
+        axes.set_yticks(range(len(groups)), [shorten(group, 26 if axis == TIME else 22) for group in groups])
         axes.set_ylim(len(groups) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(axis)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        if difference:
+        if axis == TIME:
+            axes.set_xscale("log")
+            axes.set_xlim(low, high)
+            ticks = [t for t in TIMES if low <= t <= high]
+            axes.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= 6 else ticks[::2]))
+            axes.xaxis.set_minor_locator(FixedLocator([]))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda t, _: write_duration(float(t)).replace(".0", "")))
+        elif axis == POINTS:
             axes.axvline(0.0, color=BASELINE, linewidth=1.2, zorder=1)
-            axes.set_xlabel("points of accuracy")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
         else:
-            axes.set_xlabel("accuracy")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%"))
             axes.set_xlim(left=max(0.0, axes.get_xlim()[0]), right=min(100.8, axes.get_xlim()[1]))
         axes.spines.left.set_visible(False)
@@ -115,47 +134,11 @@ def draw_dots(
         return to_svg(figure, name, alt)
 
 
-def draw_times(
-    series: Sequence[Series[float]], rows: Mapping[str, Mapping[str, tuple[float, float, float | None] | None]], *,
-    name: str, alt: str, order: Mapping[str, int],
-) -> str:  # fmt: skip
-    """Seconds on a logarithmic axis: a row for each accuracy, a dot for each series that reached it.
-
-    Args:
-        rows: for each row and series' name the time, the soonest and the latest; None where it is never reached, and an
-            arrow where the latest is not known.
-    """
-    legend = 17 * ((len(series) + 1) // 2) if len(series) > 1 else 0
-    with drawing(height=64 + legend + len(rows) * (20 + 6 * (len(series) - 1))) as (figure, axes):
-        ends = [t for row in rows.values() for cell in row.values() if cell for t in cell if t is not None]
-        low, high = 0.8 * min(ends), 1.3 * max(ends)
-        for place, one in enumerate(series):
-            style = choose_style(one.learner, order, place) | {"linestyle": "none"}
-            for at, row in enumerate(rows.values()):
-                if (cell := row.get(one.name)) is None:
-                    continue
-                y, (when, soon, late) = at + min(0.22, 0.8 / len(series)) * (place - (len(series) - 1) / 2), cell
-                reach = [[when - soon], [(high if late is None else late) - when]]
-                axes.errorbar([when], [y], xerr=reach, **style, markersize=6, elinewidth=1.6)
-                if late is None:
-                    axes.plot([high], [y], color=style["color"], marker=">", markersize=5, clip_on=False)
-        axes.set_xscale("log")
-        axes.set_xlim(low, high)
-        ticks = [t for t in TIMES if low <= t <= high]
-        axes.xaxis.set_major_locator(FixedLocator(ticks if len(ticks) <= 6 else ticks[::2]))
-        axes.xaxis.set_minor_locator(FixedLocator([]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write_duration(float(value)).replace(".0", "")))
-        axes.set_yticks(range(len(rows)), [shorten(row, 26) for row in rows])
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("meta-training until then")
-        axes.spines.left.set_visible(False)
-        if len(series) > 1:
-            add_legend(figure, series, order)
-        return to_svg(figure, name, alt)
+def legend_height(series: Sequence[Series]) -> int:
+    return 17 * ((len(series) + 1) // 2)
 
 
-def add_legend(figure: Figure, series: Sequence[Series[Any]], order: Mapping[str, int]) -> None:
+def add_legend(figure: Figure, series: Sequence[Series], order: Mapping[str, int]) -> None:
     """Names under the figure, in two columns: the widest that fits a phone."""
     styles = [choose_style(one.learner, order, place) for place, one in enumerate(series)]
     handles = [Line2D([], [], **style, markersize=5.5) for style in styles]

@@ -30,13 +30,12 @@ SHOTS, MORE_SHOTS = (1, 2, 5, 10), (1, 2, 3, 5, 10, 15, 20)
 SETTINGS = ((5, 1), (5, 5), (20, 1))  # way and shot
 QUERY, FIGURE_QUERY = 5, 2  # in the table and in figures, where more tasks tell more than more queries of one
 
-Known = dict[Any, dict[str, Any]]
 Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
 PARTS = ("training classes", "validation classes", "test classes")
 
 
 def measure(
-    runs: list[Run],
+    runs: Sequence[Run],
     splits: Splits,
     *,
     settings: Sequence[tuple[int, int]] = SETTINGS,
@@ -53,43 +52,30 @@ def measure(
 
     Args:
         more: up to 100 adaptation steps and 20 shots.
-        memory: where scores are kept; None remembers nothing once it has ended.
+        memory: where scores are kept; None keeps them for this call alone.
 
     Raises:
         UpstairsError: there are too few test classes, or too few examples, for any task.
     """
-    started, memory = time.monotonic(), memory or Remembered(None)
-    source = splits.test
+    started, memory, source = time.monotonic(), memory or Remembered(None), splits.test
     smallest = min((len(rows) for rows in source.rows), default=0)
     if len(source) < 2 or smallest < 2:
         raise UpstairsError(
             f"{source.name} has {len(source)} test classes: a report needs 2 or more, of 2 examples or more"
         )
     query, figure_query = (max(1, min(most, smallest - 1)) for most in (QUERY, FIGURE_QUERY))
-    known: Known = {}  # baselines, measured once for runs that share them
-    scored: dict[tuple[int, int], dict[str, Any]] = {}  # each task's score in each setting, by contestant
-    seeds = frozen_seeds(seed, tasks)
+    seeds, names = frozen_seeds(seed, tasks), name_runs(runs)
     report: dict[str, Any] = {
-        "title": f"Learning to learn: {short_name(runs[0].settings.data)}",
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": runs[0].meta["versions"],
+        **head_of(runs, "Learning to learn", command),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "data": runs[0].settings.data,
-        "split": "test",
         "trained_on": name_training(splits.train, runs[0].settings.data),
-        "results": [],
-        "differences": [],
-        "runs": [describe(run, name) for run, name in zip(runs, name_runs(runs), strict=True)],
-        "depth_steps": [],
-        "depth_shots": [],
-        "depth_gap": [],
-        "breadth": [],
+        "runs": describe_runs(runs),
+        **{part: [] for part in ("results", "differences", "depth_steps", "depth_shots", "depth_gap", "breadth")},
     }
-
+    known: dict[Any, dict[str, Any]] = {}  # baselines, measured once for runs that share them
+    scored: dict[tuple[int, int], dict[str, Any]] = {}  # each task's score in each setting, by contestant
     way = min([5, source.most_way, *(run.learner.max_way or 5 for run in runs)])
     jobs: list[tuple[int, list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # how long, where to, and what
-    names = name_runs(runs)
     for run, name in zip(runs, names, strict=True):
         for w, s in dict.fromkeys([*settings, (way, 1)]):
             asked = max(1, min(QUERY, smallest - s))  # fewer queries where classes are small, so that shots remain
@@ -98,8 +84,8 @@ def measure(
                 own = scored.setdefault((w, s), {})
                 job = partial(result, run, name, episodes, seeds, seed, memory, known=known, scored=own)
                 jobs.append((30, report["results"], job))
-    contestants = [(name, run.learner) for run, name in zip(runs, names, strict=True)]
-    for name, learner in [*contestants, ("nearest_centroid", nearest_centroid(source, way=way))]:
+    contestants = {name: run.learner for name, run in zip(names, runs, strict=True)}
+    for name, learner in [*contestants.items(), ("nearest_centroid", nearest_centroid(source, way=way))]:
         for key, points in curves(learner, splits, way, figure_query, more=more).items():
             row: dict[str, Any] = {"learner": name, "way": way, "shot": 1, "points": []}
             report[key].append(row)
@@ -115,13 +101,25 @@ def measure(
             progress(done, total)
     report["times"] = times(runs, splits.val, memory)
     plain = {name for row in report["results"] for name in row["baselines"]}
-    for (w, s), scores in scored.items():
-        pairs = paired_differences(scores, baselines=plain)
-        report["differences"].append({"way": w, "shot": s, "baselines": sorted(plain), "pairs": pairs})
+    report["differences"] = [
+        {"way": w, "shot": s, "baselines": sorted(plain), "pairs": paired_differences(scores, baselines=plain)}
+        for (w, s), scores in scored.items()
+    ]
     best = max(report["results"], key=lambda r: (r["way"] == way and r["shot"] == 1, r["accuracy"]))["learner"]
-    report["episode"] = episode(runs[names.index(best)], best, source, way, query, seed)
-    report["seconds"] = time.monotonic() - started
-    return report
+    report["episode"] = episode(contestants[best], best, source, way, query, seed)
+    return report | {"seconds": time.monotonic() - started}
+
+
+def head_of(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
+    """What every report starts with."""
+    return {
+        "title": f"{title}: {short_name(runs[0].settings.data)}",
+        "command": command,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": runs[0].meta["versions"],
+        "data": runs[0].settings.data,
+        "split": "test",
+    }
 
 
 def short_name(data: str) -> str:
@@ -176,18 +174,18 @@ def name_training(source: Source, data: str) -> str:
 
 
 def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, Any]:
-    """The plain opponents of the first run on its validation tasks: what meta-training takes some time to beat."""
+    """The baselines of the first run on its validation tasks: scores that meta-training takes some time to beat."""
     episodes = validation_episodes(source, runs[0].learner.max_way, runs[0].settings.shots[1])
     if episodes is None:
         return {}
     seeds = frozen_seeds(2**19, runs[0].settings.validation_tasks)
-    opponents = baselines_for(runs[0].settings, source, episodes.way[1])
-    return {name: score({}, learner, episodes, seeds, memory) for name, learner in opponents.items()}
+    baselines = baselines_for(runs[0].settings, source, episodes.way[1])
+    return {name: score({}, learner, episodes, seeds, memory) for name, learner in baselines.items()}
 
 
 def result(
     run: Run, name: str, episodes: Episodes, seeds: list[int], seed: int, memory: Remembered, *,
-    known: Known, scored: dict[str, Any],
+    known: dict[Any, dict[str, Any]], scored: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """One row of the table of results: the learner and its baselines on the same tasks.
 
@@ -208,25 +206,26 @@ def result(
     return {**head, **row, "seconds": time.monotonic() - started}
 
 
-def describe(run: Run, name: str) -> dict[str, Any]:
-    """A run's learning curve and size."""
-    progress = run.meta["progress"]
-    return {
-        "learner": name,
-        "history": run.history,
-        "steps": progress["step"],
-        "seconds": progress["seconds"],
-        "parameters": sum(p.numel() for p in run.learner.parameters()),
-        "settings": run.settings.to_json(),
-    }
+def describe_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Each run's learning curve and size."""
+    return [
+        {
+            "learner": name,
+            "history": run.history,
+            "steps": run.meta["progress"]["step"],
+            "seconds": run.meta["progress"]["seconds"],
+            "parameters": sum(p.numel() for p in run.learner.parameters()),
+            "settings": run.settings.to_json(),
+        }
+        for run, name in zip(runs, name_runs(runs), strict=True)
+    ]
 
 
-def episode(run: Run, name: str, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
+def episode(learner: Learner, name: str, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
     """One task to look at: its pictures, and what the learner takes each query for."""
     episodes = episodes_of(source, way=way, shot=1, query=query)
     first = frozen_seeds(seed, 1)
-    tasks = episodes.batch(first)
-    learner = run.learner.for_way(way)
+    tasks, learner = episodes.batch(first), learner.for_way(way)
     with evaluating(learner):
         probabilities = learner.solve(tasks)[0].softmax(-1)
     task, predicted = index(tasks, 0), probabilities.argmax(-1)

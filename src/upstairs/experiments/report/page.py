@@ -3,74 +3,45 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from upstairs.errors import UpstairsError
-from upstairs.experiments.report.bounds import draw_bounds
-from upstairs.experiments.report.drawings import make_drawings
 from upstairs.experiments.report.figures import encode_picture, is_picture
 from upstairs.experiments.report.panels import (
     draw_breadth,
-    draw_classes,
-    draw_curves,
+    draw_depth,
     draw_differences,
-    draw_gap,
-    draw_length,
-    draw_matrices,
-    draw_players,
-    draw_shots,
-    draw_steps,
-    draw_waits,
+    draw_training,
     make_order,
+    write_score,
 )
-from upstairs.experiments.report.sentences import (
-    choose_words,
-    say_bars,
-    say_episode,
-    say_headline,
-    say_held_out,
-    say_marks,
-    say_verdicts,
-)
-from upstairs.experiments.report.tables import list_results, list_runs, make_comparison, write_seconds
+from upstairs.experiments.report.sentences import choose_words, say_bars, say_episode, say_headline, say_verdicts
 from upstairs.experiments.report.values import (
     Record,
     Result,
     Score,
+    find_best,
     find_headline,
     read_number,
     read_results,
+    write_duration,
     write_list,
     write_name,
 )
 from upstairs.storage import write_atomically
 
 
-class Bar(NamedTuple):
-    name: str
-    score: Score
-    kind: str  # learner, baseline or chance: a CSS class
-    series: int = 0  # which of the page's colours, for a learner
-
-
-class Tile(NamedTuple):
-    """One query of the episode: its picture, what it was taken for, and the words for who cannot see it."""
-
-    picture: str
-    right: bool
-    taken: str
-    says: str
-
-
 class Row(NamedTuple):
-    """One class of the episode: its name, its support pictures, its queries."""
+    """One learner or baseline: in each setting what is written, and is it the best learner there?"""
 
-    label: str
-    support: list[str]
-    queries: list[Tile]
+    name: str
+    baseline: bool
+    transductive: bool
+    cells: list[tuple[str, bool]]
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> Path:
@@ -95,79 +66,105 @@ def render(report: Mapping[str, Any]) -> str:
             raise UpstairsError(
                 f"the report has no '{key}': give title, command and versions, even of a run that failed"
             )
-    results, runs = read_results(report), report.get("runs") or ()
-    words, order = choose_words(str(report.get("data") or "")), make_order(report)
-    best = find_headline(results)
+    results = read_results(report)
+    words, order, best = choose_words(str(report.get("data") or "")), make_order(report), find_headline(results)
+    settings = sorted({r.setting for r in results}, key=lambda s: (s.data, s.split, s.shot, s.way))
+    several = len({setting[:2] for setting in settings}) > 1
+    return (
+        make_environment()
+        .get_template("page.html")
+        .render(
+            report=report,
+            headline=say_headline(best[0], str(report.get("trained_on") or ""), words) if best else "",
+            best=best,
+            chances=[Score(1 / result.setting.way) for result in best],
+            order=order,
+            bars_say=say_bars(best),
+            episode=make_episode(report.get("episode") or {}),
+            drawings=[
+                one for one in report.get("drawings") or () if all(is_picture(r["support"]) for r in one["rows"])
+            ],
+            differences=draw_differences(report.get("differences") or (), order),
+            curves=draw_training(report, order),
+            depth=draw_depth(report, order),
+            breadth=draw_breadth(report, order, words),
+            words=words,
+            columns=[f"{s.data} {s.split}, {s}" if several else str(s) for s in settings],
+            rows=compare_results(results, settings),
+            results=results,
+            verdicts=say_verdicts(results),
+            facts=list_facts(report, results),
+        )
+        .replace(" ± ", "\u00a0±\u00a0")  # no line ends within an interval
+    )
+
+
+@cache
+def make_environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("upstairs.experiments", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("page.html").render(
-        title=report["title"],
-        headline=say_headline(best[0], str(report.get("trained_on") or ""), words) if best else "",
-        headline_scores=[str(bar.score) for bar in make_bars(best[0], order)[:-1]] if best else [],
-        bars=[(result.setting.way, result.setting.shot, make_bars(result, order)) for result in best],
-        bars_say=say_bars(best),
-        episode=make_episode(report.get("episode") or {}),
-        drawings=make_drawings(report.get("drawings") or ()),
-        differences=draw_differences(report.get("differences") or (), order),
-        curves=[
-            *draw_curves(runs, order),
-            *draw_waits(runs, report.get("times") or {}, order),
-            *draw_players(runs),
-        ],
-        depth=[
-            *draw_bounds(report.get("bounds") or ()),
-            *draw_shots(report.get("depth_shots") or (), order),
-            *draw_steps(report.get("depth_steps") or (), order),
-            *draw_length(report.get("depth_length") or (), order),
-            *draw_gap(report.get("depth_gap") or (), order),
-            *draw_classes(report.get("depth_classes") or (), order),
-        ],
-        breadth=[
-            *draw_breadth(report.get("breadth") or (), order, words),
-            *draw_matrices(report.get("matrices") or ()),
-        ],
-        words=words,
-        comparison=make_comparison(results) if results else None,
-        verdicts=say_verdicts(results),
-        marks=say_marks(results),
-        held_out=say_held_out(results),
-        all_results=list_results(results),
-        all_runs=list_runs(runs) if runs else None,
-        command=str(report["command"]),
-        facts=list_facts(report, results),
-        versions=report["versions"] or {},
-    )
+    environment.filters |= {
+        "duration": write_seconds, "number": write_number, "score": write_score, "baseline": write_name,
+        "picture": lambda x: encode_picture(x.clip(0, 1) if hasattr(x, "clip") else x),
+    }  # fmt: skip
+    return environment
 
 
-def make_bars(result: Result, order: Mapping[str, int]) -> list[Bar]:
-    """A learner, its baselines from the strongest, and guessing."""
-    baselines = sorted(result.baselines.items(), key=lambda item: -item[1].accuracy)
-    bars = [Bar(result.name, result.score, "learner", order[result.learner] % 6)] if result.score else []
-    bars += [Bar(write_name(name), score, "baseline") for name, score in baselines]
-    return [*bars, Bar("guessing", Score(1 / result.setting.way), "chance")]
+def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[Row]:
+    """Learners and then baselines down, settings across; the best learner of each column is marked.
+
+    A baseline measured beside several learners has one row where its numbers agree, and one beside each where not.
+    """
+    best = {s: find_best([result for result in results if result.setting == s]) for s in settings}
+    rows = []
+    for learner in dict.fromkeys(result.name for result in results):
+        own = {result.setting: result for result in results if result.name == learner}
+        cells = [(write_score(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
+        rows.append(Row(learner, False, any(result.transductive for result in own.values()), cells))
+    for name in dict.fromkeys(name for result in results for name in result.baselines):
+        transductive = any(((r.record.get("baselines") or {}).get(name) or {}).get("transductive") for r in results)
+        merged: list[tuple[list[str], dict[Any, Score]]] = []  # beside which learners, and its scores there
+        for learner in dict.fromkeys(result.learner for result in results if name in result.baselines):
+            own = {r.setting: r.baselines[name] for r in results if r.learner == learner and name in r.baselines}
+            same = (m for m in merged if all(m[1].get(setting, score) == score for setting, score in own.items()))
+            learners, scores = next(same, ([], {}))
+            if not learners:
+                merged.append((learners, scores))
+            learners.append(learner)
+            scores.update(own)
+        for learners, scores in merged:
+            text = write_name(name) + (f" (beside {', '.join(learners)})" if len(merged) > 1 else "")
+            rows.append(Row(text, True, transductive, [(write_score(scores.get(s)), False) for s in settings]))
+    return rows
 
 
 def make_episode(episode: Record) -> dict[str, Any] | None:
     """The support examples and the judged queries of one task, by class; None where there is nothing to look at."""
     support, queries = episode.get("support") or (), episode.get("query") or ()
-    if not (support or queries) or not all("text" in i or is_picture(i["image"]) for i in (*support, *queries)):
+    items = (*support, *queries)
+    if not items or not all("text" in item or is_picture(item["image"]) for item in items):
         return None
-    count = 1 + max(int(item[key]) for item in (*support, *queries) for key in ("label", "predicted") if key in item)
+    count = 1 + max(int(item[key]) for item in items for key in ("label", "predicted") if key in item)
     labels = [str(label) for label in episode.get("classes") or ()]
     labels += [f"class {k + 1}" for k in range(len(labels), count)]
-    rows = [Row(label, [], []) for label in labels]
+    rows: list[dict[str, Any]] = [{"label": label, "support": [], "queries": []} for label in labels]
     for item in support:
-        rows[int(item["label"])].support.append(show_example(item))
-    for item in queries:
-        rows[int(item["label"])].queries.append(make_tile(item, labels))
+        rows[int(item["label"])]["support"].append(show_example(item))
+    for item in queries:  # judged in words too: never by colour alone
+        right, sure = item.get("predicted") == item["label"], read_number(item.get("probability"))
+        taken = "" if item.get("predicted") is None else labels[int(item["predicted"])]
+        says = f"{'right' if right else 'wrong'}: {labels[int(item['label'])]} taken for {taken or 'nothing'}"
+        says += f", {100 * sure:.0f}% sure" if sure else ""
+        tile = {"picture": show_example(item), "right": right, "taken": taken, "says": says}
+        rows[int(item["label"])]["queries"].append(tile)
     learner, shot = str(episode.get("learner") or ""), episode.get("shot")
     return {
         "rows": rows,
         "texts": any("text" in item for item in support),
         "says": say_episode(learner, queries, labels, shot) if queries else "",
-        "examples": {row.label: row.support[0] for row in rows if row.support},
+        "examples": {row["label"]: row["support"][0] for row in rows if row["support"]},
         "task": f"{len(labels)}-way" + (f" {shot}-shot" if shot else ""),
     }
 
@@ -177,19 +174,12 @@ def show_example(item: Record) -> str:
     return textwrap.shorten(item["text"], 90, placeholder=" …") if "text" in item else encode_picture(item["image"])
 
 
-def make_tile(item: Record, labels: Sequence[str]) -> Tile:
-    """One query, judged: never by colour alone."""
-    right = item.get("predicted") == item["label"]
-    taken = "" if item.get("predicted") is None else labels[int(item["predicted"])]
-    sure = read_number(item.get("probability"))
-    says = f"{'right' if right else 'wrong'}: {labels[int(item['label'])]} taken for {taken or 'nothing'}"
-    return Tile(show_example(item), right, taken, says + (f", {100 * sure:.0f}% sure" if sure else ""))
-
-
 def list_facts(report: Record, results: Sequence[Result]) -> dict[str, str]:
     """When, where and from what the report was made; only what is known."""
-    seeds = sorted({result.record["seed"] for result in results if result.record.get("seed") is not None})
-    tasks = sorted({result.record["tasks"] for result in results if result.record.get("tasks") is not None})
+    seeds, tasks = (
+        sorted({result.record[key] for result in results if result.record.get(key) is not None})
+        for key in ("seed", "tasks")
+    )
     facts = {
         "data": " ".join(str(report[key]) for key in ("data", "split") if report.get(key)),
         "test tasks": write_list([f"{count:,}" for count in tasks]),
@@ -208,3 +198,13 @@ def write_time(text: str) -> str:
     except ValueError:
         return text
     return f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".strip()
+
+
+def write_seconds(value: Any) -> str:
+    seconds = read_number(value)
+    return "–" if seconds is None else write_duration(seconds)
+
+
+def write_number(value: Any) -> str:
+    """A number with thousands apart; anything else as it is."""
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

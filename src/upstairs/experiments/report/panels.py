@@ -1,24 +1,15 @@
 """The panels of the page: a figure, the sentence under it, and the table of its numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
-from matplotlib.ticker import MaxNLocator
 
-from upstairs.experiments.report.figures import (
-    add_legend,
-    choose_style,
-    draw_dots,
-    draw_lines,
-    draw_times,
-    drawing,
-    scale_numbers,
-    to_svg,
-)
+from upstairs.experiments.report.figures import POINTS, TIME, draw_dots, draw_lines
 from upstairs.experiments.report.sentences import (
     Words,
+    say_bounds,
     say_breadth,
     say_classes,
     say_curve,
@@ -26,27 +17,37 @@ from upstairs.experiments.report.sentences import (
     say_gap,
     say_length,
     say_matrix,
+    say_players,
     say_shots,
     say_steps,
     say_times,
 )
-from upstairs.experiments.report.tables import Table, list_differences, write_score
 from upstairs.experiments.report.values import (
-    Place,
     Record,
     Score,
     Series,
     find_headline,
-    read_groups,
     read_number,
     read_results,
     read_score,
+    read_scores,
     read_series,
     write_duration,
     write_name,
 )
+from upstairs.statistics import write_interval
 
 BASELINES = frozenset({"nearest_centroid", "tf_idf", "scratch"})  # what they are called where no result names them
+BY_LEARNER = ("runs", "depth_steps", "depth_shots", "depth_length", "depth_classes", "depth_gap", "breadth")
+Order = Mapping[str, int]
+Say = Callable[[list[Series], str], str]  # (series, budget) -> the sentence under a figure
+
+
+class Table(NamedTuple):
+    """Headers and rows of text; the first cell of a row is its header."""
+
+    headers: list[str]
+    rows: list[list[str]]
 
 
 class Panel(NamedTuple):
@@ -59,83 +60,117 @@ class Panel(NamedTuple):
 def make_order(report: Record) -> dict[str, int]:
     """Each learner's place, which fixes its colour in all figures, the headline's first; baselines have none."""
     results = read_results(report)
-    headline = [result.learner for result in find_headline(results)]
     baselines = BASELINES.union(name for result in results for name in result.baselines)
-    names = headline + [result.learner for result in results]
-    for part in ("runs", "depth_steps", "depth_shots", "depth_length", "depth_classes", "depth_gap", "breadth"):
-        learners = (str(entry.get("learner", "")) for entry in report.get(part) or ())
-        names += [learner for learner in learners if learner not in baselines]
+    names = [result.learner for result in (*find_headline(results), *results)]
+    entries = (entry for part in BY_LEARNER for entry in report.get(part) or ())
+    names += [name for entry in entries if (name := str(entry.get("learner", ""))) not in baselines]
     return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
-def draw_curves(runs: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
-    """Validation accuracy of every run against time and against steps."""
-    panels = []
-    for unit, key in (("seconds", "seconds"), ("steps", "step")):
-        series = arrange([read_series(run, "history", key) for run in runs], order)
+def draw_training(report: Record, order: Order) -> list[Panel]:
+    """The learning curves by time and by steps, the time to an accuracy, and the losses of several players."""
+    runs, panels = report.get("runs") or (), []
+    for unit, key in (("time", "seconds"), ("steps", "step")):
+        series = arrange([read_series(run, key, "history") for run in runs], order)
+        if series:
+            axis, size = "meta-training steps", 1
+            if unit == "time":
+                longest = max(x for one in series for x in one.scores)
+                word, size = ("hours", 3600) if longest > 3 * 3600 else ("minutes", 60) if longest > 180 else (key, 1)
+                axis = f"{word} of meta-training"
+            drawn = [replace(one, scores={x / size: score for x, score in one.scores.items()}) for one in series]
+            alt = f"Line chart: validation accuracy against {axis}, with 95% intervals."
+            look = {"axes": (axis, "validation accuracy"), "name": f"curve-{key}", "alt": alt, "many": True}
+            table = list_scores(series, "seconds" if unit == "time" else "steps")
+            svg = draw_lines(drawn, order=order, **look)
+            panels.append(Panel(f"Learning curve, by {unit}", Markup(svg), say_curve(series, key), table))
+    return [*panels, *draw_waits(runs, report.get("times") or {}, order), *draw_players(runs)]
+
+
+def draw_depth(report: Record, order: Order) -> list[Panel]:
+    """Accuracy against more examples, steps, a longer inner loop and more training classes; the gap to new classes."""
+
+    def shots(series: list[Series], budget: str) -> str:
+        return say_shots(*([one for one in series if (one.learner in order) == known] for known in (True, False)))
+
+    return [
+        *draw_bounds(report.get("bounds") or ()),
+        *draw_numbers(
+            report, "shot", order, part="depth_shots", title="More examples", say=shots, words="shots",
+            axes=("examples of each class (shots)", "accuracy on new tasks"), alt="shots", keys=("way",),
+        ),
+        *draw_numbers(
+            report, "steps", order, part="depth_steps", title="More steps", say=lambda series, _: say_steps(series),
+            axes=("adaptation steps in a new task", "accuracy on new tasks"), alt="adaptation steps", words="steps",
+        ),
+        *draw_numbers(
+            report, "length", order, part="depth_length", title="A longer inner loop", say=say_length,
+            axes=("inner steps, in training and in use", "accuracy on new tasks"), alt="inner-loop length",
+            words="inner steps",
+        ),
+        *draw_groups(
+            report.get("depth_gap") or (), order, name="gap", title="Overfitting: classes seen and new",
+            alt="tasks of training, validation and test classes", words="tasks of", say=say_gap, as_given=True,
+        ),
+        *draw_numbers(
+            report, "classes", order, part="depth_classes", title="More training classes", say=say_classes,
+            axes=("training classes", "accuracy"), alt="the number of training classes", words="classes",
+        ),
+    ]  # fmt: skip
+
+
+def draw_breadth(report: Record, order: Order, words: Words) -> list[Panel]:
+    """Accuracy by group, and the matrices of what was trained on by what was tested on."""
+    return [
+        *draw_groups(
+            report.get("breadth") or (), order, name="breadth", title=f"By {words.group}", alt=f"each {words.group}",
+            words=words.group, say=lambda series: say_breadth(series, words), best=", best at the top",
+        ),
+        *(draw_matrix(matrix, k) for k, matrix in enumerate(report.get("matrices") or ()) if matrix.get("rows")),
+    ]  # fmt: skip
+
+
+def draw_numbers(
+    report: Record, key: str, order: Order, *, part: str, title: str, axes: tuple[str, str], alt: str, words: str,
+    say: Say, keys: tuple[str, ...] = ("way", "shot"),
+) -> Iterator[Panel]:  # fmt: skip
+    """Accuracy against a number of the points: a panel for each kind of task.
+
+    Where entries have also points of the classes they were trained on, these are lines in grey.
+    """
+    for number, (task, group) in enumerate(group_entries(report.get(part) or (), keys).items()):
+        series = arrange([read_series(entry, key) for entry in group], order)
         if not series:
             continue
-        drawn, axis = series, "meta-training steps"
-        if unit == "seconds":
-            longest = max(x for one in series for x in one.scores)
-            word, size = ("hours", 3600) if longest > 3 * 3600 else ("minutes", 60) if longest > 180 else (unit, 1)
-            drawn = [replace(one, scores={x / size: score for x, score in one.scores.items()}) for one in series]
-            axis = f"{word} of meta-training"
-        alt = f"Line chart: validation accuracy against {axis}, with 95% intervals."
-        svg = draw_lines(
-            drawn, axes=(axis, "validation accuracy"), name=f"curve-{unit}", alt=alt, order=order, band=True
-        )
-        title = "Learning curve, by time" if unit == "seconds" else "Learning curve, by steps"
-        panels.append(Panel(title, Markup(svg), say_curve(series, unit), list_scores(series, unit)))
-    return panels
+        trained = {one.learner: one for one in (read_series(entry, key, "trained") for entry in group)}
+        own = [(one, trained[one.learner]) for one in series if trained[one.learner].scores]
+        seen = [replace(other, learner="", name=f"{one.name} on its own") for one, other in own]
+        alt_text = f"Line chart: accuracy against {alt}, with 95% intervals."
+        svg = draw_lines([*series, *seen], axes=axes, name=f"{key}-{number}", alt=alt_text, order=order)
+        says = say([*series, *seen], write_budget(group))
+        yield Panel(title + task, Markup(svg), says, list_scores([*series, *seen], words))
 
 
-def draw_steps(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
-    """Accuracy against adaptation steps: a panel for each way and shot."""
-    panels = []
-    for task, group in group_entries(entries, ("way", "shot")).items():
-        series = arrange([read_series(entry, "points", "steps") for entry in group], order)
+def draw_groups(
+    entries: Sequence[Record], order: Order, *, name: str, title: str, alt: str, words: str,
+    say: Callable[[list[Series]], str], as_given: bool = False, best: str = "",
+) -> Iterator[Panel]:  # fmt: skip
+    """Accuracy by group: a panel for each way and shot.
+
+    Args:
+        as_given: groups keep their order, and there is no panel unless the first series has the first and the last.
+    """
+    for number, (task, group) in enumerate(group_entries(entries, ("way", "shot")).items()):
+        series = arrange([read_series(entry, "group") for entry in group], order)
+        if as_given:
+            places = list(dict.fromkeys(str(point["group"]) for entry in group for point in entry.get("points") or ()))
+            series = [replace(one, scores={at: one.scores[at] for at in places if at in one.scores}) for one in series]
+            if len(places) < 2 or not series or not {places[0], places[-1]} <= set(series[0].scores):
+                continue
         if series:
-            alt = "Line chart: accuracy against adaptation steps, with 95% intervals."
-            axis, name = "adaptation steps in a new task", f"steps-{len(panels)}"
-            svg = draw_lines(series, axes=(axis, "accuracy on new tasks"), name=name, alt=alt, order=order, band=False)
-            panels.append(Panel(f"More steps{task}", Markup(svg), say_steps(series), list_scores(series, "steps")))
-    return panels
-
-
-def draw_shots(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
-    """Accuracy against shots, learners and baselines: a panel for each way."""
-    panels = []
-    for task, group in group_entries(entries, ("way",)).items():
-        series = arrange([read_series(entry, "points", "shot") for entry in group], order)
-        if series:
-            alt = "Line chart: accuracy against shots, with 95% intervals."
-            axis, name = "examples of each class (shots)", f"shots-{len(panels)}"
-            svg = draw_lines(series, axes=(axis, "accuracy on new tasks"), name=name, alt=alt, order=order, band=False)
-            learners, baselines = (
-                [one for one in series if (one.learner in order) == known] for known in (True, False)
-            )
-            says = say_shots(learners, baselines)
-            panels.append(Panel(f"More examples{task}", Markup(svg), says, list_scores(series, "shots")))
-    return panels
-
-
-def draw_breadth(entries: Sequence[Record], order: Mapping[str, int], words: Words) -> list[Panel]:
-    """Accuracy by group, sorted: a panel for each way and shot, its headline's learner first."""
-    panels = []
-    for task, group in group_entries(entries, ("way", "shot")).items():
-        series = arrange([read_groups(entry) for entry in group], order)
-        if series:
-            alt = f"Dot plot: accuracy on each {words.group}, with 95% intervals, best at the top."
-            svg = draw_dots(series, name=f"breadth-{len(panels)}", alt=alt, order=order)
-            table = list_scores(series, words.group)
-            panels.append(Panel(f"By {words.group}{task}", Markup(svg), say_breadth(series, words), table))
-    return panels
-
-
-def draw_matrices(matrices: Sequence[Record]) -> list[Panel]:
-    """All of them that have rows."""
-    return [draw_matrix(matrix, number) for number, matrix in enumerate(matrices) if matrix.get("rows")]
+            alt_text = f"Dot plot: accuracy on {alt}, with 95% intervals{best}."
+            svg = draw_dots(series, name=f"{name}-{number}", alt=alt_text, order=order)
+            yield Panel(title + task, Markup(svg), say(series), list_scores(series, words))
 
 
 def draw_matrix(matrix: Record, number: int) -> Panel:
@@ -143,11 +178,9 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
     rows, kinds = matrix["rows"], matrix.get("data") or ()
     learners = {row["name"] for row in rows if row["trained_on"]}
     one = learners.pop() if len(learners) == 1 else ""  # in the title then, so that the legend has room for kinds
-    names = [
-        (row["trained_on"] if one else f"{row['name']} on {row['trained_on']}") if row["trained_on"] else row["name"]
-        for row in rows
-    ]
-    scores = [[read_score(cell or {}) for cell in row["cells"]] for row in rows]
+    full = [f"{row['name']} on {row['trained_on']}" if row["trained_on"] else row["name"] for row in rows]
+    names = [row["trained_on"] or row["name"] for row in rows] if one else full
+    scores = [[read_score(cell) for cell in row["cells"]] for row in rows]
     series = [
         Series(name, name, {kind: score for kind, score in zip(kinds, own, strict=True) if score})
         for name, own in zip(names, scores, strict=True)
@@ -157,76 +190,66 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
     svg = draw_dots(series, name=f"matrix-{number}", alt=alt, order=places)
     means = [what for what in ("mean", "own", "other", "worst") if any(row.get(what) is not None for row in rows)]
     words = {"own": "mean of its own kinds", "other": "mean of other kinds"}
-    table = Table(
-        ["trained on ↓, tested on →", *kinds, *(words.get(what, what) for what in means)],
-        [
-            [name + (" †" if row["transductive"] else ""), *map(write_score, own)]
-            + ["–" if row.get(what) is None else write_score(Score(row[what])) for what in means]
-            for name, row, own in zip(names, rows, scores, strict=True)
-        ],
-    )
-    head = f"{one} trained" if one else "Trained"
-    title = f"{head} on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
-    return Panel(
-        title,
-        Markup(svg),
-        say_matrix(
-            [f"{one} on {n}" if one and row["trained_on"] else n for n, row in zip(names, rows, strict=True)],
-            rows,
-            matrix["tasks"],
-            write_budget([matrix]),
-        ),
-        table,
-    )
+    cells = [
+        [name + " †" * row["transductive"], *map(write_score, own)]
+        + [write_score(None if row.get(what) is None else Score(row[what])) for what in means]
+        for name, row, own in zip(names, rows, scores, strict=True)
+    ]
+    table = Table(["trained on ↓, tested on →", *kinds, *(words.get(what, what) for what in means)], cells)
+    title = f"{one} trained" if one else "Trained"
+    title += f" on rows, tested on columns, {matrix['way']}-way {matrix['shot']}-shot"
+    return Panel(title, Markup(svg), say_matrix(full, rows, matrix["tasks"], write_budget([matrix])), table)
 
 
-def write_budget(group: Sequence[Record]) -> str:
-    """' for 1 min', where all trainings of a figure had the same budget."""
-    minutes = {entry.get("minutes") for entry in group}
-    known = read_number(minutes.pop()) if len(minutes) == 1 else None
-    return "" if known is None else f" for {write_duration(60 * known)}"
-
-
-def draw_differences(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
+def draw_differences(entries: Sequence[Record], order: Order) -> list[Panel]:
     """The best learner against every other contestant, task by task: a panel for each way and shot."""
     panels = []
     for entry in entries:
         baselines = entry.get("baselines") or ()
-        pairs = [p for p in entry.get("pairs") or () if read_number(p.get("difference")) is not None]
-        best = next((p[k] for p in pairs for k in ("first", "second") if p[k] not in baselines), None)
-        own = [p for p in pairs if best in (p["first"], p["second"])]
-        if not own:
+        pairs = [pair for pair in entry.get("pairs") or () if read_number(pair.get("difference")) is not None]
+        names = list(dict.fromkeys(str(pair[k]) for pair in pairs for k in ("first", "second")))
+        best = next((name for name in names if name not in baselines), None)
+        words = {name: write_name(name) if name in baselines else name for name in names}
+        ahead = {}
+        for pair in pairs:
+            half = read_number(pair.get("ci95"))
+            if pair["first"] == best:
+                ahead[words[pair["second"]]] = Score(pair["difference"], half)
+            elif pair["second"] == best:
+                ahead[words[pair["first"]]] = Score(-pair["difference"], half)
+        if best is None:
             continue
-        words = {str(p[k]): str(p[k]) for p in pairs for k in ("first", "second")}
-        words |= {name: write_name(name) for name in baselines}
-        ahead = {
-            words[p["second"] if p["first"] == best else p["first"]]: Score(
-                p["difference"] if p["first"] == best else -p["difference"], read_number(p.get("ci95"))
-            )
-            for p in own
-        }
-        series = Series(str(best), str(best), ahead)
-        task = f"{entry.get('way')}-way {entry.get('shot')}-shot"
         alt = f"Dot plot: {best} minus each other contestant on the same tasks, in points, with 95% intervals."
-        svg = draw_dots([series], name=f"differences-{len(panels)}", alt=alt, order=order, difference=True)
-        says = say_differences(str(best), ahead, len(pairs))
-        panels.append(Panel(f"{best} minus the others, {task}", Markup(svg), says, list_differences(pairs, words)))
+        svg = draw_dots(
+            [Series(best, best, ahead)], name=f"differences-{len(panels)}", alt=alt, order=order, axis=POINTS
+        )
+        rows = [
+            [
+                f"{words[pair['first']]} − {words[pair['second']]}",
+                write_interval(pair["difference"], read_number(pair.get("ci95")), signed=True),
+                "yes" if pair.get("clear") else "no",
+            ]
+            for pair in pairs
+        ]
+        title = f"{best} minus the others, {entry.get('way')}-way {entry.get('shot')}-shot"
+        table = Table(["first − second", "points ± 95%", "clear of zero"], rows)
+        panels.append(Panel(title, Markup(svg), say_differences(best, ahead, len(pairs)), table))
     return panels
 
 
-def arrange(series: Sequence[Series[Place]], order: Mapping[str, int]) -> list[Series[Place]]:
+def arrange(series: Sequence[Series], order: Order) -> list[Series]:
     """The series with any score, each with a name of its own, and first the one that the sentence is about.
 
     That is the headline's learner where it was measured, or else the best learner; baselines come last.
     """
-    full: list[Series[Place]] = []
+    full: list[Series] = []
     for one in series:
         if one.scores:
             name = one.name if one.learner in order else write_name(one.name)
             same = sum(other.learner == one.learner for other in full)
             full.append(replace(one, name=f"{name} ({same + 1})" if same else name))
 
-    def rank(one: Series[Place]) -> tuple[bool, bool, float]:
+    def rank(one: Series) -> tuple[bool, bool, float]:
         mean = sum(score.accuracy for score in one.scores.values()) / len(one.scores)
         return one.learner not in order, order.get(one.learner) != 0, -mean
 
@@ -242,120 +265,75 @@ def group_entries(entries: Sequence[Record], keys: tuple[str, ...]) -> dict[str,
     return groups
 
 
-def list_scores(series: Sequence[Series[Place]], place: str) -> Table:
+def write_budget(group: Sequence[Record]) -> str:
+    """' for 1 min', where all trainings of a figure had the same budget."""
+    minutes = {entry.get("minutes") for entry in group}
+    known = read_number(minutes.pop()) if len(minutes) == 1 else None
+    return "" if known is None else f" for {write_duration(60 * known)}"
+
+
+def write_score(score: Score | None) -> str:
+    return "–" if score is None else str(score)
+
+
+def list_scores(series: Sequence[Series], head: str, write: Callable[[Any], str] = write_score) -> Table:
     """The numbers of a figure: a row for each place, a column for each series."""
     places = list(dict.fromkeys(at for one in series for at in one.scores))
     if all(isinstance(at, float) for at in places):
         places.sort()
     rows = [
-        [f"{at:,.10g}" if isinstance(at, float) else at, *(write_score(one.scores.get(at)) for one in series)]
+        [f"{at:,.10g}" if isinstance(at, float) else at, *(write(one.scores.get(at)) for one in series)]
         for at in places
     ]
-    return Table([place, *(one.name for one in series)], rows)
+    return Table([head, *(one.name for one in series)], rows)
 
 
 TARGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 MOST = 6  # targets in the figure
-
-
-def draw_gap(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
-    """Accuracy on classes that were trained on and on new ones (overfitting): a panel for each way and shot."""
-    panels = []
-    for task, group in group_entries(entries, ("way", "shot")).items():
-        places = list(dict.fromkeys(str(p["group"]) for entry in group for p in entry.get("points") or ()))
-        series = []
-        for one in arrange([read_groups(entry) for entry in group], order):
-            series.append(replace(one, scores={at: one.scores[at] for at in places if at in one.scores}))
-        if not series or len(places) < 2 or not {places[0], places[-1]} <= set(series[0].scores):
-            continue
-        alt = "Dot plot: accuracy on tasks of training, validation and test classes, with 95% intervals."
-        svg = draw_dots(series, name=f"gap-{len(panels)}", alt=alt, order=order)
-        says = say_gap(series, places[0], places[-1])
-        panels.append(
-            Panel(f"Overfitting: classes seen and new{task}", Markup(svg), says, list_scores(series, "tasks of"))
-        )
-    return panels
-
-
-def draw_classes(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
-    """Accuracy against the number of training classes (too little data), on new classes and on those of training."""
-    panels = []
-    for task, group in group_entries(entries, ("way", "shot")).items():
-        series = arrange([read_series(entry, "points", "classes") for entry in group], order)
-        if not series:
-            continue
-        trained = {one.learner: one for one in (read_series(entry, "trained", "classes") for entry in group)}
-        seen = [
-            replace(trained[one.learner], learner="", name=f"{one.name} on its own")
-            for one in series
-            if trained[one.learner].scores
-        ]
-        alt = "Line chart: accuracy against the number of training classes, with 95% intervals."
-        axes = ("training classes", "accuracy")
-        name = f"classes-{len(panels)}"
-        svg = draw_lines([*series, *seen], axes=axes, name=name, alt=alt, order=order, band=False)
-        says = say_classes(series, trained, write_budget(group))
-        panels.append(
-            Panel(f"More training classes{task}", Markup(svg), says, list_scores([*series, *seen], "classes"))
-        )
-    return panels
-
-
-def draw_length(entries: Sequence[Record], order: Mapping[str, int]) -> list[Panel]:
-    """Accuracy against the length of the inner loop, in training and in use."""
-    panels = []
-    for task, group in group_entries(entries, ("way", "shot")).items():
-        series = arrange([read_series(entry, "points", "length") for entry in group], order)
-        if series:
-            alt = "Line chart: accuracy against inner-loop length, with 95% intervals."
-            axes, name = ("inner steps, in training and in use", "accuracy on new tasks"), f"length-{len(panels)}"
-            svg = draw_lines(series, axes=axes, name=name, alt=alt, order=order, band=False)
-            says = say_length(series, write_budget(group))
-            panels.append(Panel(f"A longer inner loop{task}", Markup(svg), says, list_scores(series, "inner steps")))
-    return panels
-
-
-def draw_waits(runs: Sequence[Record], plain: Record, order: Mapping[str, int]) -> list[Panel]:
-    """How long meta-training takes to an accuracy on the validation tasks (slow training).
-
-    Args:
-        plain: opponents without meta-training on the same tasks, by name.
-    """
-    series = arrange([read_series(run, "history", "seconds") for run in runs], order)
-    scores = {name: score for name, record in plain.items() if (score := read_score(record))}
-    best = max(scores.items(), key=lambda item: item[1].accuracy, default=None)
-    targets = sorted({*TARGETS, *([best[1].accuracy] if best else [])})
-    waits = {one.name: {t: w for t in targets if (w := find_wait(one, t))} for one in series}
-    # an accuracy that everyone has at the first validation says nothing, unless it is the opponent's
-    own_first = {one.name: min(one.scores) for one in series}
-    telling = [t for t in targets if any(t in own and own[t][0] > own_first[name] for name, own in waits.items())]
-    plain_too = [t for t in targets if best and t == best[1].accuracy and any(t in own for own in waits.values())]
-    shown = sorted({*telling[-MOST:], *plain_too})
-    if not shown:
-        return []
-    first, own = series[0], waits[series[0].name]
-    missed = [t for t in targets if t not in own][:1]
-    title = {t: f"{100 * t:.0f}%" for t in shown}
-    if best:
-        title[best[1].accuracy] = f"{best[1].accuracy:.1%}, {write_name(best[0])}"
-    rows = {title[t]: {one.name: waits[one.name].get(t) for one in series} for t in shown}
-    alt = "Dot plot: seconds of meta-training to each validation accuracy, with the interval from that of the accuracy."
-    svg = draw_times(series, rows, name="waits", alt=alt, order=order)
-    plain_one = None if best is None else (write_name(best[0]), best[1])
-    least = best[1].accuracy if best else 0.0
-    above = {t: w[0] for t, w in own.items() if t in shown and t >= least}
-    says = say_times(first.name, above, missed, plain_one, first=min(first.scores))
-    table = Table(
-        ["validation accuracy", *(one.name for one in series)],
-        [[row, *(write_wait(cells[one.name]) for one in series)] for row, cells in rows.items()],
-    )
-    return [Panel("Time to an accuracy", Markup(svg), says, table)]
-
-
 Wait = tuple[float, float, float | None]  # seconds: of the mean, at the soonest, at the latest (None: not by the end)
 
 
-def find_wait(series: Series[float], target: float) -> Wait | None:
+def draw_waits(runs: Sequence[Record], plain: Record, order: Order) -> list[Panel]:
+    """The time that meta-training takes to an accuracy on the validation tasks (slow training).
+
+    Args:
+        plain: baselines without meta-training on the same tasks, by name.
+    """
+    series = arrange([read_series(run, "seconds", "history") for run in runs], order)
+    best = max(read_scores(plain).items(), key=lambda item: item[1].accuracy, default=None)
+    bar = best[1].accuracy if best else 0.0
+    targets = sorted({*TARGETS, *([bar] if best else [])})
+    waits = {one.name: {t: w for t in targets if (w := find_wait(one, t))} for one in series}
+    # an accuracy that everyone has at the first validation says nothing, unless it is the baseline's
+    own_first = {one.name: min(one.scores) for one in series}
+    telling = [t for t in targets if any(t in own and own[t][0] > own_first[name] for name, own in waits.items())]
+    shown = sorted({*telling[-MOST:], *(t for own in waits.values() for t in own if best and t == bar)})
+    if not shown:
+        return []
+    title = {t: f"{100 * t:.0f}%" for t in shown}
+    if best:
+        title[bar] = f"{bar:.1%}, {write_name(best[0])}"
+    times = [
+        Series(one.learner, one.name, {title[t]: wait for t, wait in waits[one.name].items() if t in shown})
+        for one in series
+    ]
+    rows = [title[t] for t in shown]
+    alt = "Dot plot: seconds of meta-training to each validation accuracy, with the interval from that of the accuracy."
+    svg = draw_dots(times, name="waits", alt=alt, order=order, axis=TIME, groups=rows[::-1])
+    own = waits[series[0].name]
+    says = say_times(
+        series[0].name,
+        {t: wait[0] for t, wait in own.items() if t in shown and t >= bar},
+        [t for t in targets if t not in own][:1],
+        None if best is None else (write_name(best[0]), best[1]),
+        first=min(series[0].scores),
+    )
+    table = list_scores(times, "validation accuracy", write_wait)
+    table.rows.sort(key=lambda row: rows.index(row[0]))
+    return [Panel("Time to an accuracy", Markup(svg), says, table)]
+
+
+def find_wait(series: Series, target: float) -> Wait | None:
     """When a curve is first at the target: its mean, the upper end of its interval, and the lower end."""
 
     def first(sign: int) -> float | None:
@@ -373,58 +351,49 @@ def write_wait(wait: Wait | None) -> str:
     return f"{write_duration(when)} ({write_duration(soon)} to {'the end' if late is None else write_duration(late)})"
 
 
-LOSS = "loss_"
-
-
 def draw_players(runs: Sequence[Record]) -> list[Panel]:
-    """A panel for each run with several players: what each of them loses, against meta-steps."""
+    """A panel for each run with several players: the loss of each of them, against meta-steps."""
     panels = []
     for run in runs:
-        losses = read_losses(run)
-        if len(losses) > 1:
-            series = [Series(name, name, {x: Score(y) for x, y in points.items()}) for name, points in losses.items()]
-            order = {name: place for place, name in enumerate(losses)}
-            learner = str(run.get("learner") or "the learner")
-            svg = draw_losses(series, order, name=f"players-{len(panels)}", alt=f"Line chart: the losses of {learner}.")
-            rows = [
-                [f"{x:,.0f}", *(f"{points[x]:.3g}" if x in points else "" for points in losses.values())]
-                for x in sorted({x for points in losses.values() for x in points})
-            ]
-            table = Table(["meta-steps", *losses], rows)
-            panels.append(Panel(f"The players of {learner}", Markup(svg), say_players(losses), table))
+        learner, history = str(run.get("learner") or "the learner"), run.get("history") or ()
+        names = dict.fromkeys(key.removeprefix("loss_") for point in history for key in point if "loss_" in key)
+        series = []
+        for name in names:
+            points = ((read_number(p.get("step")), read_number(p.get(f"loss_{name}"))) for p in history)
+            series.append(Series(name, name, {x: Score(y) for x, y in points if x is not None and y is not None}))
+        if len(series) > 1 and all(one.scores for one in series):
+            look = {"axes": ("meta-training steps", "loss"), "name": f"players-{len(panels)}", "percent": False}
+            order, alt = {one.name: k for k, one in enumerate(series)}, f"Line chart: the losses of {learner}."
+            svg = draw_lines(series, order=order, alt=alt, many=True, **look)
+            table = list_scores(series, "meta-steps", lambda score: f"{score.accuracy:.3g}" if score else "")
+            panels.append(Panel(f"The players of {learner}", Markup(svg), say_players(series), table))
     return panels
 
 
-def read_losses(run: Record) -> dict[str, dict[float, float]]:
-    """Each player's loss at increasing steps; points that are not finite are left out."""
-    found: dict[str, dict[float, float]] = {}
-    for point in run.get("history") or ():
-        step = read_number(point.get("step"))
-        for key in (key for key in point if key.startswith(LOSS)):
-            loss = read_number(point[key])
-            if step is not None and loss is not None:
-                found.setdefault(key.removeprefix(LOSS), {})[step] = loss
-    return found
+def draw_bounds(entries: Sequence[Record]) -> list[Panel]:
+    """One panel: a bound in nats per example against shots, a line for each learner that generates.
 
-
-def draw_losses(series: Sequence[Series[float]], order: Mapping[str, int], *, name: str, alt: str) -> str:
-    """Losses against steps, a line for each player."""
-    with drawing(height=240 + 17 * ((len(series) + 1) // 2)) as (figure, plot):
-        for place, one in enumerate(series):
-            x, y = list(one.scores), [score.accuracy for score in one.scores.values()]
-            plot.plot(x, y, **choose_style(one.learner, order, place), markersize=5)
-        plot.set_xlabel("meta-training steps")
-        plot.set_ylabel("loss")
-        plot.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        scale_numbers(plot, sorted({x for one in series for x in one.scores}), every_value=False)
-        add_legend(figure, series, order)
-        return to_svg(figure, name, alt)
-
-
-def say_players(losses: Mapping[str, Mapping[float, float]]) -> str:
-    """Where each loss began and ended."""
-    ends = []
-    for name, points in losses.items():
-        first, *_, last = [*points.values(), *points.values()]
-        ends.append(f"that of the {name} from {first:.3g} to {last:.3g}")
-    return f"The loss goes, {' and '.join(ends)}: they pull against each other, and where both stay level neither wins."
+    The bars are of the difference from the fewest examples, over the same tasks: tasks differ far more than shots do.
+    """
+    if not entries:
+        return []
+    names = [str(entry["learner"]) for entry in entries]
+    values, gains = (
+        [{float(point["shot"]): Score(*point[what]) for point in entry["points"]} for entry in entries]
+        for what in ("bound", "more")
+    )
+    series = [
+        Series(name, name, {x: Score(own[x].accuracy, more[x].ci95) for x in own})
+        for name, own, more in zip(names, values, gains, strict=True)
+    ]
+    svg = draw_lines(
+        series, axes=("examples of the class (shots)", "nats per example"), name="bounds", percent=False,
+        order={name: place for place, name in enumerate(names)},
+        alt="Line chart: bound on the log-likelihood against shots.",
+    )  # fmt: skip
+    columns: list[Series] = []
+    for name, own, more in zip(names, values, gains, strict=True):
+        later = {x: gain for x, gain in more.items() if x > min(own)}
+        columns += [Series(name, name, own), Series(name, f"more than at {min(own):g}, paired", later)]
+    table = list_scores(columns, "shots", lambda s: write_interval(*s, percent=False, digits=2) if s else "")
+    return [Panel("More examples", Markup(svg), say_bounds(names, values, gains), table)]

@@ -11,11 +11,11 @@ from upstairs.experiments.report.values import (
     Score,
     Series,
     compare,
-    find_best_baseline,
     write_duration,
     write_list,
     write_name,
 )
+from upstairs.statistics import write_interval
 
 
 class Words(NamedTuple):
@@ -50,10 +50,9 @@ def say_headline(result: Result, trained_on: str, words: Words) -> str:
     )
     if result.transductive:
         text += " (and seeing all the questions of a task at once, which is easier)"
-    found = find_best_baseline(result)
-    if found is None or result.score is None:
-        return f"{text}, where guessing gives {100 / setting.way:.1f}%."
-    name, score = found
+    if result.best_baseline is None or result.score is None:
+        return f"{text}, where guessing gives {Score(1 / setting.way)}."
+    name, score = result.best_baseline
     end = {
         1: f"; without meta-learning, at best {score} ({write_name(name)}).",
         0: f", which is not clearly better than {score} by {write_name(name)}, without any meta-learning.",
@@ -66,14 +65,13 @@ def say_bars(results: Sequence[Result]) -> str:
     """How far the best learner of each setting is from its best baseline, or else from guessing."""
     parts = []
     for result in results:
-        found = find_best_baseline(result)
         if result.score is None:
             continue
-        other, score = (write_name(found[0]), found[1]) if found else ("guessing", Score(1 / result.setting.way))
+        other, score = result.best_baseline or ("guessing", Score(1 / result.setting.way))
         difference = 100 * (result.score.accuracy - score.accuracy)
         side = "above" if difference >= 0 else "below"
         who = "" if parts and result.name == results[0].name else f"{result.name} is "
-        parts.append(f"{who}{abs(difference):.1f} points {side} {other} among {result.setting.way} classes")
+        parts.append(f"{who}{abs(difference):.1f} points {side} {write_name(other)} among {result.setting.way} classes")
     return f"{write_list(parts)}." if parts else ""
 
 
@@ -81,34 +79,26 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
     """Every learner that does not beat a baseline beside it, or that all do; and results that are no number."""
     failures: dict[str, list[str]] = {}
     several = len({result.setting[:2] for result in results}) > 1
-    pairs = 0
     for result in results:
         where = f"at {result.setting}" + (f" on {result.setting.data} {result.setting.split}" if several else "")
         if result.score is None:
             failures.setdefault(f"{result.name} has no accuracy, its run gave no finite number:", []).append(where)
             continue
         for name, score in result.baselines.items():
-            pairs += 1
-            side = compare(result.score, score)
-            if side < 1:
+            if (side := compare(result.score, score)) < 1:
                 how = "is worse than" if side < 0 else "does not clearly beat"
                 start = f"{result.name} {how} its baseline {write_name(name)}:"
                 failures.setdefault(start, []).append(f"{result.score} to {score} {where}")
-    if pairs and not failures:
+    if not failures and any(result.baselines for result in results):
         return ["Every learner beats every baseline beside it in every setting, by more than their intervals together."]
     return [f"{start} {write_list(parts)}." for start, parts in failures.items()]
 
 
 def say_differences(best: str, ahead: Mapping[str, Score], intervals: int) -> str:
     """Whom the best learner beats task by task, whom not clearly, and who beats it."""
-    sides: dict[int, list[str]] = {1: [], 0: [], -1: []}
-    for name, score in ahead.items():
-        sides[compare(score, Score(0.0))].append(name)
-    parts = [
-        f"{verb} {write_list(names)}"
-        for verb, names in (("beats", sides[1]), ("is not clearly apart from", sides[0]), ("is beaten by", sides[-1]))
-        if names
-    ]
+    verbs = {1: "beats", 0: "is not clearly apart from", -1: "is beaten by"}
+    sides = {side: [n for n, score in ahead.items() if compare(score, Score(0.0)) == side] for side in verbs}
+    parts = [f"{verbs[side]} {write_list(names)}" for side, names in sides.items() if names]
     text = f"On the same tasks, {best} {write_list(parts)}."
     return f"{text} Of {intervals} intervals, {0.05 * intervals:.2g} would miss by chance." if intervals > 1 else text
 
@@ -122,13 +112,12 @@ def say_episode(learner: str, queries: Sequence[Record], labels: Sequence[str], 
     if not wrong:
         return text + "."
     (label, predicted), count = wrong.most_common(1)[0]
-    times = "once" if count == 1 else "twice" if count == 2 else f"{count} times"
-    worst = "its one mistake" if wrong.total() == 1 else "its commonest mistake"
-    confused = f"“{labels[label]}” taken for “{labels[predicted]}”"
-    return f"{text}; {worst}: {confused}." if wrong.total() == 1 else f"{text}; {worst}: {confused} {times}."
+    times = {1: " once", 2: " twice"}.get(count, f" {count} times") if wrong.total() > 1 else ""
+    worst = "its commonest mistake" if times else "its one mistake"
+    return f"{text}; {worst}: “{labels[label]}” taken for “{labels[predicted]}”{times}."
 
 
-def say_curve(series: Sequence[Series[float]], unit: str) -> str:
+def say_curve(series: Sequence[Series], unit: str) -> str:
     """Where the first run was best, and how soon it was most of the way. `unit` is 'seconds' or 'steps'."""
 
     def write_place(place: float) -> str:
@@ -159,7 +148,7 @@ def say_change(cause: str, name: str, before: Score, after: Score) -> str:
     return f"{cause} {'lift' if side > 0 else 'lower'} {name} from {Score(before.accuracy)} to {after}"
 
 
-def say_steps(series: Sequence[Series[float]]) -> str:
+def say_steps(series: Sequence[Series]) -> str:
     """What more adaptation steps do to the first series."""
     best = series[0]
     few, many = min(best.scores), max(best.scores)
@@ -170,7 +159,7 @@ def say_steps(series: Sequence[Series[float]]) -> str:
     return text + ("." if peak in (few, many) else f"; its best is {best.scores[peak]} after {peak:g}.")
 
 
-def say_shots(series: Sequence[Series[float]], baselines: Sequence[Series[float]]) -> str:
+def say_shots(series: Sequence[Series], baselines: Sequence[Series]) -> str:
     """What more examples do for the first learner, and to its lead."""
     best = (*series, *baselines)[0]
     few, many = min(best.scores), max(best.scores)
@@ -189,7 +178,7 @@ def say_shots(series: Sequence[Series[float]], baselines: Sequence[Series[float]
     return f"{text}; its lead over the best baseline goes from {leads[0]:+.1f} points to {leads[1]:+.1f} at {many:g}."
 
 
-def say_breadth(series: Sequence[Series[str]], words: Words) -> str:
+def say_breadth(series: Sequence[Series], words: Words) -> str:
     """The hardest and the easiest group, and what half of them reach, for the first series."""
     best = series[0]
     groups = list(best.scores)
@@ -221,36 +210,15 @@ def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int, budget:
     return text + (" † sees all queries of a task at once." if any(row["transductive"] for row in rows) else "")
 
 
-def say_marks(results: Sequence[Result]) -> str:
-    """What bold and the dagger mean in the table, where they are used."""
-    if any(result.transductive for result in results):
-        return (
-            "Bold is the highest learner of its column, among those that see one query at a time where there is one. "
-            "† is transductive: it sees all queries of a task at once, so it is not comparable with those that do not."
-        )
-    return "Bold is the highest learner of its column."
-
-
-def say_held_out(results: Sequence[Result]) -> str:
-    """Whose classes the results are about."""
-    which = "the classes of meta-training itself, not of new ones"
-    if not any(result.setting.split == "train" for result in results):
-        which = "classes that were held out from meta-training"
-    return f"Accuracy on tasks of {which}: the mean over tasks ± its 95% interval."
-
-
 def say_points(first: Score, second: Score) -> str:
     """first - second in points, with its interval: of two sets of tasks, so the two intervals together."""
-    half = 100 * math.hypot(first.ci95 or 0.0, second.ci95 or 0.0)
-    return f"{100 * (first.accuracy - second.accuracy):+.1f}\u00a0±\u00a0{half:.1f} points"
+    half = math.hypot(first.ci95 or 0.0, second.ci95 or 0.0)
+    return f"{write_interval(first.accuracy - second.accuracy, half, signed=True)} points"
 
 
-def say_gap(series: Sequence[Series[str]], trained: str, new: str) -> str:
-    """What the first learner loses on classes that it was not trained on, and what an untrained baseline loses there.
-
-    Args:
-        trained, new: the places of the two scores.
-    """
+def say_gap(series: Sequence[Series]) -> str:
+    """What the first learner loses on the classes of its last score, which are new, and what a baseline loses there."""
+    trained, *_, new = series[0].scores
     own, *others = [one for one in series if trained in one.scores and new in one.scores]
     text = (
         f"{own.name} has {own.scores[trained]} on tasks of the classes it was trained on and {own.scores[new]} on "
@@ -263,11 +231,11 @@ def say_gap(series: Sequence[Series[str]], trained: str, new: str) -> str:
     return f"{text}. {plain.name}, which is not trained, has one of {gap}: so much is in the classes themselves."
 
 
-def say_classes(series: Sequence[Series[float]], trained: Mapping[str, Series[float]], budget: str) -> str:
+def say_classes(series: Sequence[Series], budget: str) -> str:
     """What more training classes do to the first learner on new classes, and to its gap.
 
     Args:
-        trained: by learner, its scores on the classes it was trained on.
+        series: with those of learners on the classes they were trained on, which have no learner.
         budget: of each training.
     """
     best = series[0]
@@ -279,14 +247,14 @@ def say_classes(series: Sequence[Series[float]], trained: Mapping[str, Series[fl
         f"Trained{budget} on {few:,.0f} classes {best.name} has {best.scores[few]} on new ones, on {many:,.0f} classes "
         f"{best.scores[many]}: {side[compare(best.scores[many], best.scores[few])]}"
     )
-    own = trained.get(best.learner)
-    if own is None or few not in own.scores or many not in own.scores:
+    own = next((one.scores for one in series if not one.learner and one.name.startswith(best.name)), {})
+    if few not in own or many not in own:
         return text + "."
-    gaps = [say_points(own.scores[x], best.scores[x]) for x in (few, many)]
+    gaps = [say_points(own[x], best.scores[x]) for x in (few, many)]
     return f"{text}. Its gap to the classes it was trained on goes from {gaps[0]} to {gaps[1]}."
 
 
-def say_length(series: Sequence[Series[float]], budget: str) -> str:
+def say_length(series: Sequence[Series], budget: str) -> str:
     """Which inner-loop length trains best in the same budget, for the first learner."""
     best = series[0]
     place, score = max(best.scores.items(), key=lambda item: item[1].accuracy)
@@ -305,7 +273,7 @@ def say_times(
     Args:
         reached: by target, seconds of meta-training.
         missed: targets that it never reached.
-        plain: the strongest opponent without meta-training, on the same validation tasks.
+        plain: the strongest baseline, on the same validation tasks.
         first: seconds to the first validation.
     """
     text = ""
@@ -321,3 +289,30 @@ def say_times(
     high = [f"{100 * target:.0f}%" for target in missed if plain is None or target != plain[1].accuracy]
     text += f"; {write_list(high)} it does not reach" if high else ""
     return f"{text}. Times are those of validations, the first of them after {write_duration(first)}."
+
+
+def say_players(series: Sequence[Series]) -> str:
+    """Where each loss began and ended."""
+    ends = []
+    for one in series:
+        first, *_, last = [score.accuracy for score in (*one.scores.values(), *one.scores.values())]
+        ends.append(f"that of the {one.name} from {first:.3g} to {last:.3g}")
+    return f"The loss goes, {' and '.join(ends)}: they pull against each other, and where both stay level neither wins."
+
+
+def say_bounds(
+    names: Sequence[str], values: Sequence[Mapping[float, Score]], gains: Sequence[Mapping[float, Score]]
+) -> str:
+    """How each bound goes from the fewest examples to the most, and what they gain over the same tasks."""
+    parts = []
+    for name, own, more in zip(names, values, gains, strict=True):
+        few, many = min(own), max(own)
+        gain = write_interval(*more[many], percent=False, signed=True)
+        first, last = (write_interval(own[x].accuracy, percent=False) for x in (few, many))
+        parts.append(f"{name} goes from {first} at {few:g} to {last} at {many:g} ({gain} over the same tasks)")
+    nothing = any(0 in own for own in values)
+    return (
+        "A lower bound on the log-likelihood of examples never seen, by 50 importance samples; higher is better: "
+        f"{'; '.join(parts)}. The bars are 95% intervals of the difference from the fewest examples"
+        f"{'; after 0 examples it is the same network unconditioned' * nothing}."
+    )

@@ -1,14 +1,14 @@
-"""What a report holds, read from its dict: scores, settings, results and series; and how each is written."""
+"""The contents of a report, read from its dict: scores, settings, results and series; and how each is written."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from upstairs.errors import UpstairsError
+from upstairs.statistics import write_interval
 
 Record = Mapping[str, Any]
-Place = TypeVar("Place", float, str)  # where a score was taken: a number of steps, shots or seconds; or a group
 
 
 class Score(NamedTuple):
@@ -18,12 +18,11 @@ class Score(NamedTuple):
     ci95: float | None = None
 
     def __str__(self) -> str:
-        interval = "" if self.ci95 is None else f"\u00a0±\u00a0{100 * self.ci95:.1f}"
-        return f"{100 * self.accuracy:.1f}%{interval}"
+        return write_interval(*self)
 
 
 class Setting(NamedTuple):
-    """What was asked: which data, how many classes in a task, how many examples of each."""
+    """A kind of task: which data, how many classes, how many examples of each."""
 
     data: str
     split: str
@@ -37,43 +36,50 @@ class Setting(NamedTuple):
 class Result(NamedTuple):
     """One learner in one setting. `score` is None where the run gave no finite accuracy.
 
-    A transductive learner that was also scored one query at a time has a second result for that, with `alone` True.
+    A transductive learner that was also scored one query at a time has a second result for that.
     """
 
     learner: str
+    name: str  # the learner's, and how it was asked
     setting: Setting
     score: Score | None
     transductive: bool
     baselines: dict[str, Score]
     record: Record
-    alone: bool = False
 
     @property
-    def name(self) -> str:
-        return f"{self.learner}, one query at a time" if self.alone else self.learner
+    def best_baseline(self) -> tuple[str, Score] | None:
+        """The strongest baseline on the same tasks: its name and score."""
+        return max(self.baselines.items(), key=lambda item: item[1].accuracy, default=None)
 
 
 @dataclass(frozen=True)
-class Series(Generic[Place]):
-    """A learner's scores at several places. `learner` fixes its looks; `name` is what it is called."""
+class Series:
+    """A learner's scores by place: a number of steps, shots or seconds, or a group of classes.
+
+    `learner` fixes its colour; `name` is how it is called.
+    """
 
     learner: str
     name: str
-    scores: dict[Place, Score]
+    scores: dict[Any, Any]  # of Score; where a figure is of times, of the time, the soonest and the latest
 
 
 def read_number(value: Any) -> float | None:
     """The value as a finite float; None where it is missing, NaN or infinite."""
-    if value is None:
-        return None
-    number = float(value)
+    number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else None
 
 
-def read_score(record: Record) -> Score | None:
+def read_score(record: Record | None) -> Score | None:
     """The score of a record; None where it has no finite accuracy."""
-    accuracy = read_number(record.get("accuracy"))
-    return None if accuracy is None else Score(accuracy, read_number(record.get("ci95")))
+    accuracy = read_number((record or {}).get("accuracy"))
+    return None if accuracy is None or record is None else Score(accuracy, read_number(record.get("ci95")))
+
+
+def read_scores(records: Mapping[str, Record | None]) -> dict[str, Score]:
+    """The finite scores of records by name."""
+    return {name: score for name, record in records.items() if (score := read_score(record))}
 
 
 def read_results(report: Record) -> list[Result]:
@@ -84,41 +90,33 @@ def read_results(report: Record) -> list[Result]:
     """
     results = []
     for record in report.get("results") or ():
-        data, split = (str(record.get(key) or report.get(key) or "") for key in ("data", "split"))
-        scores = {name: read_score(value or {}) for name, value in (record.get("baselines") or {}).items()}
         if missing := [key for key in ("learner", "way", "shot") if record.get(key) is None]:
             raise UpstairsError(f"a result of the report has no '{missing[0]}': give learner, way and shot with each")
-        result = Result(
-            learner=str(record["learner"]),
-            setting=Setting(data, split, int(record["way"]), int(record["shot"])),
-            score=read_score(record),
-            transductive=bool(record.get("transductive")),
-            baselines={name: score for name, score in scores.items() if score is not None},
-            record=record,
-        )
+        data, split = (str(record.get(key) or report.get(key) or "") for key in ("data", "split"))
+        setting, learner = Setting(data, split, int(record["way"]), int(record["shot"])), str(record["learner"])
+        baselines = read_scores(record.get("baselines") or {})
+        transductive = bool(record.get("transductive"))
+        result = Result(learner, learner, setting, read_score(record), transductive, baselines, record)
         results.append(result)
         if record.get("inductive"):
-            results.append(result._replace(score=read_score(record["inductive"]), transductive=False, alone=True))
+            alone = {"name": f"{learner}, one query at a time", "score": read_score(record["inductive"])}
+            results.append(result._replace(**alone, transductive=False))
     return results
 
 
-def read_series(entry: Record, points: str, key: str) -> Series[float]:
-    """The scores of `entry[points]` at increasing `key`; points without a finite accuracy or place are left out."""
-    scores = {}
-    for point in entry.get(points) or ():
-        place, score = read_number(point.get(key)), read_score(point)
-        if place is not None and score is not None:
-            scores[place] = score
-    learner = str(entry.get("learner") or "the learner")
-    return Series(learner, learner, dict(sorted(scores.items())))
+def read_series(entry: Record, key: str, points: str = "points") -> Series:
+    """The scores of `entry[points]` by `key`: increasing numbers, or groups, the best first.
 
-
-def read_groups(entry: Record) -> Series[str]:
-    """The scores by group, best first; groups without a finite accuracy are left out."""
-    found = {str(point["group"]): read_score(point) for point in entry.get("points") or ()}
-    scores = [(group, score) for group, score in found.items() if score is not None]
+    Points without a finite accuracy or number are left out.
+    """
+    found = [
+        (str(point[key]) if key == "group" else read_number(point.get(key)), read_score(point))
+        for point in entry.get(points) or ()
+    ]
+    scores = {place: score for place, score in found if place is not None and score is not None}
     learner = str(entry.get("learner") or "the learner")
-    return Series(learner, learner, dict(sorted(scores, key=lambda item: -item[1].accuracy)))
+    order = sorted(scores, key=(lambda place: -scores[place].accuracy) if key == "group" else float)
+    return Series(learner, learner, {place: scores[place] for place in order})
 
 
 def find_best(results: Sequence[Result]) -> Result | None:
@@ -128,25 +126,14 @@ def find_best(results: Sequence[Result]) -> Result | None:
 
 
 def find_headline(results: Sequence[Result]) -> list[Result]:
-    """The best result in each main setting."""
-    best = (find_best([r for r in results if r.setting == setting]) for setting in find_main_settings(results))
-    return [result for result in best if result is not None]
-
-
-def find_best_baseline(result: Result) -> tuple[str, Score] | None:
-    """The strongest baseline beside a result: its name and score."""
-    return max(result.baselines.items(), key=lambda item: item[1].accuracy, default=None)
-
-
-def find_main_settings(results: Sequence[Result]) -> list[Setting]:
-    """The settings of the headline: the fewest shots there are, and of them 5 and 20 ways where they were measured."""
-    scored = [result.setting for result in results if result.score]
-    if not scored:
-        return []
-    same = [setting for setting in scored if setting[:2] == scored[0][:2]]
-    fewest = min(setting.shot for setting in same)
+    """The best result in each main setting: the fewest shots, and of them 5 and 20 ways where they were measured."""
+    scored = [result for result in results if result.score]
+    same = [result.setting for result in scored if result.setting[:2] == scored[0].setting[:2]]
+    fewest = min((setting.shot for setting in same), default=0)
     settings = sorted({setting for setting in same if setting.shot == fewest})
-    return [setting for setting in settings if setting.way in (5, 20)] or settings[:2]
+    settings = [setting for setting in settings if setting.way in (5, 20)] or settings[:2]
+    best = (find_best([r for r in results if r.setting == setting]) for setting in settings)
+    return [result for result in best if result is not None]
 
 
 def compare(score: Score, other: Score) -> int:
