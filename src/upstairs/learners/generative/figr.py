@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from upstairs.core import Examples, Task
 from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Params, add, gradient, per_task
-from upstairs.functional.rules import Squared
+from upstairs.functional.rules import Adam
 from upstairs.learners.generative.adversarial import nearness, unit_slope
 from upstairs.learners.generative.base import GenerativeLearner
 from upstairs.learners.generative.likelihood import nth
@@ -55,7 +55,7 @@ class FIGR(GenerativeLearner[Pair]):
     ) -> None:  # fmt: skip
         super().__init__()
         self.generator, self.critic, self.noise_size = generator, critic, size
-        self.rule, self.steps, self.batch, self.penalty = Squared(inner_lr), steps, batch, penalty
+        self.rule, self.steps, self.batch, self.penalty = Adam(inner_lr, betas=(0.0, 0.9)), steps, batch, penalty
         rows = 2 * batch * steps + LOOKED_AT
         self.noise = Noise(size, samples=rows, judged=rows)
         self.shares = Noise(batch, samples=steps, judged=steps)
@@ -78,10 +78,10 @@ class FIGR(GenerativeLearner[Pair]):
             places = nth(support.mask, (k * self.batch + torch.arange(self.batch, device=count.device)) % count)
             real = F.embedding(places, support.x.flatten(1)).reshape(-1, *support.x.shape[1:])
             seen = (self.critic_loss, phi.critic, phi.generator, real, numbers[k, 0], shares[k])
-            updates, memory[1] = self.rule.update(gradient(*seen, create_graph=False), memory[1])
+            updates, memory[1] = self.rule.update(gradient(*seen, create_graph=False), memory[1], phi.critic)
             phi = phi._replace(critic=detach(add(phi.critic, updates)))
             seen = (self.generator_loss, phi.generator, phi.critic, numbers[k, 1])
-            updates, memory[0] = self.rule.update(gradient(*seen, create_graph=False), memory[0])
+            updates, memory[0] = self.rule.update(gradient(*seen, create_graph=False), memory[0], phi.generator)
             phi = phi._replace(generator=detach(add(phi.generator, updates)))
         return phi
 
