@@ -358,7 +358,7 @@ def outer_loop(steps: int) -> Row:
     """The whole outer loop of the library."""
     problem = problem_of(bilevel.SGD(0.5), start={"w": torch.zeros(FEATURES)})
     test = replace(problem, outer=lambda params, meta, batch: logistic(params["w"], *two_halves()[:2]))
-    found = bilevel.train(
+    found = bilevel.optimize(
         problem, {"log_decay": torch.linspace(-2.0, 0.0, FEATURES)}, method=bilevel.Unrolled(), outer_steps=steps,
         loop=2, test=test, quiet=True,
     )  # fmt: skip

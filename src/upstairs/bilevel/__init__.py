@@ -9,10 +9,10 @@ from upstairs.bilevel.evolution import EvolutionStrategies, PersistentES
 from upstairs.bilevel.first_order import FiniteDifference, FirstOrderHypergradient
 from upstairs.bilevel.hypergradient import METHODS, hypergradient
 from upstairs.bilevel.implicit import ConjugateGradients, ImplicitHypergradient, Neumann, Nystrom
+from upstairs.bilevel.outer_loop import Trained, optimize
 from upstairs.bilevel.problem import Carry, Hypergradient, Problem
 from upstairs.bilevel.pure import Pure, pure
 from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
-from upstairs.bilevel.train import Trained, train
 from upstairs.functional.rules import SGD, Adam, AdamW, RMSprop, UpdateRule
 
 __all__ = [
@@ -43,6 +43,6 @@ __all__ = [
     "UpdateRule",
     "diagnose",
     "hypergradient",
+    "optimize",
     "pure",
-    "train",
 ]

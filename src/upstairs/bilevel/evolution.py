@@ -3,6 +3,7 @@
 They are gradients of J smoothed by a Gaussian of width sigma, and noisy: see `upstairs.functional.evolution`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,9 +39,9 @@ class EvolutionStrategies:
 
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
         noise = draw_noise(meta, self.sigma, self.pairs)
-        _, rises = _advance_pairs(problem, meta, noise, [(carry, carry)] * self.pairs)
+        rises = [rise for _, rise in _advance_pairs(problem, meta, noise, [(carry, carry)] * self.pairs)]
         after, value = _window(problem, meta, carry)
-        return Hypergradient(antithetic_gradient(noise, rises, self.sigma), value, after)
+        return Hypergradient(antithetic_gradient(noise, torch.stack(rises), self.sigma), value, after)
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,21 @@ class PersistentES:
             before, xi = [(carry, carry)] * self.pairs, noise
         else:
             before, xi = carry.particles.pairs, {n: x + noise[n] for n, x in carry.particles.xi.items()}
-        moved, rises = _advance_pairs(problem, meta, noise, before)
+        moved, rises = zip(*_advance_pairs(problem, meta, noise, before), strict=True)
         after, value = _window(problem, meta, carry)
-        carry = after._replace(particles=Particles(moved, xi))
-        return Hypergradient(antithetic_gradient(xi, rises, self.sigma), value, carry)
+        found = antithetic_gradient(xi, torch.stack(rises), self.sigma)
+        return Hypergradient(found, value, after._replace(particles=Particles(list(moved), xi)))
 
 
-def _advance_pairs(problem: Problem, meta: Params, noise: Params, pairs: list[Any]) -> tuple[list[Any], Tensor]:
-    """Every pair of loops after a window, and the difference of its outer losses; both draw the same random numbers."""
+def _advance_pairs(problem: Problem, meta: Params, noise: Params, pairs: list[Any]) -> Iterator[tuple[Any, Tensor]]:
+    """Each pair of loops after a window, with the difference of its outer losses."""
     device = next(iter(meta.values())).device
-    moved, rises = [], []
     for number, (above, below) in enumerate(pairs):
         e, states = index(noise, number), random_states(device)
         above, up = _window(problem, perturb(meta, e, 1), above)
-        with same_chance(states, device):
+        with same_chance(states, device):  # both of a pair draw the same random numbers
             below, down = _window(problem, perturb(meta, e, -1), below)
-        moved.append((above, below))
-        rises.append(up - down)
-    return moved, torch.stack(rises)
+        yield (above, below), up - down
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from upstairs.errors import UpstairsError
 from upstairs.functional.call import Params
 from upstairs.functional.differentiate import gradient, vjp
-from upstairs.functional.inner_loop import take_step
+from upstairs.functional.inner_loop import apply_rule
 from upstairs.functional.rules import UpdateRule
 
 BilevelLoss = Callable[[Params, Params, Any], Tensor]  # (parameters, meta_parameters, batch) -> one number
@@ -102,7 +102,7 @@ def inner_gradient(problem: Problem, params: Params, meta: Params, step: int, *,
 def advance(problem: Problem, meta: Params, carry: Carry, *, create_graph: bool) -> Carry:
     """One inner step."""
     batch = problem.inner_batch(carry.step)
-    params, state = take_step(
+    params, state = apply_rule(
         rule_of(problem, meta), lambda p: problem.inner(p, meta, batch), carry.parameters, carry.state,
         create_graph=create_graph,
     )  # fmt: skip

@@ -104,20 +104,18 @@ class Forward:
         directions = _identity(meta)
         count = sum(p.numel() for p in meta.values())
 
-        def along(function: Any, directions: Params, before: Any = None, tangents: Any = None) -> Any:
-            """`function(meta, carry)` and its derivative in every direction."""
+        def along(function: Any, before: Any = (), tangents: Any = ()) -> Any:
+            """`function(meta, *before)` and its derivative in every direction."""
 
-            def one(direction: Params, tangent: Any) -> Any:
-                if before is None:
-                    return torch.func.jvp(function, (meta,), (direction,))
-                return torch.func.jvp(function, (meta, before), (direction, tangent))
+            def one(direction: Params, *tangents: Any) -> Any:
+                return torch.func.jvp(function, (meta, *before), (direction, *tangents))
 
             dims: Any = (None, 0)  # the value is the same for all; torch's types know no None within
-            return torch.vmap(one, out_dims=dims, randomness="same")(directions, tangents or directions)
+            return torch.vmap(one, out_dims=dims, randomness="same")(directions, *tangents)
 
         with torch.no_grad():
             if carry is None:
-                first, (inside, z) = 0, along(lambda meta: _fresh(first_carry(problem, meta)[:2]), directions)
+                first, (inside, z) = 0, along(lambda meta: _fresh(first_carry(problem, meta)[:2]))
             else:
                 first, inside = carry.step, carry[:2]
                 z = map_tensors(lambda t: t.new_zeros(count, *t.shape), inside)
@@ -126,7 +124,7 @@ class Forward:
                 def step(meta: Params, inside: Any, number: int = number) -> Any:
                     return advance(problem, meta, Carry(*inside, number), create_graph=True)[:2]
 
-                inside, z = along(step, directions, inside, z)
+                inside, z = along(step, (inside,), (z,))
         after = Carry(*inside, first + problem.steps)
         leaves = {n: p.requires_grad_() for n, p in meta.items()}
         value, v, direct = outer_gradients(problem, after.parameters, leaves, after.step)

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import BatchedTensor, wrap
 from upstairs.functional.call import Params, cache_frozen_modules, random_states, same_chance
+from upstairs.functional.derivatives import graph_nodes
 from upstairs.functional.differentiate import (
     EXACT,
     NOW,
@@ -84,7 +85,7 @@ def inner_loop(
 
     def step(number: int, carry: Any, *, create_graph: bool) -> Any:
         with at_step(first + number):
-            return take_step(rule, loss, *carry, *args, create_graph=create_graph)
+            return apply_rule(rule, loss, *carry, *args, create_graph=create_graph)
 
     carry = (params, rule.init(params))
     again = exact and (recompute or NOW.recompute) and first + steps > 1
@@ -101,7 +102,7 @@ def inner_loop(
     return carry[0]
 
 
-def take_step(
+def apply_rule(
     rule: UpdateRule, loss: Loss, params: Params, state: Any, *args: Any, create_graph: bool
 ) -> tuple[Params, Any]:
     """One step of the rule on `loss(params, *args)`: the parameters after it, and the rule's state."""
@@ -189,18 +190,8 @@ def _shared(step: CarryStep, carry: Any) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):
         after = step(0, tree_unflatten(parts, structure), create_graph=True)
     mine = {id(t) for t in own}
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    todo = [raw_of(leaf).grad_fn for leaf in tree_flatten(after)[0]]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable") and id(node.variable) not in mine:
-            found[id(node.variable)] = node.variable
-        todo.extend(parent for parent, _ in node.next_functions)
-    return list(found.values())
+    leaves = [n.variable for n in graph_nodes([raw_of(t) for t in tree_flatten(after)[0]]) if hasattr(n, "variable")]
+    return [leaf for leaf in leaves if id(leaf) not in mine]
 
 
 def _implicitly(step: CarryStep, carry: Any, steps: int, *, loss: Loss, args: Any, how: Implicit) -> Params:

@@ -58,7 +58,7 @@ class Trained:
         return f"{shown[0]}, {shown[1]}: {what}"
 
 
-def train(
+def optimize(
     problems: Problems, meta_parameters: Mapping[str, Tensor], *, test: Problem | Sequence[Problem], method: Method,
     outer_steps: int, optimizer: Optimizer | None = None, loop: int = 1, seed: int = 0,
     project: Callable[[Params], None] | None = None, checkpoint: Path | None = None, quiet: bool = False,
