@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from hyper_cleaning import digits
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Recomputed, pure, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 SHOT, STEPS = 8, 60
@@ -72,8 +72,8 @@ def learn(seed: int, outer_steps: int = 100) -> tuple[float, float, Tensor]:
         )  # fmt: skip
 
     weak = {"log_strength": torch.full((4,), 0.02).log()}
-    done = train(at, weak, test=[at(10**6 + k, test) for k in range(3)], method=Recomputed(), outer_steps=outer_steps,
-                 optimizer=partial(torch.optim.Adam, lr=0.1), seed=seed)  # fmt: skip
+    done = optimize(at, weak, test=[at(10**6 + k, test) for k in range(3)], method=Recomputed(),
+                    outer_steps=outer_steps, optimizer=partial(torch.optim.Adam, lr=0.1), seed=seed)  # fmt: skip
     print(done)
 
     def accuracy(meta: Meta) -> float:

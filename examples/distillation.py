@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from hyper_cleaning import classes_of, digits, split
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Unrolled, pure, train
+from upstairs.bilevel import SGD, Problem, Unrolled, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 SHOT = 10
@@ -109,7 +109,7 @@ def distil(
     (best, _), (suits, count) = tuned([steps]), tuned([steps * k for k in longer])
     limit = share * best
     print(f"real images: lr {best} in {steps} steps; of up to {steps * max(longer)} steps, {count} at lr {suits}")
-    done = train(
+    done = optimize(
         at, real(limit, sharp=4.0), test=[at(10**6 + k, judged_by) for k in range(judges)], method=Unrolled(),
         outer_steps=outer_steps, optimizer=partial(outer_optimizer, outer_steps=outer_steps), seed=seed,
         project=lambda meta: meta["log_rates"].clamp_(max=log(limit)),

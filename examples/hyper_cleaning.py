@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstairs.bilevel import SGD, Problem, Recomputed, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize
 from upstairs.learners.open_set import auroc
 from upstairs.statistics import interval
 
@@ -127,7 +127,7 @@ def clean(
 
     problem = Problem(inner, outer, start=start, rule=SGD(0.5, momentum=0.9), steps=steps, outer_batch=lambda k: valid)
     judged = replace(problem, outer_batch=lambda k: test)
-    done = train(
+    done = optimize(
         problem, {"weights": torch.zeros(len(x))}, test=judged, method=Recomputed(), outer_steps=outer_steps,
         optimizer=partial(torch.optim.SGD, lr=5.0 * len(x), momentum=0.5),  # Adam would amplify uninformative gradients
     )  # fmt: skip

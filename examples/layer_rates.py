@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Recomputed, pure, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 POINTS, NOISE, STEPS = 10, 0.5, 40
@@ -82,8 +82,8 @@ def learn(outer_steps: int = 400, unseen: int = 100) -> tuple[list[float], list[
     scores = {(r, d): sum(min(error(alike(r, d), k), 100.0) for k in range(20)) for r, d in grid}
     best = min(scores, key=lambda pair: scores[pair])
     places = range(10**6, 10**6 + unseen)
-    done = train(task, alike(*best), test=[task(k) for k in places], method=Recomputed(), outer_steps=outer_steps,
-                 optimizer=partial(torch.optim.Adam, lr=0.03))  # fmt: skip
+    done = optimize(task, alike(*best), test=[task(k) for k in places], method=Recomputed(), outer_steps=outer_steps,
+                    optimizer=partial(torch.optim.Adam, lr=0.03))  # fmt: skip
     print(f"for all layers: learning rate {best[0]}, decay {best[1]}\n{done}")
     meta = done.meta_parameters
     return [error(alike(*best), k) for k in places], [error(meta, k) for k in places], meta

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from hyper_cleaning import digits
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Recomputed, pure, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 SHOT, WRONG, STEPS, TERMS = 20, 0.4, 60, 7
@@ -90,7 +90,7 @@ def learn(outer_steps: int = 300, unseen: int = 100) -> tuple[list[float], list[
     tried = {r: sum(accuracy(data, seen, only_cross_entropy(r), k) for k in range(20)) for r in rates}
     best = only_cross_entropy(max(tried, key=lambda lr: tried[lr]))
     places = range(10**6, 10**6 + unseen)
-    done = train(
+    done = optimize(
         lambda step: task(data, seen, step)[0], best, test=[task(data, new, k)[0] for k in places],
         method=Recomputed(), outer_steps=outer_steps, optimizer=partial(torch.optim.Adam, lr=0.05),
     )  # fmt: skip
