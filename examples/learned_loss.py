@@ -103,6 +103,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Learn a loss for training sets with wrong labels.")
     parser.add_argument("--outer-steps", type=int, default=300)
     plain, better, meta = learn(parser.parse_args().outer_steps)
-    print("terms", [round(v, 3) for v in F.softplus(meta["terms"]).tolist()], f"learning rate {meta['log_rate'].exp():.4f}")
+    print("terms", [round(v, 3) for v in F.softplus(meta["terms"]).tolist()], f"lr {meta['log_rate'].exp():.4f}")
     print(f"accuracy, cross-entropy {interval(plain)}, learned loss {interval(better)}")
-    print(f"learned less cross-entropy: {paired_interval(better, plain)}")
+    print(f"learned minus cross-entropy: {paired_interval(better, plain)}")
