@@ -101,4 +101,4 @@ if __name__ == "__main__":
         mean, half = interval(values)
         print(f"{name:>10} {mean:.3f} ± {half:.3f}")
     print(f"accuracy without {interval(plain)}, learned {interval(learned)}")
-    print(f"learned less without: {paired_interval(learned, plain)}")
+    print(f"learned minus without: {paired_interval(learned, plain)}")
