@@ -1,12 +1,11 @@
 # ruff: noqa: T201
-"""Memory and time of every hypergradient over the number of inner steps: python benchmarks/bilevel.py [--steps 10 100]
+"""Measure memory and time of every hypergradient: python benchmarks/bilevel.py [--steps 10 100]
 
-A network 64-64-10 in float32, batches of 64, gradient descent; the meta-parameters are a rate for each of its four
-tensors and a decay: five numbers. Memory is the largest sum of tensors alive at once, beside those there before. Time
-is that of the processor, on one thread: it does not count what a busy machine does for others; the least of five runs,
-or of as many as take a second.
-Those of higher and TorchOpt, where `benchmarks/install_peers.py` has put them, unroll. Written to
-benchmarks/results/bilevel.json and bilevel.png.
+A network 64-64-10 in float32, batches of 64, gradient descent. The meta-parameters are a learning rate for each of
+its four tensors and a weight decay: five numbers. Memory is the largest sum of tensors alive at once, without those
+that existed before. Time is CPU time of one thread, which other processes do not change; the least of five runs, or
+of the runs that fit in a second. The rows of higher and TorchOpt unroll; `benchmarks/install_peers.py` installs
+them. The results are written to benchmarks/results/bilevel.json and bilevel.png.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from upstairs.bilevel import (
     SGD,
     ConjugateGradients,
     EvolutionStrategies,
-    Implicit,
+    ImplicitHypergradient,
     Neumann,
     PersistentES,
     Problem,
@@ -39,8 +38,8 @@ from upstairs.engine.plan import MIB, Tracker
 HOME = Path(__file__).parent
 METHODS_HERE = {
     **METHODS,
-    "implicit_cg": Implicit(ConjugateGradients(20, damping=0.1)),
-    "implicit_neumann": Implicit(Neumann(20, damping=0.1)),
+    "implicit_cg": ImplicitHypergradient(ConjugateGradients(20, damping=0.1)),
+    "implicit_neumann": ImplicitHypergradient(Neumann(20, damping=0.1)),
     "es": EvolutionStrategies(2),
     "pes": PersistentES(2),
 }
@@ -78,7 +77,7 @@ def ours(method: str, steps: int) -> Callable[[], dict[str, Tensor]]:
 
 
 def theirs(name: str, steps: int) -> Callable[[], Any]:
-    """The same problem, unrolled by another library: one rate for each tensor where it takes them, one for all else."""
+    """The same problem, unrolled by another library: a learning rate for each tensor if it can, else one."""
     sys.path.insert(0, str(HOME / ".peers" / name))
     log_decay, log_rate = torch.tensor(-6.0, requires_grad=True), torch.tensor(-3.0, requires_grad=True)
 
@@ -152,7 +151,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Memory and time of hypergradients over inner steps.")
     parser.add_argument("--steps", type=int, nargs="*", default=(10, 100, 1000))
     parser.add_argument(
-        "--methods", nargs="*", default=(*METHODS_HERE, *PEERS), help="others stay as they were written"
+        "--methods", nargs="*", default=(*METHODS_HERE, *PEERS), help="methods to measure; results of others are kept"
     )
     parser.add_argument("--out", type=Path, default=HOME / "results")
     arguments = parser.parse_args()

@@ -1,11 +1,10 @@
 # ruff: noqa: T201
-"""Generators on unseen classes: recognised and varied, as a judge says; bounds by shots; a sheet to look at.
+"""Score generators on unseen classes: recognition and variety by a judge, bounds by shots, and a sheet of images.
 
     python benchmarks/generation.py OMNIGLOT --judge runs/protonet --runs runs/redrawing --out results/ --bounds
     python benchmarks/generation.py --judge runs/glyph-protonet --runs runs/glyph-redrawing --out results/
 
-The judge is a run of `protonet` on the same training classes. Nothing here is chosen by what it shows: choose on
-`--part val`.
+The judge is a run of `protonet` on the same training classes. Use `--part val` to choose settings.
 """
 
 import argparse
@@ -56,7 +55,7 @@ def main() -> None:
             )
     smallest = min(len(rows) for rows in source.rows)
     for name, learner in generators.items() if asked.bounds else ():
-        shots = [shot for shot in (1, 2, 5, 10) if shot + 3 <= smallest]  # beside 3 queries
+        shots = [shot for shot in (1, 2, 5, 10) if shot + 3 <= smallest]  # and 3 queries
         shots = [0, *shots] if isinstance(learner, NeuralStatistician) else shots  # 0: unconditioned
         own = bounds(learner, source, shots=shots, tasks=asked.tasks)
         rows = {f"{shot} shots": interval(values) for shot, values in own.items()}

@@ -1,11 +1,11 @@
 # ruff: noqa: T201
-"""Installs the libraries that run.py compares with, none of them into this environment.
+"""Install the libraries that run.py compares with, outside of this environment.
 
     python benchmarks/install_peers.py
 
-Those that use torch go each into a folder of its own, benchmarks/.peers/NAME, without their dependencies: all share the
-torch that runs the benchmark. JAX gets a virtual environment of its own. What cannot be installed is written, with the
-reason, to benchmarks/.peers/skipped.json, and run.py shows it as skipped.
+Libraries for torch are installed into one folder each, benchmarks/.peers/NAME, without their dependencies: all use
+the torch that runs the benchmark. JAX gets a virtual environment. What cannot be installed is recorded with the
+reason in benchmarks/.peers/skipped.json, and run.py shows it as skipped.
 """
 
 import json
@@ -21,7 +21,7 @@ HOME = Path(__file__).parent / ".peers"
 SKIPPED = HOME / "skipped.json"
 JAX_PYTHON = HOME / "jax-env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
-# What pip installs into each folder: the library first, then the small packages that it imports beside torch and numpy.
+# What pip installs into each folder: the library, then the small packages that it imports (without torch and numpy).
 PACKAGES = {
     "learn2learn": ["learn2learn==0.2.0"],
     "higher": ["higher==0.2.1"],
@@ -36,7 +36,7 @@ GATHERERS = {"learn2learn": "learn2learn/__init__.py", "easyfsl": "easyfsl/metho
 
 
 def main() -> None:
-    """Install every peer, fresh; say how each went."""
+    """Install every library anew and print the outcome."""
     HOME.mkdir(exist_ok=True)
     (HOME / ".gitignore").write_text("*\n")  # git and ruff leave the libraries alone
     skipped = {}
@@ -52,12 +52,12 @@ def main() -> None:
 
 
 def place(name: str) -> Path:
-    """The folder of one peer."""
+    """The folder of one library."""
     return HOME / ("jax-env" if name == "jax" else name)
 
 
 def install(name: str) -> None:
-    """One peer, in place of an earlier one."""
+    """Install one library, replacing an earlier installation."""
     if name == "jax":
         venv.create(place(name), clear=True, with_pip=True)
         pip("install", *JAX, python=JAX_PYTHON)
@@ -105,7 +105,7 @@ def pip(*arguments: str, python: str | Path = sys.executable) -> None:
 
 
 def why_missing(name: str) -> str:
-    """Why a library is not there, for the table."""
+    """Record why a library is missing, for the table."""
     skipped = json.loads(SKIPPED.read_text()) if SKIPPED.exists() else {}
     return f"could not be installed: {skipped[name]}" if name in skipped else "run python benchmarks/install_peers.py"
 

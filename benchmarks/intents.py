@@ -1,12 +1,12 @@
 # ruff: noqa: T201
-"""All 150 intents of CLINC150 from a few examples each, and what is out of scope, by a head in closed form.
+"""Classify all 150 intents of CLINC150 from a few examples each, and detect out-of-scope texts, by closed-form heads.
 
     OMP_NUM_THREADS=1 python benchmarks/intents.py CLINC150 ENCODER
 
-ENCODER is the folder of a sentence encoder. Nothing is meta-trained, since every intent is in the test: `protonet` on
-the features as they are, `r2d2`, and `protonet` on hashed tokens with TF-IDF of the support texts (no encoder). Beside
-it, in an environment of its own, `intents_setfit.py`. Seconds to adapt contain the encoding of the support texts.
-The threshold for "none of these" is that of `threshold(share=0.1)`.
+ENCODER is the folder of a sentence encoder. Nothing is meta-trained, since every intent is in the test: the
+learners are `protonet` and `r2d2` on the encoder's features, and `protonet` on hashed tokens with TF-IDF of the
+support texts (no encoder). `intents_setfit.py`, in another environment, is the comparison. The seconds to adapt
+include the encoding of the support texts. The threshold for "none of these" is that of `threshold(share=0.1)`.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def encoded(encoder: str, texts: list[str]) -> Tensor:
-    """Features of these texts, 64 at a time, alike in length."""
+    """Return features of these texts, computed in batches of 64 with similar lengths."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     found = [encode(encoder, [texts[i] for i in order[k : k + 64]]) for k in range(0, len(order), 64)]
     return torch.from_numpy(np.concatenate(found))[np.argsort(order)]
@@ -86,7 +86,7 @@ def on_tokens(support: list[str], asked: list[str]) -> tuple[Tensor, Tensor]:
 def measure(
     learner: Any, support: Tensor, y: Tensor, query: Tensor, true: Tensor, spent: tuple[float, float]
 ) -> dict[str, Any]:
-    """Accuracy on the test set with its binomial interval, seconds to adapt, and how what is out of scope is told."""
+    """Return the accuracy with its binomial interval, the seconds to adapt, and the scores on out-of-scope texts."""
     examples, known = Examples(support, y, torch.ones(len(y), dtype=torch.bool)), len(true)
     started, busy = time.perf_counter(), time.process_time()
     with evaluating(learner):

@@ -1,4 +1,4 @@
-"""CLINC150 as `intents.py` and `intents_setfit.py` meet it: the same examples, the official test set."""
+"""The data of `intents.py` and `intents_setfit.py`: CLINC150 with the same examples and the official test set."""
 
 import json
 from pathlib import Path

@@ -1,12 +1,12 @@
 # ruff: noqa: T201
-"""SetFit (Tunstall et al. 2022) on all intents of CLINC150, for `intents.py`. It needs `setfit` and no Upstairs: an
-environment of its own.
+"""Measure SetFit (Tunstall et al. 2022) on all intents of CLINC150, for comparison with `intents.py`.
 
     OMP_NUM_THREADS=1 python benchmarks/intents_setfit.py CLINC150 ENCODER --sampling undersampling
 
-Everything as `setfit` has it by default, but for the pairs it trains on: by default (`oversampling`) they are every
-pair of unlike examples, and 2.2 million in all here. `undersampling` takes each pair of like examples once and as many
-unlike ones; a number is its `num_iterations`.
+It needs `setfit` and not Upstairs: use a separate environment. All settings are the defaults of `setfit` except for
+the training pairs. By default (`oversampling`) they are every pair of unlike examples, 2.2 million here.
+`undersampling` takes each pair of like examples once and the same number of unlike ones; a number is its
+`num_iterations`.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(train: list[tuple[str, str]], test: list[tuple[str, str]], encoder: str, sampling: str) -> dict[str, Any]:
-    """Seconds to adapt, of the clock and of the processor (the encoder is loaded already); accuracy on the test set."""
+    """Return the seconds to adapt in wall-clock and CPU time (without loading the encoder), and the accuracy."""
     import setfit
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments

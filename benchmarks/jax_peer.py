@@ -1,4 +1,4 @@
-"""JAX as a row: a process of its own environment that takes a step when it is told to, so that it runs in turn."""
+"""The JAX row: a process in JAX's own environment that takes a step on request, so that all rows take turns."""
 
 import json
 import subprocess

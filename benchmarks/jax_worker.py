@@ -1,8 +1,8 @@
 # ruff: noqa: T201
-"""The workloads in JAX: vmap over tasks, jit of the whole meta-gradient. Run by jax_peer.py in JAX's own environment.
+"""The workloads in JAX: vmap over tasks, jit of the whole meta-gradient. jax_peer.py runs it in JAX's own environment.
 
-python jax_worker.py FOLDER SETTINGS: reads params.npz and data.npz, then for every number on standard input takes so
-many steps, writes gradients.npz and prints the seconds of a step.
+python jax_worker.py FOLDER SETTINGS: it reads params.npz and data.npz, and then, for every number N on standard
+input, takes N steps, writes gradients.npz and prints the seconds per step.
 """
 
 import json

@@ -1,12 +1,13 @@
 # ruff: noqa: T201
-"""A learned optimiser against SGD with momentum, Adam and Adam on a cosine, on networks and data it never met.
+"""Compare a learned optimiser with SGD with momentum and Adam (constant and cosine) on unseen networks and data.
 
     python benchmarks/learned_optimizer.py --out runs/learned_optimizer --minutes 14
 
-One core, and a C++ compiler. Learned on twelve quick trainings (small digits and random teachers; one or two hidden
-layers of 16 to 48; ReLU or tanh), 500 steps each, by evolution strategies through all of them. The opponents' rates are
-tuned on the same trainings. Judged on others, after 500 steps: the loss on all training examples, and the accuracy on
-examples held back. What was done is not done again, and what was stopped goes on.
+It needs one core and a C++ compiler. The rule is learned on twelve quick trainings (small digits and random
+teachers; one or two hidden layers of 16 to 48; ReLU or tanh), 500 steps each, by evolution strategies through all
+steps. The baselines' learning rates are tuned on the same trainings. The comparison is on other trainings, after
+500 steps: the loss on all training examples, and the accuracy on held-out examples. Finished parts are not
+repeated, and a stopped command continues.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from optimizer_tasks import Task, held_out, trainings
 from torch import Tensor, nn
 
 from upstairs.learners import MLPRule
-from upstairs.learners.learned_optimizer.meta_train import Persistent, Training, Windows, mean_log
+from upstairs.learners.learned_optimizer.meta_train import NetworkTraining, PersistentEvolution, Windows, mean_log
 from upstairs.learners.learned_optimizer.optimizer import LearnedOptimizer, load_rule, save_rule
 from upstairs.statistics import paired_interval
 
@@ -45,9 +46,9 @@ def ordinary(name: str, lr: float, net: nn.Module) -> torch.optim.Optimizer:
 
 
 def train(task: Task, optimize: Optimize, seed: int, *, cosine: bool) -> dict[str, Any]:
-    """The loss on all training examples, at first and after every 25 steps; in the end the accuracy on others."""
+    """Return the loss on all training examples, at first and after every 25 steps, and the final test accuracy."""
     (x, y, other_x, other_y), make = task
-    training, net = Training(make, x, y, batch=BATCH), make()
+    training, net = NetworkTraining(make, x, y, batch=BATCH), make()
     net.load_state_dict(training.start(seed))
     optimizer = optimize(net)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS) if cosine else None
@@ -94,10 +95,10 @@ def meta_train(out: Path, minutes: float) -> None:
     """ES through 500 steps, 16 pairs of particles, one training a meta-step; Adam whose rate falls on a cosine."""
     torch.manual_seed(0)
     rule, path = MLPRule(lr=0.01, hidden=8, horizon=STEPS), out / "meta.pt"
-    groups = [[Training(make, d[0], d[1], batch=BATCH) for d, make in group] for group in trainings()]
+    groups = [[NetworkTraining(make, d[0], d[1], batch=BATCH) for d, make in group] for group in trainings()]
     loops = [Windows(own, horizon=STEPS, window=STEPS, seed=1000 * k) for k, own in enumerate(groups)]
     estimators = [
-        Persistent(rule, windows, pairs=16, sigma=0.05, seed=1000 * k, score=score, compile=True)
+        PersistentEvolution(rule, windows, pairs=16, sigma=0.05, seed=1000 * k, score=score, compile=True)
         for k, windows in enumerate(loops)
     ]
     outer = torch.optim.Adam(rule.parameters(), lr=0.02, betas=(0.9, 0.99))
@@ -126,7 +127,7 @@ def meta_train(out: Path, minutes: float) -> None:
 
 
 def once(path: Path, make: Callable[[], Any]) -> Any:
-    """What was made before, or is made and kept now."""
+    """Load an earlier result, or compute and save it."""
     if not path.exists():
         path.write_text(json.dumps(make(), indent=1))
         print(path.name, flush=True)
@@ -168,7 +169,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--out", type=Path, default=Path("runs/learned_optimizer"))
-    words.add_argument("--minutes", type=float, default=14.0, help="of meta-training")
+    words.add_argument("--minutes", type=float, default=14.0, help="minutes of meta-training")
     out, minutes = (chosen := words.parse_args()).out, chosen.minutes
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

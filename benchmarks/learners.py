@@ -1,12 +1,12 @@
 # ruff: noqa: T201
-"""Every learner of the table at an equal budget on Omniglot's Vinyals split, and the table of docs/learners.md.
+"""Train every learner at an equal budget on Omniglot's Vinyals split, and write the table of docs/learners.md.
 
     python benchmarks/learners.py OMNIGLOT --out runs/table --jobs 2    # two at a time, each on one core
     python benchmarks/learners.py OMNIGLOT --out runs/table --only maml protonet
 
-OMNIGLOT is the folder with the two zips and `splits/vinyals`. Each learner trains for 5 minutes in a process of its own
-with its default settings; then all meet the same 600 test tasks, 5-way 1-shot with 15 queries a class. What was trained
-is not trained again, and what was stopped goes on.
+OMNIGLOT is the folder with the two zips and `splits/vinyals`. Each learner trains for 5 minutes in a separate
+process with its default settings; then all are scored on the same 600 test tasks, 5-way 1-shot with 15 queries per
+class. Finished trainings are not repeated, and a stopped command continues.
 """
 
 import argparse
@@ -30,9 +30,9 @@ def main() -> None:
     words.add_argument("data", type=Path)
     words.add_argument("--out", type=Path, default=Path("runs/table"))
     words.add_argument("--minutes", type=float, default=5.0)
-    words.add_argument("--jobs", type=int, default=1, help="at a time; with more than one, each has one core")
+    words.add_argument("--jobs", type=int, default=1, help="trainings at a time; with more than one, each has one core")
     words.add_argument("--only", nargs="+", default=[n for n, e in LEARNERS.items() if e.defaults is not None])
-    words.add_argument("--table-only", action="store_true", help="train nothing, compare what is there")
+    words.add_argument("--table-only", action="store_true", help="only compare the trained runs")
     chosen = words.parse_args()
 
     def train(name: str) -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def write_table(result: dict[str, Any]) -> str:
-    """Markdown: a row for each learner and baseline, the best first; a transductive one with its other figure."""
+    """Return Markdown: a row for each learner and baseline, the best first, and both results of transductive ones."""
     scores = {row["name"]: row for row in result["scores"]}
     alone = ", one query at a time"
     rows = ["| learner | % correct | each query alone | meta-steps |", "|---|---|---|---|"]

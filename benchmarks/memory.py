@@ -1,10 +1,10 @@
 # ruff: noqa: T201
-"""Memory and time of one meta-gradient over the number of inner steps: python benchmarks/memory.py
+"""Measure memory and time of one meta-gradient for 1 to 100 inner steps: python benchmarks/memory.py
 
-W1 with one task and an inner rate of 0.01 (a hundred steps of 0.1 may diverge). Every point is a process of its own.
-The memory is the largest resident size while two steps run, less that before them; a step of a tiny network comes
-first, so that the code which a first step loads is not counted. Written to benchmarks/results/memory.json;
-`python benchmarks/write_results.py` draws it.
+The workload is W1 with one task and an inner learning rate of 0.01 (a hundred steps of 0.1 may diverge). Every
+point is a separate process. The memory is the largest resident size during two steps, minus that before them; a
+step of a tiny network comes first, so that code loaded by a first step is not counted. The results are written to
+benchmarks/results/memory.json; `python benchmarks/write_results.py` draws them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ WHICH = ("learn2learn", "upstairs, unrolled", "upstairs, recompute", "upstairs, 
 
 def main() -> None:
     """All points, or the one that this process was started for."""
-    parser = argparse.ArgumentParser(description="Draws memory over inner steps.")
+    parser = argparse.ArgumentParser(description="Measures memory over inner steps.")
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--point", nargs=2, metavar=("ROW", "STEPS"), help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The trainings of learned_optimizer.py: networks and data, those that are learned on and those that are held out."""
+"""The trainings of learned_optimizer.py: networks and data for meta-training, and held-out ones."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""The rows of this library, and the plain loop that anyone would write by hand."""
+"""The rows of this library, and a plain loop written by hand."""
 
 from importlib.metadata import version
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The pieces that parallel-metalearn asks its user to bring: a module that takes its keywords, a loss, an optimiser."""
+"""The parts that a user of parallel-metalearn provides: a module with its keywords, a loss, an optimiser."""
 
 from collections import OrderedDict
 from typing import Any

@@ -1,4 +1,4 @@
-"""The other libraries: each adapter is the library's own documented use, from unmodified modules to the meta-gradient.
+"""The other libraries: each adapter follows the library's documentation, from unmodified modules to the meta-gradient.
 
 An adapter is called once with the workload, the data and the order; what it returns is timed. The libraries lie in
 benchmarks/.peers (see install_peers.py) and are imported only when asked for.

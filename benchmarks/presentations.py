@@ -1,13 +1,13 @@
 # ruff: noqa: T201
-"""Santoro's curve: accuracy by how often a class was presented before, labels told one step late.
+"""Measure accuracy by the number of earlier presentations of a class, with labels one step late (Santoro's curve).
 
     upstairs train memory --data OMNIGLOT --split vinyals --minutes 5 --out runs/memory
     upstairs train lstm --data OMNIGLOT --split vinyals --minutes 5 --out runs/lstm
     python benchmarks/presentations.py runs/memory runs/lstm
 
-A stream is 5 test classes with random labels and 10 examples each, in random order; the network predicts each example
-and is told its label with the next (Santoro et al. 2016, section 4.1). Written to benchmarks/results/presentations.json
-and .png; curves that are there and not measured again stay.
+A stream has 5 test classes with random labels and 10 examples each, in random order. The network predicts each
+example and receives its label with the next one (Santoro et al. 2016, section 4.1). The results are written to
+benchmarks/results/presentations.json and .png; curves of other runs in these files are kept.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure(learner: StreamLearner, source: Source, streams: int) -> np.ndarray:
-    """Of each stream, the share of its classes that were right at the 1st, 2nd, ... presentation: [stream, EACH]."""
+    """Return the share of classes predicted correctly at the 1st, 2nd, ... presentation: [stream, EACH]."""
     episodes = Episodes(source, way=WAY, shot=1, query=EACH - 1)
     result = np.zeros((streams, EACH))
     with evaluating(learner):
@@ -83,7 +83,7 @@ def draw(curves: dict[str, dict[str, list[float]]], path: Path) -> None:
         axes.errorbar(places, mean, half, marker="o", capsize=3, label=name)
     axes.axhline(100 / WAY, color="grey", linestyle=":", label="chance")
     axes.set(xlabel="presentation of a class", ylabel="% correct", ylim=(0, 100), xticks=places)
-    axes.set_title("labels told one step late (Omniglot test classes)")
+    axes.set_title("labels one step late (Omniglot test classes)")
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,11 +1,12 @@
 # ruff: noqa: T201
-"""Neural processes beside the exact posterior of the Gaussian process that their tasks are drawn from.
+"""Compare neural processes with the exact posterior of the Gaussian process that their tasks are drawn from.
 
     for name in cnp lnp anp; do upstairs train $name --data gp --minutes 6 --out runs/$name; done
     python benchmarks/processes.py runs/cnp runs/lnp runs/anp
 
-The mean log-likelihood of a query for 1 to 20 support examples, 1,000 tasks each, and two tasks with what each learner
-answers: to benchmarks/results/processes.json and .png. What is there of other runs stays.
+It measures the mean log-likelihood of a query for 1 to 20 support examples, on 1,000 tasks each, and draws two
+tasks with the prediction of each learner. The results are written to benchmarks/results/processes.json and .png;
+results of other runs in these files are kept.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def shown(learner: Learner, episodes: Episodes) -> list[dict[str, Any]]:
-    """Of two tasks, the support set and what the learner answers on a grid."""
+    """Return the support sets of two tasks and the learner's predictions on a grid."""
     found = []
     for seed in frozen_seeds(0, 2):
         support = index(episodes.batch([seed]), 0).support

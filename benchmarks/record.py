@@ -1,4 +1,4 @@
-"""What stands beside every number: commit, machine, versions. And how seconds become a row of a table."""
+"""What every result records: commit, machine, versions. And the conversion of seconds to a row of a table."""
 
 import json
 import os

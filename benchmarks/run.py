@@ -1,21 +1,21 @@
 # ruff: noqa: T201
-"""Times the meta-gradient of this library side by side with other libraries.
+"""Time the meta-gradient of this library and of other libraries side by side.
 
-    python benchmarks/install_peers.py      once: the other libraries, each into a place of its own
+    python benchmarks/install_peers.py      once: installs each of the other libraries into a separate place
     python benchmarks/run.py                all workloads, into benchmarks/results/NAME.json
 
-Then `python benchmarks/memory.py` draws memory over inner steps, and `python benchmarks/write_results.py` makes
-benchmarks/results.md and its pictures out of the json files.
+Then `python benchmarks/memory.py` measures memory over inner steps, and `python benchmarks/write_results.py` makes
+benchmarks/results.md and its images from the json files.
 
-    python benchmarks/run.py W1 one --rounds 5 --first-order no     some of it
-    python benchmarks/run.py W3 --skip jax                          JAX takes half a minute a step there on one core
-    python benchmarks/run.py W4 --quick                             does it work? two tasks, two rounds, nothing written
+    python benchmarks/run.py W1 one --rounds 5 --first-order no     some workloads
+    python benchmarks/run.py W3 --skip jax                          JAX needs half a minute per step there on one core
+    python benchmarks/run.py W4 --quick                             a test: two tasks, two rounds, nothing written
 
-Before anything is timed, each row's gradient is compared, in float64, with a plain loop; a row that is off is called
-wrong. Then all rows take turns in one process, round after round (JAX in a process of its own, but in the same turns),
-so that a machine that slows down slows all of them down. A ratio is the median over rounds of the ratio to the base
-within the round, with its smallest and largest value. A turn is one step or, where steps are shorter, a tenth of a
-second of them. Nothing is tuned: torch's default threads, the system's malloc.
+Before the timing, each row's gradient is compared, in float64, with a plain loop; a row that differs is called
+wrong. Then all rows take turns in one process, round after round (JAX in a separate process, but in the same
+turns), so that a slower machine slows down all of them. A ratio is the median over rounds of the ratio to the base
+within the round, with its smallest and largest value. A turn is one step or, if steps are shorter, a tenth of a
+second of steps. Nothing is tuned: torch's default threads, the system's malloc.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Times this library side by side with others.")
     parser.add_argument(
-        "workloads", nargs="*", metavar="NAME", help=f"of {', '.join(WORKLOADS)}; all where none is named"
+        "workloads", nargs="*", metavar="NAME", help=f"workloads among {', '.join(WORKLOADS)}; all if none is named"
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--first-order", choices=["both", "yes", "no"], default="both")

@@ -1,13 +1,13 @@
 # ruff: noqa: T201
-"""Learned structure against the fixed network of as many parameters: paired differences on the same 600 tasks.
+"""Compare learned structure with a fixed network of the same size: paired differences on the same 600 tasks.
 
     OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --minutes 5
     OMP_NUM_THREADS=1 python benchmarks/structure.py glyphs --out runs/structure_glyphs --only metanas
     OMP_NUM_THREADS=1 python benchmarks/structure.py OMNIGLOT --out runs/structure --only early_exit --compare-only
 
-Each of a pair trains for as long, one after another (early_exit's opponent for as many meta-steps); what was trained is
-not trained again, and what was stopped goes on. Writes structure-DATA.json, and for early_exit a picture of accuracy
-against cost, to benchmarks/results.
+Both of a pair have the same training time, one after another (the fixed network of early_exit the same number of
+meta-steps). Finished trainings are not repeated, and a stopped command continues. The script writes
+structure-DATA.json, and for early_exit a figure of accuracy against cost, to benchmarks/results.
 """
 
 import argparse
@@ -45,9 +45,9 @@ def full_depth(settings: Any, shape: tuple[int, ...], way: int) -> ProtoNet:
 
 
 LEARNERS["full_depth"] = Entry(full_depth, METRIC | {"way": 20, "tasks": 3}, "early_exit's network, always whole")
-OPPONENTS: dict[str, tuple[str, dict[str, Any]]] = {
+FIXED: dict[str, tuple[str, dict[str, Any]]] = {
     "sparse_maml": ("maml", {}),
-    "t_net": ("maml", {"width": 34}),  # 31,965 parameters beside 32,478
+    "t_net": ("maml", {"width": 34}),  # 31,965 parameters, t_net has 32,478
     "early_exit": ("full_depth", {}),
     "metanas": ("protonet", {"way": 20}),  # and the width of as many parameters as were found
 }
@@ -59,8 +59,8 @@ def main() -> None:
     words.add_argument("--out", type=Path, default=Path("runs/structure"))
     words.add_argument("--minutes", type=float, default=5.0)
     words.add_argument("--tasks", type=int, default=600)
-    words.add_argument("--only", nargs="+", default=list(OPPONENTS), choices=list(OPPONENTS))
-    words.add_argument("--compare-only", action="store_true", help="train nothing: the pairs of which both are there")
+    words.add_argument("--only", nargs="+", default=list(FIXED), choices=list(FIXED))
+    words.add_argument("--compare-only", action="store_true", help="only compare pairs of which both are trained")
     chosen = words.parse_args()
     split = {} if chosen.data == "glyphs" else {"split": "vinyals"}
     file = RESULTS / f"structure-{Path(chosen.data).name}.json"
@@ -77,22 +77,22 @@ def main() -> None:
         own = trained(name, chosen.out / name, {})
         if own is None:
             continue
-        other, options = OPPONENTS[name]
+        other, options = FIXED[name]
         if name == "metanas":
             options = options | {"width": width_of(parameters(own))}
         label = "-".join([other, *(f"{k}{v}" for k, v in options.items())])
         if name == "early_exit":  # a step is as much work for both, and a core that is shared must not decide
             options = {"steps": own.meta["progress"]["step"]}
-        opponent = trained(other, chosen.out / label, options)
-        usual = tasks_of(own, opponent)
+        fixed_network = trained(other, chosen.out / label, options)
+        usual = tasks_of(own, fixed_network)
         kinds = {"": usual}
         if name == "early_exit":
             kinds["1 to 10 shots"] = Episodes(usual.source, way=5, shot=(1, 10), query=10)
         for kind, episodes in kinds.items():
             key = f"{name}, {kind}" if kind else name
-            results[key] = {"opponent": label}
-            if opponent is not None:
-                results[key] |= paired(own, opponent, episodes, chosen.tasks)
+            results[key] = {"fixed_network": label}
+            if fixed_network is not None:
+                results[key] |= paired(own, fixed_network, episodes, chosen.tasks)
             if name == "early_exit":
                 results[key] |= by_depth(own, episodes, chosen.tasks)
             print(key, json.dumps(results[key]), flush=True)
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def parameters(run: Run) -> int:
-    """Of the network that answers: pruned operations, masks and rates do not count."""
+    """Count the parameters of the network that predicts, without pruned operations, masks and learning rates."""
     learner = run.learner
     if hasattr(learner, "found"):
         learner = learner.found()
@@ -113,7 +113,7 @@ def parameters(run: Run) -> int:
 
 
 def width_of(count: int) -> int:
-    """Of the Conv4 encoder for one channel with as many parameters: 27 w^2 + 17 w."""
+    """Return the width of the Conv4 encoder for one channel with this number of parameters: 27 w^2 + 17 w."""
     return round((math.sqrt(17**2 + 4 * 27 * count) - 17) / (2 * 27))
 
 

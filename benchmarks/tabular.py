@@ -1,18 +1,19 @@
 # ruff: noqa: T201
-"""An in-context transformer trained on synthetic tables alone, on 50 tasks from scikit-learn's own data sets.
+"""Test an in-context transformer, trained on synthetic tables only, on 50 tasks from scikit-learn's data sets.
 
-    python benchmarks/tabular.py --minutes 15          # trains (goes on where it was stopped), measures, draws
+    python benchmarks/tabular.py --minutes 15          # trains (a stopped command continues), measures, draws
 
-The prior (the idea of TabPFN, Hollmann et al. 2023, small): inputs are Gaussian, mixed by a random matrix; a random
-network of one to three layers reads some of the features; its noisy output is cut at random places into 2 to 5 classes,
-whose numbers are shuffled. No real table is seen in training.
+The prior (a small version of TabPFN, Hollmann et al. 2023): inputs are Gaussian, mixed by a random matrix; a random
+network of one to three layers reads some of the features; its noisy output is cut at random places into 2 to 5
+classes, whose numbers are shuffled. Training uses no real table.
 
-A held-out task is drawn from its seed: one of iris, wine, breast cancer and digits in turn; 2 to 5 of its classes, 2 to
-30 of its features, 20 to 100 support rows with every class among them, up to 100 other rows as queries. Features are
-standardised by the support rows. Against k-nearest neighbours and logistic regression (k and C by 3-fold
-cross-validation on the support rows) and gradient boosting (scikit-learn's defaults). The in-context predictions are
-averaged over 8 orders of classes and features. Written to benchmarks/results/tabular.json and .png: accuracies, mean
-ranks, Friedman's test, and the critical difference of Nemenyi (Demsar 2006).
+A held-out task is drawn from its seed: one of iris, wine, breast cancer and digits in turn; 2 to 5 of its classes,
+2 to 30 of its features, 20 to 100 support rows with every class among them, up to 100 other rows as queries.
+Features are standardised by the support rows. The baselines are k-nearest neighbours and logistic regression (k and
+C by 3-fold cross-validation on the support rows) and gradient boosting (scikit-learn's defaults). The in-context
+predictions are averaged over 8 orders of classes and features. The results are written to
+benchmarks/results/tabular.json and .png: accuracies, mean ranks, Friedman's test, and the critical difference of
+Nemenyi (Demsar 2006).
 """
 
 import argparse
@@ -79,7 +80,7 @@ def batch(step: int) -> Task:
 
 
 def train(learner: Learner, minutes: float, out: Path) -> int:
-    """AdamW on a cosine over the budget; goes on from `out` where it was stopped."""
+    """Train with AdamW on a cosine over the budget; continue from `out` after a stop."""
     optimiser = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0.0)
     step, spent = 0, 0.0
     if out.exists():
@@ -123,7 +124,7 @@ def held_out(seed: int) -> tuple[str, Tensor, Tensor, int]:
     return name, torch.tensor(x[order][:, features]).float(), torch.tensor([label[int(c)] for c in y[order]]), n
 
 
-def opponents() -> dict[str, Any]:
+def baselines() -> dict[str, Any]:
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -149,7 +150,7 @@ def score(learner: Learner, seed: int) -> dict[str, Any]:
             total += learner.predict(learner.adapt(support), z[n:, columns]).softmax(-1)[:, labels]
     accuracy = {"in context": float((total.argmax(1) == y[n:]).float().mean())}
     used = z[:, : x.shape[1]].numpy()
-    for method, model in opponents().items():
+    for method, model in baselines().items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             accuracy[method] = float(model.fit(used[:n], y[:n]).score(used[n:], y[n:]))
@@ -185,7 +186,7 @@ def main() -> None:
 
 
 def draw(ranks: dict[str, float], difference: float, path: Path) -> None:
-    """Demsar's picture: mean ranks on a line; a bar joins what is not told apart."""
+    """Draw Demsar's diagram: mean ranks on a line; a bar joins methods without a significant difference."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -1,7 +1,7 @@
-"""What is timed: tasks, networks of torch's own layers, and the gradient that every library must find.
+"""The timed workloads: tasks, networks of torch's own layers, and the gradient that every library must compute.
 
-Every library is given the same modules and the same tensors. The gradients they answer are compared with
-`loop_gradients`: one task after the other, nothing but functional_call and autograd.
+Every library receives the same modules and the same tensors. Its gradients are compared with `loop_gradients`: one
+task after the other, by functional_call and autograd only.
 """
 
 from dataclasses import dataclass, replace

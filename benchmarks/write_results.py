@@ -1,5 +1,5 @@
 # ruff: noqa: T201
-"""Makes benchmarks/results.md, and a picture of each table, from the json files of run.py and memory.py.
+"""Write benchmarks/results.md, and a picture of each table, from the json files of run.py and memory.py.
 
 python benchmarks/write_results.py
 """
@@ -20,23 +20,25 @@ OURS, OTHERS, WRONG_COLOR = "#1b6ca8", "#9aa5b1", "#c44536"
 NAMES = [w.name for group in WORKLOADS.values() for w in group]
 INTRODUCTION = f"""# Benchmarks
 
-Made by `python benchmarks/write_results.py` from `benchmarks/results/*.json`; how they are measured is said at the top
-of `benchmarks/run.py` and `benchmarks/memory.py`. A ratio above 1 is faster than the row it is relative to. It is the
-median over interleaved rounds; the smallest and the largest stand in brackets.
+Made by `python benchmarks/write_results.py` from `benchmarks/results/*.json`. This page compares the time and
+the memory of one meta-gradient with those of other libraries; `benchmarks/run.py` and `benchmarks/memory.py`
+say at their top how they measure. A ratio above 1 is faster than the base. It is the median over interleaved
+rounds, with the smallest and the largest value in brackets.
 
-*Error* is the relative error of the gradient against a plain loop in float64, the row computing in float64 too; a row
-above {WRONG:.0e} is marked **wrong**, and its time is of something else than was asked for.
+*Error* is the relative error of the gradient, computed in float64, against a plain loop in float64. A row above
+{WRONG:.0e} is marked **wrong**: its time is that of another computation than the requested one.
 
-*float32* is the same for the computation that is timed, and is not judged: rounding can carry an input across the kink
-of a ReLU or the tie of a max-pool. The plain loop itself is then off by up to 3e-4 (W1, 12 seeds) or 2e-2 (W3, 8 seeds;
-two tasks). One value of that size cannot tell right from wrong; how often a row has one can, and is not measured here.
+*float32* is the relative error of the computation that is timed. It is not judged, since rounding can move an
+input across the kink of a ReLU or the tie of a max-pool. The plain loop itself is then off by up to 3e-4 (W1,
+12 seeds) or 2e-2 (W3, 8 seeds; two tasks). One value of that size does not show whether a row is right; how
+often it occurs would, but is not measured here.
 """
 
 
 def main() -> None:
-    """All results that there are."""
-    parser = argparse.ArgumentParser(description="Makes results.md and its pictures.")
-    parser.add_argument("--folder", type=Path, default=RESULTS, help="the json files; the pictures go there too")
+    """Write all results that exist."""
+    parser = argparse.ArgumentParser(description="Makes results.md and its images.")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="the folder of the json files and of the images")
     parser.add_argument("--out", type=Path, default=HOME / "results.md")
     arguments = parser.parse_args()
     found = [json.loads(path.read_text()) for path in arguments.folder.glob("*.json")]  # those of other benchmarks too
@@ -58,18 +60,18 @@ def main() -> None:
 
 
 def place(result: Result) -> tuple[int, str]:
-    """Tables in the order of the workloads, memory last."""
+    """The position of a table: in the order of the workloads, memory last."""
     name = workload(result)
     return (NAMES.index(name) if name in NAMES else len(NAMES), result["name"])
 
 
 def workload(result: Result) -> str:
-    """The name of what was run, in either order; none where it is of another benchmark."""
+    """The name of the workload, first or second order; empty for the results of other benchmarks."""
     return result.get("name", "").removesuffix("-first-order")
 
 
 def surroundings(result: Result) -> str:
-    """What the numbers belong to, in a line."""
+    """One line with the commit, the machine and the versions of a result."""
     settings = " ".join(f"{k}={v}" for k, v in result["environment"].items()) or "no variables set"
     return (
         f"Commit {result['commit']}, {result['date']}. {result['machine']}; {result['system']}. "
@@ -79,7 +81,10 @@ def surroundings(result: Result) -> str:
 
 def speed_table(result: Result) -> list[str]:
     """Rows: library, version, ms, ratio, errors."""
-    lines = [f"| | version | ms | x {result['base']} | error | float32 |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"| library | version | ms | times as fast as {result['base']} | error | float32 |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, row in result["rows"].items():
         if "skipped" in row:
             lines.append(f"| {name} | | skipped: {row['skipped'].replace('|', '/')} | | | |")

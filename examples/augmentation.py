@@ -1,11 +1,11 @@
 # ruff: noqa: T201
-"""How strongly to turn, to shift, to stretch and to spoil training pictures: strengths of augmentation, learned.
+"""Learn how strongly to augment training images: rotation, shift, stretching and noise.
 
     x_k = warp(x, sigma * u_k) + sigma_noise * e_k,   u_k and e_k new in each inner step
 
-The warp is differentiable in its strengths sigma, so that the loss on other pictures says which are too weak and which
-too strong. Eight digits of each class train a network; others choose the strengths, and a third split judges, beside
-training without augmentation.
+The warp is differentiable in its strengths sigma, so the loss on other images shows which are too weak and which
+too strong. Eight digits of each class train a network, a validation split chooses the strengths, and a third split
+compares the result with training without augmentation.
 
     python examples/augmentation.py [--outer-steps 100] [--seeds 5]
 """
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from hyper_cleaning import digits
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Recomputed, pure, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 SHOT, STEPS = 8, 60
@@ -27,7 +27,7 @@ Meta = dict[str, Tensor]
 
 
 def augmented(x: Tensor, strength: Tensor, seed: int) -> Tensor:
-    """Pictures [n, 1, 8, 8] as they might have been; a pure function of the seed."""
+    """Return augmented images [n, 1, 8, 8]; a pure function of the seed."""
     g = torch.Generator().manual_seed(seed)
     u, noise = torch.randn(4, len(x), generator=g), torch.randn(x.shape, generator=g)
     turn, right, down = strength[0] * u[0], strength[1] * u[1], strength[1] * u[2]
@@ -49,7 +49,7 @@ def make_net(seed: int) -> nn.Module:
 
 
 def learn(seed: int, outer_steps: int = 100) -> tuple[float, float, Tensor]:
-    """Accuracy on the third split without augmentation and with the learned strengths; these."""
+    """Return the accuracy on the third split without augmentation, with the learned strengths, and these strengths."""
     x, y = digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     x, y = x[order].view(-1, 1, 8, 8), y[order]
@@ -72,12 +72,12 @@ def learn(seed: int, outer_steps: int = 100) -> tuple[float, float, Tensor]:
         )  # fmt: skip
 
     weak = {"log_strength": torch.full((4,), 0.02).log()}
-    done = train(at, weak, test=[at(10**6 + k, test) for k in range(3)], method=Recomputed(), outer_steps=outer_steps,
-                 optimizer=partial(torch.optim.Adam, lr=0.1), seed=seed)  # fmt: skip
+    done = optimize(at, weak, test=[at(10**6 + k, test) for k in range(3)], method=Recomputed(),
+                    outer_steps=outer_steps, optimizer=partial(torch.optim.Adam, lr=0.1), seed=seed)  # fmt: skip
     print(done)
 
     def accuracy(meta: Meta) -> float:
-        """Of a fresh network, by torch.optim."""
+        """Return the accuracy of a new network, trained with torch.optim."""
         params = {n: p.clone().requires_grad_() for n, p in pure(make_net(2 * 10**6)).parameters.items()}
         optimizer = torch.optim.SGD(params.values(), lr=0.1, momentum=0.9)
         for step in range(STEPS):
@@ -101,4 +101,4 @@ if __name__ == "__main__":
         mean, half = interval(values)
         print(f"{name:>10} {mean:.3f} ± {half:.3f}")
     print(f"accuracy without {interval(plain)}, learned {interval(learned)}")
-    print(f"learned less without: {paired_interval(learned, plain)}")
+    print(f"learned minus without: {paired_interval(learned, plain)}")

@@ -1,14 +1,14 @@
 # ruff: noqa: T201
-"""Data set distillation: ten pictures of each class are learned, so that a network trained on them reads real ones.
+"""Data set distillation: learn ten images of each class such that a network trained on them classifies real images.
 
-    outer(lambda) = loss on real pictures of phi_K,  phi_{k+1} = a step of momentum on the pictures lambda
+    outer(lambda) = loss on real images of phi_K,  phi_{k+1} = a step of momentum on the images lambda
 
-from many random starts phi_0 (Wang et al. 2018; labels that are learned too: Bohdal et al. 2020). The pictures, their
-labels and one rate for each tensor are the meta-parameters. They start as real pictures and at half of the rate that
-suits those best; no rate may grow beyond that, since rates that grow freely end where some starts no longer converge. A
-*fresh* network, from a start that was never met, judges what the pictures have become, beside networks trained on ten
-real pictures of each class for as many steps, and for the number of steps that suits those best. What suits the real
-ones is chosen on the validation split.
+from many random initialisations phi_0 (Wang et al. 2018; learned labels: Bohdal et al. 2020). The images, their
+labels and a learning rate for each tensor are the meta-parameters. They start as real images and at half of the
+best learning rate for those, which is also the upper limit: without it some networks stop converging. The learned
+images are judged by training a *new* network, from an unseen initialisation, and compared with ten real images of
+each class, trained for the same and for the best number of steps. All settings of the real images are chosen on the
+validation split.
 
     python examples/distillation.py [DATA] [--classes 10] [--steps 20] [--outer-steps 200] [--picture FILE]
 """
@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from hyper_cleaning import classes_of, digits, split
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Unrolled, pure, train
+from upstairs.bilevel import SGD, Problem, Unrolled, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 SHOT = 10
 MOMENTUM = 0.9
 RATES = (0.01, 0.03, 0.1, 0.2, 0.5)
-LONGER = (1, 3, 10, 30)  # times as many steps on real pictures
+LONGER = (1, 3, 10, 30)  # factors of the number of steps on real images
 
 
 def conv(size: int, channels: int, classes: int) -> nn.Module:
@@ -40,7 +40,7 @@ def conv(size: int, channels: int, classes: int) -> nn.Module:
 
 
 def outer_optimizer(params: list[Tensor], outer_steps: int) -> torch.optim.Optimizer:
-    """Adam, with rates for pictures, labels and inner rates that fall to nothing by a cosine."""
+    """Adam, with outer learning rates for images, labels and inner learning rates that fall to zero on a cosine."""
     groups = [{"params": [p], "lr": rate} for p, rate in zip(params, (0.03, 0.1, 0.005), strict=True)]
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, outer_steps)
@@ -52,9 +52,9 @@ def distil(
     data: tuple[Tensor, Tensor], *, steps: int = 20, outer_steps: int = 200, judges: int = 10, seed: int = 0,
     longer: tuple[int, ...] = LONGER, share: float = 0.5,
 ) -> tuple[dict[str, list[float]], Tensor]:  # fmt: skip
-    """Accuracy on the third split of fresh networks, on real and on learned pictures from the same starts; those.
+    """Return the accuracies of new networks on the third split, for real and for learned images, and these images.
 
-    `share` of the rate that suits real pictures is where the inner rates start, and their limit.
+    The inner learning rates start at `share` of the best learning rate of real images, which is also their limit.
     """
     classes, size = int(data[1].max()) + 1, int(data[0].shape[1] ** 0.5)
     parts = [(x.view(-1, 1, size, size), y) for x, y in split(*data, seed)]
@@ -82,12 +82,12 @@ def distil(
         return Problem(inner, outer, start=start(step), rule=rule, steps=steps, outer_batch=lambda k: batch)
 
     def real(lr: float, sharp: float = 100.0) -> dict[str, Tensor]:
-        """Real pictures; `sharp` labels are one-hot, others can still be learned."""
+        """Return real images; `sharp` labels are one-hot, other labels can still be learned."""
         labels, rates = sharp * F.one_hot(y[rows], classes), torch.full((len(net.parameters),), lr).log()
         return {"pictures": x[rows].clone(), "labels": labels, "log_rates": rates}
 
     def accuracy(meta: dict[str, Tensor], number: int, on: tuple[Tensor, Tensor], count: int = steps) -> float:
-        """Of a fresh network after `count` steps, by torch.optim."""
+        """Return the accuracy of a new network after `count` steps of torch.optim."""
         params = {n: p.requires_grad_() for n, p in start(number).items()}
         rates = meta["log_rates"].exp().tolist()
         groups = [{"params": [p], "lr": rate} for p, rate in zip(params.values(), rates, strict=True)]
@@ -100,7 +100,7 @@ def distil(
             return float((net(params, on[0]).argmax(1) == on[1]).float().mean())
 
     def tuned(counts: list[int]) -> tuple[float, int]:
-        """The rate and the number of steps whose networks read the validation split best, of three starts."""
+        """Return the learning rate and the number of steps that are best on the validation split, over three starts."""
         starts = range(2 * 10**6, 2 * 10**6 + 3)
         pairs = [(rate, count) for rate in RATES for count in counts]
         tried = {p: sum(accuracy(real(p[0]), k, validation, p[1]) for k in starts) for p in pairs}
@@ -108,8 +108,8 @@ def distil(
 
     (best, _), (suits, count) = tuned([steps]), tuned([steps * k for k in longer])
     limit = share * best
-    print(f"real pictures: rate {best} in {steps} steps; of up to {steps * max(longer)}, {count} at rate {suits}")
-    done = train(
+    print(f"real images: lr {best} in {steps} steps; of up to {steps * max(longer)} steps, {count} at lr {suits}")
+    done = optimize(
         at, real(limit, sharp=4.0), test=[at(10**6 + k, judged_by) for k in range(judges)], method=Unrolled(),
         outer_steps=outer_steps, optimizer=partial(outer_optimizer, outer_steps=outer_steps), seed=seed,
         project=lambda meta: meta["log_rates"].clamp_(max=log(limit)),
@@ -122,7 +122,7 @@ def distil(
 
 
 def draw(pictures: Tensor, path: str) -> None:
-    """Real pictures, where they started, on the left; what they became on the right. A row is a class."""
+    """Draw the real images at the start (left) and the learned images (right); a row is a class."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), layout="constrained")
@@ -135,19 +135,19 @@ def draw(pictures: Tensor, path: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Learn ten pictures of each class that train a network.")
+    parser = argparse.ArgumentParser(description="Learn ten images of each class that train a network.")
     parser.add_argument("data", nargs="?", help="a folder of Omniglot or CIFAR-100; left out: digits of scikit-learn")
-    parser.add_argument("--classes", type=int, default=10, help="of such a folder")
+    parser.add_argument("--classes", type=int, default=10, help="number of classes of the folder")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--outer-steps", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="of the split and of the starts")
-    parser.add_argument("--picture", help="a file to draw the real and the learned pictures to")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split and of the initialisations")
+    parser.add_argument("--picture", help="a file for a drawing of the real and the learned images")
     arguments = parser.parse_args()
     data = classes_of(arguments.data, arguments.classes) if arguments.data else digits()
     found, pictures = distil(data, steps=arguments.steps, outer_steps=arguments.outer_steps, seed=arguments.seed)
     for name, values in found.items():
         print(f"{name:>10} {interval(values)}")
     for name in ("real", "real, any"):
-        print(f"distilled less {name}: {paired_interval(found['distilled'], found[name])}")
+        print(f"distilled minus {name}: {paired_interval(found['distilled'], found[name])}")
     if arguments.picture:
         draw(pictures, arguments.picture)

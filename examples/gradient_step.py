@@ -1,10 +1,11 @@
 # ruff: noqa: T201
-"""The article's example 4.1, a gradient step, and the system it stands for: MAML.
+"""The article's example 4.1, a gradient step, and the system that it stands for: MAML.
 
-The example steps along `np.gradient`, which is no gradient of a loss: it takes an array for the values of some function
-on a grid and returns the slopes between neighbours, (L[i+1] - L[i-1]) / 2. How the loss changes with theta does not
-come into it; no theta is better after this step than before. What the formula theta - alpha * grad L(theta) means is
-in `system()`: L is a loss of theta, its gradient is exact, and the step that is learned *from* is inside the loss.
+The example steps along `np.gradient`, which is not the gradient of a loss: it takes an array for the values of a
+function on a grid and returns the slopes between neighbours, (L[i+1] - L[i-1]) / 2. The dependence of the loss on
+theta is not used, and theta is not better after the step than before. `system()` is what the formula theta - alpha
+* grad L(theta) means: L is a loss of theta, its gradient is exact, and meta-training differentiates through the
+step.
 """
 
 import numpy as np
@@ -16,13 +17,13 @@ from upstairs.nets import mlp
 
 
 def article() -> np.ndarray:
-    """theta - alpha * np.gradient(L), with L on a grid of three points."""
+    """Return theta - alpha * np.gradient(L), with L on a grid of three points."""
     theta, alpha, loss = np.array([1.0, 2.0, 3.0]), 0.1, np.array([1.0, 2.0, 1.0])
     return theta - alpha * np.gradient(loss)
 
 
 def system(meta_steps: int = 1000) -> tuple[float, float]:
-    """Squared error on 200 sinusoids never met, one gradient step from 5 points: before meta-training, and after."""
+    """Return the squared error on 200 unseen sinusoids after one step on 5 points: before and after meta-training."""
     torch.manual_seed(0)
     learner = maml(mlp((1,), out=1), way=0, inner_lr=0.01, steps=1)
     before = error(learner)

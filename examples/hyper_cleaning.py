@@ -3,11 +3,12 @@
 
     inner(phi, lambda) = sum_i sigmoid(lambda_i) loss_i(phi) / n,   outer(phi) = the loss on a clean validation set
 
-(Maclaurin et al. 2015; Franceschi et al. 2017, section 5.2; Shaban et al. 2019.) An example whose gradient does harm to
-the validation loss loses its weight. A strong penalty in the inner loop keeps it from learning wrong labels by heart,
-which would hide them. A third split judges: training on all, on the clean half, and on the learned weights, each with
-the penalty that the validation split prefers; and on the validation split alone. A linear network on the digits of
-scikit-learn, or on what a meta-trained run makes of characters that it never saw:
+(Maclaurin et al. 2015; Franceschi et al. 2017, section 5.2; Shaban et al. 2019.) An example whose gradient
+increases the validation loss loses its weight. A strong penalty in the inner loop prevents the network from
+memorising wrong labels, which would hide them. A third split compares training on all examples, on the clean half,
+and with the learned weights, each with the best penalty on the validation split; and training on the validation
+split alone. The network is linear, on the digits of scikit-learn, or on the features that the encoder of a
+meta-trained run computes for unseen characters:
 
     python examples/hyper_cleaning.py [RUN] [--classes 50] [--seeds 5]
 """
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from upstairs.bilevel import SGD, Problem, Recomputed, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize
 from upstairs.learners.open_set import auroc
 from upstairs.statistics import interval
 
@@ -37,7 +38,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 def classes_of(path: str, count: int) -> tuple[Tensor, Tensor]:
-    """The classes of a data set with the most examples, halved in size and flat."""
+    """Return the classes of a data set with the most examples; images are halved in size and flattened."""
     from upstairs.data.images.datasets import open_data
 
     source = open_data(path).train
@@ -50,7 +51,7 @@ def classes_of(path: str, count: int) -> tuple[Tensor, Tensor]:
 
 
 def features_of(path: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """What the encoder of a run makes of some of its test classes."""
+    """Return the features that the encoder of a run computes for some of its test classes."""
     import upstairs
     from upstairs.data.open import open_splits
 
@@ -68,7 +69,7 @@ def features_of(path: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
 def split(
     x: Tensor, y: Tensor, seed: int, *, validation: float = 0.2, training: float = 0.5
 ) -> tuple[Part, Part, Part]:
-    """Shares to train on and to validate on, the rest to judge by; standardised by the training part."""
+    """Split into training, validation and test parts of these shares, standardised by the training part."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     first, second = round(len(x) * training), round(len(x) * (training + validation))
     mean, scale = x[order[:first]].mean(0), x[order[:first]].std(0).mean()
@@ -78,7 +79,7 @@ def split(
 
 
 def spoil(y: Tensor, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Half of the labels replaced by another class; which ones."""
+    """Replace half of the labels by another class, and return which ones."""
     g = torch.Generator().manual_seed(seed)
     wrong = torch.zeros(len(y), dtype=torch.bool)
     wrong[torch.randperm(len(y), generator=g)[: len(y) // 2]] = True
@@ -91,7 +92,7 @@ def linear(params: dict[str, Tensor], x: Tensor) -> Tensor:
 
 
 def fit(part: Part, weights: Tensor, classes: int, *, decay: float, steps: int = 40) -> dict[str, Tensor]:
-    """A linear network trained from nothing, by torch.optim."""
+    """Train a linear network from zero with torch.optim."""
     x, y = part
     params = {"weight": torch.zeros(x.shape[1], classes), "bias": torch.zeros(classes)}
     optimizer = torch.optim.SGD([p.requires_grad_() for p in params.values()], lr=0.5, momentum=0.9)
@@ -111,7 +112,7 @@ def clean(
     data: tuple[Tensor, Tensor], *, seed: int, outer_steps: int = 60, steps: int = 40, decay: float = 0.03,
     validation: float = 0.2, training: float = 0.5,
 ) -> dict[str, float]:  # fmt: skip
-    """Accuracy on the third split by each way to train, and the area under the curve for finding wrong labels."""
+    """Return the accuracy on the third split for each training, and the AUROC of finding wrong labels."""
     classes = int(data[1].max()) + 1
     (x, right), valid, test = split(*data, seed, validation=validation, training=training)
     y, wrong = spoil(right, classes, seed)
@@ -126,9 +127,9 @@ def clean(
 
     problem = Problem(inner, outer, start=start, rule=SGD(0.5, momentum=0.9), steps=steps, outer_batch=lambda k: valid)
     judged = replace(problem, outer_batch=lambda k: test)
-    done = train(
+    done = optimize(
         problem, {"weights": torch.zeros(len(x))}, test=judged, method=Recomputed(), outer_steps=outer_steps,
-        optimizer=partial(torch.optim.SGD, lr=5.0 * len(x), momentum=0.5),  # Adam would blow up what says little
+        optimizer=partial(torch.optim.SGD, lr=5.0 * len(x), momentum=0.5),  # Adam would amplify uninformative gradients
     )  # fmt: skip
     print(done)
     learned = done.meta_parameters["weights"]
@@ -151,7 +152,7 @@ def clean(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Learn which training labels are wrong.")
     parser.add_argument("run", nargs="?", help="a run whose features to use; left out: digits of scikit-learn")
-    parser.add_argument("--classes", type=int, default=50, help="of the run's test classes")
+    parser.add_argument("--classes", type=int, default=50, help="number of the run's test classes")
     parser.add_argument("--validation", type=float, default=0.4, help="share of the examples")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()

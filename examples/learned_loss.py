@@ -1,12 +1,13 @@
 # ruff: noqa: T201
-"""A loss that is learned: what to descend where some labels are wrong.
+"""Learn a loss for training sets in which some labels are wrong.
 
     l(p) = -c_0 log p + sum_i c_i (1 - p)^i,   p the probability of the label,   i = 1 .. 6,   c = softplus(meta)
 
-The first term is cross-entropy, the others are its own Taylor terms with weights of their own (PolyLoss: Leng et al.
-2022; learned ones: Gonzalez and Miikkulainen 2021); the first of them alone is the mean absolute error, which bears
-wrong labels but learns slowly. In each task 40% of the labels are wrong; the outer loss is that on clean ones. Learned
-on digits 0 to 4; tasks of digits 5 to 9 judge, beside cross-entropy with the rate that suits it best.
+The first term is cross-entropy, the others are its own Taylor terms with separate weights (PolyLoss: Leng et al.
+2022; learned ones: Gonzalez and Miikkulainen 2021). The first Taylor term alone is the mean absolute error, which
+tolerates wrong labels but learns slowly. In each task 40% of the labels are wrong, and the outer loss uses clean
+labels. The loss is learned on digits 0 to 4. Tasks of digits 5 to 9 compare it with cross-entropy at its best
+learning rate.
 
     python examples/learned_loss.py [--outer-steps 300]
 """
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from hyper_cleaning import digits
 from torch import Tensor, nn
 
-from upstairs.bilevel import SGD, Problem, Recomputed, pure, train
+from upstairs.bilevel import SGD, Problem, Recomputed, optimize, pure
 from upstairs.statistics import interval, paired_interval
 
 SHOT, WRONG, STEPS, TERMS = 20, 0.4, 60, 7
@@ -33,7 +34,7 @@ def learned(logits: Tensor, y: Tensor, meta: Meta) -> Tensor:
 
 
 def only_cross_entropy(lr: float) -> Meta:
-    """l(p) = -log p, and the learning rate."""
+    """Return the meta-parameters of cross-entropy, l(p) = -log p, and of the learning rate."""
     one = torch.tensor(1.0).expm1().log()  # softplus of it is 1
     return {"terms": torch.cat([one[None], torch.full((TERMS - 1,), -4.0)]), "log_rate": torch.tensor(lr).log()}
 
@@ -45,7 +46,7 @@ def make_net(seed: int) -> nn.Module:
 
 
 def task(data: tuple[Tensor, Tensor], classes: range, seed: int) -> tuple[Problem, tuple[Tensor, Tensor]]:
-    """Some digits of five classes with labels of which 40% are wrong; the problem, and its clean other digits."""
+    """Return a problem of digits of five classes, 40% of their labels wrong, and other digits with clean labels."""
     g = torch.Generator().manual_seed(seed)
     parts = [[], []]
     for k in classes:
@@ -69,7 +70,7 @@ def task(data: tuple[Tensor, Tensor], classes: range, seed: int) -> tuple[Proble
 
 
 def accuracy(data: tuple[Tensor, Tensor], classes: range, meta: Meta, seed: int) -> float:
-    """On the clean digits, after training by torch.optim."""
+    """Return the accuracy on the clean digits after training with torch.optim."""
     problem, clean = task(data, classes, seed)
     net = pure(make_net(seed))
     params = {n: p.clone().requires_grad_() for n, p in net.parameters.items()}
@@ -83,13 +84,13 @@ def accuracy(data: tuple[Tensor, Tensor], classes: range, meta: Meta, seed: int)
 
 
 def learn(outer_steps: int = 300, unseen: int = 100) -> tuple[list[float], list[float], Meta]:
-    """Accuracy on tasks of digits never met: with cross-entropy at its best rate, and with the learned loss."""
+    """Return the accuracy on tasks of unseen digits: cross-entropy at its best learning rate, and the learned loss."""
     data, seen, new = digits(), range(5), range(5, 10)
     rates = (0.003, 0.01, 0.03, 0.1)
     tried = {r: sum(accuracy(data, seen, only_cross_entropy(r), k) for k in range(20)) for r in rates}
     best = only_cross_entropy(max(tried, key=lambda lr: tried[lr]))
     places = range(10**6, 10**6 + unseen)
-    done = train(
+    done = optimize(
         lambda step: task(data, seen, step)[0], best, test=[task(data, new, k)[0] for k in places],
         method=Recomputed(), outer_steps=outer_steps, optimizer=partial(torch.optim.Adam, lr=0.05),
     )  # fmt: skip
@@ -99,9 +100,9 @@ def learn(outer_steps: int = 300, unseen: int = 100) -> tuple[list[float], list[
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Learn what to descend where labels are wrong.")
+    parser = argparse.ArgumentParser(description="Learn a loss for training sets with wrong labels.")
     parser.add_argument("--outer-steps", type=int, default=300)
     plain, better, meta = learn(parser.parse_args().outer_steps)
-    print("terms", [round(v, 3) for v in F.softplus(meta["terms"]).tolist()], f"rate {meta['log_rate'].exp():.4f}")
+    print("terms", [round(v, 3) for v in F.softplus(meta["terms"]).tolist()], f"lr {meta['log_rate'].exp():.4f}")
     print(f"accuracy, cross-entropy {interval(plain)}, learned loss {interval(better)}")
-    print(f"learned less cross-entropy: {paired_interval(better, plain)}")
+    print(f"learned minus cross-entropy: {paired_interval(better, plain)}")

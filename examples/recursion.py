@@ -1,10 +1,10 @@
 # ruff: noqa: T201
-"""The article's example 4.3, a recursion, and the system it stands for: a learner that is a recurrent network.
+"""The article's example 4.3, a recursion, and the system that it stands for: a learner that is a recurrent network.
 
-The example is y_t = f(y_{t-1}, x_t) = y_{t-1} / 2 + x_t, a linear scan: y_T = sum of x_t / 2^(T - t), a weighted sum of
-the inputs that could be written down at once. It has no parameter that anything learns. In `system()` f is an LSTM with
-learned weights, x_t is the gradient of a task's loss at step t, and the state is a network being trained: a learned
-optimiser (Andrychowicz et al. 2016, Ravi and Larochelle 2017).
+The example is y_t = f(y_{t-1}, x_t) = y_{t-1} / 2 + x_t, a linear scan: y_T = sum of x_t / 2^(T - t), a weighted
+sum of the inputs. It has no learned parameters. In `system()` f is an LSTM with learned weights, x_t is the
+gradient of a task's loss at step t, and the state is the network that is trained: a learned optimiser (Andrychowicz
+et al. 2016, Ravi and Larochelle 2017).
 """
 
 import torch
@@ -15,7 +15,7 @@ from upstairs.nets import mlp
 
 
 def article() -> float:
-    """y <- y / 2 + x over three inputs."""
+    """Return y after y <- y / 2 + x over three inputs."""
     y = 0.0
     for x in (1.0, 2.0, 3.0):
         y = 0.5 * y + x
@@ -23,7 +23,7 @@ def article() -> float:
 
 
 def system(meta_steps: int = 500) -> tuple[float, float]:
-    """Squared error on 200 sinusoids never met, 3 recurrent steps on 5 points: before meta-training, and after."""
+    """Return the squared error on 200 unseen sinusoids after 3 steps on 5 points: before and after meta-training."""
     torch.manual_seed(0)
     learner = learned_optimizer(mlp((1,), out=1), way=0, inner_lr=0.01, steps=3)
     before = error(learner)

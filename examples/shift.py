@@ -1,10 +1,10 @@
 # ruff: noqa: T201
-"""The article's example 4.2, a sum, and the system it stands for: a network that is conditioned on the task.
+"""The article's example 4.2, a sum, and the system that it stands for: a network that is conditioned on the task.
 
-The example is f(x) = g(theta, x) = theta + x. That is a shift: a layer's bias, the same for whatever x. Nothing is
-transferred, since nothing was learned before. `system()` has the same shape, f(x) = g(c, x), where c is a small vector
-found for each task and g is a network, learned over many tasks, whose features c scales and *shifts* (CAVIA with FiLM
-layers): the sum is there, once for each layer.
+The example is f(x) = g(theta, x) = theta + x. This is a shift, as by the bias of a layer, the same for every x. It
+transfers nothing, since nothing was learned before. `system()` has the same form, f(x) = g(c, x). There c is a
+small vector that is found for each task, and g is a network, learned over many tasks, whose features c scales and
+*shifts* (CAVIA with FiLM layers): each layer contains the sum.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from upstairs.nets import mlp
 
 
 def article() -> np.ndarray:
-    """theta + x."""
+    """Return theta + x."""
     theta, x = np.array([1.0, 2.0, 3.0]), 0.5
     return theta + x
 
 
 def system(meta_steps: int = 1000) -> tuple[float, float]:
-    """Squared error on 200 sinusoids never met: with the context at zero, and with that of the task's 5 points."""
+    """Return the squared error on 200 unseen sinusoids: with a zero context, and with that of the task's 5 points."""
     torch.manual_seed(0)
     learner = cavia(modulated(mlp((1,), out=1), size=8), way=0, inner_lr=0.1, steps=2)
     meta_train(learner, meta_steps)

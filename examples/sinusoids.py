@@ -1,4 +1,4 @@
-"""The tasks of the examples: sinusoids from 5 points each, learned on and then judged by 200 that were never met."""
+"""The tasks of the examples: sinusoids with 5 support points each, and 200 unseen ones for the test."""
 
 import torch
 
@@ -16,7 +16,7 @@ def unseen() -> Task:
 
 
 def error(learner: Learner) -> float:
-    """Mean squared error on those that were never met."""
+    """Return the mean squared error on the unseen sinusoids."""
     return learner(unseen())[0].mean().item()
 
 

@@ -1,5 +1,7 @@
-"""The pages of the learners: each has one, linked from the table of docs/learners.md, and none is of no learner."""
+"""The pages of docs: each learner has one, every page has a line in the index, and links and names lead somewhere."""
 
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,35 @@ def test_no_page_without_a_learner_and_no_link_to_nowhere() -> None:
             target = link.split(")")[0].split("#")[0]
             if target and "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "README.md").read_text()
+    assert [p.name for p in DOCS.glob("*.md") if p.name != "README.md" and f"]({p.name}" not in index] == []
+
+
+def test_the_names_of_the_library_that_pages_mention_exist() -> None:
+    """`upstairs.room.module.name`, and imports in blocks of Python."""
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text()
+        names = set(re.findall(r"\bupstairs(?:\.[A-Za-z_]\w*)+", text))
+        for module, imported in re.findall(r"^from (upstairs[\w.]*) import (.+)$", text, re.M):
+            names |= {f"{module}.{name.strip()}" for name in imported.split(",")}
+        for name in names:
+            assert exists(name), f"{page.name}: {name}"
+
+
+def exists(name: str) -> bool:
+    """Can it be imported, as a module or as an attribute of one?"""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False

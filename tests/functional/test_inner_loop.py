@@ -1,14 +1,23 @@
 """Inner loops: implicit differentiation against a closed form, recomputation against unrolling, in less memory."""
 
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine.meta_backward import meta_backward
-from upstairs.engine.plan import estimate
-from upstairs.functional.differentiate import Exact, FirstOrder, Implicit, UpdateRule, executing, inner_step
+from upstairs.engine.plan import Tracker, estimate
+from upstairs.errors import UpstairsError
+from upstairs.functional.call import functional_call
+from upstairs.functional.differentiate import Exact, FirstOrder, Implicit, at_step, executing, inner_step
+from upstairs.functional.inner_loop import inner_loop
+from upstairs.functional.rules import Adam, AdamW, RMSprop, UpdateRule
 from upstairs.learners import SGD, GradientLearner, fomaml, maml
 from upstairs.nets import conv4, mlp
 
@@ -54,7 +63,7 @@ class LearnedMomentum(nn.Module):
     def init(self, params):
         return {n: torch.zeros_like(p) for n, p in params.items()}
 
-    def update(self, grads, state):
+    def update(self, grads, state, params):
         state = {n: self.decay * state[n] + g for n, g in grads.items()}
         return {n: -self.lr * s for n, s in state.items()}, state
 
@@ -127,3 +136,107 @@ def test_the_running_step_is_told() -> None:
     with executing():
         maml(Net(8, WAY), way=WAY, steps=3)(blobs(2))
     assert seen == [0, 1, 2, 3]
+
+
+def own_loop(rule: Any, **options: Any) -> tuple[Tensor, list[Tensor], dict[str, Tensor]]:
+    """An inner loop in somebody's own code: the query loss, its gradient in the network, and the last parameters."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x, y = torch.randn(2, 7, 3, dtype=torch.float64), torch.randn(2, 7, 1, dtype=torch.float64)
+
+    def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(functional_call(net, params, x), y)
+
+    params = inner_loop(loss, dict(net.named_parameters()), x[0], y[0], rule=rule, steps=4, **options)
+    value = loss(params, x[1], y[1])
+    value.backward()
+    return value.detach(), [p.grad for p in net.parameters()], params
+
+
+RULES = {
+    "momentum": (SGD(0.1, momentum=0.9, nesterov=True), lambda ps: torch.optim.SGD(ps, 0.1, 0.9, nesterov=True)),
+    "adam": (Adam(0.05), lambda ps: torch.optim.Adam(ps, 0.05)),
+    "adamw": (AdamW(0.05, decay=0.5), lambda ps: torch.optim.AdamW(ps, 0.05, weight_decay=0.5)),
+    "rmsprop": (RMSprop(0.02), lambda ps: torch.optim.RMSprop(ps, 0.02)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_loop_of_ones_own_takes_torchs_steps_and_may_be_recomputed(name: str) -> None:
+    rule, optimizer = RULES[name]
+    value, grads, params = own_loop(rule)
+    again, recomputed, _ = own_loop(rule, recompute=True)
+    torch.testing.assert_close(again, value)
+    for a, b in zip(recomputed, grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x, y = torch.randn(2, 7, 3, dtype=torch.float64), torch.randn(2, 7, 1, dtype=torch.float64)
+    ordinary = optimizer(net.parameters())
+    for _ in range(4):
+        ordinary.zero_grad()
+        F.mse_loss(net(x[0]), y[0]).backward()
+        ordinary.step()
+    for own, theirs in zip(params.values(), net.parameters(), strict=True):
+        torch.testing.assert_close(own.detach(), theirs.detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_the_gradient_of_a_loop_of_ones_own_reaches_a_learned_rate_and_can_be_first_order() -> None:
+    rate = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    _, exact, _ = own_loop(SGD(rate))
+    ends = [own_loop(SGD(0.1 + e))[0] for e in (1e-6, -1e-6)]
+    torch.testing.assert_close(rate.grad, (ends[0] - ends[1]) / 2e-6, rtol=1e-5, atol=1e-8)
+    _, first_order, _ = own_loop(SGD(0.1), differentiate=FirstOrder())
+    assert (exact[0] - first_order[0]).abs().max() > 1e-3
+
+
+def test_a_recomputed_loop_of_ones_own_takes_the_memory_of_a_step() -> None:
+    peaks = []
+    for recompute in (False, True):
+        w = {"w": torch.ones(10, dtype=torch.float64, requires_grad=True)}
+        x = torch.randn(2000, 10, dtype=torch.float64)
+        with Tracker() as tracker:
+            end = inner_loop(lambda p, x: (x @ p["w"]).cos().mean(), w, x, rule=SGD(0.1), steps=40, recompute=recompute)
+            end["w"].sum().backward()
+        peaks.append(tracker.peak)
+    assert peaks[1] < peaks[0] / 5
+
+
+@pytest.mark.parametrize("rule", [SGD(0.1, momentum=0.9), Adam(0.05), AdamW(0.05), RMSprop(0.05)], ids=repr)
+def test_a_rule_with_a_state_serves_all_tasks_at_once(rule: Any) -> None:
+    torch.manual_seed(0)
+    net, tasks = mlp((8,), out=WAY).double(), double(blobs(3))
+    grads = []
+    for chunk, recompute in ((3, False), (3, True), (1, False)):
+        meta_backward(GradientLearner(net, rule, way=WAY, steps=3), tasks, chunk=chunk, recompute=recompute)
+        grads.append([p.grad.clone() for p in net.parameters()])
+    for name, a, b, c in zip(dict(net.named_parameters()), *grads, strict=True):
+        assert a.abs().sum() > 0, name
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": nn.Linear(2, 1)}, "`start` is a Linear and an inner loop needs parameters by name"),
+        ({"start": {}}, "`start` is empty"),
+        ({"rule": torch.optim.SGD}, "`rule` is .* which has no `init` and `update`: give an update rule"),
+        ({"steps": -1}, "`steps` is -1: give 0 or more"),
+        ({"loss": lambda p: p["w"]}, "an inner loss must be one number for a task"),
+    ],
+)
+def test_what_an_inner_loop_cannot_use_is_named(change: dict[str, Any], message: str) -> None:
+    given = {"loss": lambda p: p["w"].sum(), "start": {"w": torch.ones(2)}, "rule": SGD(0.1), "steps": 1} | change
+    plain = inspect.unwrap(inner_loop)  # without the check of types that tests add
+    with pytest.raises(UpstairsError, match=message):
+        plain(given.pop("loss"), given.pop("start"), **given)
+
+
+def test_what_runs_in_one_thread_is_not_seen_in_another() -> None:
+    with ThreadPoolExecutor(1) as other, at_step(3):
+        assert (inner_step(), other.submit(inner_step).result()) == (3, 0)
+        with executing(differentiate=FirstOrder()):
+            exact = other.submit(own_loop, SGD(0.1)).result()[1]
+            first_order = own_loop(SGD(0.1))[1]
+    assert (exact[0] - first_order[0]).abs().max() > 1e-3

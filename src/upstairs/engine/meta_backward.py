@@ -24,7 +24,7 @@ from upstairs.engine.compile import Compiled, compiled_step
 from upstairs.engine.explain import explain
 from upstairs.engine.plan import LARGE, LARGEST_BLOCK, MIB, SMALL, Plan, estimate, plan, signature
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.functional.batching.moments import Moments, running_statistics, write_running_statistics
+from upstairs.functional.batching.norms import Moments, running_statistics, write_running_statistics
 from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, FirstOrder, executing

@@ -1,6 +1,8 @@
 """Operations without a second derivative: found, named, with what to use instead."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor
 
@@ -36,18 +38,22 @@ def twice(message: str) -> str | None:
 
 
 def check_differentiable(losses: Tensor) -> None:
-    """Refuse a graph with the node that `once_differentiable` leaves: autograd.grad passes it by, silently wrong.
+    """Refuse a graph with the node that `once_differentiable` leaves: autograd.grad ignores it, and is silently wrong.
 
     Raises:
         UpstairsError: there is such a node.
     """
-    seen = set()
-    todo = [losses.grad_fn]
+    if any(node.name() == "torch::autograd::Error" for node in graph_nodes([losses])):
+        raise UpstairsError(ONCE)
+
+
+def graph_nodes(outputs: list[Tensor]) -> Iterator[Any]:
+    """Every node of the graph that computed these tensors, once."""
+    seen: set[Any] = set()
+    todo: list[Any] = [t.grad_fn for t in outputs]
     while todo:
         node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "torch::autograd::Error":
-            raise UpstairsError(ONCE)
-        todo.extend(parent for parent, _ in node.next_functions)
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            todo.extend(parent for parent, _ in node.next_functions)

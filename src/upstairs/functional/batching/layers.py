@@ -12,8 +12,8 @@ from upstairs.functional.batching.tensor import (
     FOLDS,
     BatchedTensor,
     NotBatchable,
+    as_channels_last,
     batching_rule,
-    channels_last,
     fold,
     front,
     wrap,
@@ -48,7 +48,7 @@ def _convolve(function: Any, spatial: int) -> None:
             if isinstance(bias, BatchedTensor):
                 return NotImplemented
             flat = front(x).flatten(0, 1)
-            flat = channels_last(flat) if spatial == 2 and len(flat) else flat
+            flat = as_channels_last(flat) if spatial == 2 and len(flat) else flat
             for noted in FOLDS:
                 noted.append(function.__name__)
             if x.count == 1:  # both layouts are one
@@ -215,7 +215,7 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Any:
 
 
 @batching_rule(F.cross_entropy)
-def cross_entropy(
+def cross_entropy_rule(
     logits: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
     reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip

@@ -1,14 +1,55 @@
-"""Normalisation: statistics of the batch are those of each task; running ones are gathered, never written here."""
+"""Normalisation: statistics of the batch are those of each task.
 
+torch's batch norm writes its running statistics in every pass. Here they are gathered and nothing is written while
+tasks adapt: `meta_backward` writes the mean over tasks and passes once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from upstairs.functional.batching import kernels
-from upstairs.functional.batching.moments import GATHERING, gather
 from upstairs.functional.batching.tensor import HOOKS, BatchedTensor, batching_rule, fold, front, wrap
+
+Moments = dict[int, list[tuple[Tensor, Tensor, float]]]  # id of running_mean -> (mean, unbiased variance, momentum)
+GATHERING: list[Moments] = []
+
+
+@contextmanager
+def running_statistics() -> Iterator[Moments]:
+    """The batch statistics that layers with running ones used while the context was open, for each use."""
+    GATHERING.append({})
+    try:
+        yield GATHERING[-1]
+    finally:
+        GATHERING.pop()
+
+
+def gather(running: Tensor | None, mean: Tensor, variance: Tensor, n: int, momentum: float) -> None:
+    """Note the statistics [channels] of one use, the mean over tasks."""
+    for moments in GATHERING:
+        if running is not None:
+            unbiased = variance.detach() * (n / max(n - 1, 1))
+            moments.setdefault(id(running), []).append((mean.detach(), unbiased, momentum))
+
+
+@torch.no_grad()
+def write_running_statistics(learner: nn.Module, moments: Moments) -> None:
+    """What torch's batch norms would have written, once: the mean over this step's tasks and passes."""
+    for m in learner.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and (seen := moments.get(id(m.running_mean))):
+            if m.running_mean is None or m.running_var is None:
+                continue
+            if m.num_batches_tracked is not None:
+                m.num_batches_tracked.add_(1)
+            number = 1.0 if m.num_batches_tracked is None else float(m.num_batches_tracked)
+            rate = 1 / number if m.momentum is None else m.momentum
+            m.running_mean.lerp_(torch.stack([mean for mean, _, _ in seen]).mean(0), rate)
+            m.running_var.lerp_(torch.stack([variance for _, variance, _ in seen]).mean(0), rate)
 
 
 def _vector(v: Any, x: BatchedTensor, default: float) -> Tensor:
@@ -43,7 +84,7 @@ def torch_batch_norm(
         return own_batch_norm(x, weight, bias, eps)
     scale = torch.rsqrt(running_var + eps) if weight is None else weight * torch.rsqrt(running_var + eps)
     shift = -running_mean * scale if bias is None else bias - running_mean * scale
-    return affine(x, scale, shift)
+    return affine_rule(x, scale, shift)
 
 
 @batching_rule(kernels.batch_norm)
@@ -79,7 +120,7 @@ HOOKS["normalise"] = kernels.batch_norm
 
 
 @batching_rule(kernels.affine)
-def affine(x: BatchedTensor, scale: Any, shift: Any) -> BatchedTensor:
+def affine_rule(x: BatchedTensor, scale: Any, shift: Any) -> BatchedTensor:
     """x * scale + shift for each channel."""
     if x.folded:
         shape = (1, -1, *(1,) * (x.ndim - 2))
@@ -93,7 +134,7 @@ def affine(x: BatchedTensor, scale: Any, shift: Any) -> BatchedTensor:
 
 
 @batching_rule(F.group_norm, torch.group_norm, kernels.group_norm)
-def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+def group_norm_rule(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
     """Groups of channels of one example: tasks * groups of them where tasks lie in the channels."""
     if not isinstance(x, BatchedTensor):
         return NotImplemented
@@ -102,7 +143,7 @@ def group_norm(x: Any, num_groups: int, weight: Any = None, bias: Any = None, ep
     else:
         raw = x.raw
         normal = wrap(F.group_norm(raw.flatten(0, 1), num_groups, None, None, eps).view(raw.shape))
-    return normal if weight is None else affine(normal, weight, bias)
+    return normal if weight is None else affine_rule(normal, weight, bias)
 
 
 @batching_rule(F.layer_norm, torch.layer_norm)
@@ -124,4 +165,4 @@ def instance_norm(
     """Group norm with a group for each channel."""
     if running_mean is not None or not isinstance(x, BatchedTensor):
         return NotImplemented
-    return group_norm(x, x.shape[1], weight, bias, eps)
+    return group_norm_rule(x, x.shape[1], weight, bias, eps)

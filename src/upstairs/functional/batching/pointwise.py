@@ -10,9 +10,9 @@ from upstairs.functional.batching.tensor import (
     BatchedTensor,
     NotBatchable,
     batching_rule,
-    front,
     known_true,
     named,
+    pad_axes,
     wrap,
 )
 
@@ -51,13 +51,7 @@ def align(args: tuple[Any, ...]) -> tuple[list[Any], int, bool]:
     if first.folded and not shared and all(a.folded and a.shape == first.shape for a in stacked[1:]):
         return [a.raw if isinstance(a, BatchedTensor) else a for a in args], first.count, True
     rank = max(a.ndim for a in args if isinstance(a, Tensor))
-    return [_pad(a, rank) if isinstance(a, BatchedTensor) else a for a in args], first.count, False
-
-
-def _pad(x: BatchedTensor, rank: int) -> Tensor:
-    """[task, *shape] to [task, 1, ..., *shape]: shapes broadcast from the right."""
-    raw, missing = front(x), rank - x.ndim
-    return raw.reshape(raw.shape[0], *(1,) * missing, *raw.shape[1:]) if missing else raw
+    return [pad_axes(a, rank) for a in args], first.count, False
 
 
 def _lift(function: Any) -> Callable[..., Any]:

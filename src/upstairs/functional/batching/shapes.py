@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from upstairs.functional.batching.tensor import BatchedTensor, NotBatchable, batching_rule, front, named, wrap
+from upstairs.functional.batching.tensor import BatchedTensor, NotBatchable, batching_rule, front, named, pad_axes, wrap
 
 
 def _sizes(args: tuple[Any, ...]) -> tuple[int, ...]:
@@ -217,11 +217,4 @@ def matmul(a: Any, b: Any) -> Any:
     if a.ndim < 2 or b.ndim < 2:
         return NotImplemented
     rank = max(a.ndim, b.ndim)
-    return wrap(torch.matmul(*(_aligned(t, rank) for t in (a, b))))
-
-
-def _aligned(t: Tensor, rank: int) -> Tensor:
-    if not isinstance(t, BatchedTensor):
-        return t
-    raw, missing = front(t), rank - t.ndim
-    return raw.reshape(raw.shape[0], *(1,) * missing, *raw.shape[1:]) if missing else raw
+    return wrap(torch.matmul(pad_axes(a, rank), pad_axes(b, rank)))

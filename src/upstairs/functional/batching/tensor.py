@@ -119,6 +119,14 @@ def front(x: BatchedTensor) -> Tensor:
     return raw.unflatten(1, (x.count, -1)).movedim(1, 0) if x.folded else raw
 
 
+def pad_axes(x: Any, rank: int) -> Any:
+    """[task, *shape] to [task, 1, ..., *shape], so that shapes broadcast from the right; anything else as it is."""
+    if not isinstance(x, BatchedTensor):
+        return x
+    raw, missing = front(x), rank - x.ndim
+    return raw.reshape(raw.shape[0], *(1,) * missing, *raw.shape[1:]) if missing else raw
+
+
 def fold(x: BatchedTensor) -> Tensor:
     """[n, task * channels, *space], images channels-last (in which pooling is 9 times as fast on a CPU)."""
     raw = x.raw
@@ -136,7 +144,7 @@ def fold(x: BatchedTensor) -> Tensor:
     return x.folding
 
 
-def channels_last(images: Tensor) -> Tensor:
+def as_channels_last(images: Tensor) -> Tensor:
     """[n, channels, height, width] so that convolution and pooling see channels last, as they compute 9 times faster.
 
     One channel is channels-last by its numbers whatever its strides, but torch then takes it for channels-first.

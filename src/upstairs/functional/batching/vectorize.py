@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
-from upstairs.functional.batching.moments import GATHERING, gather
+from upstairs.functional.batching.norms import GATHERING, gather
 from upstairs.functional.batching.tensor import stack, unstack
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 

@@ -13,7 +13,7 @@ from upstairs.bilevel import (
     METHODS,
     SGD,
     EvolutionStrategies,
-    Implicit,
+    ImplicitHypergradient,
     Neumann,
     OneStep,
     PersistentES,
@@ -21,7 +21,7 @@ from upstairs.bilevel import (
     Truncated,
     Unrolled,
     diagnose,
-    train,
+    optimize,
 )
 from upstairs.errors import NonFiniteError, UpstairsError
 
@@ -64,7 +64,9 @@ FAST = partial(torch.optim.Adam, lr=0.2)
 
 def test_it_learns_which_features_matter_and_says_how_much_it_overfits() -> None:
     problem, test = ridge()
-    done = train(problem, log_decay(), test=test, method=Implicit(), outer_steps=15, optimizer=FAST, quiet=True)
+    done = optimize(
+        problem, log_decay(), test=test, method=ImplicitHypergradient(), outer_steps=15, optimizer=FAST, quiet=True
+    )
     decays = done.meta_parameters["log_decay"]
     assert decays[2:].mean() > decays[:2].mean() + 1
     (before,), (after,) = done.validation
@@ -77,7 +79,7 @@ def test_it_learns_which_features_matter_and_says_how_much_it_overfits() -> None
 
 
 def test_over_tasks_the_gain_has_an_interval() -> None:
-    done = train(
+    done = optimize(
         lambda step: ridge(step)[0], log_decay(), test=[ridge(s)[1] for s in range(100, 112)], method=Unrolled(),
         outer_steps=20, optimizer=FAST, quiet=True,
     )  # fmt: skip
@@ -87,7 +89,7 @@ def test_over_tasks_the_gain_has_an_interval() -> None:
 @pytest.mark.parametrize(("method", "loop"), [(Truncated(5), 1), (PersistentES(pairs=2), 4)], ids=str)
 def test_a_stopped_run_goes_on_to_the_same_bits(method: Any, loop: int, tmp_path: Path) -> None:
     problem, test = ridge(steps=6)
-    run = partial(train, problem, log_decay(), test=test, method=method, loop=loop, optimizer=FAST, quiet=True)
+    run = partial(optimize, problem, log_decay(), test=test, method=method, loop=loop, optimizer=FAST, quiet=True)
     whole = run(outer_steps=8)
     run(outer_steps=4, checkpoint=tmp_path / "meta.safetensors")
     rest = run(outer_steps=8, checkpoint=tmp_path / "meta.safetensors")
@@ -100,7 +102,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(method: Any, loop: int, tmp_path
 def test_a_loop_that_goes_on_is_not_one_that_starts_anew() -> None:
     """One step at a time, as DARTS is used: the parameters converge along with the meta-parameters."""
     problem, test = ridge(steps=1)
-    run = partial(train, problem, log_decay(), test=test, method=OneStep(), optimizer=FAST, quiet=True)
+    run = partial(optimize, problem, log_decay(), test=test, method=OneStep(), optimizer=FAST, quiet=True)
     anew, on = (run(outer_steps=30, loop=loop).history[-1]["outer"] for loop in (1, 30))
     assert on < anew
 
@@ -112,10 +114,10 @@ def test_what_is_not_finite_names_its_step_and_constraints_are_kept() -> None:
         return replace(problem, rule=SGD(1e200)) if step == 2 else problem
 
     with pytest.raises(NonFiniteError, match=r"at outer step 2: the outer loss is .* after 3 inner steps"):
-        train(at, log_decay(), test=test, method=Unrolled(), outer_steps=4, quiet=True)
+        optimize(at, log_decay(), test=test, method=Unrolled(), outer_steps=4, quiet=True)
     with pytest.raises(UpstairsError, match="outer_steps is 0"):
-        train(problem, log_decay(), test=test, method=Unrolled(), outer_steps=0, quiet=True)
-    kept = train(
+        optimize(problem, log_decay(), test=test, method=Unrolled(), outer_steps=0, quiet=True)
+    kept = optimize(
         problem, log_decay(), test=test, method=Unrolled(), outer_steps=2, optimizer=FAST, quiet=True,
         project=lambda m: m["log_decay"].clamp_(max=-2.1),
     )  # fmt: skip
@@ -127,7 +129,7 @@ def test_the_diagnostic_measures_and_advises(tmp_path: Path) -> None:
     fewer = {
         "es": EvolutionStrategies(pairs=2),
         "pes": PersistentES(pairs=2),
-        "implicit_neumann": Implicit(Neumann(30)),
+        "implicit_neumann": ImplicitHypergradient(Neumann(30)),
     }
     found = diagnose(problem, log_decay(), methods={**METHODS, **fewer}, repeats=3)
     rows = {r.name: r for r in found.rows}

@@ -14,7 +14,7 @@ from torch import Tensor
 from upstairs.bilevel.hypergradient import hypergradient
 from upstairs.bilevel.problem import Carry, Method, Problem, outer_loss, walk
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.functional.differentiate import Params
+from upstairs.functional.call import Params
 from upstairs.statistics import Interval, paired_interval
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
 
@@ -58,7 +58,7 @@ class Trained:
         return f"{shown[0]}, {shown[1]}: {what}"
 
 
-def train(
+def optimize(
     problems: Problems, meta_parameters: Mapping[str, Tensor], *, test: Problem | Sequence[Problem], method: Method,
     outer_steps: int, optimizer: Optimizer | None = None, loop: int = 1, seed: int = 0,
     project: Callable[[Params], None] | None = None, checkpoint: Path | None = None, quiet: bool = False,
