@@ -17,7 +17,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import Exact, FirstOrder, Implicit, at_step, executing, inner_step
 from upstairs.functional.inner_loop import inner_loop
-from upstairs.functional.rules import Adam, AdamW, RMSprop, UpdateRule
+from upstairs.functional.rules import Adam, AdamW, RMSprop, StepRates, UpdateRule
 from upstairs.learners import SGD, GradientLearner, fomaml, maml
 from upstairs.nets import conv4, mlp
 
@@ -240,3 +240,20 @@ def test_what_runs_in_one_thread_is_not_seen_in_another() -> None:
             exact = other.submit(own_loop, SGD(0.1)).result()[1]
             first_order = own_loop(SGD(0.1))[1]
     assert (exact[0] - first_order[0]).abs().max() > 1e-3
+
+
+def test_a_recomputed_loop_may_be_walked_back_in_another_thread() -> None:
+    """As torch does on a GPU; the number of the step, which chooses the rates, is then known there too."""
+    torch.manual_seed(0)
+    weights, x = torch.randn(3, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
+    found = []
+    with ThreadPoolExecutor(1) as other:
+        for run in (lambda function: function(), lambda function: other.submit(function).result()):
+            rule = StepRates({"w": weights}, 0.1, steps=3)
+            end = inner_loop(
+                lambda p, x: (x @ p["w"]).cos().mean(), {"w": weights}, x, rule=rule, steps=3, recompute=True
+            )
+            run(end["w"].sum().backward)
+            found.append(rule.rates.grad)
+    assert (found[0].diff().abs() > 1e-6).all(), "each step has a gradient of its own"
+    torch.testing.assert_close(found[1], found[0])

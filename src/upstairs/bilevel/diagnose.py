@@ -1,4 +1,4 @@
-"""Which method for this problem? Bias, noise, time and memory of each beside the exact hypergradient."""
+"""Which method for this problem? Bias, noise, time and memory of each, compared with the exact hypergradient."""
 
 import time
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class MethodRow(NamedTuple):
     cosine: float  # of a single estimate with the exact one, the mean
     length: float  # of the mean estimate
     seconds: float  # median
-    mib: float  # largest sum of tensors alive at once, beside what was there before
+    mib: float  # largest sum of tensors alive at once, besides those from before
     note: str = ""  # why there is none
 
 

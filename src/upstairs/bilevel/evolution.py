@@ -19,7 +19,7 @@ from upstairs.tree import index
 class Particles(NamedTuple):
     """Pairs of loops with opposite meta-parameters, and the sum of each pair's perturbations so far."""
 
-    pairs: list[Any]  # two carries each; None for a loop that is yet to begin, under meta-parameters of its own
+    pairs: list[Any]  # two carries each; None before the first window: a start may depend on the meta-parameters
     xi: Params
 
 
@@ -50,9 +50,9 @@ class PersistentES:
 
         sum over windows w of  dJ_w/dlambda  ~  mean over pairs of  xi_w (J_w^+ - J_w^-) / (2 sigma^2)
 
-    A loop is learned from while it runs, window after window of `problem.steps` each (hand on the carry). Every pair
-    of particles keeps its own two loops, is perturbed anew in each window, and xi_w is the sum of its perturbations so
-    far: so it is unbiased where `Truncated` is short-sighted. In one window it is `EvolutionStrategies`.
+    Each call is a window of `problem.steps`: give its carry to the next call. Every pair of particles keeps its own two
+    loops and is perturbed anew in each window; xi_w is the sum of its perturbations so far. So it is unbiased where
+    `Truncated` is short-sighted. In one window it is `EvolutionStrategies`.
 
     Cost: (2 pairs + 1) gradients for each step; 2 pairs + 1 copies of the parameters and of the rule's state.
     """

@@ -2,7 +2,7 @@
 
     u (d^2 inner / d phi d lambda)  ~  (d inner/d lambda (phi + e u) - d inner/d lambda (phi - e u)) / 2e
 
-No graph of a gradient is ever built, so the memory of a step is that of training, and any layer will do.
+No graph of a gradient is ever built, so the memory of a step is that of training, and layers need no second derivative.
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,8 @@ class _Step:
             self.grads = {n: g.detach().requires_grad_() for n, g in grads.items()}
             updates, state = rule_of(problem, meta).update(self.grads, before.state, before.parameters)
         self.outputs = list(updates.values())
-        self.after = Carry(*detach((add(before.parameters, updates), state)), before.step + 1)
+        params, state = detach((add(before.parameters, updates), state))
+        self.after = Carry(params, state, before.step + 1)
 
     def pull(self, v: Params, direct: Params, epsilon: float) -> Params:
         """direct + v (d after / d lambda)."""

@@ -86,8 +86,8 @@ def _check_differentiable(problem: Problem, meta: Params) -> None:
 
 def _refuse_backward_only(error: RuntimeError, method: Method) -> None:
     """An operation that runs in reverse mode alone, met in forward mode, is named."""
-    told = str(error)
-    found = re.search(r"forward AD with (\w+) that does not support it|we do not yet support (?:aten::)?(\w+)", told)
+    text = str(error)
+    found = re.search(r"forward AD with (\w+) that does not support it|we do not yet support (?:aten::)?(\w+)", text)
     if isinstance(method, Forward) and found is not None:
         raise UpstairsError(
             f"'{found[1] or found[2]}' has no forward mode over several directions at once in torch: take "

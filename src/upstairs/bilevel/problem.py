@@ -17,7 +17,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.call import Params
 from upstairs.functional.differentiate import gradient, vjp
 from upstairs.functional.inner_loop import apply_rule
-from upstairs.functional.rules import UpdateRule
+from upstairs.functional.rules import UpdateRule, check_rule
 
 BilevelLoss = Callable[[Params, Params, Any], Tensor]  # (parameters, meta_parameters, batch) -> one number
 
@@ -55,7 +55,7 @@ class Problem:
 
 
 class Carry(NamedTuple):
-    """Where an inner loop stands: hand it to the next `hypergradient` and the loop goes on."""
+    """Where an inner loop stands: given to the next `hypergradient`, the loop goes on from there."""
 
     parameters: Params
     state: Any  # of the rule
@@ -90,7 +90,10 @@ def first_carry(problem: Problem, meta: Params) -> Carry:
 def rule_of(problem: Problem, meta: Params) -> UpdateRule:
     """The inner rule under these meta-parameters."""
     rule = problem.rule
-    return rule if isinstance(rule, UpdateRule) else rule(meta)
+    if not isinstance(rule, UpdateRule) and callable(rule):
+        rule = rule(meta)
+    check_rule(rule)
+    return rule
 
 
 def inner_gradient(problem: Problem, params: Params, meta: Params, step: int, *, create_graph: bool) -> Params:

@@ -41,7 +41,7 @@ class Pure:
 
     - Tied weights are one parameter, under the first of their names.
     - Batch norm uses the batch in training mode, and what it had gathered in evaluation mode; it gathers no more.
-    - Dropout draws from torch's global generator, as ever.
+    - Dropout draws from torch's global generator.
     - A module that writes to itself (spectral norm, a running mean of your own) is refused by name when first called.
     - A lazy module, whose parameters have no shape before its first call, is refused by name.
 

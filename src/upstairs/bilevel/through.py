@@ -82,15 +82,15 @@ class Recomputed:
             first = first_carry(problem, meta) if carry is None else carry
 
             def step(number: int, inside: Any, *, create_graph: bool) -> Any:
-                return advance(problem, meta, Carry(*inside, first.step + number), create_graph=create_graph)[:2]
+                return advance(problem, meta, _carry(inside, first.step + number), create_graph=create_graph)[:2]
 
             after = checkpointed(step, first[:2], problem.steps, shared=list(meta.values()))
-            return _by_autograd(problem, meta, Carry(*after, first.step + problem.steps))
+            return _by_autograd(problem, meta, _carry(after, first.step + problem.steps))
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Exact, in forward mode: Z = d phi/d lambda walks along with the loop (Franceschi et al. 2017, algorithm 2).
+    """Exact, in forward mode: Z = d phi/d lambda is carried along with the loop (Franceschi et al. 2017, algorithm 2).
 
         Z_{k+1} = A_k Z_k + B_k,   dJ/dlambda = d outer/d lambda + (d outer/d phi_K) Z_K
 
@@ -122,10 +122,10 @@ class Forward:
             for number in range(first, first + problem.steps):
 
                 def step(meta: Params, inside: Any, number: int = number) -> Any:
-                    return advance(problem, meta, Carry(*inside, number), create_graph=True)[:2]
+                    return advance(problem, meta, _carry(inside, number), create_graph=True)[:2]
 
                 inside, z = along(step, (inside,), (z,))
-        after = Carry(*inside, first + problem.steps)
+        after = _carry(inside, first + problem.steps)
         leaves = {n: p.requires_grad_() for n, p in meta.items()}
         value, v, direct = outer_gradients(problem, after.parameters, leaves, after.step)
         through = torch.stack([torch.tensordot(z[0][n].flatten(1), g.flatten(), 1) for n, g in v.items()]).sum(0)
@@ -148,9 +148,13 @@ def _backwards(problem: Problem, meta: Params, carry: Carry | None, last: int) -
 def _by_autograd(problem: Problem, meta: Params, carry: Carry) -> Hypergradient:
     value = outer_loss(problem, carry.parameters, meta, carry.step)
     (grads,) = vjp([value], [list(meta.values())], [torch.ones_like(value)])
-    return Hypergradient(
-        dict(zip(meta, grads, strict=True)), value.detach(), Carry(*detach(carry[:2]), carry.step)
-    )  # fmt: skip
+    after = _carry(detach(carry[:2]), carry.step)
+    return Hypergradient(dict(zip(meta, grads, strict=True)), value.detach(), after)
+
+
+def _carry(inside: Any, step: int) -> Carry:
+    """Parameters and the rule's state, which are differentiated together, with the number of steps."""
+    return Carry(inside[0], inside[1], step)
 
 
 def _identity(meta: Params) -> Params:

@@ -7,13 +7,17 @@ by a Gaussian of width sigma, and nothing need be differentiable. N pairs in M p
 squared cosine of N / (N + M - 1) on average (`upstairs.engine.evolution`).
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from upstairs.functional.call import Params
 
 
-def draw_noise(params: Params, sigma: float, count: int, generator: torch.Generator | None = None) -> Params:
+def draw_noise(
+    params: Mapping[str, Tensor], sigma: float, count: int, generator: torch.Generator | None = None
+) -> Params:
     """`count` perturbations e of all parameters, along a new first axis."""
     return {
         n: sigma * torch.randn(count, *p.shape, dtype=p.dtype, device=p.device, generator=generator)
@@ -21,7 +25,7 @@ def draw_noise(params: Params, sigma: float, count: int, generator: torch.Genera
     }
 
 
-def perturb(params: Params, noise: Params, sign: int) -> Params:
+def perturb(params: Mapping[str, Tensor], noise: Params, sign: int) -> Params:
     """theta + e for a sign of 1 and theta - e for -1, as constants."""
     return {n: p.detach() + sign * noise[n] for n, p in params.items()}
 

@@ -24,7 +24,7 @@ def solve_curvature(
 
     Args:
         grads: the gradient of the inner loss in `params`, with its graph.
-        others: tensors beside `params` that the inner loss depends on.
+        others: tensors besides `params` that the inner loss depends on.
     """
     x = solver(lambda v: vjp(grads, [params], v)[0], b)
     return x, vjp(grads, [others], x)[0]

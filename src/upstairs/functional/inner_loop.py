@@ -29,7 +29,7 @@ from upstairs.functional.differentiate import (
     vjp,
 )
 from upstairs.functional.implicit import conjugate_gradients, solve_curvature
-from upstairs.functional.rules import SGD, UpdateRule
+from upstairs.functional.rules import SGD, UpdateRule, check_rule
 from upstairs.tree import detach
 
 CarryStep = Callable[..., Any]  # (number, carry, create_graph=) -> carry
@@ -71,10 +71,8 @@ def inner_loop(
             f"`start` is {f'a {type(start).__name__}' if start else 'empty'} and an inner loop needs parameters by "
             "name: give a dict of tensors, such as dict(net.named_parameters())"
         )
-    if type(rule) is not SGD and not isinstance(rule, UpdateRule):
-        raise UpstairsError(
-            f"`rule` is {rule!r}, which has no `init` and `update`: give an update rule, such as SGD(0.1)"
-        )
+    if type(rule) is not SGD:
+        check_rule(rule)
     if steps < 0:
         raise UpstairsError(f"`steps` is {steps}: give 0 or more")
     params = per_task(start, args)
@@ -106,8 +104,8 @@ def apply_rule(
     rule: UpdateRule, loss: Loss, params: Params, state: Any, *args: Any, create_graph: bool
 ) -> tuple[Params, Any]:
     """One step of the rule on `loss(params, *args)`: the parameters after it, and the rule's state."""
-    if type(rule) is SGD and rule.plain:
-        return descend(loss, params, *args, lr=rule.lr, create_graph=create_graph), state
+    if type(rule) is SGD and (lr := rule.plain_lr) is not None:
+        return descend(loss, params, *args, lr=lr, create_graph=create_graph), state
     grads = gradient(loss, params, *args, create_graph=create_graph)
     updates, state = rule.update(grads, state, params)
     return add(params, updates), state
@@ -122,7 +120,7 @@ def _proximal(loss: Loss, start: Params, strength: float) -> Loss:
 
 
 class _Backward(torch.autograd.Function):
-    """Values that are at hand, with a backward of one's own."""
+    """Values that are known already, with a backward function of their own."""
 
     @staticmethod
     def forward(ctx: Any, pull: Callable[..., Any], values: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -143,7 +141,7 @@ def checkpointed(step: CarryStep, carry: Any, steps: int, *, shared: list[Tensor
     Walking back, each step is computed once more, and the vector-Jacobian product of it alone is taken.
 
     Args:
-        shared: leaves with a gradient that steps depend on beside their carry; None: those of the first step.
+        shared: leaves with a gradient that steps depend on besides their carry; None: those of the first step.
     """
     leaves, structure = tree_flatten(carry)
     shared = _shared(step, carry) if shared is None else shared
@@ -180,7 +178,7 @@ def checkpointed(step: CarryStep, carry: Any, steps: int, *, shared: list[Tensor
 
 
 def _shared(step: CarryStep, carry: Any) -> list[Tensor]:
-    """Tensors with a gradient that a step depends on beside its carry: shared layers, a learned rate.
+    """Tensors with a gradient that a step depends on besides its carry: shared layers, a learned rate.
 
     They are found in the graph of the first step, so that none can be forgotten.
     """

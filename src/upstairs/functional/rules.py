@@ -15,10 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from upstairs.errors import UpstairsError
 from upstairs.functional.call import Params
 from upstairs.functional.differentiate import inner_step
 
 Number = float | Tensor | Mapping[str, Tensor]
+PLAIN = (float, int)  # a tuple: building a union takes longer than the question
 
 
 @runtime_checkable
@@ -32,6 +34,14 @@ class UpdateRule(Protocol):
     def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
         """Updates, which are added to the parameters, and the rule's next state."""
         ...
+
+
+def check_rule(rule: Any) -> None:
+    """Raise UpstairsError for anything but an update rule."""
+    if not isinstance(rule, UpdateRule):
+        raise UpstairsError(
+            f"`rule` is {rule!r}, which has no `init` and `update`: give an update rule, such as SGD(0.1)"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +60,10 @@ class SGD:
     nesterov: bool = False
 
     @property
-    def plain(self) -> bool:
-        """True for theta <- theta - lr g with one rate that is not learned, which `inner_loop` computes faster."""
-        return isinstance(self.lr, float | int) and _is_zero(self.momentum) and _is_zero(self.decay)
+    def plain_lr(self) -> float | None:
+        """The rate of plain descent, which `inner_loop` computes faster; None with momentum or decay, or if learned."""
+        plain = isinstance(self.lr, PLAIN) and _is_zero(self.momentum) and _is_zero(self.decay)
+        return self.lr if plain else None
 
     def init(self, params: Params) -> Params:
         return {} if _is_zero(self.momentum) else _zeros(params)
@@ -187,7 +198,7 @@ def _decayed(g: Tensor, p: Tensor, decay: Number, name: str) -> Tensor:
 
 def _is_zero(number: Number) -> bool:
     """True for a plain 0, which is not learned."""
-    return isinstance(number, int | float) and number == 0
+    return isinstance(number, PLAIN) and number == 0
 
 
 def _zeros(params: Params) -> Params:

@@ -6,9 +6,9 @@ pointwise.py    functions of single values
 shapes.py       functions of axes
 layers.py       Linear, convolution, pooling, embedding, dropout, attention, losses
 recurrent.py    RNN, GRU and LSTM by their cells
-norms.py        batch, group and layer norm
+norms.py        batch, group and layer norm, and running statistics
 kernels.py      batch norm as an autograd function, exact to any derivative
-vectorize.py    run a function of one task on all: stacked, else under vmap, else one task after another
+vectorize.py    run a function of one task on all: batched, else under vmap, else one task after another
 """
 
 from upstairs.functional.batching import fallback, layers, norms, pointwise, recurrent, shapes  # noqa: F401  (they register their rules)

@@ -56,21 +56,12 @@ def _module_running() -> str:
 
 
 _READS = {
-    "item",
-    "tolist",
-    "__bool__",
-    "__float__",
-    "__int__",
-    "__index__",
-    "numpy",
-    "__array__",
-    "is_nonzero",
-    "equal",
-}
+    "item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "__array__", "is_nonzero", "equal",
+}  # fmt: skip
 
 
 def fall_back(func: Any, args: Any, kwargs: Any) -> Any:
-    """A function without a rule: its own body on stacked tensors, else under vmap, else one task after another."""
+    """A function without a rule: its own body on batched tensors, else under vmap, else one task after another."""
     name = _name(func)
     if name in _READS:
         raise NotBatchable(f"{_module_running() or 'the code'} reads values with {name}()")

@@ -1,4 +1,4 @@
-"""Batch norm as an autograd function, exact to any derivative, alone, stacked and under vmap."""
+"""Batch norm as an autograd function, exact to any derivative: alone, batched and under vmap."""
 
 from typing import Any
 

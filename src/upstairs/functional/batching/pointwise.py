@@ -45,10 +45,10 @@ IN_PLACE = _words("""
 
 def align(args: tuple[Any, ...]) -> tuple[list[Any], int, bool]:
     """Raw arguments that broadcast against each other, the number of tasks, and whether they are folded."""
-    stacked = [a for a in args if isinstance(a, BatchedTensor)]
-    first = stacked[0]
+    batched = [a for a in args if isinstance(a, BatchedTensor)]
+    first = batched[0]
     shared = any(isinstance(a, Tensor) and not isinstance(a, BatchedTensor) and a.ndim for a in args)
-    if first.folded and not shared and all(a.folded and a.shape == first.shape for a in stacked[1:]):
+    if first.folded and not shared and all(a.folded and a.shape == first.shape for a in batched[1:]):
         return [a.raw if isinstance(a, BatchedTensor) else a for a in args], first.count, True
     rank = max(a.ndim for a in args if isinstance(a, Tensor))
     return [pad_axes(a, rank) for a in args], first.count, False

@@ -108,9 +108,9 @@ class BatchedTensor(Tensor):
 
 def wrap(raw: Tensor, count: int = 0, *, folded: bool = False) -> BatchedTensor:
     """A raw tensor as the tensor of one task; `count` is needed where it is folded."""
-    stacked = torch.Tensor._make_subclass(BatchedTensor, HOLLOW)
-    stacked._raw, stacked.folded, stacked.count = raw, folded, count or raw.shape[0]
-    return stacked
+    batched = torch.Tensor._make_subclass(BatchedTensor, HOLLOW)
+    batched._raw, batched.folded, batched.count = raw, folded, count or raw.shape[0]
+    return batched
 
 
 def front(x: BatchedTensor) -> Tensor:
@@ -163,14 +163,14 @@ def stack(tree: Any) -> Any:
 def _stack(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
-    stacked = wrap(leaf)
+    batched = wrap(leaf)
     if leaf.dtype == torch.bool and not leaf.is_inference() and known_true(leaf):
-        stacked.true = leaf._version
-    return stacked
+        batched.true = leaf._version
+    return batched
 
 
 def known_true(mask: Tensor) -> bool:
-    """Is it True everywhere (and of some size), told without waiting for a device or troubling a tracer?"""
+    """True for a mask that is True everywhere and not empty, where that is known without waiting for a device."""
     if isinstance(mask, BatchedTensor):  # it was, and nobody has written to it since
         return mask.true >= 0 and mask.true == mask._raw._version
     plain = type(mask) is Tensor and mask.is_cpu and not torch._C._are_functorch_transforms_active()

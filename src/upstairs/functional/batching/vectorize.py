@@ -1,4 +1,4 @@
-"""A function of one task on all of them: stacked; where that cannot be, under vmap; else one task after another."""
+"""A function of one task runs on all of them: batched; where that fails, under vmap; else one task after another."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

@@ -207,7 +207,7 @@ class PersistentEvolution:
 class _Loop(nn.Module):
     """A step of `unroll` as a module, whose rule can be called with other parameters."""
 
-    def __init__(self, rule: nn.Module, training: NetworkTraining) -> None:
+    def __init__(self, rule: Any, training: NetworkTraining) -> None:
         super().__init__()
         self.rule, self.of = rule, training
 

@@ -64,7 +64,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         p.add_(updates["p"], alpha=lr)
 
     def save(self, path: str | Path) -> None:
-        """Write the rule to a safetensors file. Where training stands is in `state_dict`, as ever."""
+        """Write the rule to a safetensors file. `state_dict` holds the state of training, as with any optimiser."""
         save_rule(self.rule, path)
 
     @classmethod

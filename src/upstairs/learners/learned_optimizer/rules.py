@@ -1,6 +1,6 @@
 """Learned optimisers: update rules that are small networks, the same one for every coordinate.
 
-Both begin as an ordinary step, which their networks then bend: with the last layer at zero the LSTM rule is gradient
+Both begin as an ordinary step, which their networks then change: with the last layer at zero the LSTM rule is gradient
 descent, the MLP rule is Adam or momentum. A tensor's update depends on that tensor alone, so a rule that was
 meta-trained on one network trains any other.
 """
@@ -45,7 +45,7 @@ class LSTMRule(nn.Module):
 
         h, c <- LSTM([log|g| / p, sign g], h, c),   (d, e) = W h + b,   update = lr * (d - exp(e) * g)
 
-    The paper's update is d alone. Here the gradient is beside it, scaled by a gate (as in Ravi and Larochelle 2017,
+    The paper's update is d alone. Here the gradient is added, scaled by a gate (as in Ravi and Larochelle 2017,
     whose initial state is learned as here): the rule begins as gradient descent and works before it is trained.
 
     Args:
