@@ -128,12 +128,14 @@ def short_name(data: str) -> str:
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """What each run is called: its learner, and its directory too where two runs have one learner."""
-    learners = [run.settings.learner for run in runs]
-    return [
-        name if learners.count(name) == 1 else f"{name} {run.path.name}"
-        for run, name in zip(runs, learners, strict=True)
-    ]
+    """A name for each run: its learner, with its directory where that is not one run's alone, or its whole path."""
+    names = [run.settings.learner for run in runs]
+    for more in (lambda run: run.path.name, lambda run: run.path):
+        names = [
+            name if names.count(name) == 1 else f"{run.settings.learner} {more(run)}"
+            for run, name in zip(runs, names, strict=True)
+        ]
+    return names
 
 
 def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
