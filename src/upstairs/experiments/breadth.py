@@ -1,4 +1,4 @@
-"""How far learning to learn reaches: runs by kinds of data, `upstairs breadth RUN... --data A B`."""
+"""The table of runs by kinds of data, `upstairs breadth RUN... --data A B`."""
 
 from collections.abc import Sequence
 from pathlib import Path
