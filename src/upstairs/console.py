@@ -79,7 +79,7 @@ def _following(what: str, *, quiet: bool) -> Iterator[Callable[[float, str, floa
 
 
 def tell_user(text: str) -> None:
-    """A line beside the result, so on standard error."""
+    """A line for the user on standard error: standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,7 @@
 """Runs compared on the same tasks: from Python and from the command line, against scipy, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from upstairs.data.images.datasets import open_data
 from upstairs.data.source import Source
 from upstairs.data.splits import split_by_ratio
 from upstairs.engine.evaluate import frozen_seeds, score_tasks
+from upstairs.experiments.report.measure import name_runs
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +106,9 @@ def test_runs_that_cannot_be_compared_are_refused(call: Call, runs: list[Path], 
     foreign = draw_folder(tmp_path / "foreign", classes=5, seed=4)
     status, out, _ = call("compare", runs[0], tmp_path / "split", "--data", foreign, "--way", 3, "--tasks", 8, "--json")
     assert status == 0 and json.loads(out)["split"] == "all"
+
+
+def test_each_run_has_a_name_of_its_own(runs: list[Path]) -> None:
+    protonet, maml = map(upstairs.load, runs)
+    alike = [replace(protonet, path=Path(path)) for path in ("a/run", "b/run", "b/other")]
+    assert name_runs([*alike, maml]) == ["protonet a/run", "protonet b/run", "protonet other", "maml"]

@@ -1,4 +1,4 @@
-"""How far learning to learn reaches: runs by kinds of data, `upstairs breadth RUN... --data A B`."""
+"""The table of runs by kinds of data, `upstairs breadth RUN... --data A B`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from upstairs.console import DAGGER, counting, show_table, write_number, write_score
+from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN
 from upstairs.data.open import absolute
@@ -63,25 +64,27 @@ def breadth(
     if idle := [run for run in loaded if not any(run in some for some in readers)]:
         raise UpstairsError(f"{idle[0].path} reads the inputs of none of {', '.join(data)}: leave it out")
     memory, seeds, names = memory or Remembered(None), enough_seeds(seed, tasks), [*name_runs(loaded), NEAREST]
-    cells: dict[str, list[dict[str, Any] | None]] = {name: [] for name in names}
-    total = len(data) * len(names) * len(seeds)
+    jobs: dict[tuple[str, str], tuple[Learner, Episodes]] = {}  # by row and kind of data
+    for kind, some in zip(data, readers, strict=True):
+        for run, name in zip([*loaded, some[0]], names, strict=True):
+            if run in some:
+                episodes = tasks_of(run, kind, way=way, shot=shot, query=query)
+                plain = baselines_for(run.settings, episodes.source, way) if name == NEAREST else {}
+                jobs[name, kind] = next(iter(plain.values()), run.learner), episodes
+    cells = {}
     with counting("measuring breadth", quiet=quiet) as progress:
-        for kind, some in zip(data, readers, strict=True):
-            for run, name in zip([*loaded, some[0]], names, strict=True):
-                cell, done = None, sum(map(len, cells.values())) * len(seeds)
-                if run in some:
-                    episodes, learner = tasks_of(run, kind, way=way, shot=shot, query=query), run.learner
-                    if name == NEAREST:
-                        learner = next(iter(baselines_for(run.settings, episodes.source, way).values()))
-                    tell = progress and (lambda k, _, done=done: progress(done + k, total))
-                    cell = describe_score(memory(learner, episodes, seeds, progress=tell), score_kind(episodes))
-                cells[name].append(cell)
+        for job, (learner, episodes) in jobs.items():
+            tell = progress and (lambda done, total: progress(len(cells) * total + done, len(jobs) * total))
+            cells[job] = describe_score(memory(learner, episodes, seeds, progress=tell), score_kind(episodes))
     rows = [
         {
             "name": name,
             "trained_on": run.settings.data if run else "",
             "transductive": bool(run and run.learner.transductive),
-            **summary(cells[name], [absolute(kind) in run.settings.data.split(SIGN) for kind in data] if run else ()),
+            **summary(
+                [cells.get((name, kind)) for kind in data],
+                [absolute(kind) in run.settings.data.split(SIGN) for kind in data] if run else (),
+            ),
         }
         for name, run in zip(names, [*loaded, None], strict=True)
     ]

@@ -39,7 +39,7 @@ def read_card(path: Path) -> Card:
 
 
 def deviations(card: Card) -> list[str]:
-    """What keeps the card's number from being one of the published protocol; the weightiest first."""
+    """The reasons why the card's number is not one of the published protocol; the most important first."""
     found = []
     done, whole = min(s["steps"] for s in card["seeds"]), card["protocol"]["steps"]
     if card["budget"] is not None or done < whole:
@@ -50,20 +50,20 @@ def deviations(card: Card) -> list[str]:
 
 
 def verdict(card: Card) -> str:
-    """How the number stands to the published one, in a sentence."""
+    """The number compared with the published one, in a sentence."""
     published, score = card["published"], card["score"]
     if published is None:
         return "There is no published number to compare with."
     number, less = published["number"], card["unit"] == "mse"
     half = max(score["ci95"], score["ci95_seeds"] or 0.0)
     gap = (number - score["mean"]) * (-1 if less else 1)  # above 0: short of it
-    beside = "at it or better" if gap <= 0 else "within the interval of it" if gap <= half else "short of it"
+    stands = "at it or better" if gap <= 0 else "within the interval of it" if gap <= half else "short of it"
     whole = f"The published number is {write(card, number)}"
     if deviations(card):
-        return f"{whole}, of the whole protocol: this shorter run is {beside}."
+        return f"{whole}, of the whole protocol: this shorter run is {stands}."
     if card["differs"]:
-        return f"{whole}: this run is {beside}, by a protocol that differs as said below."
-    return f"{whole}: {'reproduced' if gap <= half else 'not reproduced'} ({beside})."
+        return f"{whole}: this run is {stands}, by a protocol that differs as said below."
+    return f"{whole}: {'reproduced' if gap <= half else 'not reproduced'} ({stands})."
 
 
 def write(card: Card, value: float, digits: int | None = None) -> str:
@@ -78,7 +78,7 @@ def interval_of(card: Card, score: dict[str, Any]) -> str:
 
 
 def card_markdown(card: Card) -> str:
-    """The card in words; what makes it unlike the published protocol comes first."""
+    """The card in words; deviations from the published protocol come first."""
 
     def half(value: float | None) -> str:
         return f" ± {(1 if card['unit'] == 'mse' else 100) * value:.2f}" if value else ""

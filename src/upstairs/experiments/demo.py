@@ -9,10 +9,10 @@ from upstairs.data.open import open_splits
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
+from upstairs.experiments.reproduce import train_or_resume
 from upstairs.storage import write_json
 from upstairs.training.presets import PRESETS
-from upstairs.training.run import Run, load
-from upstairs.training.train import resume_run, start_run
+from upstairs.training.run import Run
 
 Kind = Literal["image", "text", "audio"]
 
@@ -67,11 +67,7 @@ def run_demo(
         folder = out / settings["learner"]
         budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
         given = {**settings, **budget, "seed": seed, "data": data}
-        if not (folder / "last.safetensors").exists():
-            start_run(given, folder, quiet=quiet, splits=splits)
-        else:
-            resume_run(folder, given, quiet=quiet)
-        runs.append(load(folder))
+        runs.append(train_or_resume(given, folder, splits, quiet=quiet))
     with counting(f"measuring on unseen {demo.unseen}", quiet=quiet) as progress:
         report = measure(
             runs, splits, settings=demo.settings, tasks=tasks, seed=seed, command=command, progress=progress

@@ -61,7 +61,7 @@ def judge(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
-    """How a classifier sees what was drawn from one example of each class, beside real examples of the same classes.
+    """A classifier's view of drawings after one example of each class, and of real examples of the same classes.
 
     A task is `way` classes of the source. Each generator sees one example of a class and makes `count` more. The
     classifier knows each class by one other example, and says which of the classes each is of.

@@ -62,7 +62,9 @@ def reproduce(
     given = settings_of(experiment, data, None if budget is None else budget / seeds, device)
     splits = open_splits(given, quiet=quiet)
     folder = out / (experiment.training + ("" if budget is None else "-short"))
-    runs = [train_seed(given | {"seed": seed}, folder / f"seed-{seed}", splits, quiet=quiet) for seed in range(seeds)]
+    runs = [
+        train_or_resume(given | {"seed": seed}, folder / f"seed-{seed}", splits, quiet=quiet) for seed in range(seeds)
+    ]
     judged = [judge(experiment, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]
     card = make_card(experiment, runs, judged, tasks=tasks, budget=budget, note=note)
     write_json(out / name / "card.json", card)
@@ -81,7 +83,7 @@ def settings_of(experiment: Experiment, data: str | None, minutes: float | None,
     return given
 
 
-def train_seed(given: dict[str, Any], out: Path, splits: Splits, *, quiet: bool) -> Run:
+def train_or_resume(given: dict[str, Any], out: Path, splits: Splits, *, quiet: bool) -> Run:
     """One training, from the beginning or from where it stood."""
     if (out / "last.safetensors").exists():
         return resume_run(out, given, quiet=quiet, splits=splits)

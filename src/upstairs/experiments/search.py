@@ -1,4 +1,4 @@
-"""What gradients cannot reach (a network's kind, a number of steps): searched by Optuna, extra `[search]`.
+"""Search of settings that have no gradient (a network's kind, a number of steps), by Optuna (extra `[search]`).
 
     found = search(score, {"rate": Range(1e-4, 1e-1, log=True), "steps": Range(1, 10), "net": ["mlp", "bag"]}, trials=9)
 
@@ -47,11 +47,11 @@ Score = Callable[[dict[str, Any], Report], float]
 
 @dataclass(frozen=True)
 class Found:
-    """What a search came to; all of it, with Optuna's own pictures and tools, is in `study`.
+    """The result of a search; `study` holds all of it, with Optuna's own pictures and tools.
 
     Args:
         settings: the best ones.
-        score: theirs. Of the data that chose them, so better than it is: judge by a third split.
+        score: theirs, on the data that chose them, so it is optimistic: judge by a third split.
         pruned: trials that were ended early.
     """
 
@@ -226,7 +226,7 @@ def search_settings(
 
     Args:
         given: the settings that stay, with `learner`; those varied win.
-        storage: as `search` takes it; None: search.db beside `out`, so that searches of one folder can start from each
+        storage: as `search` takes it; None: search.db next to `out`, so that searches of one folder can start from each
             other.
         earlier: names (folders' names) of searches in the same storage to start from.
 
@@ -235,7 +235,7 @@ def search_settings(
     """
     start = {**given, **{n: _ends(r)[0] for n, r in space.items()}}
     first, splits = open_run(start, out, quiet=quiet)
-    for name, of in space.items():  # a choice that cannot be is told before hours of trials, not after
+    for name, of in space.items():  # an impossible choice is an error before hours of trials, not after
         for value in _ends(of):
             draft({**start, name: value}, regression=splits.train.functions is not None)
     known = None if DATA_SETTINGS & set(space) else splits

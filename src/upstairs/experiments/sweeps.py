@@ -1,4 +1,4 @@
-"""Small trainings beside a run that differ from it in one thing: the classes there are, the inner loop, the kind."""
+"""Small trainings that differ from a run in one thing: the number of classes, the inner loop, the kind of classes."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scores of tasks kept beside a run: a measurement that is stopped loses nothing, and none is made twice."""
+"""Scores of tasks kept in a run's folder: a stopped measurement loses nothing, and none is made twice."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What a report shows, measured: results, an episode, depth (steps, shots) and breadth (groups of classes)."""
+"""The measurements of a report: results, an episode, depth (steps, shots) and breadth (groups of classes)."""
 
 import platform
 import time
@@ -111,7 +111,7 @@ def measure(
 
 
 def head_of(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
-    """What every report starts with."""
+    """The entries that every report starts with."""
     return {
         "title": f"{title}: {short_name(runs[0].settings.data)}",
         "command": command,
@@ -123,17 +123,19 @@ def head_of(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
 
 
 def short_name(data: str) -> str:
-    """What data is called where there is no room for its path."""
+    """A short name of data, without its path."""
     return " + ".join(Path(part).name or part for part in data.split(SIGN))
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """What each run is called: its learner, and its directory too where two runs have one learner."""
-    learners = [run.settings.learner for run in runs]
-    return [
-        name if learners.count(name) == 1 else f"{name} {run.path.name}"
-        for run, name in zip(runs, learners, strict=True)
-    ]
+    """A name for each run: its learner, with its directory where that is not one run's alone, or its whole path."""
+    names = [run.settings.learner for run in runs]
+    for more in (lambda run: run.path.name, lambda run: run.path):
+        names = [
+            name if names.count(name) == 1 else f"{run.settings.learner} {more(run)}"
+            for run, name in zip(runs, names, strict=True)
+        ]
+    return names
 
 
 def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
@@ -168,7 +170,7 @@ def score(
 
 
 def name_training(source: Source, data: str) -> str:
-    """What was trained on, in words: its groups where it has them, else its classes."""
+    """The training classes in words: their groups where there are any, else their number."""
     groups = len(set(source.groups))
     return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
 
@@ -196,12 +198,12 @@ def result(
     started = time.monotonic()
     way, shot = episodes.way[1], episodes.shot[1]
     key = (run.settings.net, way, shot)
-    opponents = baselines_for(run.settings, episodes.source, way)
-    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents, score=memory)
+    baselines = baselines_for(run.settings, episodes.source, way)
+    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else baselines, score=memory)
     scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
     # baselines of another network have other scores: the first run's are those to compare with
     scored.update({**scores.baselines, **scored, **scores.named(name)})
-    row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=opponents)
+    row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=baselines)
     head = {"learner": name, "data": run.settings.data, "split": "test"}
     return {**head, **row, "seconds": time.monotonic() - started}
 

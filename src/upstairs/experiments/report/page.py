@@ -111,7 +111,7 @@ def make_environment() -> Environment:
 def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[Row]:
     """Learners and then baselines down, settings across; the best learner of each column is marked.
 
-    A baseline measured beside several learners has one row where its numbers agree, and one beside each where not.
+    A baseline measured with several learners has one row where its numbers agree, and one for each where not.
     """
     best = {s: find_best([result for result in results if result.setting == s]) for s in settings}
     rows = []
@@ -121,7 +121,7 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
         rows.append(Row(learner, False, any(result.transductive for result in own.values()), cells))
     for name in dict.fromkeys(name for result in results for name in result.baselines):
         transductive = any(((r.record.get("baselines") or {}).get(name) or {}).get("transductive") for r in results)
-        merged: list[tuple[list[str], dict[Any, Score]]] = []  # beside which learners, and its scores there
+        merged: list[tuple[list[str], dict[Any, Score]]] = []  # with which learners, and its scores there
         for learner in dict.fromkeys(result.learner for result in results if name in result.baselines):
             own = {r.setting: r.baselines[name] for r in results if r.learner == learner and name in r.baselines}
             same = (m for m in merged if all(m[1].get(setting, score) == score for setting, score in own.items()))
@@ -131,7 +131,7 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
             learners.append(learner)
             scores.update(own)
         for learners, scores in merged:
-            text = write_name(name) + (f" (beside {', '.join(learners)})" if len(merged) > 1 else "")
+            text = write_name(name) + (f" (with {', '.join(learners)})" if len(merged) > 1 else "")
             rows.append(Row(text, True, transductive, [(panels.write_score(scores.get(s)), False) for s in settings]))
     return rows
 

@@ -19,7 +19,7 @@ from upstairs.statistics import write_interval
 
 
 class Words(NamedTuple):
-    """What the classes and groups of a data set are called."""
+    """The words for the classes and groups of a data set."""
 
     reads: str
     thing: str
@@ -41,7 +41,7 @@ def name_shots(shot: int) -> str:
 
 
 def say_headline(result: Result, trained_on: str, words: Words) -> str:
-    """What the best learner does and what is had without it."""
+    """The best learner's score, and the best one without meta-learning."""
     setting = result.setting
     seen = "it was trained on" if setting.split == "train" else "it has never seen"
     text = (
@@ -76,7 +76,7 @@ def say_bars(results: Sequence[Result]) -> str:
 
 
 def say_verdicts(results: Sequence[Result]) -> list[str]:
-    """Every learner that does not beat a baseline beside it, or that all do; and results that are no number."""
+    """Every learner that does not beat a baseline, or that all do; and results that are no number."""
     failures: dict[str, list[str]] = {}
     several = len({result.setting[:2] for result in results}) > 1
     for result in results:
@@ -90,7 +90,7 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
                 start = f"{result.name} {how} its baseline {write_name(name)}:"
                 failures.setdefault(start, []).append(f"{result.score} to {score} {where}")
     if not failures and any(result.baselines for result in results):
-        return ["Every learner beats every baseline beside it in every setting, by more than their intervals together."]
+        return ["Every learner beats every baseline in every setting, by more than their intervals together."]
     return [f"{start} {write_list(parts)}." for start, parts in failures.items()]
 
 

@@ -50,7 +50,7 @@ class Survey(NamedTuple):
         return found
 
     def train(self, run: Run, name: str, changes: dict[str, Any], splits: Splits | None = None) -> Run:
-        """A small training beside a run."""
+        """A small training that differs from a run in some settings."""
         where = run.path / "sweeps" / name
         what = f"training {run.settings.learner}, {name}"
         return variant(run, changes, where, minutes=self.minutes, what=what, quiet=self.quiet, splits=splits)

@@ -109,7 +109,7 @@ def whose_turn(players: list[Player], step: int) -> tuple[Player, int]:
 
 
 def of_late(steps: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[dict[str, float], float]:
-    """From each player's losses and scores of late: the mean loss, and the score, which is the first player's.
+    """The mean of each player's recent losses, and of the recent scores, which are the first player's.
 
     Of several players there is each one's loss too, as `loss_NAME`, and the loss is their sum.
     """
