@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Functions] = {f.name: f for f in (Sinusoids(), GaussianProc
 
 
 def function_source(functions: Functions) -> Source:
-    """A source without classes, whose tasks are functions: `Episodes(function_source(Sinusoids()), way=0, shot=5)`."""
+    """A source without classes, whose tasks are functions: `Episodes(function_source(Sinusoids()), shot=5)`."""
     return Source(functions.name, np.zeros((0, 1), np.float32), (), (), functions=functions)
 
 

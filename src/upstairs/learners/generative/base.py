@@ -15,6 +15,7 @@ from torch import Tensor
 from upstairs.core import Examples, Learner, LossFn, State
 from upstairs.learners.generative.likelihood import scatter
 from upstairs.learners.model_based.conditioned import Noise
+from upstairs.settings import TaskKind
 
 
 def minus(prediction: Float[Tensor, "n 1"], y: Tensor) -> Float[Tensor, " n"]:
@@ -57,7 +58,7 @@ class GenerativeLearner(Learner[State]):
     """
 
     loss_fn: LossFn = staticmethod(minus)
-    way = min_way = 1
+    way: int | None = 1
     noise_size: int  # standard normal numbers for one example
 
     @abstractmethod
@@ -68,6 +69,10 @@ class GenerativeLearner(Learner[State]):
     def sample(self, state: State, count: int, generator: torch.Generator) -> Float[Tensor, "count *feature"]:
         """`count` new examples of the class."""
         return self.draw(state, torch.randn(count, self.noise_size, generator=generator))
+
+    @property
+    def task_kind(self) -> TaskKind:
+        return "generation"
 
     @property
     def max_way(self) -> int:
