@@ -17,8 +17,8 @@ from upstairs.data.source import Source
 from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
-from upstairs.learners import Augmented, GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
-from upstairs.training.run import Run, check_comparable, check_task_kind, load
+from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
+from upstairs.training.run import Run, check_task_kind, load
 
 
 def evaluate_run(
@@ -32,7 +32,6 @@ def evaluate_run(
     tasks: int = 600,
     seed: int = 0,
     inner_steps: int | None = None,
-    augment: Path | None = None,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -47,11 +46,6 @@ def evaluate_run(
             )
         learner = with_steps(learner, inner_steps)
     opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
-    if augment is not None:
-        opponents["not augmented"] = learner
-        generator = load(augment).generator()
-        check_comparable([run, load(augment)], foreign=True)
-        learner = Augmented(learner, generator, count=5)
     if baselines and isinstance(learner, NeuralStatistician):
         opponents["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()

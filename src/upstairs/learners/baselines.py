@@ -1,4 +1,4 @@
-"""Baselines without meta-learning: for regression the mean of the support targets and the exact posterior of a process."""
+"""Baselines without meta-learning: what a run is compared with."""
 
 from typing import NamedTuple
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.entry import Build, Shape
+from upstairs.learners.entries import Build, Shape
 from upstairs.learners.options import GradientOptions, InnerLoopOptions, ScaleOptions, ViewOptions
 from upstairs.learners.registry import entry
 from upstairs.nets import conv4, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net

@@ -1,4 +1,4 @@
-"""The options that only some learners have, one class for each set of them; entries of the registry name the classes."""
+"""The options that only some learners have, a class for each set of them; entries of the registry name these."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -60,9 +60,4 @@ class FineTuningOptions(InnerLoopOptions, ViewOptions):
 class CriticOptions(LearnerOptions):
     """Games of a generator against a critic."""
 
-    critic_steps: int = option(1, "Steps of the critic (or classifier) for each one of the generator.", least=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class NearMissOptions(CriticOptions, ScaleOptions):
-    """A prototypical network as the critic."""
+    critic_steps: int = option(1, "Steps of the critic for each one of the generator.", least=1)

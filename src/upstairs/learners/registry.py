@@ -7,8 +7,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from upstairs.errors import UpstairsError
-from upstairs.learners.entry import Entry
-from upstairs.learners.generative.table import GENERATIVE_LEARNERS
+from upstairs.learners.entries import Entry
+from upstairs.learners.generative.table import GENERATIVE_LEARNERS, REMOVED
 from upstairs.learners.gradient.table import GRADIENT_LEARNERS
 from upstairs.learners.metric.table import METRIC_LEARNERS
 from upstairs.learners.model_based.table import MODEL_BASED_LEARNERS
@@ -69,6 +69,8 @@ def entry(name: str) -> Entry:
         return LEARNERS[name]
     for point in entry_points(group="upstairs.learners", name=name):
         return load_plugin(point)
+    if name in REMOVED:
+        raise UpstairsError(f"the learner '{name}' was removed, since it did not help: {REMOVED[name]}")
     raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
 
 

@@ -43,8 +43,8 @@ class GradientLearner(Learner[Params]):
     """
 
     def __init__(
-        self, net: nn.Module, rule: UpdateRule, *, way: int | None = None, steps: int = 5, differentiate: Differentiation = EXACT,
-        fast: Fast | None = None, batch: int | None = None, loss_fn: LossFn | None = None,
+        self, net: nn.Module, rule: UpdateRule, *, way: int | None = None, steps: int = 5,
+        differentiate: Differentiation = EXACT, fast: Fast | None = None, batch: int | None = None, loss_fn: LossFn | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.rule = net, rule
@@ -158,12 +158,16 @@ class Options(TypedDict, total=False):
     loss_fn: LossFn | None
 
 
-def maml(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def maml(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """MAML with exact second-order meta-gradients (Finn, Abbeel and Levine 2017, algorithm 1)."""
     return GradientLearner(net, SGD(inner_lr), way=way, **options)
 
 
-def fomaml(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def fomaml(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """First-order MAML (Finn, Abbeel and Levine 2017, section 5.2)."""
     return GradientLearner(net, SGD(inner_lr), way=way, differentiate=FirstOrder(), **options)
 
@@ -184,12 +188,16 @@ def boil(
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.startswith(head), **options)
 
 
-def meta_sgd(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def meta_sgd(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """Meta-SGD: MAML with a learned rate for each weight (Li et al. 2017)."""
     return GradientLearner(net, LearnedRates(adapting(net), inner_lr), way=way, **options)
 
 
-def meta_curvature(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def meta_curvature(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """MAML with a learned, Kronecker-factored curvature of the inner gradient (Park and Oliva 2019)."""
     return GradientLearner(net, MetaCurvature(adapting(net), inner_lr), way=way, **options)
 

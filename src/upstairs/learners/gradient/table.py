@@ -1,6 +1,6 @@
 """Meta gradient descent, meta stochastic gradient descent, meta transfer learning: steps along gradients or losses."""
 
-from upstairs.learners.entry import FUNCTIONS_IN_STEPS, INNER_LOOP, SMALL_STEPS, Entry
+from upstairs.learners.entries import FUNCTIONS_IN_STEPS, INNER_LOOP, SMALL_STEPS, Entry
 from upstairs.learners.options import GradientOptions
 
 HERE = "upstairs.learners.gradient.build:"

@@ -7,7 +7,7 @@ import torch
 from upstairs.core import Learner, evaluating
 from upstairs.data.audio.augment import Hearing
 from upstairs.learners.building import length, make_net, on_encoder, own_network, own_options, scale
-from upstairs.learners.entry import Build, Shape
+from upstairs.learners.entries import Build, Shape
 from upstairs.learners.gradient.proto_maml import proto_maml, unicorn_maml
 from upstairs.learners.metric.bd_cspn import BDCSPN
 from upstairs.learners.metric.closed_form import R2D2, MetaOptNet

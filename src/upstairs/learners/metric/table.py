@@ -1,11 +1,11 @@
 """Learning of categories: what a class is, from embeddings of its examples."""
 
-from upstairs.learners.entry import FUNCTIONS, INNER_LOOP, METRIC, Entry
+from upstairs.learners.entries import FUNCTIONS, INNER_LOOP, METRIC, Entry
 from upstairs.learners.options import (
     FineTuningOptions,
     InnerLoopOptions,
-    PrototypeOptions,
     ProtoMamlOptions,
+    PrototypeOptions,
     ScaleOptions,
     ViewOptions,
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from upstairs.core import Learner
 from upstairs.learners.building import length, make_net, on_encoder, scale
-from upstairs.learners.entry import Build, Shape
+from upstairs.learners.entries import Build, Shape
 from upstairs.learners.model_based.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.model_based.neural_processes import ANP, CNP, LNP
 from upstairs.learners.model_based.recurrent import LSTMLearner, MemoryLearner

@@ -1,6 +1,6 @@
 """Meta transfer by a network that reads the support set: f(x) = g(theta, support)(x)."""
 
-from upstairs.learners.entry import FUNCTIONS, METRIC, Entry
+from upstairs.learners.entries import FUNCTIONS, METRIC, Entry
 from upstairs.learners.options import ScaleOptions, ViewOptions
 
 HERE = "upstairs.learners.model_based.build:"
