@@ -296,5 +296,5 @@ def test_meta_parameters_are_left_alone(method: Any) -> None:
 
 
 def test_methods_print_their_settings() -> None:
-    assert str(Implicit(Neumann(5))) == "Implicit(solver=Neumann(terms=5, rate=None, damping=0.0))"
+    assert str(Implicit(Neumann(5))) == "Implicit(solver=Neumann(terms=5, lr=None, damping=0.0))"
     assert partial(Truncated, 3)() == Truncated(last=3)

@@ -174,7 +174,7 @@ def test_resume_and_its_refusals(call, pictures: Path, tmp_path: Path) -> None:
     status, _, err = call("train", "protonet", *words, "--steps", 4, "--out", tmp_path / "run")
     assert status == 2 and "holds a run already" in err and "--resume" in err
     status, _, err = call("train", "maml", "--out", tmp_path / "run", "--resume")
-    assert status == 2 and "--learner is maml" in err
+    assert status == 2 and "`learner` is maml" in err
     status, _, err = call("train", "--out", tmp_path / "run", "--resume", "--width", 64)
     assert status == 2 and "--width is 64 and the run" in err
     assert call("train", "--resume", tmp_path / "run", "--steps", 5, "--quiet")[0] == 0

@@ -88,12 +88,12 @@ def test_streams_do_not_meet() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"way": 0}, "--way is 0: it must be at least 1"),
-        ({"way": 4}, "has 3 classes and --way is 4"),
-        ({"shot": -3}, "--shot is -3: it must be at least 1"),
-        ({"shot": 0}, "--shot is 0"),
-        ({"query": 0}, "--query is 0"),
-        ({"shot": (3, 1)}, "--shot is"),
+        ({"way": 0}, "`way` is 0: it must be at least 1"),
+        ({"way": 4}, "has 3 classes and `way` is 4"),
+        ({"shot": -3}, "`shot` is -3: it must be at least 1"),
+        ({"shot": 0}, "`shot` is 0"),
+        ({"query": 0}, "`query` is 0"),
+        ({"shot": (3, 1)}, "`shot` is"),
         ({"shot": 4}, "class '1' of arrays has 5 examples and 4 shot"),
     ],
 )

@@ -26,7 +26,7 @@ def test_what_to_vary() -> None:
         ("lr=1..x", "cannot"),
         ("lr=1:log", "cannot"),
         ("shot=1..5", "cannot be read"),
-        ("net=conv4,foo", "--net is 'foo': choose conv4"),
+        ("net=conv4,foo", "`net` is 'foo': choose conv4"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(word: str, message: str) -> None:

@@ -23,13 +23,13 @@ def with_context() -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "net", "options", "share"),
     [
-        (maml, plain, {"lr": 0.01, "steps": 1}, 0.75),
-        (meta_sgd, plain, {"lr": 0.01, "steps": 1}, 0.55),
-        (meta_curvature, plain, {"lr": 0.01, "steps": 1}, 0.75),
-        (maml_pp, plain, {"lr": 0.01, "steps": 2}, 0.75),
-        (imaml, plain, {"lr": 0.01, "steps": 3, "strength": 0.5, "iterations": 2}, 0.8),
-        (cavia, with_context, {"lr": 0.5, "steps": 1}, 0.75),
-        (reptile, plain, {"lr": 0.01, "steps": 5, "batch": 3}, 0.8),
+        (maml, plain, {"inner_lr": 0.01, "steps": 1}, 0.75),
+        (meta_sgd, plain, {"inner_lr": 0.01, "steps": 1}, 0.55),
+        (meta_curvature, plain, {"inner_lr": 0.01, "steps": 1}, 0.75),
+        (maml_pp, plain, {"inner_lr": 0.01, "steps": 2}, 0.75),
+        (imaml, plain, {"inner_lr": 0.01, "steps": 3, "strength": 0.5, "iterations": 2}, 0.8),
+        (cavia, with_context, {"inner_lr": 0.5, "steps": 1}, 0.75),
+        (reptile, plain, {"inner_lr": 0.01, "steps": 5, "batch": 3}, 0.8),
     ],
     ids=["maml", "meta_sgd", "meta_curvature", "maml_pp", "imaml", "cavia", "reptile"],
 )

@@ -22,7 +22,7 @@ from upstairs.learners import fomaml, maml
 IMAGE, SEQUENCE, VECTOR = (2, 6, 6), (4, 6), (8,)
 
 
-def loop_gradient(net: nn.Module, tasks: Task, *, rate: float, steps: int, first_order: bool) -> list[Tensor]:
+def loop_gradient(net: nn.Module, tasks: Task, *, inner_lr: float, steps: int, first_order: bool) -> list[Tensor]:
     """MAML as a reader of the paper would write it: torch.autograd, one task after another."""
     theta = {name: p for name, p in net.named_parameters() if p.requires_grad}
     total = [torch.zeros_like(p) for p in theta.values()]
@@ -31,7 +31,7 @@ def loop_gradient(net: nn.Module, tasks: Task, *, rate: float, steps: int, first
         for _ in range(steps):
             loss = F.cross_entropy(functional_call(net, phi, (tasks.support.x[i],)), tasks.support.y[i])
             grads = torch.autograd.grad(loss, list(phi.values()), create_graph=not first_order, materialize_grads=True)
-            phi = {n: p - rate * g for (n, p), g in zip(phi.items(), grads, strict=True)}
+            phi = {n: p - inner_lr * g for (n, p), g in zip(phi.items(), grads, strict=True)}
         loss = F.cross_entropy(functional_call(net, phi, (tasks.query.x[i],)), tasks.query.y[i])
         grads = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
         total = [t + g / len(tasks.query.y) for t, g in zip(total, grads, strict=True)]
@@ -222,8 +222,8 @@ def test_meta_gradient_is_that_of_a_loop(name: str) -> None:
     ):
         net = proto.ready()
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
-            expected = loop_gradient(proto.ready(), tasks, rate=0.2, steps=2, first_order=make is fomaml)
-        learner = make(net, way=WAY, rate=0.2, steps=2)
+            expected = loop_gradient(proto.ready(), tasks, inner_lr=0.2, steps=2, first_order=make is fomaml)
+        learner = make(net, way=WAY, inner_lr=0.2, steps=2)
         meta_backward(learner, tasks, **options)
         how = chosen(learner, "meta_loss")
         assert how is not None
@@ -266,9 +266,9 @@ def test_pooling_before_normalising(name: str, sign: int, monkeypatch: pytest.Mo
     for recompute in (False, True):
         net = signed()
         expected = torch.cat(
-            [g.flatten() for g in loop_gradient(signed(), tasks, rate=0.2, steps=2, first_order=False)]
+            [g.flatten() for g in loop_gradient(signed(), tasks, inner_lr=0.2, steps=2, first_order=False)]
         )
-        meta_backward(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=recompute)
+        meta_backward(maml(net, way=WAY, inner_lr=0.2, steps=2), tasks, chunk=3, recompute=recompute)
         found = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in net.parameters()])
         assert (found - expected).norm() < 1e-10 * expected.norm()
     assert bool(first) == (sign == 1)
@@ -282,9 +282,9 @@ def test_a_view_sees_what_changes_it_in_place() -> None:
     tasks = double(blobs(3, shot=1, query=2, shape=IMAGE))
     net = proto.ready()
     expected = torch.cat(
-        [g.flatten() for g in loop_gradient(proto.ready(), tasks, rate=0.2, steps=2, first_order=False)]
+        [g.flatten() for g in loop_gradient(proto.ready(), tasks, inner_lr=0.2, steps=2, first_order=False)]
     )
-    meta_backward(maml(net, way=WAY, rate=0.2, steps=2), tasks, chunk=3, recompute=False)
+    meta_backward(maml(net, way=WAY, inner_lr=0.2, steps=2), tasks, chunk=3, recompute=False)
     found = torch.cat([p.grad.flatten() for p in net.parameters()])
     assert (found - expected).norm() < 1e-10 * expected.norm()
 
@@ -293,7 +293,7 @@ def test_no_buffer_changes_while_tasks_adapt() -> None:
     net = STACKED["batch-tracking"].ready()
     before = {name: b.clone() for name, b in net.named_buffers()}
     assert len(before) == 3
-    maml(net, way=WAY, rate=0.2, steps=2)(double(blobs(3, shape=IMAGE)))
+    maml(net, way=WAY, inner_lr=0.2, steps=2)(double(blobs(3, shape=IMAGE)))
     for name, buffer in net.named_buffers():
         assert torch.equal(buffer, before[name]), name
 
