@@ -43,8 +43,8 @@ class Examples(_Fields):
             targets = y.is_floating_point()  # shares of classes have a last axis too
             if targets and y.ndim < 2:
                 raise UpstairsError(
-                    f"`y` has shape {tuple(y.shape)} and regression targets are [n, d]: write y[:, None], or give class "
-                    "numbers as integers"
+                    f"`y` has shape {tuple(y.shape)} and regression targets are [n, d]: write y[:, None], or give "
+                    "class numbers as integers"
                 )
             mask = torch.ones(y.shape[:-1] if targets else y.shape, dtype=torch.bool, device=y.device)
         return super().__new__(cls, x, y, mask)

@@ -1,7 +1,7 @@
 """Episodes: a source and way/shot/query become tasks. A task is a pure function of its seed."""
 
+import itertools
 from collections.abc import Iterator, Sequence
-from itertools import count
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ class Episodes:
         """
         if size < 1:
             raise UpstairsError(f"`size` is {size}: it must be at least 1")
-        numbers = count(start) if steps is None else range(start, steps)
+        numbers = itertools.count(start) if steps is None else range(start, steps)
         tasks = (self.batch(stream_seeds(seed, number, size)) for number in numbers)
         return tasks if device is None else (map_tensors(lambda t: t.to(device, non_blocking=True), b) for b in tasks)
 

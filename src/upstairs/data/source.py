@@ -108,8 +108,8 @@ class Source:
     ) -> "Source":
         """Examples in memory.
 
-        Args:
-    X, of any type that can be compared.
+            Args:
+        X, of any type that can be compared.
         """
         x, y = (v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for v in (x, y))
         if len(x) != len(y):
