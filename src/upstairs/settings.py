@@ -22,10 +22,9 @@ def option(*parts: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What `train` does. A learner's entry in the table has its own defaults for some of them."""
+class DataOptions:
+    """The data of a run: what `open_splits` reads. `net` is here as it decides how texts with an encoder are read."""
 
-    learner: str = option("Published name, such as maml or protonet: see `upstairs list`.")
     data: str = option(
         "glyphs", "`glyphs`, `languages`, `sinusoid`, `gp`, or the path of a folder, a zip, a table or a data set."
     )
@@ -41,12 +40,10 @@ class Settings:
         None,
         "Texts: a pretrained transformer, a folder or a name. Its features are used; --net pretrained trains it.",
     )
-    train_on_validation: bool = option(
-        False, "Train on the validation classes too. Nothing chooses among the weights then: the last are taken."
-    )
-    jitter: bool = option(False, "Training pictures are changed at random: photos mirrored and shifted, ink bent.")
-    views: Literal[1, 2, 10] = option(
-        1, "Photos, in use: mean features of a picture and its mirror image, or ten crops."
+    net: Net = option(
+        "conv4",
+        "The network: conv4 and resnet12 are for pictures, sound for recordings, bag, cnn and transformer for texts, "
+        "projection for the features of --encoder, pretrained for the encoder itself, whose last layers are trained.",
     )
     train_classes: int | None = option(None, "Use only so many of the training classes, at random. Left out: all.")
     rotate_classes: bool = option(False, "Pictures: a class turned by 90, 180 or 270 degrees is one more class.")
@@ -56,6 +53,25 @@ class Settings:
     )
     spoken: int | None = option(
         None, "Sounds: half of the training tasks are of so many made-up words, said by eSpeak NG. Left out: none."
+    )
+    train_on_validation: bool = option(
+        False, "Train on the validation classes too. Nothing chooses among the weights then: the last are taken."
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("train_classes", 2), ("splice", 0), ("spoken", 24)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UpstairsError(f"`{name}` is {value}: it must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(DataOptions):
+    """What `train` does. A learner's entry in the table has its own defaults for some of them."""
+
+    learner: str = option("Published name, such as maml or protonet: see `upstairs list`.")
+    jitter: bool = option(False, "Training pictures are changed at random: photos mirrored and shifted, ink bent.")
+    views: Literal[1, 2, 10] = option(
+        1, "Photos, in use: mean features of a picture and its mirror image, or ten crops."
     )
     speakers: int | None = option(None, "Sounds: speakers of a training task. Left out: 6 where they are known.")
     interpolate: Interpolation = option(
@@ -70,11 +86,6 @@ class Settings:
     memory: str | None = option(None, "Memory for a meta-step, such as 2GiB. Left out: half of the machine's.")
     compile: Literal["off", "on", "auto"] = option(
         "off", "Compile the meta-step: on, or auto where it pays (small networks)."
-    )
-    net: Net = option(
-        "conv4",
-        "The network: conv4 and resnet12 are for pictures, sound for recordings, bag, cnn and transformer for texts, "
-        "projection for the features of --encoder, pretrained for the encoder itself, whose last layers are trained.",
     )
     width: int = option(64, "Its width, in channels or units.")
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
@@ -118,6 +129,7 @@ class Settings:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_settings(self)
 
     @property
@@ -151,7 +163,7 @@ def check_settings(s: Settings) -> None:
             raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be at least 1")
     if s.memory is not None:
         parse_bytes(s.memory)
-    for name in ("chunk", "inner_batch", "patience"):
+    for name in ("chunk", "inner_batch", "patience", "speakers"):
         if getattr(s, name) is not None and getattr(s, name) < 1:
             raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be at least 1")
     for name in ("lr", "inner_lr", "clip", "scale", "sigma", "mixing"):
@@ -176,13 +188,6 @@ def check_regularization(s: Settings, low: int, high: int) -> None:
     for name in ("dropout", "label_smoothing"):
         if not 0 <= getattr(s, name) < 1:
             raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be from 0 to below 1")
-    if s.splice is not None and s.splice < 0:
-        raise UpstairsError(f"`splice` is {s.splice}: give a number of classes, 0 or more")
-    for name, least in (("spoken", 24), ("speakers", 1)):
-        if getattr(s, name) is not None and getattr(s, name) < least:
-            raise UpstairsError(f"`{name}` is {getattr(s, name)}: it must be at least {least}")
-    if s.train_classes is not None and s.train_classes < 2:
-        raise UpstairsError(f"`train_classes` is {s.train_classes}: a task needs 2 or more")
     if s.interpolate == "mlti" and low != high:
         raise UpstairsError(f"mlti mixes example with example and `shot` is {s.shot}: give one number of shots")
     if s.interpolate != "none" and s.hard:
