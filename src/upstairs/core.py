@@ -20,12 +20,34 @@ State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
 
 
-class Examples(NamedTuple):
-    """Labelled examples of one task. In a batch of tasks every field has one more axis, in front."""
-
+class _Fields(NamedTuple):
     x: Float[Tensor, "..."]  # [n, *feature]
     y: Tensor  # Int[n], a class in [0, way), or Float[n, d], a regression target
     mask: Bool[Tensor, "*batch n"]  # False marks padding
+
+
+class Examples(_Fields):
+    """Labelled examples of one task. In a batch of tasks every field has one more axis, in front.
+
+        Examples(x, y)          x [n, *feature],  y [n] of classes from 0, or y [n, d] of regression targets
+        Examples(x, y, mask)    mask [n] is False on padding; left out, all examples are real
+
+    Raises:
+        UpstairsError: regression targets without a last axis, whose mask cannot be known.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, x: Tensor, y: Tensor, mask: Tensor | None = None) -> "Examples":
+        if mask is None and isinstance(y, Tensor):  # trees of Nones have its shape too
+            targets = y.is_floating_point()  # shares of classes have a last axis too
+            if targets and y.ndim < 2:
+                raise UpstairsError(
+                    f"`y` has shape {tuple(y.shape)} and regression targets are [n, d]: write y[:, None], or give "
+                    "class numbers as integers"
+                )
+            mask = torch.ones(y.shape[:-1] if targets else y.shape, dtype=torch.bool, device=y.device)
+        return super().__new__(cls, x, y, mask)
 
     def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Mean over the real examples; zero where there are none."""

@@ -1,6 +1,7 @@
 """Episodes: a source and way/shot/query become tasks. A task is a pure function of its seed."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from upstairs.core import Examples, Task
 from upstairs.data.regression import draw_functions
-from upstairs.data.seeds import dice
+from upstairs.data.seeds import dice, stream_seeds
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.settings import TaskKind
+from upstairs.tree import map_tensors
 
 Range = int | tuple[int, int]
 
@@ -96,7 +98,7 @@ class Episodes:
     list of seeds, and a task that made trouble is had again by `batch([seed])`.
 
     With `global_labels` a class has the same label in every task, its place in the source. A source of functions has no
-    classes: `way` is None, and `shot` and `query` are examples of a task.
+    classes: leave `way` out, and `shot` and `query` are examples of a task.
 
     With `speakers` the examples of a task are all by so many, drawn anew for each task (of a class that they say too
     little of, by as few more as will do): a wrong support example is then often in the query's own voice.
@@ -127,6 +129,28 @@ class Episodes:
     def largest_way(self) -> int | None:
         """The most classes in a task; None for functions, which have no classes."""
         return None if self.way is None else self.way[1]
+
+    def stream(
+        self, size: int, *, seed: int = 0, steps: int | None = None, start: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Task]:  # fmt: skip
+        """Batches of `size` tasks, one for each meta-step: those that a training run with this seed would meet.
+
+            for batch in episodes.stream(4, seed=0, steps=1000): ...
+
+        Args:
+            steps: the number of meta-steps; None goes on without end.
+            start: the first step, where an interrupted training goes on: it gives the batches from there to `steps`.
+            device: where the batches go, such as "cuda"; None leaves them where the source is.
+
+        Raises:
+            UpstairsError: a size below 1.
+        """
+        if size < 1:
+            raise UpstairsError(f"`size` is {size}: it must be at least 1")
+        numbers = itertools.count(start) if steps is None else range(start, steps)
+        tasks = (self.batch(stream_seeds(seed, number, size)) for number in numbers)
+        return tasks if device is None else (map_tensors(lambda t: t.to(device, non_blocking=True), b) for b in tasks)
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
         """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""

@@ -84,5 +84,5 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     real = mask[..., None]
     return Task(
         Examples(torch.where(real, support_x, 0.0), torch.where(real, support_y, 0.0), mask),
-        Examples(query_x, query_y, torch.ones(query_y.shape[:2], dtype=torch.bool)),
+        Examples(query_x, query_y),
     )

@@ -88,8 +88,7 @@ def load_adapted(path: str | Path) -> Model:
     learner = seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, path)
     learner = learner.for_way(len(meta["labels"])).eval()
-    y = tensors["support.y"]
-    support = Examples(tensors["support.x"], y, torch.ones(len(y), dtype=torch.bool))
+    support = Examples(tensors["support.x"], tensors["support.y"])
     with evaluating(learner):  # adapting again gives the state's structure; its values come from the file
         structure = tree_flatten(learner.adapt(support))[1]
     leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]

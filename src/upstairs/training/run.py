@@ -55,13 +55,13 @@ class Run:
         if self.settings.way == 0:
             raise UpstairsError(
                 f"{self.path} learned regression, which has no labels: write "
-                "run.learner.predict(run.learner.adapt(Examples(x, y, mask)), x)"
+                "run.learner.predict(run.learner.adapt(Examples(x, y)), x)"
             )
         if self.learner.max_way == 1:
             raise UpstairsError(f"{self.path} models one class and names none: adapt a run of a classifier")
         labels, items, y = read_support(support, self.inputs)
         learner = self.learner.for_way(len(labels))
-        examples = Examples(self.inputs.read(items), torch.tensor(y), torch.ones(len(y), dtype=torch.bool))
+        examples = Examples(self.inputs.read(items), torch.tensor(y))
         with evaluating(learner):
             state = learner.adapt(examples)
         fewest = min(y.count(k) for k in range(len(labels)))
@@ -84,7 +84,7 @@ class Run:
         with evaluating(generator):
             for place, label in enumerate(labels):
                 x = self.inputs.read([item for item, own in zip(items, y, strict=True) if own == place])
-                shown = Examples(x, torch.zeros(len(x), dtype=torch.long), torch.ones(len(x), dtype=torch.bool))
+                shown = Examples(x, torch.zeros(len(x), dtype=torch.long))
                 numbers = torch.Generator().manual_seed(seed)  # one hand for all classes, whichever there are
                 made[label] = generator.sample(generator.adapt(shown), count, numbers).numpy()
         return made

@@ -12,7 +12,7 @@ from upstairs.console import Status
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
-from upstairs.data.seeds import hash_seed, task_seed
+from upstairs.data.seeds import hash_seed, stream_seeds, task_seed
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.data.task_augmentation import remedied, with_places
@@ -176,7 +176,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
     """One meta-step, a pure function of the checkpoint and the step's number: who moved, mean loss and score."""
     s, number = run.settings, run.progress.step
     player, turn = whose_turn(run.players, number)
-    seeds = [task_seed(s.seed, number * s.tasks + i) for i in range(s.tasks)]
+    seeds = stream_seeds(s.seed, number, s.tasks)
     among = hard_classes(run)
     own, draw = run.episodes.global_labels, run.episodes.batch
     tasks = to_device_of(run.learner, remedied(draw(seeds, among), seeds, s, global_labels=own, draw=draw))

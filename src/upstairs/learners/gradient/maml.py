@@ -44,7 +44,8 @@ class GradientLearner(Learner[Params]):
 
     def __init__(
         self, net: nn.Module, rule: UpdateRule, *, way: int | None = None, steps: int = 5,
-        differentiate: Differentiation = EXACT, fast: Fast | None = None, batch: int | None = None, loss_fn: LossFn | None = None,
+        differentiate: Differentiation = EXACT, fast: Fast | None = None, batch: int | None = None,
+        loss_fn: LossFn | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.rule = net, rule
