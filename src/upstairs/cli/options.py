@@ -104,8 +104,8 @@ def _describe(one: Field[Any], kinds: Sequence[Any], defaults: Mapping[TaskKind,
     help, _, left_out = one.metadata["help"].partition(" Left out: ")
     own = {kind: values.get(one.name, one.default) for kind, values in defaults.items()} or {None: one.default}
     said = {kind: _write(one.name, value, left_out) for kind, value in own.items()}
-    first, *others = dict.fromkeys(text for text in said.values() if text)
-    hint = first + "".join(f"; for {kind} {text}" for kind, text in said.items() if text in others)
+    texts = [*dict.fromkeys(text for text in said.values() if text)] or ["none"]
+    hint = texts[0] + "".join(f"; for {kind} {text}" for kind, text in said.items() if text in texts[1:])
     hint = f"(default: {hint})"
     if bool in kinds:
         return arg(help=help, help_behavior_hint=hint)
