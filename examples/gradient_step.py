@@ -25,7 +25,7 @@ def article() -> np.ndarray:
 def system(meta_steps: int = 1000) -> tuple[float, float]:
     """Return the squared error on 200 unseen sinusoids after one step on 5 points: before and after meta-training."""
     torch.manual_seed(0)
-    learner = maml(mlp((1,), out=1), way=0, inner_lr=0.01, steps=1)
+    learner = maml(mlp((1,), out=1), inner_lr=0.01, steps=1)
     before = error(learner)
     meta_train(learner, meta_steps)
     return before, error(learner)

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,34 @@ State = TypeVar("State")  # what adaptation produces: any pytree of tensors
 LossFn = Callable[[Tensor, Tensor], Float[Tensor, " n"]]  # (prediction, y) -> one loss per example
 
 
-class Examples(NamedTuple):
-    """Labelled examples of one task. In a batch of tasks every field has one more axis, in front."""
-
+class _Fields(NamedTuple):
     x: Float[Tensor, "..."]  # [n, *feature]
     y: Tensor  # Int[n], a class in [0, way), or Float[n, d], a regression target
     mask: Bool[Tensor, "*batch n"]  # False marks padding
+
+
+class Examples(_Fields):
+    """Labelled examples of one task. In a batch of tasks every field has one more axis, in front.
+
+        Examples(x, y)          x [n, *feature],  y [n] of classes from 0, or y [n, d] of regression targets
+        Examples(x, y, mask)    mask [n] is False on padding; left out, all examples are real
+
+    Raises:
+        UpstairsError: regression targets without a last axis, whose mask cannot be known.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, x: Tensor, y: Tensor, mask: Tensor | None = None) -> "Examples":
+        if mask is None and isinstance(y, Tensor):  # trees of Nones have its shape too
+            targets = y.is_floating_point()  # shares of classes have a last axis too
+            if targets and y.ndim < 2:
+                raise UpstairsError(
+                    f"`y` has shape {tuple(y.shape)} and regression targets are [n, d]: write y[:, None], or give "
+                    "class numbers as integers"
+                )
+            mask = torch.ones(y.shape[:-1] if targets else y.shape, dtype=torch.bool, device=y.device)
+        return super().__new__(cls, x, y, mask)
 
     def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Mean over the real examples; zero where there are none."""
@@ -79,12 +101,11 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     Its parameters are the meta-parameters. `adapt`, `predict` and `meta_loss` see ONE task,
     read the meta-parameters, and never write to `self`; `forward` vectorises them over a
-    batch of tasks. `way` is the number of classes that `predict` answers (0 for regression).
+    batch of tasks. `way` is the number of classes that `predict` answers, None for regression.
     """
 
     loss_fn: LossFn
-    way: int = 0
-    min_way: int = 2  # fewest classes in a task; 1 for what generates: its tasks are sets of one class
+    way: Any = None  # int, or None for regression; Any so that learners that classify can count with it
     global_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
 
     @abstractmethod
@@ -143,7 +164,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     @property
     def task_kind(self) -> TaskKind:
         """What the tasks are: classes to tell apart, functions to fit, or sets of one class to make more of."""
-        return "generation" if self.min_way == 1 else "classification" if self.way else "regression"
+        return "regression" if self.way is None else "classification"
 
     @property
     def transductive(self) -> bool:
@@ -165,17 +186,17 @@ class Learner(nn.Module, ABC, Generic[State]):
         """The most classes these meta-parameters can tell apart; None where any number will do."""
         return None
 
-    def for_way(self, way: int) -> "Learner":
+    def for_way(self, way: int | None) -> "Learner":
         """This learner, sharing its meta-parameters, for tasks of `way` classes.
 
         Raises:
             UpstairsError: the meta-parameters fix a smaller number of classes, or one class is nothing to tell apart.
         """
-        if 0 < way < self.min_way:
-            raise UpstairsError(f"`way` is {way}: it must be at least {self.min_way}, for a learner that names classes")
-        if self.max_way is not None and self.min_way == 1 < way:
+        if self.task_kind == "generation" and way != 1:
             raise UpstairsError(f"`way` is {way} and this learner makes more of one class: leave `way` out")
-        if self.max_way is not None and way > self.max_way:
+        if self.task_kind == "classification" and way is not None and way < 2:
+            raise UpstairsError(f"`way` is {way}: it must be at least 2, for a learner that names classes")
+        if self.max_way is not None and way is not None and way > self.max_way:
             raise UpstairsError(
                 f"this learner was trained to tell {self.max_way} classes apart and was given {way}: "
                 f"give it {self.max_way} or fewer, or train it with `way` {way}"

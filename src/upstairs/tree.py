@@ -18,7 +18,7 @@ def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
     if kind is tuple or kind is list:
         return kind([map_tensors(function, value) for value in tree])
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return kind(*[map_tensors(function, value) for value in tree])
+        return tree._make([map_tensors(function, value) for value in tree])
     return tree_map(function, tree)
 
 

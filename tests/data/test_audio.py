@@ -283,9 +283,10 @@ def test_a_spliced_class_has_halves_of_two_by_one_speaker(tmp_path: Path) -> Non
 def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
     from upstairs.data.open import open_splits
     from upstairs.experiments.evaluate import UNHEARD
+    from upstairs.settings import DataOptions
 
     with pytest.raises(UpstairsError, match="`spoken` adds made-up words to one data set and `data` is glyphs"):
-        open_splits({"data": "glyphs + glyphs", "spoken": 24}, quiet=True)
+        open_splits(DataOptions(data="glyphs + glyphs", spoken=24), quiet=True)
     with pytest.raises(UpstairsError, match="`spoken` makes words that are heard"):
-        open_splits({"data": "glyphs", "spoken": 24}, quiet=True)
-    assert len(open_splits({"data": "glyphs", "spoken": 24} | UNHEARD, quiet=True).test)
+        open_splits(DataOptions(data="glyphs", spoken=24), quiet=True)
+    assert len(open_splits(DataOptions(data="glyphs", **UNHEARD), quiet=True).test)

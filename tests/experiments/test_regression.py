@@ -1,6 +1,7 @@
 """Regression on the command line: trained, judged by the squared error, compared; and each kind refuses the other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_lowers_the_error(call: Call, trained: Path) -> None:
     run = upstairs.load(trained)
     s = run.settings
-    assert (s.way, s.shot, s.inner_steps, s.inner_lr, s.tasks, s.net, s.width) == (0, "5", 1, 0.01, 25, "mlp", 40)
+    assert (s.way, s.shot, s.tasks, s.net, s.width) == (None, "5", 25, "mlp", 40)
+    assert (s.own.inner_steps, s.own.inner_lr, s.task_kind) == (1, 0.01, "regression")
     assert [p.shape[0] for p in run.learner.parameters()] == [40, 40, 40, 40, 1, 1]
     errors = [point["mse"] for point in run.history]
     assert min(errors) < 0.9 * errors[0] and all("accuracy" not in point for point in run.history)
     status, out, _ = call("evaluate", trained, "--tasks", 40, "--json")
     result = json.loads(out)
-    assert status == 0 and result["way"] == 0 and result["shot"] == 5 and result["data"] == "sinusoid"
+    assert status == 0 and result["way"] is None and result["shot"] == 5 and result["data"] == "sinusoid"
     assert set(result["baselines"]) == {"support_mean", "scratch"} and "accuracy" not in result
     assert result["mse"] < result["baselines"]["support_mean"]["mse"]
     # by hand, one task after another
-    episodes = Episodes(function_splits("sinusoid").test, way=0, shot=5, query=15)
+    episodes = Episodes(function_splits("sinusoid").test, shot=5, query=15)
     by_hand = []
     for seed in frozen_seeds(0, 40):
         support, query = episodes.batch([seed])
@@ -112,7 +114,7 @@ def test_a_learner_of_regression_alone_refuses_classes(
 ) -> None:
     from upstairs import learners
 
-    line = learners.LEARNERS["maml"]._replace(defaults=None)
+    line = replace(learners.LEARNERS["maml"], classification=None)
     monkeypatch.setitem(learners.LEARNERS, "curve", line)
     status, _, err = call("train", "curve", "--data", draw_folder(tmp_path / "pictures"), "--out", tmp_path / "out")
     assert status == 2 and "'curve' needs regression tasks and the data is classes" in err

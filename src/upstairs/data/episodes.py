@@ -1,6 +1,7 @@
 """Episodes: a source and way/shot/query become tasks. A task is a pure function of its seed."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from upstairs.core import Examples, Task
 from upstairs.data.regression import draw_functions
-from upstairs.data.seeds import dice
+from upstairs.data.seeds import dice, stream_seeds
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.settings import TaskKind
+from upstairs.tree import map_tensors
 
 Range = int | tuple[int, int]
 
@@ -21,23 +23,20 @@ def bounds(value: Range) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def check_settings(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
+def check_settings(source: Source, way: tuple[int, int] | None, shot: tuple[int, int], query: int) -> None:
     """Tasks that the source has not the classes or the examples for.
 
     Raises:
         UpstairsError: see `Episodes`.
     """
-    if source.functions and way != (0, 0):
+    if source.functions and way is not None:
         raise UpstairsError(f"`way` is {way[1]} and {source.name} is regression, which has no classes: leave it out")
-    classes = 0 if source.functions else 1
-    for name, (low, high), least in (
-        ("way", way, classes),
-        ("shot", shot, 1),
-        ("query", (query, query), 1),
-    ):
-        if low < least or high < low:
-            raise UpstairsError(f"`{name}` is {low if low == high else (low, high)}: it must be at least {least}")
-    if way[1] > len(source):
+    if not source.functions and way is None:
+        raise UpstairsError(f"`way` is None and {source.name} has classes: give the number of classes in a task")
+    for name, (low, high) in (("way", way or (1, 1)), ("shot", shot), ("query", (query, query))):
+        if low < 1 or high < low:
+            raise UpstairsError(f"`{name}` is {low if low == high else (low, high)}: it must be at least 1")
+    if way is not None and way[1] > len(source):
         raise UpstairsError(
             f"{source.name} has {len(source)} classes and `way` is {way[1]}: lower `way` or add classes"
         )
@@ -99,7 +98,7 @@ class Episodes:
     list of seeds, and a task that made trouble is had again by `batch([seed])`.
 
     With `global_labels` a class has the same label in every task, its place in the source. A source of functions has no
-    classes: `way` is 0, and `shot` and `query` are examples of a task.
+    classes: leave `way` out, and `shot` and `query` are examples of a task.
 
     With `speakers` the examples of a task are all by so many, drawn anew for each task (of a class that they say too
     little of, by as few more as will do): a wrong support example is then often in the query's own voice.
@@ -110,11 +109,12 @@ class Episodes:
     """
 
     def __init__(
-        self, source: Source, *, way: Range, shot: Range, query: int = 15, global_labels: bool = False,
+        self, source: Source, *, way: Range | None = None, shot: Range, query: int = 15, global_labels: bool = False,
         speakers: int | None = None,
     ) -> None:  # fmt: skip
         self.global_labels, self.speakers = global_labels, speakers
-        self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
+        self.source, self.shot, self.query = source, bounds(shot), query
+        self.way = None if way is None else bounds(way)
         check_settings(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
@@ -123,7 +123,34 @@ class Episodes:
     @property
     def task_kind(self) -> TaskKind:
         """Whether tasks are classes to tell apart, functions to fit, or sets of one class to make more of."""
-        return "generation" if self.way[1] == 1 else self.source.task_kind
+        return "generation" if self.way == (1, 1) else self.source.task_kind
+
+    @property
+    def largest_way(self) -> int | None:
+        """The most classes in a task; None for functions, which have no classes."""
+        return None if self.way is None else self.way[1]
+
+    def stream(
+        self, size: int, *, seed: int = 0, steps: int | None = None, start: int = 0,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Task]:  # fmt: skip
+        """Batches of `size` tasks, one for each meta-step: those that a training run with this seed would meet.
+
+            for batch in episodes.stream(4, seed=0, steps=1000): ...
+
+        Args:
+            steps: the number of meta-steps; None goes on without end.
+            start: the first step, where an interrupted training goes on: it gives the batches from there to `steps`.
+            device: where the batches go, such as "cuda"; None leaves them where the source is.
+
+        Raises:
+            UpstairsError: a size below 1.
+        """
+        if size < 1:
+            raise UpstairsError(f"`size` is {size}: it must be at least 1")
+        numbers = itertools.count(start) if steps is None else range(start, steps)
+        tasks = (self.batch(stream_seeds(seed, number, size)) for number in numbers)
+        return tasks if device is None else (map_tensors(lambda t: t.to(device, non_blocking=True), b) for b in tasks)
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
         """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""
@@ -151,7 +178,8 @@ class Episodes:
 
     def _begin(self, seed: int, among: Sequence[int] | None) -> tuple[torch.Generator, int, Tensor]:
         generator = dice(seed)
-        way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (self.way, self.shot))
+        ranges = (self.way or (0, 0), self.shot)
+        way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in ranges)
         classes = torch.randperm(len(self.source if among is None else among), generator=generator)[:way]
         return generator, shot, classes if among is None else torch.tensor(among)[classes]
 

@@ -1,5 +1,6 @@
 """Opening data: the splits that settings name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from upstairs.data.source import InputFormat
 from upstairs.data.splits import Splits
 from upstairs.data.text.tables import is_text, text_splits
 from upstairs.errors import UpstairsError
+from upstairs.settings import DataOptions
 
 
 def absolute(data: str | Path) -> str:
@@ -30,51 +32,50 @@ def with_paths(given: dict[str, Any]) -> dict[str, Any]:
     return given | {name: absolute(given[name]) for name in ("data", "start_from", "encoder") if given.get(name)}
 
 
-def open_splits(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None = None) -> Splits:
+def open_splits(settings: DataOptions, *, quiet: bool, format: InputFormat | None = None) -> Splits:
     """The data that settings name, with a bar while it is read for the first time.
 
     Args:
         format: that of a trained run, where the data is for it.
     """
-    data = settings.get("data", "glyphs")
+    data = settings.data
     check_data_options(settings)
     if SIGN in data:
-        if settings.get("spoken"):
+        if settings.spoken:
             raise UpstairsError(
                 f"`spoken` adds made-up words to one data set and `data` is {data}: name one, or leave `spoken` out"
             )
-        mix = parse_mix(settings["mix"]) if settings.get("mix") else None
-        own = {**settings, "mix": None}
-        other = {**own, "columns": None, "encoder": None}
+        mix = parse_mix(settings.mix) if settings.mix else None
+        own = replace(settings, mix=None)
+        other = replace(own, columns=None, encoder=None)
         parts = [
-            open_splits({**(own if is_text(part) else other), "data": part}, quiet=quiet, format=format)
+            open_splits(replace(own if is_text(part) else other, data=part), quiet=quiet, format=format)
             for part in data.split(SIGN)
         ]
         return mixed_splits(parts, mix)
     return limited(open_one(settings, quiet=quiet, format=format), settings, quiet=quiet)
 
 
-def limited(splits: Splits, settings: dict[str, Any], *, quiet: bool = True) -> Splits:
-    """With the training classes that the settings ask for."""
-    count, rotate, mirror = (settings.get(name) for name in ("train_classes", "rotate_classes", "mirror_classes"))
-    splice, spoken, seed = settings.get("splice"), settings.get("spoken") or 0, settings.get("split_seed") or 0
-    with counting("saying words", quiet=quiet or not spoken) as progress:
+def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:
+    """With the training classes that the options ask for."""
+    with counting("saying words", quiet=quiet or not options.spoken) as progress:
         return training_classes(
-            splits, count=count, rotate=bool(rotate), mirror=bool(mirror), splice=splice, spoken=spoken, seed=seed,
-            validation=bool(settings.get("train_on_validation")), progress=progress,
+            splits, count=options.train_classes, rotate=options.rotate_classes, mirror=options.mirror_classes,
+            splice=options.splice, spoken=options.spoken or 0, seed=options.split_seed,
+            validation=options.train_on_validation, progress=progress,
         )  # fmt: skip
 
 
-def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | None) -> Splits:
+def open_one(settings: DataOptions, *, quiet: bool, format: InputFormat | None) -> Splits:
     """One data set, with all its training classes."""
-    data, split, seed = settings.get("data", "glyphs"), settings.get("split"), settings.get("split_seed") or 0
+    data, split, seed = settings.data, settings.split, settings.split_seed
     if functions := function_splits(data):
         return functions
     if is_text(data):
         with counting("reading texts", quiet=quiet) as progress:
             return text_splits(
-                data, split=split, seed=seed, columns=settings.get("columns"), encoder=settings.get("encoder"),
-                adapted=settings.get("net") == "pretrained", format=format, progress=progress,
+                data, split=split, seed=seed, columns=settings.columns, encoder=settings.encoder,
+                adapted=settings.net == "pretrained", format=format, progress=progress,
             )  # fmt: skip
     if is_sound(data):
         with counting("reading sounds", quiet=quiet) as progress:
@@ -84,16 +85,16 @@ def open_one(settings: dict[str, Any], *, quiet: bool, format: InputFormat | Non
         return open_data(data, split=split, seed=seed, progress=progress, **asked_of(format))
 
 
-def check_data_options(settings: dict[str, Any]) -> None:
+def check_data_options(settings: DataOptions) -> None:
     """Raise UpstairsError for an option that says something about other data than is there."""
-    parts = settings.get("data", "glyphs").split(SIGN)
+    parts = settings.data.split(SIGN)
     if not all(part.strip() for part in parts):
-        raise UpstairsError(f"`data` is '{settings['data']}': name a data set on each side of '+'")
-    if settings.get("mix") and len(parts) == 1:
-        raise UpstairsError(f"`mix` is '{settings['mix']}' and there is one data set: name several, as `data` 'A + B'")
+        raise UpstairsError(f"`data` is '{settings.data}': name a data set on each side of '+'")
+    if settings.mix and len(parts) == 1:
+        raise UpstairsError(f"`mix` is '{settings.mix}' and there is one data set: name several, as `data` 'A + B'")
     for name in ("columns", "encoder"):
-        if settings.get(name) and not any(is_text(part) for part in parts):
-            raise UpstairsError(f"`{name}` is about texts and {settings.get('data', 'glyphs')} has none: leave it out")
+        if getattr(settings, name) and not any(is_text(part) for part in parts):
+            raise UpstairsError(f"`{name}` is about texts and {settings.data} has none: leave it out")
 
 
 def parse_mix(text: str) -> list[float]:

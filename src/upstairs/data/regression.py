@@ -55,7 +55,7 @@ FUNCTIONS: dict[str, Functions] = {f.name: f for f in (Sinusoids(), GaussianProc
 
 
 def function_source(functions: Functions) -> Source:
-    """A source without classes, whose tasks are functions: `Episodes(function_source(Sinusoids()), way=0, shot=5)`."""
+    """A source without classes, whose tasks are functions: `Episodes(function_source(Sinusoids()), shot=5)`."""
     return Source(functions.name, np.zeros((0, 1), np.float32), (), (), functions=functions)
 
 
@@ -84,5 +84,5 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     real = mask[..., None]
     return Task(
         Examples(torch.where(real, support_x, 0.0), torch.where(real, support_y, 0.0), mask),
-        Examples(query_x, query_y, torch.ones(query_y.shape[:2], dtype=torch.bool)),
+        Examples(query_x, query_y),
     )

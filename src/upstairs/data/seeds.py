@@ -10,6 +10,11 @@ def task_seed(stream: int, index: int) -> int:
     return (stream + 1) * 2**31 + index
 
 
+def stream_seeds(stream: int, step: int, size: int) -> list[int]:
+    """The seeds of the `size` tasks of a meta-step of a stream."""
+    return [task_seed(stream, step * size + i) for i in range(size)]
+
+
 def hash_seed(seed: int) -> int:
     """32 bits that depend on all 64 of a seed (the finaliser of splitmix64; Steele, Lea and Flood 2014).
 

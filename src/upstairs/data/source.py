@@ -1,6 +1,6 @@
 """Source: examples by class, sampled by row; and the three ways to split its classes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,6 +48,14 @@ class InputFormat(Protocol):
     def read(self, item: Any, *, name: str | None = None) -> np.ndarray: ...
 
     def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class DrawnFunctions:
+    """`Functions` of a user's own."""
+
+    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -100,12 +108,10 @@ class Source:
     ) -> "Source":
         """Examples in memory.
 
-        Args:
-            x: [n, *feature], uint8 (read as value/255) or floating.
-            y: [n] labels, of any type that can be compared.
+            Args:
+        X, of any type that can be compared.
         """
-        x = x.numpy() if isinstance(x, Tensor) else np.asarray(x)
-        y = y.numpy() if isinstance(y, Tensor) else np.asarray(y)
+        x, y = (v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for v in (x, y))
         if len(x) != len(y):
             raise UpstairsError(f"{name}: {len(x)} inputs and {len(y)} labels: give one label for each input")
         if len(x) == 0:
@@ -114,10 +120,32 @@ class Source:
             x = x.astype(np.float32)
             if not np.isfinite(x).all():
                 bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))[0])
-                raise UpstairsError(f"{name}: input {bad} has a NaN or an infinite value: remove or mend it")
+                raise UpstairsError(f"{name}: input {bad} has a NaN or an infinite value: remove or fix it")
         labels, inverse = np.unique(y, return_inverse=True)
         rows = tuple(np.flatnonzero(inverse == k) for k in range(len(labels)))
         return cls(name, x, tuple(str(label) for label in labels), rows)
+
+    @classmethod
+    def from_function(
+        cls, draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], *, name: str = "functions"
+    ) -> "Source":
+        """Regression tasks of one's own: each is a function, drawn anew from a distribution over functions.
+
+        Args:
+            draw: (count, generator) -> x [count, d] and y [count, k] of one function; all its random numbers are the
+                generator's, so that a task depends on its seed alone.
+
+        Raises:
+            UpstairsError: what it draws has other shapes.
+        """
+        x, y = draw(2, torch.Generator().manual_seed(0))
+        if x.ndim < 2 or y.ndim != 2 or len(x) != 2 or len(y) != 2:
+            raise UpstairsError(
+                f"{name}: for 2 examples x has shape {tuple(x.shape)} and y {tuple(y.shape)}: draw x [count, d] and y "
+                "[count, k]"
+            )
+        nothing = np.zeros((0, *x.shape[1:]), np.float32)
+        return cls(name, nothing, (), (), functions=DrawnFunctions(draw, name))
 
     def __len__(self) -> int:
         """The number of classes."""

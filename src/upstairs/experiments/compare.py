@@ -66,7 +66,7 @@ def compare(
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     kind = score_kind(episodes)
-    plain = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
+    plain = baselines_for(loaded[0].settings, episodes.source, episodes.largest_way) if baselines else {}
     named = dict(zip(name_runs(loaded), (run.learner for run in loaded), strict=True))
     total = len(seeds) * (len(plain) + sum(1 + learner.transductive for learner in named.values()))
     scores: dict[str, Any] = {}
@@ -90,7 +90,7 @@ def compare(
     return {
         "data": name,
         "split": part,
-        "way": episodes.way[1],
+        "way": episodes.largest_way,
         "shot": episodes.shot[1],
         "query": episodes.query,
         "tasks": tasks,

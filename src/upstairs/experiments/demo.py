@@ -10,7 +10,9 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
 from upstairs.experiments.reproduce import train_or_resume
+from upstairs.settings import DataOptions
 from upstairs.storage import write_json
+from upstairs.training.defaults import request_run
 from upstairs.training.presets import PRESETS
 from upstairs.training.run import Run
 
@@ -60,14 +62,15 @@ def run_demo(
     if not minutes > 0:
         raise UpstairsError(f"`minutes` is {minutes}: it must be above 0")
     data = data or str(synthesised(out / "words", quiet=quiet))
-    splits = open_splits({"data": data}, quiet=quiet)
+    splits = open_splits(DataOptions(data=data), quiet=quiet)
     runs: list[Run] = []
     whole = sum(PRESETS[name].settings["minutes"] for name in demo.presets)
     for settings in (PRESETS[name].settings for name in demo.presets):
         folder = out / settings["learner"]
         budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
-        given = {**settings, **budget, "seed": seed, "data": data}
-        runs.append(train_or_resume(given, folder, splits, quiet=quiet))
+        given: dict[str, Any] = {**settings, **budget, "seed": seed, "data": data}
+        request = request_run(**given)
+        runs.append(train_or_resume(request, folder, splits, quiet=quiet))
     with counting(f"measuring on unseen {demo.unseen}", quiet=quiet) as progress:
         report = measure(
             runs, splits, settings=demo.settings, tasks=tasks, seed=seed, command=command, progress=progress

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
 from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
+from upstairs.settings import DataOptions
 from upstairs.training.run import Run, check_task_kind, load
 
 
@@ -45,7 +47,7 @@ def evaluate_run(
                 f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
-    plain = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
+    plain = baselines_for(run.settings, episodes.source, episodes.largest_way) if baselines else {}
     if baselines and isinstance(learner, NeuralStatistician):
         plain["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
@@ -88,12 +90,13 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"`split` is '{split}': choose train, val, test or all")
     if own and split != "all":
-        again = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format)
+        again = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format)
         return getattr(again, split), run.settings.data, split
     form, name = run.inputs.format, str(data or run.settings.data)
     columns = run.settings.columns if own else None
     if split != "all":
-        return getattr(open_splits({"data": name, "columns": columns}, quiet=quiet, format=form), split), name, split
+        other = open_splits(DataOptions(data=name, columns=columns), quiet=quiet, format=form)
+        return getattr(other, split), name, split
     if SIGN in name:
         raise UpstairsError(f"`split` all is about one data set and {name} is several: leave it out, or name one")
     with counting("reading examples", quiet=quiet) as progress:
@@ -120,7 +123,7 @@ def choose_episodes(
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:
-        return Episodes(source, way=way or 0, shot=shot, query=query or 15), name, part
+        return Episodes(source, way=way, shot=shot, query=query or 15), name, part
     if way is None:
         way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
     smallest = min((len(rows) for rows in source.rows), default=0)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from upstairs.experiments.published.papers import experiments
-from upstairs.learners import learners
+from upstairs.learners.registry import learners
 from upstairs.training.presets import DATA, PRESETS
 
 
@@ -11,7 +11,10 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     """Every learner with its defaults, kind of data and preset."""
     table = sorted(learners().items())
     return {
-        "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
+        "learners": [
+            {"name": n, "summary": e.summary, "defaults": {kind: e.defaults(kind) for kind in e.kinds}}
+            for n, e in table
+        ],
         "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
         "presets": [{"name": n, "summary": p.summary, "settings": p.settings} for n, p in PRESETS.items()],
         "experiments": [{"name": n, "summary": e.summary, "settings": e.settings} for n, e in experiments().items()],

@@ -4,6 +4,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from upstairs.training.run import load
 def adapt_run(path: Path, support: Support, *, unknown: float | None = None, quiet: bool = False) -> Model:
     """`Run.adapt`; where a class has few examples, `unknown` is measured on the run's validation classes."""
     run, others = load(path), None
-    counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
+    counts = Counter(
+        read_support(support, run.inputs)[2] if unknown is not None and run.settings.task_kind != "regression" else ()
+    )
     if min(counts.values(), default=ENOUGH) < ENOUGH:
         try:
-            others = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format).val
+            others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val
         except UpstairsError as error:
             tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
     return run.adapt(support, unknown=unknown, others=others)

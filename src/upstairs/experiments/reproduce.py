@@ -11,7 +11,7 @@ import numpy as np
 from upstairs.console import counting
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import episodes_of
-from upstairs.data.open import open_splits, with_paths
+from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
@@ -19,12 +19,13 @@ from upstairs.experiments.cards import Card, card_markdown, commit, machine
 from upstairs.experiments.published.papers import find_experiment
 from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Experiment
 from upstairs.learners import GradientLearner, baselines_for, with_steps
+from upstairs.learners.options import InnerLoopOptions
 from upstairs.statistics import interval
 from upstairs.storage import versions, write_atomically, write_json
-from upstairs.training.defaults import draft
+from upstairs.training.defaults import RunRequest, request_run
 from upstairs.training.optimizer import choose_device
 from upstairs.training.run import Run
-from upstairs.training.train import resume_run, start_run
+from upstairs.training.train import resume_run, resumed_settings, start_run
 
 
 def reproduce(
@@ -59,12 +60,10 @@ def reproduce(
             f"`tasks` is {tasks}, `seeds` {seeds} and `budget` {budget}: a card needs {TEST_TASKS:,} test tasks or "
             "more, 1 seed or more, and a budget above 0"
         )
-    given = settings_of(experiment, data, None if budget is None else budget / seeds, device)
-    splits = open_splits(given, quiet=quiet)
+    request = request_of(experiment, data, None if budget is None else budget / seeds, device)
+    splits = open_splits(request.settings, quiet=quiet)
     folder = out / (experiment.training + ("" if budget is None else "-short"))
-    runs = [
-        train_or_resume(given | {"seed": seed}, folder / f"seed-{seed}", splits, quiet=quiet) for seed in range(seeds)
-    ]
+    runs = [train_or_resume(request.changed(seed=k), folder / f"seed-{k}", splits, quiet=quiet) for k in range(seeds)]
     judged = [judge(experiment, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]
     card = make_card(experiment, runs, judged, tasks=tasks, budget=budget, note=note)
     write_json(out / name / "card.json", card)
@@ -72,22 +71,21 @@ def reproduce(
     return card
 
 
-def settings_of(experiment: Experiment, data: str | None, minutes: float | None, device: str) -> dict[str, Any]:
+def request_of(experiment: Experiment, data: str | None, minutes: float | None, device: str) -> RunRequest:
     """What is asked of the training; its mistakes show before anything is read."""
     own = experiment.dataset.data if experiment.regression else None
     if (data or own) is None:
         raise UpstairsError(f"{experiment.name} needs `data`: {experiment.dataset.data}")
     asked = experiment.settings if minutes is None else experiment.shortened(minutes)
-    given = with_paths(asked | {"data": data or own, "device": device})
-    draft(given, regression=experiment.regression)
-    return given
+    return request_run(**asked | {"data": data or own, "device": device}, regression=experiment.regression)
 
 
-def train_or_resume(given: dict[str, Any], out: Path, splits: Splits, *, quiet: bool) -> Run:
+def train_or_resume(request: RunRequest, out: Path, splits: Splits, *, quiet: bool) -> Run:
     """One training, from the beginning or from where it stood."""
     if (out / "last.safetensors").exists():
-        return resume_run(out, given, quiet=quiet, splits=splits)
-    return start_run(given, out, quiet=quiet, splits=splits)
+        settings = resumed_settings(out, request.settings.learner, **request.values)
+        return resume_run(out, settings, quiet=quiet, splits=splits)
+    return start_run(request, out, quiet=quiet, splits=splits)
 
 
 def judge(
@@ -128,8 +126,9 @@ def earlier_scores(file: Path) -> dict[str, Any]:
 
 
 def test_episodes(experiment: Experiment, splits: Splits) -> Episodes:
-    make = Episodes if experiment.regression else episodes_of
-    return make(splits.test, way=experiment.way, shot=experiment.shot, query=experiment.test_query)
+    if experiment.regression:
+        return Episodes(splits.test, shot=experiment.shot, query=experiment.test_query)
+    return episodes_of(splits.test, way=experiment.way, shot=experiment.shot, query=experiment.test_query)
 
 
 def make_card(
@@ -193,18 +192,22 @@ def in_words(
     experiment: Experiment, runs: Sequence[Run], *, tasks: int, budget: float | None, note: str
 ) -> list[str]:  # fmt: skip
     """The protocol, and what was done of it."""
-    s, full, way, shot = runs[0].settings, experiment.settings, experiment.way, experiment.shot
+    s, full = runs[0].settings, experiment.settings
     seconds = sum(run.meta["progress"]["seconds"] for run in runs)
-    task = f"{way}-way {shot}-shot" if way else f"{shot} examples"
-    train = f"{s.way}-way {s.shot}-shot" if s.way else f"{s.shot} examples"
-    steps = experiment.test_steps if experiment.test_steps is not None else s.inner_steps
-    many = f"{s.inner_steps} inner step{'s' * (s.inner_steps != 1)}"
+    task = f"{experiment.shot} examples" if experiment.regression else f"{experiment.way}-way {experiment.shot}-shot"
+    train = f"{s.shot} examples" if experiment.regression else f"{s.way}-way {s.shot}-shot"
     gradient = isinstance(runs[0].learner, GradientLearner)
-    inner = f"; {many} at {s.inner_lr} in training, {steps} in testing" if gradient else ""
+    inner, own = "", s.own
+    if gradient and isinstance(own, InnerLoopOptions):
+        steps = own.inner_steps if experiment.test_steps is None else experiment.test_steps
+        many = f"{own.inner_steps} inner step{'s' * (own.inner_steps != 1)}"
+        inner = f"; {many} at {own.inner_lr} in training, {steps} in testing"
+    flat = s.to_json()
+    views = flat.get("views", 1)
     changed = [
-        f"{name.replace('_', ' ')} {getattr(s, name)} (in full: {full[name]})"
+        f"{name.replace('_', ' ')} {flat[name]} (in full: {full[name]})"
         for name in sorted(full)
-        if name not in ("steps", "learner") and getattr(s, name) != full[name]
+        if name not in ("steps", "learner") and flat[name] != full[name]
     ]
     selection = f"the best of {s.validations} validations on {s.validation_tasks} validation tasks"
     if s.train_on_validation:
@@ -212,11 +215,12 @@ def in_words(
     done = ", ".join(f"{run.meta['progress']['step']:,} steps" for run in runs)
     lines = [
         f"Data: {experiment.dataset.title}, {experiment.dataset.about}.",
-        f"Judged on {tasks:,} fixed test tasks, {task}, {experiment.test_query} queries{' a class' * bool(s.way)}; "
-        f"trained on {train}, {s.query} queries, {s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
+        f"Judged on {tasks:,} fixed test tasks, {task}, {experiment.test_query} queries"
+        f"{'' if experiment.regression else ' a class'}; trained on {train}, {s.query} queries, "
+        f"{s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
         f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.lr:g}, "
-        f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' * s.jitter}"
-        f"{f'; in testing the mean over {s.views} views of a picture' * (s.views > 1)}.",
+        f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' if s.jitter else ''}"
+        f"{f'; in testing the mean over {views} views of a picture' if views > 1 else ''}.",
         f"Model selection: {selection}; test tasks choose nothing.",
         f"Trained for {seconds / 60:.1f} minutes, {len(runs)} seed{'s' * (len(runs) > 1)}: {done}. Machine: "
         f"{machine(s.device)['summary']}.",

@@ -181,7 +181,7 @@ def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, 
     if episodes is None:
         return {}
     seeds = frozen_seeds(2**19, runs[0].settings.validation_tasks)
-    baselines = baselines_for(runs[0].settings, source, episodes.way[1])
+    baselines = baselines_for(runs[0].settings, source, episodes.largest_way)
     return {name: score({}, learner, episodes, seeds, memory) for name, learner in baselines.items()}
 
 
@@ -196,7 +196,7 @@ def result(
         scored: gets each task's score, by contestant.
     """
     started = time.monotonic()
-    way, shot = episodes.way[1], episodes.shot[1]
+    way, shot = episodes.largest_way, episodes.shot[1]
     key = (run.settings.net, way, shot)
     baselines = baselines_for(run.settings, episodes.source, way)
     scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else baselines, score=memory)

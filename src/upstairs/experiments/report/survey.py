@@ -1,6 +1,7 @@
 """`upstairs report --all`: every figure of depth and breadth in one page, with the small trainings that some need."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def report_runs(
     """
     runs, _ = open_runs(paths)
     check_comparable(runs)
-    splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
+    splits = open_splits(runs[0].settings, quiet=quiet)
     if any(run.settings.way == 1 for run in runs):
         report = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
     else:
@@ -103,7 +104,7 @@ def survey(
     if minutes <= 0:
         raise UpstairsError("write `upstairs report RUN... --all`, with `minutes` above 0 for each training")
     check_comparable(runs)
-    splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
+    splits = open_splits(runs[0].settings, quiet=quiet)
     kinds = kinds_of(splits, least=WAY, seed=seed)
     memory, page = Remembered(paths[0] / "measured.jsonl"), out or paths[0] / "report.html"
     shared = Survey(memory, enough_seeds(seed, tasks), minutes, quiet)
@@ -146,7 +147,7 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
 
 def all_classes(run: Run) -> int:
     """How many training classes the run's data has, whatever part the run was trained on."""
-    return len(open_splits({**run.settings.to_json(), **ALL}, quiet=True).train)
+    return len(open_splits(replace(run.settings, **ALL), quiet=True).train)
 
 
 def by_classes(shared: Survey, run: Run) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def by_classes(shared: Survey, run: Run) -> dict[str, Any]:
     for count in class_counts(run, all_classes(run)):
         changes = {"train_classes": count}
         learner = shared.train(run, f"train-classes-{count}", changes).learner
-        splits = open_splits({**run.settings.to_json(), **changes}, quiet=True)
+        splits = open_splits(replace(run.settings, **changes), quiet=True)
         jobs += [({"classes": count}, learner, part) for part in (splits.test, splits.train)]
     found = shared.scores("few classes", jobs)
     return {"points": found[::2], "trained": found[1::2]}
@@ -163,7 +164,7 @@ def by_classes(shared: Survey, run: Run) -> dict[str, Any]:
 
 def by_length(shared: Survey, run: Run) -> list[dict[str, Any]]:
     """Accuracy against the length of the inner loop, in training and in use."""
-    test = open_splits(run.settings.to_json(), quiet=True).test
+    test = open_splits(run.settings, quiet=True).test
     jobs = [
         ({"length": steps}, shared.train(run, f"inner-steps-{steps}", {"inner_steps": steps}).learner, test)
         for steps in lengths(run)

@@ -15,6 +15,7 @@ from torch import Tensor
 from upstairs.core import Examples, Learner, LossFn, State
 from upstairs.learners.generative.likelihood import scatter
 from upstairs.learners.model_based.conditioned import Noise
+from upstairs.settings import TaskKind
 
 
 def minus(prediction: Float[Tensor, "n 1"], y: Tensor) -> Float[Tensor, " n"]:
@@ -53,7 +54,11 @@ class GenerativeLearner(Learner[State]):
     """A learner that models the class of its support set: it predicts a bound on the log-likelihood of a query."""
 
     loss_fn: LossFn = staticmethod(minus)
-    way = min_way = 1
+    way = 1
+
+    @property
+    def task_kind(self) -> TaskKind:
+        return "generation"
 
     @property
     def max_way(self) -> int:
