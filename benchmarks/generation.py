@@ -23,6 +23,7 @@ from upstairs.experiments.generate import make_sheet
 from upstairs.experiments.generator_quality import CONTROLS, bounds, judge
 from upstairs.experiments.report.figures import to_png
 from upstairs.learners import NeuralStatistician
+from upstairs.settings import DataOptions
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import load
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--bounds", action="store_true", help="also the bounds by shots")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    source = getattr(open_splits({"data": asked.data}, quiet=False), asked.part)
+    source = getattr(open_splits(DataOptions(data=asked.data), quiet=False), asked.part)
     generators = {path.name: load(path).learner for path in asked.runs}
     asked.out.mkdir(parents=True, exist_ok=True)
     for name, learner in generators.items():

@@ -55,7 +55,7 @@ def features_of(path: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
     from upstairs.data.open import open_splits
 
     run = upstairs.load(path)
-    source = open_splits(run.settings.to_json(), quiet=False).test
+    source = open_splits(run.settings, quiet=False).test
     upright = [k for k in range(len(source)) if not source.turns or source.turns[k] == 0]
     chosen = torch.randperm(len(upright), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     rows = [source.rows[upright[k]] for k in chosen]

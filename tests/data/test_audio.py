@@ -21,6 +21,7 @@ from upstairs.data.audio.synthetic_words import made_up_words
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
+from upstairs.settings import DataOptions
 
 pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
 
@@ -285,7 +286,7 @@ def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
     from upstairs.experiments.evaluate import UNHEARD
 
     with pytest.raises(UpstairsError, match="`spoken` adds made-up words to one data set and `data` is glyphs"):
-        open_splits({"data": "glyphs + glyphs", "spoken": 24}, quiet=True)
+        open_splits(DataOptions(data="glyphs + glyphs", spoken=24), quiet=True)
     with pytest.raises(UpstairsError, match="`spoken` makes words that are heard"):
-        open_splits({"data": "glyphs", "spoken": 24}, quiet=True)
-    assert len(open_splits({"data": "glyphs", "spoken": 24} | UNHEARD, quiet=True).test)
+        open_splits(DataOptions(data="glyphs", spoken=24), quiet=True)
+    assert len(open_splits(replace(DataOptions(data="glyphs", spoken=24), **UNHEARD), quiet=True).test)

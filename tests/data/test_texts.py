@@ -167,7 +167,7 @@ def test_a_transformer_that_is_adapted(
     found = evaluate_run(run.path, way=3, query=2, tasks=5, quiet=True)
     assert set(found["baselines"]) == {"nearest_centroid"}
     learner = run.learner.eval().for_way(3)
-    each = Episodes(open_splits(run.settings.to_json(), quiet=True).test, way=3, shot=1, query=2)
+    each = Episodes(open_splits(run.settings, quiet=True).test, way=3, shot=1, query=2)
     with torch.no_grad():  # every text encoded once is the same as in every task anew
         head, once = embedded(learner, each, tasks=1000)
         assert once.source.feature_shape == (16,)

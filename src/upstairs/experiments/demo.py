@@ -10,6 +10,7 @@ from upstairs.data.open import open_splits
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
+from upstairs.settings import DataOptions
 from upstairs.storage import write_atomically
 from upstairs.training.presets import PRESETS
 from upstairs.training.run import Run, load
@@ -61,7 +62,7 @@ def run_demo(
     if not minutes > 0:
         raise UpstairsError(f"`minutes` is {minutes}: it must be above 0")
     data = data or str(synthesised(out / "words", quiet=quiet))
-    splits = open_splits({"data": data}, quiet=quiet)
+    splits = open_splits(DataOptions(data=data), quiet=quiet)
     runs: list[Run] = []
     whole = sum(PRESETS[name].settings["minutes"] for name in demo.recipes)
     for settings in (PRESETS[name].settings for name in demo.recipes):

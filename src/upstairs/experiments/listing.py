@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from upstairs.data import KINDS
 from upstairs.learners import learners
-from upstairs.training.presets import DATA, PRESETS
+from upstairs.training.presets import PRESETS
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
@@ -11,6 +12,6 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
     table = sorted(learners().items())
     return {
         "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
-        "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
+        "data": [{"name": n, "summary": summary} for n, summary in KINDS.items()],
         "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in PRESETS.items()],
     }

@@ -4,6 +4,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def adapt_run(path: Path, support: Support, *, unknown: float | None = None, qui
     counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
     if min(counts.values(), default=ENOUGH) < ENOUGH:
         try:
-            others = open_splits(run.settings.to_json() | UNHEARD, quiet=quiet, format=run.inputs.format).val
+            others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val
         except UpstairsError as error:
             tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
     return run.adapt(support, unknown=unknown, others=others)

@@ -11,7 +11,7 @@ import numpy as np
 from upstairs.console import counting
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import episodes_of
-from upstairs.data.open import open_splits, with_paths
+from upstairs.data.open import data_options, open_splits, with_paths
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
@@ -61,7 +61,7 @@ def reproduce(
             "more, 1 seed or more, and a budget above 0"
         )
     given = settings_of(recipe, data, None if budget is None else budget / seeds, device)
-    splits = open_splits(given, quiet=quiet)
+    splits = open_splits(data_options(given), quiet=quiet)
     folder = out / (recipe.training + ("" if budget is None else "-short"))
     runs = [train_seed(given | {"seed": seed}, folder / f"seed-{seed}", splits, quiet=quiet) for seed in range(seeds)]
     judged = [judge(recipe, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]

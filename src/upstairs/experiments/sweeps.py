@@ -95,7 +95,7 @@ def variant(
         own = defaults_for(run.settings.learner, regression=not run.settings.way)
         changes |= {"start_from": None, "pretrain": own.get("pretrain", 0.0)}
     settings = Settings(**{**run.settings.to_json(), **changes})
-    splits = splits or open_splits(settings.to_json(), quiet=quiet)
+    splits = splits or open_splits(settings, quiet=quiet)
     way = min(settings.way, splits.train.most_way)
     settings = replace(settings, classes=len(splits.train), way=way)
     trainer = Trainer(settings, splits, out)

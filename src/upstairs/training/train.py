@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from upstairs.console import tell_user, write_number
-from upstairs.data.open import limited, open_splits, with_paths
+from upstairs.data.open import data_options, limited, open_splits, with_paths
 from upstairs.data.regression import FUNCTIONS
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
@@ -43,7 +43,7 @@ def open_run(
     """
     given = with_paths({"data": "glyphs", **given})
     draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
-    splits = splits or open_splits(given, quiet=quiet)
+    splits = splits or open_splits(data_options(given), quiet=quiet)
     return Trainer(resolve(given, splits.train), splits, out), splits
 
 
@@ -68,7 +68,7 @@ def train(
     given = {**settings, "learner": learner, "data": splits.train.name if splits else str(data)}
     if (out / "last.safetensors").exists():
         return resume_run(out, given, quiet=quiet, splits=splits)
-    return start_run(given, out, quiet=quiet, splits=splits and limited(splits, given))
+    return start_run(given, out, quiet=quiet, splits=splits and limited(splits, data_options(given)))
 
 
 def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits | None = None) -> Run:
@@ -90,8 +90,8 @@ def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits 
             )
     if budget:
         settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
-    own = settings.to_json()
-    trainer = Trainer(settings, limited(splits, own) if splits else open_splits(own, quiet=quiet), out)
+    splits = limited(splits, settings) if splits else open_splits(settings, quiet=quiet)
+    trainer = Trainer(settings, splits, out)
     restore(trainer)
     return _train(trainer, quiet=quiet)
 

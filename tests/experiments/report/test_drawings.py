@@ -24,7 +24,7 @@ def test_a_run_that_draws(tmp_path: Path) -> None:
     run = upstairs.train(
         "dagan", data=data, out=tmp_path / "run", width=4, steps=4, validations=2, validation_tasks=2, quiet=True
     )
-    splits = open_splits(run.settings.to_json(), quiet=True)
+    splits = open_splits(run.settings, quiet=True)
     report = measure_drawings([run], splits)
     (drawings,) = report["drawings"]
     rows, between = drawings["rows"], drawings["between"]

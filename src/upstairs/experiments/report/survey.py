@@ -1,6 +1,7 @@
 """`upstairs report --all`: every figure of depth and breadth in one page, with the small trainings that some need."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def survey(
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     runs = [run for run in everyone if run.settings.data == everyone[0].settings.data]
     check_comparable(runs)
-    splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
+    splits = open_splits(runs[0].settings, quiet=quiet)
     kinds = kinds_of(splits, least=WAY, seed=seed)
     shared = Survey(
         Remembered(paths[0] / "measured.jsonl"), seeds=enough_seeds(seed, tasks), minutes=minutes, quiet=quiet
@@ -119,7 +120,7 @@ def survey(
 
 def all_classes(run: Run) -> int:
     """How many training classes the run's data has, whatever part the run was trained on."""
-    return len(open_splits({**run.settings.to_json(), **ALL}, quiet=True).train)
+    return len(open_splits(replace(run.settings, **ALL), quiet=True).train)
 
 
 def by_classes(shared: Survey, run: Run, name: str) -> list[dict[str, Any]]:
@@ -128,7 +129,7 @@ def by_classes(shared: Survey, run: Run, name: str) -> list[dict[str, Any]]:
     for count in class_counts(run, all_classes(run)):
         changes = {"train_classes": count}
         trained = shared.train(run, f"train-classes-{count}", changes)
-        splits = open_splits({**run.settings.to_json(), **changes}, quiet=True)
+        splits = open_splits(replace(run.settings, **changes), quiet=True)
         jobs += [({"classes": count}, trained.learner, part) for part in (splits.test, splits.train)]
     found = shared.scores("few classes", jobs)
     head = {"learner": name, "way": WAY, "shot": 1, "minutes": shared.minutes}
@@ -137,7 +138,7 @@ def by_classes(shared: Survey, run: Run, name: str) -> list[dict[str, Any]]:
 
 def by_length(shared: Survey, run: Run, name: str) -> list[dict[str, Any]]:
     """Accuracy against the length of the inner loop, in training and in use."""
-    test = open_splits(run.settings.to_json(), quiet=True).test
+    test = open_splits(run.settings, quiet=True).test
     jobs = [
         ({"length": steps}, shared.train(run, f"inner-steps-{steps}", {"inner_steps": steps}).learner, test)
         for steps in lengths(run)
@@ -175,7 +176,7 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
     check_comparable(runs)
     if runs[0].settings.way == 0:
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
-    splits = open_splits(runs[0].settings.to_json(), quiet=quiet)
+    splits = open_splits(runs[0].settings, quiet=quiet)
     if any(run.settings.way == 1 for run in runs):
         drawn = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
         return write_report(drawn, out or paths[0] / "report.html")
