@@ -73,7 +73,6 @@ OWN: dict[str, dict[str, Any]] = {
     "imaml": {"inner_steps": 5},
     "reptile": {"inner_steps": 3, "inner_batch": 2},
     "mtl": {"inner_steps": 3},
-    "figr": {"inner_steps": 2},
 }
 # a bag's embedding of a text has thousands of places: these would have 9 to 800 million parameters
 LARGE = {"hypernetwork", "lstm", "meta_curvature", "snail", "versa"}

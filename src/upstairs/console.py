@@ -131,12 +131,12 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 
 def title_of(result: Mapping[str, Any]) -> str:
     """What a table of results is about."""
-    part = f"{result['split']} {'classes' if result['way'] else 'functions'}"
+    part = f"{result['split']} {'functions' if result['way'] is None else 'classes'}"
     return f"{result['data']}, {part}, {result['tasks']} tasks, 95% intervals"
 
 
 def write_task(result: Mapping[str, Any]) -> str:
-    return f"{result['way']}-way {result['shot']}-shot" if result["way"] else f"{result['shot']} examples"
+    return f"{result['shot']} examples" if result["way"] is None else f"{result['way']}-way {result['shot']}-shot"
 
 
 def score_name(result: Mapping[str, Any]) -> str:

@@ -101,12 +101,11 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     Its parameters are the meta-parameters. `adapt`, `predict` and `meta_loss` see ONE task,
     read the meta-parameters, and never write to `self`; `forward` vectorises them over a
-    batch of tasks. `way` is the number of classes that `predict` answers (0 for regression).
+    batch of tasks. `way` is the number of classes that `predict` answers, None for regression.
     """
 
     loss_fn: LossFn
-    way: int = 0
-    min_way: int = 2  # fewest classes in a task; 1 for what generates: its tasks are sets of one class
+    way: int | None = None
     global_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
 
     @abstractmethod
@@ -165,7 +164,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     @property
     def task_kind(self) -> TaskKind:
         """What the tasks are: classes to tell apart, functions to fit, or sets of one class to make more of."""
-        return "generation" if self.min_way == 1 else "classification" if self.way else "regression"
+        return "regression" if self.way is None else "classification"
 
     @property
     def transductive(self) -> bool:
@@ -187,17 +186,17 @@ class Learner(nn.Module, ABC, Generic[State]):
         """The most classes these meta-parameters can tell apart; None where any number will do."""
         return None
 
-    def for_way(self, way: int) -> "Learner":
+    def for_way(self, way: int | None) -> "Learner":
         """This learner, sharing its meta-parameters, for tasks of `way` classes.
 
         Raises:
             UpstairsError: the meta-parameters fix a smaller number of classes, or one class is nothing to tell apart.
         """
-        if 0 < way < self.min_way:
-            raise UpstairsError(f"`way` is {way}: it must be at least {self.min_way}, for a learner that names classes")
-        if self.max_way is not None and self.min_way == 1 < way:
+        if self.task_kind == "generation" and way != 1:
             raise UpstairsError(f"`way` is {way} and this learner makes more of one class: leave `way` out")
-        if self.max_way is not None and way > self.max_way:
+        if self.task_kind == "classification" and way is not None and way < 2:
+            raise UpstairsError(f"`way` is {way}: it must be at least 2, for a learner that names classes")
+        if self.max_way is not None and way is not None and way > self.max_way:
             raise UpstairsError(
                 f"this learner was trained to tell {self.max_way} classes apart and was given {way}: "
                 f"give it {self.max_way} or fewer, or train it with `way` {way}"

@@ -1,6 +1,5 @@
 """More of classes seen once: files and sheets, errors in one sentence, and the judge."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -113,31 +112,20 @@ def test_the_judge_knows_good_from_bad() -> None:
     assert 0 < found["wide"]["variety_ci95"] < 0.1
 
 
-def test_vectors_are_generated_from_arrays(tmp_path: Path) -> None:
+def test_examples_are_generated_from_arrays(tmp_path: Path) -> None:
     from upstairs.data.splits import split_by_ratio
 
-    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    x = np.random.default_rng(0).random(size=(60, 1, 16, 16)).astype(np.float32)
     run = upstairs.train(
-        "neural_statistician", data=split_by_ratio(Source.from_arrays(x, np.repeat(np.arange(10), 6))),
-        out=tmp_path / "run", steps=2, width=4, validations=1, validation_tasks=2, quiet=True,
+        "redrawing", data=split_by_ratio(Source.from_arrays(x, np.repeat(np.arange(10), 6))),
+        out=tmp_path / "run", steps=2, width=2, validations=1, validation_tasks=2, quiet=True,
     )  # fmt: skip
     made = run.generate({"mine": list(x[:3])}, count=4)
-    assert made["mine"].shape == (4, 5) and np.isfinite(made["mine"]).all()
+    assert made["mine"].shape == (4, 1, 16, 16) and np.isfinite(made["mine"]).all()
     with pytest.raises(UpstairsError, match="was not trained on pictures"):
         from upstairs.experiments.generate import generate_folder
 
         generate_folder(tmp_path / "run", support=tmp_path, out=tmp_path / "more")
-
-
-def test_a_classifier_is_evaluated_with_what_is_drawn(
-    call: Call, trained: Path, pictures: Path, tmp_path: Path
-) -> None:
-    protonet, more = tmp_path / "protonet", ("--way", 2, "--query", 1, "--tasks", 4, "--json")
-    assert call("train", "protonet", "--data", pictures, "--steps", 2, "--out", protonet, "--quiet", *SMALL)[0] == 0
-    plain = json.loads(call("evaluate", protonet, *more)[1])
-    grown = json.loads(call("evaluate", protonet, "--augment", trained, *more)[1])
-    assert grown["baselines"]["not augmented"]["accuracy"] == plain["accuracy"] and grown["tasks"] == 4
-    assert "which makes no examples" in call("evaluate", protonet, "--augment", protonet, *more)[2]
 
 
 def test_the_report_shows_sheets_and_bounds_by_shots(trained: Path, call: Call, tmp_path: Path) -> None:

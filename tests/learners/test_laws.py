@@ -26,9 +26,7 @@ EXPECTED = {
     "learned_optimizer": HEAD,
     "sparse_maml": HEAD, "t_net": HEAD, "early_exit": {}, "metanas": {"gradients": "has operations that were pruned"},
     "neural_statistician": {}, "redrawing": {},
-    "metagan": {},
     "dagan": {"support_order": "draws after the support picture that its noise numbers"},
-    "figr": {"support_order": "pairs support examples with noise in their order"},
 }  # fmt: skip
 PICTURES = ("dagan", "redrawing")
 GENERATE = [name for name, line in LEARNERS.items() if (line.defaults or {}).get("way") == 1]

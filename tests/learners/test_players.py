@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs
+from upstairs.console import Status
 from upstairs.core import Examples, Task, cross_entropy
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import LEARNERS, Entry, Game, MetaGAN, NearMisses, ProtoNet, Side, players_of, whose_turn
-from upstairs.nets import mlp
-from upstairs.nets.generator import writer
+from upstairs.learners import LEARNERS, Entry, Game, ProtoNet, Side, players_of, whose_turn
+from upstairs.learners.registry import entry
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
-from upstairs.training.trainer import Trainer, take_step, train_run
+from upstairs.training.trainer import Trainer, restore, take_step, train_run
 
 
 class Duel(Game[Tensor]):
@@ -95,6 +95,32 @@ def test_each_loss_is_logged_and_their_sum(tmp_path: Path) -> None:
         Trainer(settings("duel", estimator="es"), Splits(source(), source(), source()), tmp_path)
 
 
+@pytest.mark.usefixtures("duel")
+def test_a_run_that_stops_between_two_players_resumes_bit_identical(tmp_path: Path) -> None:
+    splits, s = Splits(source(), source(), source()), settings("duel")
+    whole = Trainer(s, splits, tmp_path / "whole")
+    train_run(whole)
+
+    def interrupt(status: Status) -> None:
+        if status.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(Trainer(s, splits, tmp_path / "stopped"), interrupt)
+    again = Trainer(s, splits, tmp_path / "stopped")
+    restore(again)
+    assert again.progress.step == 4
+    train_run(again)
+    for a, b in zip(whole.learner.parameters(), again.learner.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("name", "instead"), [("metagan", "train protonet"), ("figr", "train dagan or redrawing")])
+def test_a_removed_learner_says_what_to_train_instead(name: str, instead: str) -> None:
+    with pytest.raises(UpstairsError, match=f"'{name}' was removed, since .* {instead}"):
+        entry(name)
+
+
 def test_turns_go_round() -> None:
     players = players_of(Duel(3))
     names = [(whose_turn(players, step)[0].name, whose_turn(players, step)[1]) for step in range(4)]
@@ -105,8 +131,7 @@ def test_turns_go_round() -> None:
 
 def test_a_loss_reaches_its_own_player_alone() -> None:
     torch.manual_seed(0)
-    game = metagan(ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1))
-    tasks = blobs()
+    game, tasks = Duel(WAY), blobs(shape=(6,))
     whole = torch.autograd.grad(game(tasks)[0].sum(), list(game.parameters()), allow_unused=True)
     found = dict(zip(game.parameters(), whole, strict=True))
     for player in players_of(game):
@@ -117,45 +142,3 @@ def test_a_loss_reaches_its_own_player_alone() -> None:
             assert (p.grad is not None) == (id(p) in own)
             if id(p) in own:
                 torch.testing.assert_close(p.grad, found[p])
-
-
-def metagan(learner: ProtoNet, **options: float) -> MetaGAN:
-    generator = NearMisses(mlp((8,), widths=(8, 6)), writer(12, (8,), width=4), size=6)
-    return MetaGAN(learner, generator, **options)
-
-
-def test_metagan_is_a_softmax_with_one_class_more() -> None:
-    """Zhang et al. 2018, equations 5 to 8, with the class "made up" as a column of the logits."""
-    torch.manual_seed(0)
-    game = metagan(ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1))
-    with torch.no_grad():
-        game.classifier.refuse.fill_(-0.2)
-    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in blobs()))
-    protonet = game.classifier.learner
-    made = game.generator(task.support, WAY)
-    state = protonet.adapt(task.support)
-    real, fake = protonet.predict(state, task.query.x), protonet.predict(state, made)
-    more = [torch.cat([z, torch.full((len(z), 1), -2.0)], 1).log_softmax(1) for z in (real, fake)]
-    expected = (
-        nn.functional.cross_entropy(real, task.query.y) - more[0][:, :-1].logsumexp(1).mean() - more[1][:, -1].mean()
-    )
-    torch.testing.assert_close(game.player_loss("classifier", task)[0], expected)
-    torch.testing.assert_close(game.player_loss("generator", task)[0], -more[1][:, :-1].logsumexp(1).mean())
-
-
-def test_metagan_of_no_weight_is_its_classifier() -> None:
-    torch.manual_seed(0)
-    learner = ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1)
-    player = players_of(metagan(learner, weight=0.0))[0]
-    tasks = blobs()
-    expected = torch.autograd.grad(learner(tasks)[0].sum(), list(learner.parameters()))
-    player.learner(tasks)[0].sum().backward()
-    for p, g in zip(learner.parameters(), expected, strict=True):
-        torch.testing.assert_close(p.grad, g)
-
-
-def test_metagan_for_another_way() -> None:
-    game = metagan(ProtoNet(mlp((8,), widths=(16, 4)), way=WAY))
-    task = Task(*(Examples(*(leaf[0] for leaf in part)) for part in blobs()))
-    other = game.for_way(WAY + 2)
-    assert other.predict(other.adapt(task.support), task.query.x).shape[1] == WAY + 2 and game.way == WAY

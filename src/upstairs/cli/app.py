@@ -88,16 +88,13 @@ def evaluate(
     *,
     on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
     inner_steps: InnerSteps = None,
-    augment: Annotated[
-        Path | None, arg(help="A run that makes examples: 5 of each class are added to every support set.")
-    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Accuracy on tasks of classes that were not trained on, with a 95% interval, beside the plain baselines."""
     from upstairs.experiments.evaluate import evaluate_run
 
-    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, augment=augment, quiet=quiet or json)
+    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
     if json:
         print_json(result)
     else:
@@ -218,7 +215,7 @@ def list_names(*, json: Json = False) -> None:
 
 def option_names() -> set[str]:
     """The names that stand for options in an error: the settings of a run, and what the commands take beside them."""
-    own = "all augment baselines budget count inner_steps out resume seeds support text trials unknown vary"
+    own = "all baselines budget count inner_steps out resume seeds support text trials unknown vary"
     return {*own.split(), *Options.__annotations__, *TaskOptions.__annotations__}
 
 

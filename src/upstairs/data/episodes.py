@@ -23,23 +23,20 @@ def bounds(value: Range) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def check_settings(source: Source, way: tuple[int, int], shot: tuple[int, int], query: int) -> None:
+def check_settings(source: Source, way: tuple[int, int] | None, shot: tuple[int, int], query: int) -> None:
     """Tasks that the source has not the classes or the examples for.
 
     Raises:
         UpstairsError: see `Episodes`.
     """
-    if source.functions and way != (0, 0):
+    if source.functions and way is not None:
         raise UpstairsError(f"`way` is {way[1]} and {source.name} is regression, which has no classes: leave it out")
-    classes = 0 if source.functions else 1
-    for name, (low, high), least in (
-        ("way", way, classes),
-        ("shot", shot, 1),
-        ("query", (query, query), 1),
-    ):
-        if low < least or high < low:
-            raise UpstairsError(f"`{name}` is {low if low == high else (low, high)}: it must be at least {least}")
-    if way[1] > len(source):
+    if not source.functions and way is None:
+        raise UpstairsError(f"`way` is None and {source.name} has classes: give the number of classes in a task")
+    for name, (low, high) in (("way", way or (1, 1)), ("shot", shot), ("query", (query, query))):
+        if low < 1 or high < low:
+            raise UpstairsError(f"`{name}` is {low if low == high else (low, high)}: it must be at least 1")
+    if way is not None and way[1] > len(source):
         raise UpstairsError(
             f"{source.name} has {len(source)} classes and `way` is {way[1]}: lower `way` or add classes"
         )
@@ -112,11 +109,12 @@ class Episodes:
     """
 
     def __init__(
-        self, source: Source, *, way: Range = 0, shot: Range, query: int = 15, global_labels: bool = False,
+        self, source: Source, *, way: Range | None = None, shot: Range, query: int = 15, global_labels: bool = False,
         speakers: int | None = None,
     ) -> None:  # fmt: skip
         self.global_labels, self.speakers = global_labels, speakers
-        self.source, self.way, self.shot, self.query = source, bounds(way), bounds(shot), query
+        self.source, self.shot, self.query = source, bounds(shot), query
+        self.way = None if way is None else bounds(way)
         check_settings(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
@@ -125,7 +123,12 @@ class Episodes:
     @property
     def task_kind(self) -> TaskKind:
         """Whether tasks are classes to tell apart, functions to fit, or sets of one class to make more of."""
-        return "generation" if self.way[1] == 1 else self.source.task_kind
+        return "generation" if self.way == (1, 1) else self.source.task_kind
+
+    @property
+    def largest_way(self) -> int | None:
+        """The most classes in a task; None for functions, which have no classes."""
+        return None if self.way is None else self.way[1]
 
     def stream(
         self, size: int, *, seed: int = 0, steps: int | None = None, start: int = 0,
@@ -175,7 +178,8 @@ class Episodes:
 
     def _begin(self, seed: int, among: Sequence[int] | None) -> tuple[torch.Generator, int, Tensor]:
         generator = dice(seed)
-        way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (self.way, self.shot))
+        ranges = (self.way or (0, 0), self.shot)
+        way, shot = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in ranges)
         classes = torch.randperm(len(self.source if among is None else among), generator=generator)[:way]
         return generator, shot, classes if among is None else torch.tensor(among)[classes]
 

@@ -46,7 +46,7 @@ def score_tasks(
     """
     seeds = list(seeds)
     total = len(seeds)
-    learner = learner.for_way(episodes.way[1])
+    learner = learner.for_way(episodes.largest_way)
     scores: list[Tensor] = []
     kind = kind or score_kind(episodes)
 
@@ -68,7 +68,7 @@ def score_tasks(
 
 def chunk_size(episodes: Episodes) -> int:
     """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
-    values = max(1, episodes.way[1]) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
+    values = (episodes.largest_way or 1) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
     return min(32, max(1, 500_000 // values))
 
 
@@ -158,7 +158,7 @@ def describe_scores(
     """What `evaluate` returns."""
     kind, seeds = score_kind(episodes), frozen_seeds(seed, tasks)
     return {
-        "way": episodes.way[1],
+        "way": episodes.largest_way,
         "shot": episodes.shot[1],
         "query": episodes.query,
         "tasks": tasks,

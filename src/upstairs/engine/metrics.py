@@ -65,4 +65,4 @@ def score_kind(episodes: Episodes) -> ScoreKind:
     """Accuracy (0 to 1) for classes, mean squared error for functions, a bound in nats for sets of one class."""
     if episodes.source.functions:
         return SQUARED_ERROR
-    return BOUND if episodes.way[1] == 1 else ACCURACY
+    return BOUND if episodes.task_kind == "generation" else ACCURACY

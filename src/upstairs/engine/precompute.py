@@ -46,7 +46,7 @@ def embedded(
     """
     source, given = episodes.source, (learner, episodes)
     sizes = [len(rows) for rows in source.rows]
-    drawn = tasks * episodes.way[1] * (episodes.shot[1] + episodes.query)
+    drawn = tasks * (episodes.largest_way or 1) * (episodes.shot[1] + episodes.query)
     if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
         return given
     if not isinstance(learner, MetricLearner) or learner.transductive or next(learner.parameters(), None) is None:

@@ -13,9 +13,9 @@ from upstairs.data.open import absolute, open_splits, reader_for, reader_of
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
-from upstairs.learners import Augmented, GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
+from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
 from upstairs.settings import DataOptions
-from upstairs.training.run import Run, check_comparable, check_task_kind, load
+from upstairs.training.run import Run, check_task_kind, load
 
 
 def evaluate_run(
@@ -29,7 +29,6 @@ def evaluate_run(
     tasks: int = 600,
     seed: int = 0,
     inner_steps: int | None = None,
-    augment: Path | None = None,
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -44,11 +43,6 @@ def evaluate_run(
             )
         learner = with_steps(learner, inner_steps)
     opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
-    if augment is not None:
-        opponents["not augmented"] = learner
-        generator = load(augment).generator()
-        check_comparable([run, load(augment)], foreign=True)
-        learner = Augmented(learner, generator, count=5)
     if baselines and isinstance(learner, NeuralStatistician):
         opponents["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()

@@ -1,17 +1,24 @@
-"""The plain opponents of regression: the mean of the support targets, and the exact posterior of a Gaussian process."""
+"""Baselines without meta-learning: what a run is compared with."""
 
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, gaussian_nll, squared_error
 from upstairs.data.regression import GaussianProcess
+from upstairs.data.source import Source
+from upstairs.learners.building import make_net
+from upstairs.learners.gradient.maml import scratch
+from upstairs.learners.metric.protonet import Cosine, ProtoNet, nearest_centroid
+from upstairs.nets import PretrainedTransformer, TfIdf
+from upstairs.nets.text import READINGS
+from upstairs.settings import CONVOLUTIONAL, Settings
 
 
 class SupportMean(Learner[Tensor]):
-    """The opponent without learning: every query has the mean of the support targets."""
+    """The baseline without learning: every query has the mean of the support targets."""
 
     loss_fn: LossFn = staticmethod(squared_error)
 
@@ -59,3 +66,37 @@ class GaussianPosterior(Learner[Posterior]):
         explained = ((near @ posterior.precision) * near).sum(1, keepdim=True)
         variance = (1 - explained).clamp(min=0) + self.process.noise**2  # clamped: rounding may leave less than none
         return torch.cat([near @ posterior.weights, 0.5 * variance.log()], 1)
+
+
+def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[str, Learner]:
+    """What a run is compared with: nearest centroid on raw inputs, and a network trained from scratch on each task.
+
+    The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
+    the kind alone, so that runs of one kind have the same baselines. For regression: the mean of the support targets,
+    a network of the usual kind from scratch, and where tasks are a Gaussian process the best possible. For texts: the
+    nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over all texts
+    without their labels; where a pretrained transformer is adapted, by its features before. For generation: none.
+    """
+    if settings.task_kind == "generation":
+        return {}
+    if settings.task_kind == "regression":
+        process = source.functions
+        best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
+        plain = Settings(learner="maml", task_kind="regression", way=None, net="mlp", width=40, norm="none")
+        net = seeded_net(plain, source, 1)
+        return {"support_mean": SupportMean(), "scratch": scratch(net, inner_lr=0.02, steps=100), **best}
+    assert way is not None
+    if settings.net == "pretrained":
+        return {"nearest_centroid": ProtoNet(PretrainedTransformer(settings.encoder or "", trained=0), way=way)}
+    texts = settings.net in READINGS
+    norm = "batch" if settings.net in CONVOLUTIONAL else "none"
+    net = seeded_net(Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm), source, way)
+    nearest = {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
+    return {**(nearest or {"nearest_centroid": nearest_centroid(source, way=way)}), "scratch": scratch(net, way=way)}
+
+
+def seeded_net(settings: Settings, source: Source, out: int) -> nn.Module:
+    """A network whose weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return make_net(settings, source.feature_shape, out)

@@ -1,36 +1,51 @@
-"""How an entry of the table makes its learner: networks that settings name, and defaults that families share."""
+"""How a learner is built from settings, with the network that they name."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from upstairs.core import Learner, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.gradient.maml import GradientLearner
+from upstairs.learners.entries import Build, Shape
+from upstairs.learners.options import GradientOptions, InnerLoopOptions, ScaleOptions, ViewOptions
+from upstairs.learners.registry import entry
 from upstairs.nets import conv4, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net
 from upstairs.nets.text import READINGS
-from upstairs.settings import CONVOLUTIONAL, Settings
+from upstairs.settings import CONVOLUTIONAL, LearnerOptions, Settings
 
-Shape = tuple[int, ...]
-Build = Callable[[Settings, Shape, int], Learner]  # (settings, shape of one input, way) -> learner; way 0: regression
+Options = TypeVar("Options", bound=LearnerOptions)
 
 
-class Entry(NamedTuple):
-    """One line of the table: how to make it, its default settings, what it is in a sentence."""
+def make_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
+    """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
+    learner = entry(settings.learner).builder(settings, shape, way)
+    if isinstance(settings.own, ViewOptions):
+        learner.views = settings.own.views
+    return learner
 
-    make: Build
-    defaults: dict[str, Any] | None  # None where it does not classify
-    summary: str
-    regression: dict[str, Any] | None = None  # its default settings for regression; None where it does not regress
+
+def seeded_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
+    """Fresh meta-parameters that depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return make_learner(settings, shape, way)
+
+
+def own_options(settings: Settings, kind: type[Options]) -> Options:
+    """The learner's own options, where they are of this class."""
+    if not isinstance(settings.own, kind):
+        raise TypeError(f"'{settings.learner}' has {type(settings.own).__name__}: its entry must name {kind.__name__}")
+    return settings.own
 
 
 def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
     if settings.net in CONVOLUTIONAL:
         make = {"conv4": conv4, "resnet12": resnet12, "sound": sound_conv}[settings.net]
-        common = {"norm": settings.norm, "steps": settings.inner_steps, "dropout": settings.dropout}
+        steps = settings.own.inner_steps if isinstance(settings.own, InnerLoopOptions) else 1
+        common = {"norm": settings.norm, "steps": steps, "dropout": settings.dropout}
         return make(shape, width=settings.width, out=out, **common)
     if settings.dropout and settings.net != "mlp":
         raise UpstairsError(
@@ -46,24 +61,24 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
         return pretrained_transformer(settings.encoder, out=out)
     if settings.net == "projection":
         return projection(shape, out=out)
-    widths = (settings.width * (4 if settings.way else 1), settings.width)
+    widths = (settings.width * (1 if settings.task_kind == "regression" else 4), settings.width)
     return mlp(shape, widths=widths, out=out, dropout=settings.dropout)
 
 
-def on_net(make: Callable[..., GradientLearner], wrap: Callable[[Any], Any] = lambda net: net) -> Build:
+def on_net(make: Callable[..., Learner], wrap: Callable[[Any], Any] = lambda net: net) -> Build:
     """On a network with a last layer, as `wrap` changes it."""
 
-    def build(settings: Settings, shape: Shape, way: int) -> Learner:
-        net, rate = wrap(make_net(settings, shape, way or 1)), settings.inner_lr
-        return make(net, way=way, inner_lr=rate, steps=settings.inner_steps, batch=settings.inner_batch)
+    def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
+        net, own = wrap(make_net(settings, shape, 1 if way is None else way)), own_options(settings, GradientOptions)
+        return make(net, way=way, inner_lr=own.inner_lr, steps=own.inner_steps, batch=own.inner_batch)
 
     return build
 
 
-def on_encoder(make: Callable[[nn.Module, int, Settings, int], Learner]) -> Build:
+def on_encoder(make: Callable[..., Learner]) -> Build:
     """From (encoder, length of its embeddings, settings, way)."""
 
-    def build(settings: Settings, shape: Shape, way: int) -> Learner:
+    def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
         encoder = make_net(settings, shape, None)
         return make(encoder, length(encoder, shape), settings, way)
 
@@ -80,23 +95,11 @@ def own_network(settings: Settings) -> None:
 
 
 def length(encoder: nn.Module, shape: Shape) -> int:
-    """Of one embedding."""
+    """The length of one embedding."""
     with evaluating(encoder):
         return encoder(torch.zeros(1, *shape)).shape[-1]
 
 
 def scale(settings: Settings, size: int) -> float:
-    """Of the squared distance between embeddings of `size` numbers."""
-    return settings.scale / size**0.5
-
-
-INNER_LOOP = {
-    "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 32, "norm": "batch", "inner_steps": 1, "inner_lr": 0.4,
-    "lr": 3e-3,
-}  # fmt: skip
-SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_lr": 0.1}  # no second order mends what one large step spoils
-METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "lr": 2e-3}
-FUNCTIONS = {
-    "way": 0, "shot": "5", "query": 10, "tasks": 25, "net": "mlp", "width": 40, "norm": "none", "inner_steps": 1,
-    "inner_lr": 0.01, "lr": 1e-3,
-}  # fmt: skip
+    """The factor of the squared distance between embeddings of `size` numbers."""
+    return own_options(settings, ScaleOptions).scale / size**0.5

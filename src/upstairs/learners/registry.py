@@ -1,32 +1,25 @@
-"""Finding a learner by its name, among those of the table and those of plug-ins; the plain opponents of a run."""
+"""Finding a learner by its name, among those of the tables and those of plug-ins. Nothing here imports torch."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import Field, fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-import torch
-
-from upstairs.core import Learner
-from upstairs.data.regression import GaussianProcess
-from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners.baselines import GaussianPosterior, SupportMean
-from upstairs.learners.building import Entry, Shape
-from upstairs.learners.generative.table import GENERATIVE_LEARNERS
-from upstairs.learners.gradient.maml import scratch
+from upstairs.learners.entries import Entry
+from upstairs.learners.generative.table import GENERATIVE_LEARNERS, REMOVED
 from upstairs.learners.gradient.table import GRADIENT_LEARNERS
-from upstairs.learners.metric.protonet import Cosine, MetricLearner, ProtoNet, nearest_centroid
 from upstairs.learners.metric.table import METRIC_LEARNERS
 from upstairs.learners.model_based.table import MODEL_BASED_LEARNERS
-from upstairs.nets import PretrainedTransformer, TfIdf
-from upstairs.nets.text import READINGS
-from upstairs.settings import CONVOLUTIONAL, Settings
+from upstairs.settings import COMMON, LearnerOptions, Settings, TaskKind, options_in
 
 LEARNERS: dict[str, Entry] = GRADIENT_LEARNERS | METRIC_LEARNERS | MODEL_BASED_LEARNERS | GENERATIVE_LEARNERS
+OLD_NAMES = {"rate": "lr", "inner_rate": "inner_lr"}  # of options, in the files of older versions
 
 
 def learners() -> dict[str, Entry]:
-    """The table, with the plug-ins (entry-point group `upstairs.learners`) that are installed and can be loaded."""
+    """The tables, with the plug-ins (entry-point group `upstairs.learners`) that are installed and can be loaded."""
     found = {}
     for point in entry_points(group="upstairs.learners"):
         with suppress(UpstairsError):  # one that is broken is named when it is asked for, and harms no other
@@ -35,94 +28,128 @@ def learners() -> dict[str, Entry]:
 
 
 def load_plugin(point: EntryPoint) -> Entry:
-    """A plug-in's line of the table.
+    """The entry of a plug-in.
 
     Raises:
-        UpstairsError: it cannot be imported, or is no `Entry`.
+        UpstairsError: it cannot be imported, is no `Entry`, or its options cannot be used.
     """
+    name = f"the plug-in '{point.name}' ({point.value})"
     try:
         loaded = point.load()
     except Exception as error:
         raise UpstairsError(
-            f"the plug-in '{point.name}' ({point.value}) cannot be loaded ({type(error).__name__}: {error}): "
-            "mend or remove its package"
+            f"{name} cannot be loaded ({type(error).__name__}: {error}): fix or remove its package"
         ) from error
     if not isinstance(loaded, Entry):
-        raise UpstairsError(
-            f"the plug-in '{point.name}' ({point.value}) is a {type(loaded).__name__}: it must be an "
-            "upstairs.learners.Entry"
-        )
+        raise UpstairsError(f"{name} is a {type(loaded).__name__}: it must be an upstairs.learners.Entry")
+    check_entry(loaded, name)
     return loaded
 
 
+def check_entry(line: Entry, name: str) -> None:
+    """Raise UpstairsError where the options of a plug-in, or its defaults for options, cannot be used."""
+    kind = line.options
+    if not (is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, LearnerOptions)):
+        raise UpstairsError(f"{name} has options that are no dataclass of upstairs.learners.LearnerOptions: derive one")
+    for own in fields(kind):
+        if own.name in {f.name for f in fields(Settings)}:
+            raise UpstairsError(
+                f"{name} has an option '{own.name}' and every run has one of that name: choose another name for it"
+            )
+        if own.name not in options_in(kind):
+            raise UpstairsError(f"{name} has an option '{own.name}' without a help: write it as option(default, help)")
+    for defaults in (line.classification, line.regression, line.generation):
+        for unknown in {*(defaults or {})} - {*COMMON, *options_in(kind)}:
+            raise UpstairsError(f"{name} has a default for '{unknown}', which is no option: add it to its options")
+
+
 def entry(name: str) -> Entry:
-    """The table's line for a published name; its error lists the names there are."""
+    """The entry of a published name; its error lists the names there are."""
     if name in LEARNERS:
         return LEARNERS[name]
     for point in entry_points(group="upstairs.learners", name=name):
         return load_plugin(point)
+    if name in REMOVED:
+        raise UpstairsError(f"the learner '{name}' was removed, since it did not help: {REMOVED[name]}")
     raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
 
 
-def defaults_for(name: str, *, regression: bool) -> dict[str, Any]:
-    """A learner's default settings for the kind of task.
+def options_of(learner: str) -> dict[str, Field[Any]]:
+    """Every option of a run of the learner by name: the common ones, then its own."""
+    return COMMON | options_in(entry(learner).options)
+
+
+def owners_of(name: str) -> list[str]:
+    """The learners that have an option of this name of their own."""
+    return sorted(n for n, line in learners().items() if name in options_in(line.options))
+
+
+def check_names(learner: str, names: Iterable[str]) -> None:
+    """Raise UpstairsError for a name that is no option of the learner; it says whose option it is."""
+    for name in sorted({*names} - {*options_of(learner)}):
+        if owners := owners_of(name):
+            raise UpstairsError(
+                f"`{name}` is an option of {', '.join(owners)} and the learner is {learner}: leave it out"
+            )
+        raise UpstairsError(f"there is no setting '{name}': `upstairs train {learner} --help` names them all")
+
+
+def defaults_for(learner: str, task_kind: TaskKind) -> Mapping[str, Any]:
+    """A learner's default options for a kind of task.
 
     Raises:
         UpstairsError: there is no such learner, or it is not for that kind of task.
     """
-    line = entry(name)
-    found = line.regression if regression else line.defaults
+    found = entry(learner).defaults(task_kind)
     if found is None:
         needs, data, others = (
             ("classes", "regression", "choose data with classes, such as glyphs")
-            if regression
+            if task_kind == "regression"
             else ("regression tasks", "classes", "choose `data` sinusoid or gp")
         )
-        able = sorted(n for n, e in learners().items() if (e.regression if regression else e.defaults) is not None)
+        able = sorted(n for n, e in learners().items() if e.defaults(task_kind) is not None)
         raise UpstairsError(
-            f"'{name}' needs {needs} and the data is {data}: {others}, or a learner that can: {', '.join(able)}"
+            f"'{learner}' needs {needs} and the data is {data}: {others}, or a learner that can: {', '.join(able)}"
         )
     return found
 
 
-def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
-    """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
-    learner = entry(settings.learner).make(settings, shape, way)
-    if isinstance(learner, MetricLearner):
-        learner.views = settings.views
-    return learner
+def make_settings(learner: str, *, task_kind: TaskKind | None = None, **values: Any) -> Settings:
+    """Settings of a run: the learner's defaults for the kind of task, with `values` of its options in their place.
 
-
-def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:
-    """Fresh meta-parameters that depend on the seed alone; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return make_learner(settings, shape, way)
-
-
-def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Learner]:
-    """The plain opponents: nearest centroid on raw inputs, and a network trained from scratch on each support set.
-
-    The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
-    the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
-    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On
-    texts: the nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over
-    all texts without their labels; where a pretrained transformer is adapted, by its features before. Of what generates
-    (way 1): none.
+    Args:
+        task_kind: None: the first of classification, generation and regression that the learner is for.
     """
-    if way == 0:
-        plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
-        net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
-        process = source.functions
-        best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
-        return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, inner_lr=0.02, steps=100), **best}
-    if way == 1:  # nothing to tell apart
-        return {}
-    if settings.net == "pretrained":
-        return {"nearest_centroid": ProtoNet(PretrainedTransformer(settings.encoder or "", trained=0), way=way)}
-    texts = settings.net in READINGS
-    norm = "batch" if settings.net in CONVOLUTIONAL else "none"
-    plain = Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm)
-    net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
-    nearest = {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
-    return {**(nearest or {"nearest_centroid": nearest_centroid(source, way=way)}), "scratch": scratch(net, way=way)}
+    line = entry(learner)
+    check_names(learner, values)
+    kind = task_kind or line.kinds[0]
+    common, own = _divided(line, {**defaults_for(learner, kind), **values})
+    return Settings(learner=learner, task_kind=kind, own=line.options(**own), **common)
+
+
+def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values of some options, common ones or the learner's own."""
+    check_names(settings.learner, values)
+    common, own = _divided(entry(settings.learner), values)
+    return replace(settings, own=replace(settings.own, **own), **common)
+
+
+def read_settings(values: Mapping[str, Any]) -> Settings:
+    """The inverse of `Settings.to_json`; a file of an older version may lack newer options, or have older names.
+
+    Files that have no kind of task stand for it by `way`: 0 for regression, 1 for generation.
+    """
+    values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
+    if "task_kind" not in values:
+        kinds: dict[int, TaskKind] = {0: "regression", 1: "generation"}
+        values |= {"task_kind": kinds.get(values["way"], "classification"), "way": values["way"] or None}
+    line = entry(values["learner"])
+    known = {f.name for f in fields(Settings)} | set(options_in(line.options))
+    common, own = _divided(line, {name: value for name, value in values.items() if name in known})
+    return Settings(own=line.options(**own), **common)
+
+
+def _divided(line: Entry, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of common options, and those of the learner's own."""
+    own = options_in(line.options)
+    return {n: v for n, v in values.items() if n not in own}, {n: v for n, v in values.items() if n in own}

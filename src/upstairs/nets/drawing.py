@@ -1,6 +1,7 @@
 """Networks that read pictures and draw them: to a vector, from a vector, and by bending another picture."""
 
 from collections import OrderedDict
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -130,3 +131,18 @@ def bend_basis(height: int, width: int) -> Float[Tensor, "basis points"]:
     shares = F.interpolate(controls, (height, width), mode="bicubic", align_corners=True)[0]
     plain = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width)])
     return torch.cat([plain, shares]).flatten(1)
+
+
+def critic(shape: tuple[int, ...], *, width: int) -> nn.Sequential:
+    """One number for each picture of 16 pixels or more: higher for a real one.
+
+    Three 3x3 convolutions of stride 2, of width, 2 width and 4 width channels. No normalisation, so that a penalty on
+    its gradient is of each input alone (Gulrajani 2017), and SiLU, whose second derivative is not zero, so that it
+    reaches all layers. The last layer has no bias: losses are of differences.
+    """
+    channels = [shape[0], width, 2 * width, 4 * width]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU()]
+    rows, columns = (halved(side, 3) for side in shape[1:])
+    return channels_last(nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * rows * columns, 1, bias=False)))

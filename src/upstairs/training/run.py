@@ -14,7 +14,7 @@ from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.learners import ENOUGH, GenerativeLearner, learners, seeded_learner, threshold
+from upstairs.learners import ENOUGH, SamplingLearner, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.checkpoint import checkpoint_in, load_weights
@@ -58,7 +58,7 @@ class Run:
                 "run.learner.predict(run.learner.adapt(Examples(x, y)), x)"
             )
         if self.learner.max_way == 1:
-            raise UpstairsError(f"{self.path} makes examples and names none: write `upstairs generate {self.path}`")
+            raise UpstairsError(f"{self.path} models one class and names none: adapt a run of a classifier")
         labels, items, y = read_support(support, self.inputs)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y))
@@ -89,13 +89,12 @@ class Run:
                 made[label] = generator.sample(generator.adapt(shown), count, numbers).numpy()
         return made
 
-    def generator(self, count: int = 1) -> GenerativeLearner[Any]:
+    def generator(self, count: int = 1) -> SamplingLearner[Any]:
         """The learner, if it is one that makes examples and is asked for any."""
-        if not isinstance(self.learner, GenerativeLearner):
-            able = sorted(n for n, e in learners().items() if (e.defaults or {}).get("way") == 1)
+        if not isinstance(self.learner, SamplingLearner):
             raise UpstairsError(
                 f"{self.path} is a run of '{self.settings.learner}', which makes no examples: give a run of one that "
-                f"does, such as {', '.join(able)}"
+                "does, such as dagan or redrawing"
             )
         if count < 1:
             raise UpstairsError(f"`count` is {count}: it must be at least 1")

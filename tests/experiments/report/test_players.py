@@ -13,7 +13,7 @@ HISTORY = [
 
 
 def test_a_loss_for_each_player() -> None:
-    run = {"learner": "metagan", "history": HISTORY}
+    run = {"learner": "dagan", "history": HISTORY}
     assert read_losses(run) == {"critic": {10: 0.7, 20: 0.6, 30: 0.5}, "generator": {10: 0.3, 30: 1.0}}
     (panel,) = draw_players([run, {"learner": "protonet", "history": [{"step": 1, "loss": 1.0}]}])
     assert panel.table.headers == ["meta-steps", "critic", "generator"]

@@ -17,7 +17,7 @@ from upstairs.experiments.report.bounds import measure_bounds
 from upstairs.experiments.report.figures import encode_picture, is_picture
 from upstairs.experiments.report.measure import describe, name_runs, short_name
 from upstairs.experiments.report.values import Record
-from upstairs.learners import GenerativeLearner
+from upstairs.learners import GenerativeLearner, SamplingLearner
 from upstairs.training.run import Run
 from upstairs.tree import index
 
@@ -33,6 +33,9 @@ def measure_drawings(
         UpstairsError: a run makes nothing.
     """
     named = dict(zip(name_runs(list(runs)), runs, strict=True))
+    for name, run in named.items():
+        if not isinstance(run.learner, GenerativeLearner):
+            raise UpstairsError(f"{run.path} is a run of '{name}', which makes nothing: report on it alone")
     return {
         "title": f"Learning to make more: {short_name(runs[0].settings.data)}",
         "command": command,
@@ -41,16 +44,17 @@ def measure_drawings(
         "data": runs[0].settings.data,
         "split": "test",
         "runs": [describe(run, name) for name, run in named.items()],
-        "drawings": [drawings_of(run, name, splits, seed) for name, run in named.items()],
+        "drawings": [
+            drawings_of(run.learner, name, splits, seed)
+            for name, run in named.items()
+            if isinstance(run.learner, SamplingLearner)
+        ],
         "bounds": measure_bounds(named, splits.test, tasks=tasks, seed=seed),
     }
 
 
-def drawings_of(run: Run, name: str, splits: Splits, seed: int) -> dict[str, Any]:
+def drawings_of(learner: SamplingLearner[Any], name: str, splits: Splits, seed: int) -> dict[str, Any]:
     """What one learner makes of one example of each of some classes, and between each two that follow each other."""
-    learner = run.learner
-    if not isinstance(learner, GenerativeLearner):
-        raise UpstairsError(f"{run.path} is a run of '{name}', which makes nothing: report on it alone")
     episodes = Episodes(splits.test, way=1, shot=1, query=1)
     numbers, rows, states = frozen_seeds(seed, min(CLASSES, len(splits.test))), [], []
     with evaluating(learner):

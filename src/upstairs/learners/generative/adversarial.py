@@ -1,11 +1,4 @@
-"""What a generator and a critic play for: losses, penalties on the critic's gradient, and a score that needs no judge.
-
-relativistic    critic softplus(D(made) - D(real)), generator softplus(D(real) - D(made))
-                (Jolicoeur-Martineau 2019; with both penalties at zero it converges and keeps all modes: Huang et
-                al. 2024, R3GAN)
-Wasserstein     critic D(made) - D(real), generator -D(made), and the critic's slope between them is held at 1
-                (WGAN-GP, Gulrajani et al. 2017)
-"""
+"""A penalty on a critic's gradient, and a score of generated inputs that needs no judge."""
 
 import math
 from collections.abc import Callable
@@ -19,23 +12,13 @@ Critic = Callable[[Float[Tensor, "n *feature"]], Float[Tensor, " n"]]
 SCALE = 0.25  # of the Gaussian around each made input, in the score of what was made
 
 
-def slopes(critic: Critic, x: Float[Tensor, "n *feature"]) -> Float[Tensor, " n"]:
-    """The squared length of the critic's gradient at each input; it has a gradient itself."""
-    grads = gradient(lambda inputs: critic(inputs["x"]).sum(), {"x": x}, create_graph=True)
-    return grads["x"].flatten(1).square().sum(1)
-
-
 def zero_slope(critic: Critic, x: Float[Tensor, "n *feature"]) -> Float[Tensor, ""]:
-    """Half the mean squared slope at the inputs: R1 at real ones, R2 at made ones (Mescheder et al. 2018)."""
-    return slopes(critic, x).mean() / 2
+    """Half the mean squared length of the critic's gradient at the inputs; it has a gradient itself.
 
-
-def unit_slope(
-    critic: Critic, real: Float[Tensor, "n *feature"], made: Float[Tensor, "n *feature"], share: Float[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """The mean of (slope - 1)^2 at points between real and made inputs, `share` of the way (Gulrajani et al. 2017)."""
-    share = share.reshape(-1, *(1,) * (real.ndim - 1))
-    return ((slopes(critic, real + share * (made - real)) + 1e-12).sqrt() - 1).square().mean()
+    R1 at real inputs, R2 at generated ones (Mescheder et al. 2018).
+    """
+    grads = gradient(lambda inputs: critic(inputs["x"]).sum(), {"x": x}, create_graph=True)
+    return grads["x"].flatten(1).square().sum(1).mean() / 2
 
 
 def nearness(made: Float[Tensor, "m *feature"], x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n 1"]:

@@ -1,7 +1,7 @@
-"""What generates: a learner whose state, from a few examples of one class, draws more of that class.
+"""Generative learners: they model the examples of one class, and some of them draw more of it.
 
-Its tasks are sets of one class (a way of 1). What it predicts of a query is one number: a lower bound on its
-log-likelihood in nats, or what it has in place of one; higher is better.
+Their tasks are sets of one class (a way of 1). The prediction for a query is one number: a lower bound on its
+log-likelihood in nats, or the score that stands in its place; higher is better.
 """
 
 from abc import abstractmethod
@@ -15,6 +15,7 @@ from torch import Tensor
 from upstairs.core import Examples, Learner, LossFn, State
 from upstairs.learners.generative.likelihood import scatter
 from upstairs.learners.model_based.conditioned import Noise
+from upstairs.settings import TaskKind
 
 
 def minus(prediction: Float[Tensor, "n 1"], y: Tensor) -> Float[Tensor, " n"]:
@@ -50,14 +51,27 @@ class Course(Noise):
 
 
 class GenerativeLearner(Learner[State]):
-    """A learner that makes more examples of the class whose examples it has seen.
-
-    All randomness comes in as standard normal numbers, so that `draw` is a pure function of the state and of them: it
-    runs inside another learner's `adapt`, has a gradient, and the same numbers under two states show the same hand.
-    """
+    """A learner that models the class of its support set: it predicts a bound on the log-likelihood of a query."""
 
     loss_fn: LossFn = staticmethod(minus)
-    way = min_way = 1
+    way: int | None = 1
+
+    @property
+    def task_kind(self) -> TaskKind:
+        return "generation"
+
+    @property
+    def max_way(self) -> int:
+        return 1
+
+
+class SamplingLearner(GenerativeLearner[State]):
+    """A generative learner that draws more examples of the class of its support set.
+
+    All randomness comes in as standard normal numbers, so that `draw` is a pure function of the state and of them: it
+    has a gradient, and the same numbers under two states show the same hand.
+    """
+
     noise_size: int  # standard normal numbers for one example
 
     @abstractmethod
@@ -69,26 +83,19 @@ class GenerativeLearner(Learner[State]):
         """`count` new examples of the class."""
         return self.draw(state, torch.randn(count, self.noise_size, generator=generator))
 
-    @property
-    def max_way(self) -> int:
-        return 1
-
 
 class Unconditioned(GenerativeLearner[State]):
-    """The same network without its examples: its state is that of an empty support set, what it knows of all classes.
+    """The same network without its examples: its state is that of an empty support set.
 
-    The plain opponent of a generator whose empty support set means something, such as the Neural Statistician's, p(c).
+    The baseline of a learner whose empty support set means something, such as the Neural Statistician's p(c).
     """
 
     def __init__(self, generator: GenerativeLearner[State]) -> None:
         super().__init__()
-        self.generator, self.noise_size = generator, generator.noise_size
+        self.generator = generator
 
     def adapt(self, support: Examples, /) -> State:
         return self.generator.adapt(support._replace(mask=torch.zeros_like(support.mask)))
 
     def predict(self, state: State, x: Tensor, /) -> Float[Tensor, "n 1"]:
         return self.generator.predict(state, x)
-
-    def draw(self, state: State, noise: Float[Tensor, "count k"], /) -> Tensor:
-        return self.generator.draw(state, noise)

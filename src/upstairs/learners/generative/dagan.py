@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.learners.generative.adversarial import nearness, zero_slope
-from upstairs.learners.generative.base import GenerativeLearner
+from upstairs.learners.generative.base import SamplingLearner
 from upstairs.learners.generative.games import Game, Side
 from upstairs.learners.generative.likelihood import nth, scatter
 from upstairs.learners.model_based.conditioned import Noise
@@ -34,7 +34,7 @@ class Redrawer(nn.Module):
         self.read, self.draw = read, draw
 
 
-class DAGAN(Game[Pictures], GenerativeLearner[Pictures]):
+class DAGAN(Game[Pictures], SamplingLearner[Pictures]):
     """A generator redraws a picture of any class, and a critic tells such a copy from another picture of the class.
 
     Data augmentation GAN (Antoniou, Storkey and Edwards 2018): the critic sees pairs (s, x), s of the support set,

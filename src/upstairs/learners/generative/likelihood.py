@@ -1,4 +1,4 @@
-"""Distributions that generators use: Gaussians over latents, and the likelihood of an example given what was drawn."""
+"""Distributions of the generative learners: Gaussians over latents, and the likelihood of an example given them."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+LogLikelihood = Callable[[Tensor, Tensor], Tensor]  # (parameters that a network gives, x) -> nats per example
 
 
 class Gaussian(NamedTuple):
@@ -38,15 +40,6 @@ def gaussian(numbers: Float[Tensor, "*n d2"]) -> Gaussian:
     return Gaussian(mean, log_scale.clamp(-6.0, 2.0))
 
 
-class Likelihood(NamedTuple):
-    """p(x | parameters), the parameters being what a network gives for each example."""
-
-    log_p: Callable[[Tensor, Tensor], Tensor]  # (parameters, x) -> nats per example
-    draw: Callable[[Tensor, Tensor], Tensor]  # (parameters, standard normal numbers) -> x
-    parameters: int  # for each value of x
-    noise: int  # standard normal numbers for each value of x
-
-
 def bernoulli_log_p(logits: Float[Tensor, "n *feature"], x: Float[Tensor, "n *feature"]) -> Float[Tensor, " n"]:
     """Of pictures whose values above a half are ink and others are paper."""
     ink = (x > 0.5).to(logits.dtype)
@@ -54,27 +47,9 @@ def bernoulli_log_p(logits: Float[Tensor, "n *feature"], x: Float[Tensor, "n *fe
 
 
 def gaussian_log_p(parameters: Float[Tensor, "n *f2"], x: Float[Tensor, "n *feature"]) -> Float[Tensor, " n"]:
-    return _bounded(parameters).log_p(x.flatten(1))
-
-
-def _bounded(parameters: Tensor) -> Gaussian:
-    """Scales of at least 0.05, so that no single value can have a likelihood without end."""
+    """Two parameters for each value; scales are at least 0.05, so that no single value has a likelihood without end."""
     mean, scale = parameters.chunk(2, 1)
-    return Gaussian(mean.flatten(1), (0.05 + 0.95 * F.softplus(scale)).log().flatten(1))
-
-
-def gaussian_draw(parameters: Tensor, noise: Float[Tensor, "n d"]) -> Tensor:
-    mean = parameters.chunk(2, 1)[0]
-    return _bounded(parameters).at(noise).reshape(mean.shape)
-
-
-BERNOULLI = Likelihood(bernoulli_log_p, lambda logits, noise: logits.sigmoid(), 1, 0)
-GAUSSIAN = Likelihood(gaussian_log_p, gaussian_draw, 2, 1)
-
-
-def likelihood_for(shape: tuple[int, ...]) -> Likelihood:
-    """Bernoulli for pictures of one channel (ink or paper), Gaussian for all else."""
-    return BERNOULLI if len(shape) == 3 and shape[0] == 1 else GAUSSIAN
+    return Gaussian(mean.flatten(1), (0.05 + 0.95 * F.softplus(scale)).log().flatten(1)).log_p(x.flatten(1))
 
 
 def scatter(x: Float[Tensor, "n *feature"]) -> Int[Tensor, " n"]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.learners.generative.base import Course, GenerativeLearner
-from upstairs.learners.generative.likelihood import Gaussian, Likelihood, gaussian
+from upstairs.learners.generative.likelihood import Gaussian, LogLikelihood, gaussian
 from upstairs.nets import mlp
 
 
@@ -47,12 +47,11 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         read: from inputs to vectors of `size` numbers.
         write: from vectors of 2 latent numbers to the parameters of `likelihood`.
         latent: numbers in c, and in z.
-        values: in one input.
         samples: behind the bound that `predict` gives.
     """
 
     def __init__(
-        self, read: nn.Module, write: nn.Module, size: int, *, latent: int, values: int, likelihood: Likelihood,
+        self, read: nn.Module, write: nn.Module, size: int, *, latent: int, likelihood: LogLikelihood,
         samples: int = 50,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -60,7 +59,6 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         self.factor = mlp((size,), widths=(size,), out=2 * latent)
         self.recognise = mlp((size + latent,), widths=(size,), out=2 * latent)
         self.prior = mlp((latent,), widths=(size,), out=2 * latent)
-        self.noise_size = 2 * latent + likelihood.noise * values
         self.course = Course(2 * latent, samples=samples)
 
     def at(self, progress: float) -> None:
@@ -88,7 +86,7 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         c = q_c.at(rows[0, : self.latent]).expand(len(x), -1)
         p, q = gaussian(self.prior(c)), gaussian(self.recognise(torch.cat([h, c], 1)))
         z = q.at(rows[:, self.latent :])
-        fit = self.likelihood.log_p(self.write(torch.cat([z, c], 1)), x) - self.course.heat * q.kl(p)
+        fit = self.likelihood(self.write(torch.cat([z, c], 1)), x) - self.course.heat * q.kl(p)
         shared = self.course.heat * q_c.kl(support.gaussian()) / task.query.mask.sum().clamp(min=1)
         return shared - task.query.mean(fit), (fit - shared)[:, None]
 
@@ -100,11 +98,6 @@ class NeuralStatistician(GenerativeLearner[Factors]):
             c = seen.at(row[: self.latent])
             p, q = gaussian(self.prior(c)), gaussian(self.recognise(torch.cat([h, c], 1)))
             z = q.at(row[self.latent :])
-            fit = self.likelihood.log_p(self.write(torch.cat([z, c], 1)), x)
+            fit = self.likelihood(self.write(torch.cat([z, c], 1)), x)
             logs.append(fit + p.log_p(z) - q.log_p(z) + given.log_p(c) - seen.log_p(c))
         return torch.stack(logs).logsumexp(0)[:, None] - torch.tensor(float(len(logs)), dtype=h.dtype).log()
-
-    def draw(self, state: Factors, noise: Float[Tensor, "count k"], /) -> Tensor:
-        c = state.gaussian().at(noise[:, : self.latent])
-        z = gaussian(self.prior(c)).at(noise[:, self.latent : 2 * self.latent])
-        return self.likelihood.draw(self.write(torch.cat([z, c], 1)), noise[:, 2 * self.latent :])

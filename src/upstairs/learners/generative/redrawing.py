@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
-from upstairs.learners.generative.base import Course, GenerativeLearner
+from upstairs.learners.generative.base import Course, SamplingLearner
 from upstairs.learners.generative.likelihood import Gaussian, bernoulli_log_p, gaussian, nth, scatter
 from upstairs.nets.drawing import Bender, pair_reader, picture_reader
 
@@ -29,7 +29,7 @@ class Exemplars(NamedTuple):
         return self.mask.sum().clamp(min=1)
 
 
-class Redrawing(GenerativeLearner[Exemplars]):
+class Redrawing(SamplingLearner[Exemplars]):
     """New pictures of a class are its support pictures redrawn, each with a latent of its own.
 
         p(x | S) = 1/|S| sum over s in S of integral of p(x | z, s) p(z | s) dz,   p(x | z, s) = Bernoulli(bender(z, s))

@@ -48,7 +48,9 @@ def modulated(net: nn.Module, size: int) -> nn.Module:
     return other
 
 
-def cavia(net: nn.Module, *, way: int, inner_lr: float = 1.0, **options: Unpack[Options]) -> GradientLearner:
+def cavia(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 1.0, **options: Unpack[Options]
+) -> GradientLearner:
     """Fast context adaptation (Zintgraf et al. 2019): MAML whose parameters named `context` alone adapt, from zero.
 
         c_0 = 0,  c_{k+1} = c_k - lr * grad_c L_support(c_k, theta),  meta-gradient = d L_query(c_K, theta) / d theta

@@ -38,18 +38,19 @@ class GradientLearner(Learner[Params]):
         fast: which parameters, by name, adapt; the others are shared by all tasks. None: those that are not frozen
             (all, where all are).
         batch: support examples in an inner step, as `minibatch` takes them; None: all of them.
-        way: classes that `predict` answers; 0 for regression.
+        way: classes that `predict` answers; None for regression.
         loss_fn: None is cross-entropy, and for regression the squared error.
     """
 
     def __init__(
-        self, net: nn.Module, rule: UpdateRule, *, way: int, steps: int = 5, differentiate: Differentiation = EXACT,
-        fast: Fast | None = None, batch: int | None = None, loss_fn: LossFn | None = None,
+        self, net: nn.Module, rule: UpdateRule, *, way: int | None = None, steps: int = 5,
+        differentiate: Differentiation = EXACT, fast: Fast | None = None, batch: int | None = None,
+        loss_fn: LossFn | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.net, self.rule = net, rule
         self.steps, self.differentiate, self.fast = steps, differentiate, fast
-        self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
+        self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
         self.batch, self.way, self.outputs = batch, way, way
         check_adapting(self)
 
@@ -67,7 +68,7 @@ class GradientLearner(Learner[Params]):
 
     @property
     def max_way(self) -> int | None:
-        return self.outputs or None
+        return self.outputs
 
     def start(self, support: Examples) -> Params:
         """Where the inner loop starts."""
@@ -86,7 +87,7 @@ class GradientLearner(Learner[Params]):
     def answer(self, params: Params, x: Tensor) -> Tensor:
         """The network's output with these parameters, at whichever inner step."""
         prediction = one_tensor(self.net, functional_call(self.net, params, x))
-        return prediction[..., : self.way] if self.way else prediction
+        return prediction if self.way is None else prediction[..., : self.way]
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
         """The mean over the real examples."""
@@ -158,25 +159,29 @@ class Options(TypedDict, total=False):
     loss_fn: LossFn | None
 
 
-def maml(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def maml(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """MAML with exact second-order meta-gradients (Finn, Abbeel and Levine 2017, algorithm 1)."""
     return GradientLearner(net, SGD(inner_lr), way=way, **options)
 
 
-def fomaml(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def fomaml(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """First-order MAML (Finn, Abbeel and Levine 2017, section 5.2)."""
     return GradientLearner(net, SGD(inner_lr), way=way, differentiate=FirstOrder(), **options)
 
 
 def anil(
-    net: nn.Module, *, way: int, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
 ) -> GradientLearner:
     """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020)."""
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.startswith(head), **options)
 
 
 def boil(
-    net: nn.Module, *, way: int, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
 ) -> GradientLearner:
     """Body only in the inner loop: all adapt but the parameters whose names start with `head` (Oh et al. 2021)."""
     if not adapting(net, lambda name: name.startswith(head)):
@@ -184,18 +189,22 @@ def boil(
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.startswith(head), **options)
 
 
-def meta_sgd(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def meta_sgd(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """Meta-SGD: MAML with a learned rate for each weight (Li et al. 2017)."""
     return GradientLearner(net, LearnedRates(adapting(net), inner_lr), way=way, **options)
 
 
-def meta_curvature(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def meta_curvature(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """MAML with a learned, Kronecker-factored curvature of the inner gradient (Park and Oliva 2019)."""
     return GradientLearner(net, MetaCurvature(adapting(net), inner_lr), way=way, **options)
 
 
 def imaml(
-    net: nn.Module, *, way: int, inner_lr: float = 0.1, strength: float = 0.5, iterations: int = 3,
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.1, strength: float = 0.5, iterations: int = 3,
     **options: Unpack[Options],
 ) -> GradientLearner:  # fmt: skip
     """iMAML: the meta-gradient at the minimum of support loss + strength / 2 |phi - theta|^2 (Rajeswaran et al. 2019).
@@ -213,7 +222,7 @@ def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
     return other
 
 
-def scratch(net: nn.Module, *, way: int, inner_lr: float = 0.2, steps: int = 8) -> GradientLearner:
+def scratch(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.2, steps: int = 8) -> GradientLearner:
     """The opponent: `net` as it is trained on each support set; never meta-trained.
 
     A random net is training from scratch, a pretrained one fine-tuning. Its parameters are frozen for the outer loop.

@@ -64,8 +64,8 @@ class MultiStep(GradientLearner):
 
 
 def maml_pp(
-    net: nn.Module, *, way: int, inner_lr: float = 0.4, steps: int = 3, until: float = 0.15, exact_from: float = 0.15,
-    batch: int | None = None, loss_fn: LossFn | None = None,
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, steps: int = 3, until: float = 0.15,
+    exact_from: float = 0.15, batch: int | None = None, loss_fn: LossFn | None = None,
 ) -> MultiStep:  # fmt: skip
     """MAML++: `MultiStep` with a learned rate for each tensor of weights and each step.
 

@@ -26,7 +26,7 @@ class Reptile(GradientLearner):
 
 
 def reptile(
-    net: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 8, batch: int | None = 10,
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.1, steps: int = 8, batch: int | None = 10,
     loss_fn: LossFn | None = None,
 ) -> Reptile:  # fmt: skip
     """Reptile with plain gradient descent on minibatches of the support set as its inner loop."""

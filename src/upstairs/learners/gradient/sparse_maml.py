@@ -61,7 +61,9 @@ class SparseSGD(nn.Module):
         return {n: float((m >= 0).float().mean()) for n, m in zip(self.names, self.scores, strict=True)}
 
 
-def sparse_maml(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def sparse_maml(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """sparse-MAML: MAML that learns which weights adapt (von Oswald et al. 2021); see `SparseSGD`."""
     return GradientLearner(net, SparseSGD(adapting(net), inner_lr), way=way, **options)
 
@@ -103,7 +105,9 @@ def transformed(net: nn.Module) -> nn.Module:
     return other
 
 
-def t_net(net: nn.Module, *, way: int, inner_lr: float = 0.4, **options: Unpack[Options]) -> GradientLearner:
+def t_net(
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
+) -> GradientLearner:
     """T-Net: MAML in a learned geometry (Lee and Choi 2018, section 4.1).
 
         y = T W x;  W adapts, T is learned across tasks:   T W <- T W - inner_lr * T T' dL/d(T W)

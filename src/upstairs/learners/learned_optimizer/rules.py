@@ -193,7 +193,7 @@ def per_tensor(values: list[Tensor], params: Params) -> Float[Tensor, " n"]:
 
 
 def learned_optimizer(
-    net: nn.Module, *, way: int, inner_lr: float = 0.1, **options: Unpack[Options]
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.1, **options: Unpack[Options]
 ) -> GradientLearner:
     """An LSTM writes the inner steps, and where they start is learned with it (Ravi and Larochelle 2017).
 

@@ -44,7 +44,7 @@ class R2D2(MetricLearner[LinearHead]):
 
     Args:
         encoder: any module from inputs to vectors.
-        way: classes that `predict` answers (the meta-parameters serve any number); 0 for regression.
+        way: classes that `predict` answers (the meta-parameters serve any number); None for regression.
         strength: lambda at the start.
         scale: alpha at the start.
         loss_fn: None is cross-entropy, and for regression the squared error.
@@ -54,21 +54,21 @@ class R2D2(MetricLearner[LinearHead]):
         self,
         encoder: nn.Module,
         *,
-        way: int,
+        way: int | None = None,
         strength: float = 1.0,
         scale: float = 1.0,
         loss_fn: LossFn | None = None,
     ) -> None:
         super().__init__(encoder, way=way)
-        self.loss_fn = loss_fn or (cross_entropy if way else squared_error)
+        self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
         self.log_strength = nn.Parameter(torch.tensor(strength).log())
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
-        self.bias = nn.Parameter(torch.tensor(0.0)) if way == 0 else None
+        self.bias = nn.Parameter(torch.tensor(0.0)) if way is None else None
 
     def fit(self, z: Float[Tensor, "n d"], support: Examples) -> LinearHead:
         real = support.mask[:, None]
-        targets = members(support, self.way, z) if self.way else torch.where(real, support.y, 0.0)
-        seen = targets.sum(0) > 0 if self.way else torch.ones_like(targets[0], dtype=torch.bool)
+        targets = torch.where(real, support.y, 0.0) if self.way is None else members(support, self.way, z)
+        seen = torch.ones_like(targets[0], dtype=torch.bool) if self.way is None else targets.sum(0) > 0
         return LinearHead(ridge(torch.where(real, z, 0.0), targets, self.log_strength.exp()), seen)
 
     def logits(self, state: LinearHead, z: Float[Tensor, "n d"]) -> Float[Tensor, "n out"]:

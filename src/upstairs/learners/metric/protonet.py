@@ -67,7 +67,7 @@ class MetricLearner(Learner[State]):
 
     views: int = 1
 
-    def __init__(self, encoder: nn.Module, *, way: int) -> None:
+    def __init__(self, encoder: nn.Module, *, way: int | None) -> None:
         super().__init__()
         self.encoder, self.way = encoder, way
 

@@ -1,0 +1,65 @@
+"""An entry of the registry: how a learner is built, what its options are, and their defaults. No torch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from upstairs.settings import LearnerOptions, Settings, TaskKind
+
+Shape = tuple[int, ...]
+Build = Callable[[Settings, Shape, int | None], Any]  # (settings, shape of one input, way) -> learner
+Defaults = Mapping[str, Any]  # of common options and of the learner's own
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A learner in the registry.
+
+    Args:
+        build: makes it from (settings, shape of one input, way): a function, or where one is to be imported,
+            "package.module:function". Way is None for regression.
+        summary: what it is in a sentence.
+        options: the options that are its own: a frozen dataclass whose fields are made by `upstairs.settings.option`.
+        classification: default options for tasks with classes; None where it is not for them.
+        regression: the same for tasks that are functions.
+        generation: the same for making more of a class.
+    """
+
+    build: str | Build
+    summary: str
+    options: type[LearnerOptions] = LearnerOptions
+    classification: Defaults | None = None
+    regression: Defaults | None = None
+    generation: Defaults | None = None
+
+    @property
+    def builder(self) -> Build:
+        """What `build` names; the learner's module is imported now."""
+        if not isinstance(self.build, str):
+            return self.build
+        module, _, name = self.build.partition(":")
+        return getattr(import_module(module), name)
+
+    @property
+    def kinds(self) -> list[TaskKind]:
+        """The kinds of tasks that it is for."""
+        kinds: tuple[TaskKind, ...] = ("classification", "generation", "regression")
+        return [kind for kind in kinds if self.defaults(kind) is not None]
+
+    def defaults(self, kind: TaskKind) -> Defaults | None:
+        """Its default options for a kind of task, with the `way` that this kind has; None where it is not for it."""
+        if kind == "classification":
+            return self.classification
+        found = self.regression if kind == "regression" else self.generation
+        return None if found is None else {**found, "way": None if kind == "regression" else 1}
+
+
+INNER_LOOP = {
+    "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 32, "norm": "batch", "inner_steps": 1, "inner_lr": 0.4,
+    "lr": 3e-3,
+}  # fmt: skip
+SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_lr": 0.1}  # without second order a large step is not corrected
+METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "lr": 2e-3}
+FUNCTIONS = {"shot": "5", "query": 10, "tasks": 25, "net": "mlp", "width": 40, "norm": "none", "lr": 1e-3}
+FUNCTIONS_IN_STEPS = FUNCTIONS | {"inner_steps": 1, "inner_lr": 0.01}
