@@ -27,7 +27,7 @@ from upstairs.bilevel import (
     SGD,
     ConjugateGradients,
     EvolutionStrategies,
-    Implicit,
+    ImplicitHypergradient,
     Neumann,
     PersistentES,
     Problem,
@@ -39,8 +39,8 @@ from upstairs.engine.plan import MIB, Tracker
 HOME = Path(__file__).parent
 METHODS_HERE = {
     **METHODS,
-    "implicit_cg": Implicit(ConjugateGradients(20, damping=0.1)),
-    "implicit_neumann": Implicit(Neumann(20, damping=0.1)),
+    "implicit_cg": ImplicitHypergradient(ConjugateGradients(20, damping=0.1)),
+    "implicit_neumann": ImplicitHypergradient(Neumann(20, damping=0.1)),
     "es": EvolutionStrategies(2),
     "pes": PersistentES(2),
 }

@@ -44,8 +44,12 @@ from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import Exact, FirstOrder, Implicit
 from upstairs.learners import Game, LSTMRule, MLPRule, learners
-from upstairs.learners.learned_optimizer.meta_train import Persistent, Truncated, Windows
-from upstairs.learners.learned_optimizer.meta_train import Training as InnerTraining
+from upstairs.learners.learned_optimizer.meta_train import (
+    NetworkTraining,
+    PersistentEvolution,
+    TruncatedBackpropagation,
+    Windows,
+)
 from upstairs.nets import calibrate
 from upstairs.training.defaults import resolve
 from upstairs.training.trainer import Trainer, take_step
@@ -280,11 +284,11 @@ METHODS: dict[str, Any] = {
     "forward": bilevel.Forward(),
     "truncated": bilevel.Truncated(3),
     "one_step": bilevel.OneStep(),
-    "implicit_cg": bilevel.Implicit(bilevel.ConjugateGradients(5)),
-    "implicit_neumann": bilevel.Implicit(bilevel.Neumann(10)),
-    "implicit_nystrom": bilevel.Implicit(bilevel.Nystrom(3)),
+    "implicit_cg": bilevel.ImplicitHypergradient(bilevel.ConjugateGradients(5)),
+    "implicit_neumann": bilevel.ImplicitHypergradient(bilevel.Neumann(10)),
+    "implicit_nystrom": bilevel.ImplicitHypergradient(bilevel.Nystrom(3)),
     "finite_difference": bilevel.FiniteDifference(),
-    "first_order": bilevel.FirstOrder(),
+    "first_order": bilevel.FirstOrderHypergradient(),
     "es": bilevel.EvolutionStrategies(2),
     "pes": bilevel.PersistentES(2),
 }
@@ -379,8 +383,11 @@ def learned_rule(kind: Callable[..., Any], estimator: str, window: int, steps: i
     """Meta-steps of Adam on a rule, its loops of four steps seen through windows of so many."""
     rule = kind(lr=0.05, hidden=3).double()
     nn.init.normal_(rule.head.weight, std=0.3)
-    windows = Windows([InnerTraining(network, *examples(), batch=6)], horizon=4, window=window)
-    made = Truncated(rule, windows) if estimator == "gradient" else Persistent(rule, windows, pairs=3, sigma=0.05)
+    windows = Windows([NetworkTraining(network, *examples(), batch=6)], horizon=4, window=window)
+    if estimator == "gradient":
+        made = TruncatedBackpropagation(rule, windows)
+    else:
+        made = PersistentEvolution(rule, windows, pairs=3, sigma=0.05)
     outer = torch.optim.Adam(rule.parameters(), lr=1e-2)
     losses = []
     for _ in range(steps):

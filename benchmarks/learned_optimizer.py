@@ -25,7 +25,7 @@ from optimizer_tasks import Task, held_out, trainings
 from torch import Tensor, nn
 
 from upstairs.learners import MLPRule
-from upstairs.learners.learned_optimizer.meta_train import Persistent, Training, Windows, mean_log
+from upstairs.learners.learned_optimizer.meta_train import NetworkTraining, PersistentEvolution, Windows, mean_log
 from upstairs.learners.learned_optimizer.optimizer import LearnedOptimizer, load_rule, save_rule
 from upstairs.statistics import paired_interval
 
@@ -47,7 +47,7 @@ def ordinary(name: str, lr: float, net: nn.Module) -> torch.optim.Optimizer:
 def train(task: Task, optimize: Optimize, seed: int, *, cosine: bool) -> dict[str, Any]:
     """The loss on all training examples, at first and after every 25 steps; in the end the accuracy on others."""
     (x, y, other_x, other_y), make = task
-    training, net = Training(make, x, y, batch=BATCH), make()
+    training, net = NetworkTraining(make, x, y, batch=BATCH), make()
     net.load_state_dict(training.start(seed))
     optimizer = optimize(net)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS) if cosine else None
@@ -94,10 +94,10 @@ def meta_train(out: Path, minutes: float) -> None:
     """ES through 500 steps, 16 pairs of particles, one training a meta-step; Adam whose rate falls on a cosine."""
     torch.manual_seed(0)
     rule, path = MLPRule(lr=0.01, hidden=8, horizon=STEPS), out / "meta.pt"
-    groups = [[Training(make, d[0], d[1], batch=BATCH) for d, make in group] for group in trainings()]
+    groups = [[NetworkTraining(make, d[0], d[1], batch=BATCH) for d, make in group] for group in trainings()]
     loops = [Windows(own, horizon=STEPS, window=STEPS, seed=1000 * k) for k, own in enumerate(groups)]
     estimators = [
-        Persistent(rule, windows, pairs=16, sigma=0.05, seed=1000 * k, score=score, compile=True)
+        PersistentEvolution(rule, windows, pairs=16, sigma=0.05, seed=1000 * k, score=score, compile=True)
         for k, windows in enumerate(loops)
     ]
     outer = torch.optim.Adam(rule.parameters(), lr=0.02, betas=(0.9, 0.99))

@@ -101,7 +101,24 @@ def test_folders_hold_at_most_twelve_modules() -> None:
         assert len(modules) <= 12, f"{folder.relative_to(HOME)} holds {len(modules)}: {', '.join(sorted(modules))}"
 
 
+def house() -> str:
+    """The rooms as the list of CONTRIBUTING.md."""
+    width = max(len(name) for name in ROOMS) + 2
+    lines = [f"{name + '/' if (HOME / name).is_dir() else name:<{width}}{what}" for name, what in ROOMS.items()]
+    return "```\n" + "\n".join(lines) + "\n```\n"
+
+
+def test_contributing_lists_the_rooms() -> None:
+    """`python tests/test_rooms.py` prints the list to paste."""
+    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert house() in text, f"the list of rooms in CONTRIBUTING.md is not this one:\n{house()}"
+
+
 def test_importing_the_package_is_instant() -> None:
     """No torch until it is needed: `import upstairs` and `upstairs --help` must not wait for it."""
     code = "import upstairs.cli, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+if __name__ == "__main__":
+    print(house())  # noqa: T201

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from upstairs.experiments.compare import compare
     from upstairs.functional.differentiate import Exact, FirstOrder, Implicit
     from upstairs.functional.inner_loop import inner_loop
-    from upstairs.functional.rules import SGD, UpdateRule
+    from upstairs.functional.rules import SGD, Adam, AdamW, RMSprop, UpdateRule
     from upstairs.learners.generative.dagan import dagan
     from upstairs.learners.generative.neural_statistician import neural_statistician
     from upstairs.learners.generative.redrawing import redrawing
@@ -65,7 +65,7 @@ _NAMES = {
     "experiments.compare": "compare",
     "functional.differentiate": "Exact FirstOrder Implicit",
     "functional.inner_loop": "inner_loop",
-    "functional.rules": "SGD UpdateRule",
+    "functional.rules": "SGD Adam AdamW RMSprop UpdateRule",
     "learners.generative.dagan": "dagan",
     "learners.generative.neural_statistician": "neural_statistician",
     "learners.generative.redrawing": "redrawing",

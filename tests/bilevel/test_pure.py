@@ -12,9 +12,9 @@ from upstairs.bilevel import (
     ConjugateGradients,
     EvolutionStrategies,
     FiniteDifference,
-    FirstOrder,
+    FirstOrderHypergradient,
     Forward,
-    Implicit,
+    ImplicitHypergradient,
     Nystrom,
     OneStep,
     PersistentES,
@@ -125,7 +125,7 @@ def test_a_finite_difference_is_the_one_step_through_batch_norm_and_ties(make: A
 def test_the_implicit_function_theorem_through_batch_norm_and_ties() -> None:
     """Against a Hessian written out; it is no minimum, so that damping makes it definite."""
     net, damping = without_dropout(mine()), 5.0
-    found = find(Implicit(ConjugateGradients(200, damping=damping)), net)
+    found = find(ImplicitHypergradient(ConjugateGradients(200, damping=damping)), net)
     there, own = problem(net), {n: p.requires_grad_() for n, p in meta().items()}
     end = {n: p.requires_grad_() for n, p in found.carry.parameters.items()}
     grads = torch.autograd.grad(there.inner(end, own, None), list(end.values()), create_graph=True)
@@ -140,8 +140,8 @@ def test_the_implicit_function_theorem_through_batch_norm_and_ties() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [Implicit(), Implicit(Nystrom()), OneStep(), FiniteDifference(), FirstOrder(), EvolutionStrategies(),
-               PersistentES()], ids=str,
+    "method", [ImplicitHypergradient(), ImplicitHypergradient(Nystrom()), OneStep(), FiniteDifference(),
+               FirstOrderHypergradient(), EvolutionStrategies(), PersistentES()], ids=str,
 )  # fmt: skip
 def test_every_other_method_takes_dropout(method: Any) -> None:
     assert all(g.abs().sum() > 0 for n, g in find(method, mine()).gradients.items() if n == "weight")

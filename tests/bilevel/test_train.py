@@ -13,7 +13,7 @@ from upstairs.bilevel import (
     METHODS,
     SGD,
     EvolutionStrategies,
-    Implicit,
+    ImplicitHypergradient,
     Neumann,
     OneStep,
     PersistentES,
@@ -64,7 +64,9 @@ FAST = partial(torch.optim.Adam, lr=0.2)
 
 def test_it_learns_which_features_matter_and_says_how_much_it_overfits() -> None:
     problem, test = ridge()
-    done = train(problem, log_decay(), test=test, method=Implicit(), outer_steps=15, optimizer=FAST, quiet=True)
+    done = train(
+        problem, log_decay(), test=test, method=ImplicitHypergradient(), outer_steps=15, optimizer=FAST, quiet=True
+    )
     decays = done.meta_parameters["log_decay"]
     assert decays[2:].mean() > decays[:2].mean() + 1
     (before,), (after,) = done.validation
@@ -127,7 +129,7 @@ def test_the_diagnostic_measures_and_advises(tmp_path: Path) -> None:
     fewer = {
         "es": EvolutionStrategies(pairs=2),
         "pes": PersistentES(pairs=2),
-        "implicit_neumann": Implicit(Neumann(30)),
+        "implicit_neumann": ImplicitHypergradient(Neumann(30)),
     }
     found = diagnose(problem, log_decay(), methods={**METHODS, **fewer}, repeats=3)
     rows = {r.name: r for r in found.rows}

@@ -159,7 +159,7 @@ def test_a_step_scales_the_loss_as_it_would_the_gradient() -> None:
         def init(self, params: Params) -> tuple[()]:
             return ()
 
-        def update(self, grads: Params, state: tuple[()]) -> tuple[Params, tuple[()]]:
+        def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
             return {n: -0.3 * g for n, g in grads.items()}, state
 
     tasks = double(blobs(3))

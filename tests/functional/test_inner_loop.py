@@ -8,7 +8,8 @@ from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.plan import estimate
-from upstairs.functional.differentiate import Exact, FirstOrder, Implicit, UpdateRule, executing, inner_step
+from upstairs.functional.differentiate import Exact, FirstOrder, Implicit, executing, inner_step
+from upstairs.functional.rules import UpdateRule
 from upstairs.learners import SGD, GradientLearner, fomaml, maml
 from upstairs.nets import conv4, mlp
 
@@ -54,7 +55,7 @@ class LearnedMomentum(nn.Module):
     def init(self, params):
         return {n: torch.zeros_like(p) for n, p in params.items()}
 
-    def update(self, grads, state):
+    def update(self, grads, state, params):
         state = {n: self.decay * state[n] + g for n, g in grads.items()}
         return {n: -self.lr * s for n, s in state.items()}, state
 

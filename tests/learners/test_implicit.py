@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples
 from upstairs.engine.meta_backward import meta_backward
-from upstairs.functional.inner_loop import conjugate_gradients
+from upstairs.functional.implicit import conjugate_gradients
 from upstairs.learners import imaml
 
 

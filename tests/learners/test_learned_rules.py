@@ -9,8 +9,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from upstairs.functional.call import functional_call
 from upstairs.learners import LSTMRule, MLPRule
-from upstairs.learners.learned_optimizer.meta_train import Training, unroll
-from upstairs.learners.learned_optimizer.rules import Memory, log_and_sign
+from upstairs.learners.learned_optimizer.meta_train import NetworkTraining, unroll
+from upstairs.learners.learned_optimizer.rules import LSTMState, log_and_sign
 
 
 def silent(rule: nn.Module) -> nn.Module:
@@ -23,9 +23,9 @@ def small_net() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
 
 
-def training() -> Training:
+def training() -> NetworkTraining:
     g = torch.Generator().manual_seed(0)
-    return Training(
+    return NetworkTraining(
         small_net, torch.randn(50, 6, generator=g, dtype=torch.float64), torch.randint(3, (50,), generator=g), batch=8
     )
 
@@ -62,7 +62,7 @@ def test_the_cell_is_torchs() -> None:
         cell.weight_ih.copy_(rule.input.weight), cell.weight_hh.copy_(rule.recurrent.weight)
         cell.bias_ih.copy_(rule.input.bias), cell.bias_hh.zero_()
     x, h, c = torch.randn(7, 2).double(), torch.randn(7, 4).double(), torch.randn(7, 4).double()
-    for ours, theirs in zip(rule.cell(x.T, Memory(h.T, c.T)), cell(x, (h, c)), strict=True):
+    for ours, theirs in zip(rule.cell(x.T, LSTMState(h.T, c.T)), cell(x, (h, c)), strict=True):
         torch.testing.assert_close(ours.T, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -90,7 +90,7 @@ def test_second_order_through_a_rule(kind: type[nn.Module]) -> None:
             phi = {"w": torch.tensor([0.7, -1.3], dtype=torch.float64), "b": torch.tensor([0.4], dtype=torch.float64)}
             state = self.rule.init(phi)
             for _ in range(3):
-                updates, state = self.rule.update({n: p + 0.3 * p**3 for n, p in phi.items()}, state)
+                updates, state = self.rule.update({n: p + 0.3 * p**3 for n, p in phi.items()}, state, phi)
                 phi = {n: p + updates[n] for n, p in phi.items()}
             return sum(p.square().sum() for p in phi.values())
 
@@ -111,7 +111,7 @@ def test_a_rule_of_another_scale_of_loss() -> None:
     nn.init.normal_(rule.head.weight)
     params = {"w": torch.randn(4, 3).double(), "b": torch.randn(4).double()}
     grads = {n: torch.randn_like(p) for n, p in params.items()}
-    first, _ = rule.update(grads, rule.init(params))
-    second, _ = rule.update({n: 1000 * g for n, g in grads.items()}, rule.init(params))
+    first, _ = rule.update(grads, rule.init(params), params)
+    second, _ = rule.update({n: 1000 * g for n, g in grads.items()}, rule.init(params), params)
     for n in params:
         torch.testing.assert_close(first[n], second[n], rtol=1e-5, atol=1e-8)

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import Params
 from upstairs.learners import LSTMRule, MLPRule
-from upstairs.learners.learned_optimizer.meta_train import Persistent, Training, Truncated, Windows, mean_log, unroll
+from upstairs.learners.learned_optimizer.meta_train import (
+    NetworkTraining,
+    PersistentEvolution,
+    TruncatedBackpropagation,
+    Windows,
+    mean_log,
+    unroll,
+)
 
 STEPS, WINDOW = 6, 2
 MEAN = torch.mean
@@ -25,20 +32,20 @@ class Rate(nn.Module):
     def init(self, params: Params) -> Params:
         return {n: torch.zeros_like(p) for n, p in params.items()}
 
-    def update(self, grads: Params, state: Params) -> tuple[Params, Params]:
+    def update(self, grads: Params, state: Params, params: Params) -> tuple[Params, Params]:
         return {n: -self.log_rate.exp() * g for n, g in grads.items()}, state
 
 
-def bowl() -> Training:
+def bowl() -> NetworkTraining:
     """Least squares, badly conditioned: the loss now and the loss later want different rates."""
     g = torch.Generator().manual_seed(0)
     x = torch.randn(40, 2, generator=g, dtype=torch.float64) * torch.tensor([1.5, 0.3], dtype=torch.float64)
     y = x @ torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
     make = partial(nn.Linear, 2, 1, bias=False, dtype=torch.float64)
-    return Training(make, x, y, batch=40, loss_fn=lambda p, y: (p - y).square().sum(-1))
+    return NetworkTraining(make, x, y, batch=40, loss_fn=lambda p, y: (p - y).square().sum(-1))
 
 
-def whole(training: Training, rule: nn.Module, seed: int) -> Tensor:
+def whole(training: NetworkTraining, rule: nn.Module, seed: int) -> Tensor:
     """The mean loss of a loop, written out: no code of the library's but the draw of start and minibatches."""
     (phi,) = training.start(seed).values()
     rate = rule.log_rate.exp()
@@ -50,11 +57,13 @@ def whole(training: Training, rule: nn.Module, seed: int) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def exact(training: Training, rule: nn.Module, seed: int) -> float:
+def exact(training: NetworkTraining, rule: nn.Module, seed: int) -> float:
     return float(torch.autograd.grad(whole(training, rule, seed), rule.log_rate)[0])
 
 
-def estimate(estimator: Persistent | Truncated, rule: nn.Module, loops: int, *, windows: int) -> Tensor:
+def estimate(
+    estimator: PersistentEvolution | TruncatedBackpropagation, rule: nn.Module, loops: int, *, windows: int
+) -> Tensor:
     """The gradient from each loop, a mean over its windows."""
     found = []
     for _ in range(loops):
@@ -67,7 +76,9 @@ def estimate(estimator: Persistent | Truncated, rule: nn.Module, loops: int, *, 
 
 def test_one_window_of_the_whole_loop_is_exact() -> None:
     training, rule = bowl(), Rate()
-    got = estimate(Truncated(rule, Windows([training], horizon=STEPS, window=STEPS), score=MEAN), rule, 3, windows=1)
+    got = estimate(
+        TruncatedBackpropagation(rule, Windows([training], horizon=STEPS, window=STEPS), score=MEAN), rule, 3, windows=1
+    )
     for seed, value in enumerate(got, start=1):
         assert value.item() == pytest.approx(exact(training, rule, seed), rel=1e-10)
 
@@ -77,7 +88,7 @@ def test_truncated_gradients_are_those_of_finite_differences(kind: type[nn.Modul
     torch.manual_seed(0)
     training, rule = bowl(), kind(lr=0.1, hidden=2).double()
     nn.init.normal_(rule.head.weight, std=0.3)
-    Truncated(rule, Windows([training], horizon=4, window=4)).backward()
+    TruncatedBackpropagation(rule, Windows([training], horizon=4, window=4)).backward()
     start, batches = training.start(1), training.minibatches(1, 0, 4)
 
     def score() -> float:
@@ -104,12 +115,12 @@ def test_evolution_is_unbiased_and_truncation_is_not(window: int) -> None:
     training, rule = bowl(), Rate()
     loops, windows = 60, STEPS // window
     own = Windows([training], horizon=STEPS, window=window)
-    estimator = Persistent(rule, own, pairs=32, sigma=0.01, score=MEAN)
+    estimator = PersistentEvolution(rule, own, pairs=32, sigma=0.01, score=MEAN)
     got = estimate(estimator, rule, loops, windows=windows)
     right = torch.tensor([exact(training, rule, seed) for seed in range(1, loops + 1)], dtype=torch.float64)
     error = got - right  # of each loop from its own start
     assert abs(error.mean()) < 4 * error.std() / loops**0.5
-    short = Truncated(rule, Windows([training], horizon=STEPS, window=WINDOW), score=MEAN)
+    short = TruncatedBackpropagation(rule, Windows([training], horizon=STEPS, window=WINDOW), score=MEAN)
     biased = estimate(short, rule, loops, windows=STEPS // WINDOW)
     assert abs((biased - right).mean()) > 10 * error.std() / loops**0.5
 
@@ -118,7 +129,7 @@ def test_particles_are_loops_of_their_own() -> None:
     """PES by a plain loop over particles, with the same noise."""
     torch.manual_seed(0)
     training, rule = bowl(), MLPRule(lr=0.05, hidden=2).double()
-    estimator = Persistent(rule, Windows([training], horizon=4, window=2, seed=5), pairs=3, sigma=0.1, seed=5)
+    estimator = PersistentEvolution(rule, Windows([training], horizon=4, window=2, seed=5), pairs=3, sigma=0.1, seed=5)
     dice = torch.Generator().manual_seed(5)
     theta = [p.detach().clone() for p in rule.parameters()]
     carries = [(training.start(6), ()) for _ in range(6)]
@@ -179,10 +190,10 @@ def test_a_compiled_step_estimates_the_same() -> None:
     for compile in (False, True):
         torch.manual_seed(0)
         rule = MLPRule(lr=0.05, hidden=2)
-        training = Training(
+        training = NetworkTraining(
             partial(nn.Linear, 2, 1), bowl().x.float(), bowl().y.float(), 8, lambda p, y: (p - y).square().sum(-1)
         )
-        estimator = Persistent(rule, Windows([training], horizon=6, window=3), pairs=2, compile=compile)
+        estimator = PersistentEvolution(rule, Windows([training], horizon=6, window=3), pairs=2, compile=compile)
         for _ in range(4):
             estimator.backward()
         found.append([p.grad for p in rule.parameters()])

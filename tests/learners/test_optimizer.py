@@ -9,7 +9,7 @@ from torch import nn
 
 from upstairs.errors import UpstairsError
 from upstairs.learners import LSTMRule, MLPRule
-from upstairs.learners.learned_optimizer.meta_train import Training, unroll
+from upstairs.learners.learned_optimizer.meta_train import NetworkTraining, unroll
 from upstairs.learners.learned_optimizer.optimizer import LearnedOptimizer, load_rule, save_rule
 from upstairs.storage import save_tensors
 
@@ -18,9 +18,9 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
 
-def training() -> Training:
+def training() -> NetworkTraining:
     g = torch.Generator().manual_seed(0)
-    return Training(
+    return NetworkTraining(
         network, torch.randn(50, 6, generator=g, dtype=torch.float64), torch.randint(3, (50,), generator=g), batch=8
     )
 
@@ -87,7 +87,7 @@ def test_it_is_an_ordinary_optimiser() -> None:
     assert optimizer.step(lambda: 2.5) == 2.5
     rule.horizon = 10
     for name, factor in {"0.weight": 0.5 / 3, "2.weight": 1 / 3, "2.bias": 1 / 3}.items():
-        whole = rule.update({"p": grads[name]}, rule.init({"p": before[name]}))[0]["p"]
+        whole = rule.update({"p": grads[name]}, rule.init({"p": before[name]}), {"p": before[name]})[0]["p"]
         torch.testing.assert_close(net.get_parameter(name).detach(), before[name] + factor * whole.detach())
     assert torch.equal(net[0].bias, before["0.bias"])
     schedule.step()
@@ -122,7 +122,7 @@ def test_the_published_rule_trains_a_network_it_never_saw() -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(1000, 12, generator=g)
     y = (torch.tanh(x @ torch.randn(12, 16, generator=g) / 2) @ torch.randn(16, 5, generator=g)).argmax(1)
-    own = Training(lambda: nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 5)), x, y, batch=32)
+    own = NetworkTraining(lambda: nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 5)), x, y, batch=32)
     ends = []
     for make in (lambda ps: LearnedOptimizer.load(PUBLISHED, ps), lambda ps: torch.optim.Adam(ps, lr=0.0178)):
         net = own.make()

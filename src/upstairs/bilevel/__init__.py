@@ -1,23 +1,22 @@
 """Meta-parameters of any training loop: hypergradients by a dozen methods, with one call.
 
 problem = Problem(inner, outer, start=net.parameters, rule=SGD(0.1), steps=100)
-found = hypergradient(problem, {"log_decay": torch.tensor(-3.0)}, method=Implicit())
+found = hypergradient(problem, {"log_decay": torch.tensor(-3.0)}, method=ImplicitHypergradient())
 """
 
 from upstairs.bilevel.diagnose import Diagnosis, diagnose
 from upstairs.bilevel.evolution import EvolutionStrategies, PersistentES
-from upstairs.bilevel.first_order import FiniteDifference, FirstOrder
+from upstairs.bilevel.first_order import FiniteDifference, FirstOrderHypergradient
 from upstairs.bilevel.hypergradient import METHODS, hypergradient
-from upstairs.bilevel.implicit import ConjugateGradients, Implicit, Neumann, Nystrom
+from upstairs.bilevel.implicit import ConjugateGradients, ImplicitHypergradient, Neumann, Nystrom
 from upstairs.bilevel.problem import Carry, Hypergradient, Problem
 from upstairs.bilevel.pure import Pure, pure
-from upstairs.bilevel.rules import RULES, SGD, Adam, AdamW, InnerRule, RMSprop, Updates
 from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
 from upstairs.bilevel.train import Trained, train
+from upstairs.functional.rules import SGD, Adam, AdamW, RMSprop, UpdateRule
 
 __all__ = [
     "METHODS",
-    "RULES",
     "SGD",
     "Adam",
     "AdamW",
@@ -26,11 +25,10 @@ __all__ = [
     "Diagnosis",
     "EvolutionStrategies",
     "FiniteDifference",
-    "FirstOrder",
+    "FirstOrderHypergradient",
     "Forward",
     "Hypergradient",
-    "Implicit",
-    "InnerRule",
+    "ImplicitHypergradient",
     "Neumann",
     "Nystrom",
     "OneStep",
@@ -42,7 +40,7 @@ __all__ = [
     "Trained",
     "Truncated",
     "Unrolled",
-    "Updates",
+    "UpdateRule",
     "diagnose",
     "hypergradient",
     "pure",

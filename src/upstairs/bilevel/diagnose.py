@@ -11,7 +11,7 @@ from torch import Tensor
 
 from upstairs.bilevel.evolution import EvolutionStrategies, PersistentES
 from upstairs.bilevel.hypergradient import METHODS, hypergradient
-from upstairs.bilevel.implicit import Implicit, Nystrom
+from upstairs.bilevel.implicit import ImplicitHypergradient, Nystrom
 from upstairs.bilevel.problem import Method, Problem
 from upstairs.bilevel.through import Unrolled
 from upstairs.engine.plan import MIB, Tracker
@@ -20,7 +20,7 @@ from upstairs.errors import UpstairsError
 ENOUGH = 0.95  # cosine with the exact hypergradient, of a single estimate: 18 degrees
 
 
-class Row(NamedTuple):
+class MethodRow(NamedTuple):
     """One method. Lengths are relative to that of the exact hypergradient."""
 
     name: str
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 class Diagnosis:
     """The table; printed, it is one, with a sentence of advice below."""
 
-    rows: list[Row]
+    rows: list[MethodRow]
     steps: int
     memory: float | None = None  # MiB that a method may take
 
@@ -119,9 +119,9 @@ def diagnose(
 
 def _row(
     name: str, problem: Problem, meta: Mapping[str, Tensor], method: Method, exact: Tensor, repeats: int, seed: int
-) -> Row:  # fmt: skip
+) -> MethodRow:  # fmt: skip
     chance = isinstance(method, EvolutionStrategies | PersistentES) or (
-        isinstance(method, Implicit) and isinstance(method.solver, Nystrom)
+        isinstance(method, ImplicitHypergradient) and isinstance(method.solver, Nystrom)
     )
     found, seconds = [], []
     try:
@@ -131,12 +131,12 @@ def _row(
             seconds.append(took)
         mib = _memory(problem, meta, method, seed)
     except (UpstairsError, NotImplementedError, RuntimeError) as error:
-        return Row(name, *[float("nan")] * 6, note=str(error).splitlines()[0])
+        return MethodRow(name, *[float("nan")] * 6, note=str(error).splitlines()[0])
     estimates, size = torch.stack(found), exact.norm()
     mean = estimates.mean(0)
     noise = (estimates - mean).square().sum(1).mean().sqrt() / size
     cosine = torch.cosine_similarity(estimates, exact[None]).mean()
-    return Row(
+    return MethodRow(
         name, float((mean - exact).norm() / size), float(noise), float(cosine), float(mean.norm() / size),
         sorted(seconds)[len(seconds) // 2], mib,
     )  # fmt: skip

@@ -1,25 +1,24 @@
 """Hypergradients from outer losses alone: nothing is differentiated, and nothing need be differentiable.
 
-They are gradients of J smoothed by a Gaussian of width sigma, and noisy: with N pairs in M meta-parameters the squared
-cosine with the true one has the mean N / (N + M - 1) (`upstairs.engine.evolution`).
+They are gradients of J smoothed by a Gaussian of width sigma, and noisy: see `upstairs.functional.evolution`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from upstairs.bilevel.problem import Carry, Hypergradient, Problem, outer_loss, walk
-from upstairs.functional.call import random_states, same_chance
-from upstairs.functional.differentiate import Params
+from upstairs.functional.call import Params, random_states, same_chance
+from upstairs.functional.evolution import antithetic_gradient, draw_noise, perturb
+from upstairs.tree import index
 
 
-class Particle(NamedTuple):
-    """A pair of loops with opposite meta-parameters, and the sum of their perturbations so far."""
+class Particles(NamedTuple):
+    """Pairs of loops with opposite meta-parameters, and the sum of each pair's perturbations so far."""
 
-    above: Carry | None  # None: it is yet to begin, under meta-parameters of its own
-    below: Carry | None
+    pairs: list[Any]  # two carries each; None for a loop that is yet to begin, under meta-parameters of its own
     xi: Params
 
 
@@ -29,7 +28,7 @@ class EvolutionStrategies:
 
         dJ/dlambda  ~  mean over pairs of  e (J(lambda + e) - J(lambda - e)) / (2 sigma^2)
 
-    Both of a pair meet the same random numbers. The noise is of torch's global generator.
+    Both of a pair meet the same random numbers. The noise is drawn from torch's global generator.
 
     Cost: (2 pairs + 1) K gradients; the memory of training.
     """
@@ -37,15 +36,11 @@ class EvolutionStrategies:
     pairs: int = 8
     sigma: float = 0.01
 
-    @torch.no_grad()
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
-        pairs = []
-        for _ in range(self.pairs):
-            e = _noise(meta, self.sigma)
-            sides = [_window(problem, _moved(meta, e, sign), carry) for sign in (1, -1)]
-            pairs.append((e, sides[0][1] - sides[1][1]))
+        noise = draw_noise(meta, self.sigma, self.pairs)
+        _, rises = _advance_pairs(problem, meta, noise, [(carry, carry)] * self.pairs)
         after, value = _window(problem, meta, carry)
-        return Hypergradient(_smoothed(pairs, self.sigma), value, after)
+        return Hypergradient(antithetic_gradient(noise, rises, self.sigma), value, after)
 
 
 @dataclass(frozen=True)
@@ -64,43 +59,34 @@ class PersistentES:
     pairs: int = 8
     sigma: float = 0.01
 
-    @torch.no_grad()
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
+        noise = draw_noise(meta, self.sigma, self.pairs)
         if carry is None or carry.particles is None:
-            zeros = {n: torch.zeros_like(p) for n, p in meta.items()}
-            particles = [Particle(carry, carry, zeros)] * self.pairs
+            before, xi = [(carry, carry)] * self.pairs, noise
         else:
-            particles = carry.particles
-        moved, pairs = [], []
-        for above, below, xi in particles:
-            e = _noise(meta, self.sigma)
-            (above, up), (below, down) = (
-                _window(problem, _moved(meta, e, sign), side) for sign, side in ((1, above), (-1, below))
-            )
-            xi = {n: x + e[n] for n, x in xi.items()}
-            moved.append(Particle(above, below, xi))
-            pairs.append((xi, up - down))
+            before, xi = carry.particles.pairs, {n: x + noise[n] for n, x in carry.particles.xi.items()}
+        moved, rises = _advance_pairs(problem, meta, noise, before)
         after, value = _window(problem, meta, carry)
-        return Hypergradient(_smoothed(pairs, self.sigma), value, after._replace(particles=moved))
+        carry = after._replace(particles=Particles(moved, xi))
+        return Hypergradient(antithetic_gradient(xi, rises, self.sigma), value, carry)
 
 
-def _window(problem: Problem, meta: Params, carry: Carry | None) -> tuple[Carry, Tensor]:
-    """The inner steps and the outer loss after them; chance is the same in every call before the next draw."""
+def _advance_pairs(problem: Problem, meta: Params, noise: Params, pairs: list[Any]) -> tuple[list[Any], Tensor]:
+    """Every pair of loops after a window, and the difference of its outer losses; both draw the same random numbers."""
     device = next(iter(meta.values())).device
-    with same_chance(random_states(device), device):
-        after = walk(problem, meta, carry, problem.steps)
-        return after, outer_loss(problem, after.parameters, meta, after.step)
+    moved, rises = [], []
+    for number, (above, below) in enumerate(pairs):
+        e, states = index(noise, number), random_states(device)
+        above, up = _window(problem, perturb(meta, e, 1), above)
+        with same_chance(states, device):
+            below, down = _window(problem, perturb(meta, e, -1), below)
+        moved.append((above, below))
+        rises.append(up - down)
+    return moved, torch.stack(rises)
 
 
-def _noise(meta: Params, sigma: float) -> Params:
-    return {n: sigma * torch.randn_like(p) for n, p in meta.items()}
-
-
-def _moved(meta: Params, e: Params, sign: int) -> Params:
-    return {n: p.detach() + sign * e[n] for n, p in meta.items()}
-
-
-def _smoothed(pairs: list[tuple[Params, Tensor]], sigma: float) -> Params:
-    """The mean of xi (J^+ - J^-) / (2 sigma^2)."""
-    scale = 2 * sigma**2 * len(pairs)
-    return {n: sum((xi[n] * rise for xi, rise in pairs), torch.zeros_like(pairs[0][0][n])) / scale for n in pairs[0][0]}
+@torch.no_grad()
+def _window(problem: Problem, meta: Params, carry: Carry | None) -> tuple[Carry, Tensor]:
+    """The inner steps, and the outer loss after them."""
+    after = walk(problem, meta, carry, problem.steps)
+    return after, outer_loss(problem, after.parameters, meta, after.step)

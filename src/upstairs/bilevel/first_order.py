@@ -2,7 +2,7 @@
 
     u (d^2 inner / d phi d lambda)  ~  (d inner/d lambda (phi + e u) - d inner/d lambda (phi - e u)) / 2e
 
-No graph of a gradient is ever built, so a step costs in memory what training does, and any layer will do.
+No graph of a gradient is ever built, so the memory of a step is that of training, and any layer will do.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from upstairs.bilevel.problem import Carry, Hypergradient, Problem, inner_gradient, outer_gradients, rule_of, vjp, walk
-from upstairs.functional.call import random_states, same_chance
-from upstairs.functional.differentiate import Params
+from upstairs.bilevel.problem import Carry, Hypergradient, Problem, inner_gradient, outer_gradients, rule_of, walk
+from upstairs.functional.call import Params, random_states, same_chance
+from upstairs.functional.differentiate import add, vjp
+from upstairs.tree import detach
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FiniteDifference:
 
 
 @dataclass(frozen=True)
-class FirstOrder:
+class FirstOrderHypergradient:
     """SAMA: the inverse curvature taken for the identity, seen through the inner rule (Choe et al. 2023).
 
         u = (d outer/d phi) (d step/d gradient) at the end phi of the loop,   e = epsilon / |u|
@@ -64,10 +65,9 @@ class _Step:
         grads = inner_gradient(problem, before.parameters, still, before.step, create_graph=False)
         with torch.enable_grad():
             self.grads = {n: g.detach().requires_grad_() for n, g in grads.items()}
-            params, state = rule_of(problem, meta).step(before.parameters, self.grads, before.state)
-        self.outputs = list(params.values())
-        params, state = torch.utils._pytree.tree_map(torch.detach, (params, state))
-        self.after = Carry(params, state, before.step + 1)
+            updates, state = rule_of(problem, meta).update(self.grads, before.state, before.parameters)
+        self.outputs = list(updates.values())
+        self.after = Carry(*detach((add(before.parameters, updates), state)), before.step + 1)
 
     def pull(self, v: Params, direct: Params, epsilon: float) -> Params:
         """direct + v (d after / d lambda)."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from upstairs.bilevel.evolution import EvolutionStrategies, PersistentES
-from upstairs.bilevel.first_order import FiniteDifference, FirstOrder
-from upstairs.bilevel.implicit import ConjugateGradients, Implicit, Neumann, Nystrom
-from upstairs.bilevel.problem import Carry, Hypergradient, Method, Problem, begin, inner_gradient
+from upstairs.bilevel.first_order import FiniteDifference, FirstOrderHypergradient
+from upstairs.bilevel.implicit import ConjugateGradients, ImplicitHypergradient, Neumann, Nystrom
+from upstairs.bilevel.problem import Carry, Hypergradient, Method, Problem, first_carry, inner_gradient
 from upstairs.bilevel.through import Forward, OneStep, Recomputed, Truncated, Unrolled
 from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.functional.call import Params
 from upstairs.functional.derivatives import check_differentiable, twice
-from upstairs.functional.differentiate import Params
 
 # Every method with settings that are a fair start.
 METHODS: dict[str, Method] = {
@@ -23,16 +23,17 @@ METHODS: dict[str, Method] = {
     "recomputed": Recomputed(),
     "forward": Forward(),
     "truncated": Truncated(5),
-    "implicit_cg": Implicit(ConjugateGradients()),
-    "implicit_neumann": Implicit(Neumann()),
-    "implicit_nystrom": Implicit(Nystrom()),
+    "implicit_cg": ImplicitHypergradient(ConjugateGradients()),
+    "implicit_neumann": ImplicitHypergradient(Neumann()),
+    "implicit_nystrom": ImplicitHypergradient(Nystrom()),
     "one_step": OneStep(),
     "finite_difference": FiniteDifference(),
-    "first_order": FirstOrder(),
+    "first_order": FirstOrderHypergradient(),
     "es": EvolutionStrategies(),
     "pes": PersistentES(),
 }
-ONE_GRADIENT = (FiniteDifference, FirstOrder, EvolutionStrategies, PersistentES)  # need no second derivative
+# the methods that take no second derivative
+ONE_GRADIENT = (FiniteDifference, FirstOrderHypergradient, EvolutionStrategies, PersistentES)
 _CHECKED: WeakSet[Problem] = WeakSet()
 
 
@@ -43,7 +44,7 @@ def hypergradient(
 
     Args:
         meta_parameters: floating tensors by name, such as `dict(module.named_parameters())`; they are only read.
-        method: `Unrolled()`, `Implicit()`, ...: all are in `METHODS`, with their cost in their docstrings.
+        method: `Unrolled()`, `ImplicitHypergradient()`, ...: all are in `METHODS`, with their cost in their docstrings.
         carry: of an earlier call: the inner loop goes on from there. None: it starts anew.
 
     Raises:
@@ -66,7 +67,8 @@ def hypergradient(
         if advice is None:
             _refuse_backward_only(error, method)
             raise
-        way = advice.replace("this learner", "this method").replace("differentiate=FirstOrder()", "method=FirstOrder()")
+        way = advice.replace("this learner", "this method")
+        way = way.replace("differentiate=FirstOrder()", "method=FirstOrderHypergradient()")
         raise UpstairsError(way) from error
     _refuse_non_finite(found, type(method).__name__)
     return found
@@ -75,7 +77,7 @@ def hypergradient(
 def _check_differentiable(problem: Problem, meta: Params) -> None:
     """A step whose graph has a node without a second derivative would pass wrong numbers on."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        params = {n: p.detach().requires_grad_() for n, p in begin(problem, meta).parameters.items()}
+        params = {n: p.detach().requires_grad_() for n, p in first_carry(problem, meta).parameters.items()}
         grads = inner_gradient(problem, params, meta, 0, create_graph=True)
         live = [g.sum() for g in grads.values() if g.requires_grad]
         if live:

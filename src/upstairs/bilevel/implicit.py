@@ -5,29 +5,18 @@ Where grad_phi inner(phi, lambda) = 0, with H = d^2 inner / d phi^2 (Bengio 2000
     dJ/dlambda = d outer/d lambda - (d outer/d phi) H^-1 (d^2 inner / d phi d lambda)
 
 The path there does not matter, so neither do learned rates, nor where it starts; an end that is no minimum biases it.
-Its solvers differ in how H^-1 v is had from products of H with vectors; each costs two gradients.
+Its solvers differ in how they compute H^-1 v from products of H with vectors; each costs two gradients.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from upstairs.bilevel.problem import Carry, Hypergradient, Problem, inner_gradient, outer_gradients, vjp, walk
+from upstairs.bilevel.problem import Carry, Hypergradient, Problem, inner_gradient, outer_gradients, walk
 from upstairs.errors import UpstairsError
-from upstairs.functional.differentiate import Params
-from upstairs.functional.inner_loop import conjugate_gradients
-
-Matrix = Callable[[list[Tensor]], list[Tensor]]  # v -> H v
-
-
-@runtime_checkable
-class Solver(Protocol):
-    """x with H x = b, from products of H with vectors."""
-
-    def __call__(self, matrix: Matrix, b: list[Tensor]) -> list[Tensor]: ...
+from upstairs.functional.call import Params
+from upstairs.functional.implicit import Matrix, Solver, conjugate_gradients, solve_curvature
 
 
 @dataclass(frozen=True)
@@ -35,7 +24,7 @@ class ConjugateGradients:
     """(H + damping) x = b by conjugate gradients (Hestenes and Stiefel 1952; Pedregosa 2016; Rajeswaran et al. 2019).
 
     After n iterations the error is at most 2 ((sqrt(c) - 1) / (sqrt(c) + 1))^n of b, c being the condition number.
-    Where H bends down it ends with what it has: damping mends that.
+    Where H bends down it ends with what it has: give it damping then.
 
     Cost: `iterations` products, 4 copies of the parameters.
     """
@@ -51,7 +40,7 @@ class ConjugateGradients:
 class Neumann:
     """x = rate sum over j < terms of (I - rate H)^j b (Lorraine, Vicol and Duvenaud 2020).
 
-    It is what unrolling `terms` steps of gradient descent at the minimum gives. The error is (1 - lr h)^terms along a
+    Unrolling `terms` steps of gradient descent at the minimum gives the same. The error is (1 - lr h)^terms along a
     direction of curvature h.
 
     Args:
@@ -82,7 +71,7 @@ class Nystrom:
 
     Q are orthonormal Gaussian directions (the paper takes columns of H: of the same cost, and worse where curvature is
     spread over many coordinates). Exact but for `damping` where rank is the number of parameters, and no iteration can
-    diverge. The draw is of torch's global generator.
+    diverge. They are drawn from torch's global generator.
 
     Cost: `rank` products, 2 rank copies of the parameters.
     """
@@ -109,7 +98,7 @@ class Nystrom:
 
 
 @dataclass(frozen=True)
-class Implicit:
+class ImplicitHypergradient:
     """The implicit function theorem at the end of the loop, whatever way led there.
 
     Cost: K gradients, then the solver's products of two gradients each, and 2 more; one graph of a step. The curvature
@@ -124,9 +113,7 @@ class Implicit:
         with torch.enable_grad():
             phi = {n: p.detach().requires_grad_() for n, p in carry.parameters.items()}
             grads = list(inner_gradient(problem, phi, meta, carry.step, create_graph=True).values())
-        leaves = list(phi.values())
-        x = self.solver(lambda w: vjp(grads, [leaves], w)[0], list(v.values()))
-        (mixed,) = vjp(grads, [list(meta.values())], x)
+        _, mixed = solve_curvature(grads, list(phi.values()), list(meta.values()), list(v.values()), self.solver)
         return Hypergradient({n: direct[n] - m for n, m in zip(meta, mixed, strict=True)}, value, carry)
 
 

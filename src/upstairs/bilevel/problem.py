@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from upstairs.bilevel.rules import InnerRule, Updates
 from upstairs.errors import UpstairsError
-from upstairs.functional.differentiate import Params, UpdateRule, gradient
+from upstairs.functional.call import Params
+from upstairs.functional.differentiate import gradient, vjp
+from upstairs.functional.inner_loop import take_step
+from upstairs.functional.rules import UpdateRule
 
-Loss = Callable[[Params, Params, Any], Tensor]  # (parameters, meta_parameters, batch) -> one number
-Rule = InnerRule | UpdateRule
+BilevelLoss = Callable[[Params, Params, Any], Tensor]  # (parameters, meta_parameters, batch) -> one number
 
 
 def no_batch(step: int) -> None:
@@ -40,10 +41,10 @@ class Problem:
         outer_batch: the batch for the outer loss after k inner steps.
     """
 
-    inner: Loss
-    outer: Loss
+    inner: BilevelLoss
+    outer: BilevelLoss
     start: Params | Callable[[Params], Params]
-    rule: Rule | Callable[[Params], Rule]
+    rule: UpdateRule | Callable[[Params], UpdateRule]
     steps: int
     inner_batch: Callable[[int], Any] = no_batch
     outer_batch: Callable[[int], Any] = no_batch
@@ -72,13 +73,13 @@ class Hypergradient(NamedTuple):
 
 @runtime_checkable
 class Method(Protocol):
-    """How the hypergradient is had."""
+    """How the hypergradient is computed."""
 
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient: ...
 
 
-def begin(problem: Problem, meta: Params) -> Carry:
-    """Before the first step."""
+def first_carry(problem: Problem, meta: Params) -> Carry:
+    """The carry before the first step."""
     start = problem.start(meta) if callable(problem.start) else problem.start
     if not start:
         raise UpstairsError("the inner loop starts from no parameters at all: give `start` at least one tensor")
@@ -86,32 +87,33 @@ def begin(problem: Problem, meta: Params) -> Carry:
     return Carry(params, rule_of(problem, meta).init(params), 0)
 
 
-def rule_of(problem: Problem, meta: Params) -> InnerRule:
+def rule_of(problem: Problem, meta: Params) -> UpdateRule:
     """The inner rule under these meta-parameters."""
-    rule: Any = problem.rule
-    if not isinstance(rule, InnerRule | UpdateRule):
-        rule = rule(meta)
-    return rule if isinstance(rule, InnerRule) else Updates(rule)
+    rule = problem.rule
+    return rule if isinstance(rule, UpdateRule) else rule(meta)
 
 
 def inner_gradient(problem: Problem, params: Params, meta: Params, step: int, *, create_graph: bool) -> Params:
-    """Of the inner loss on the batch of that step."""
+    """The gradient of the inner loss on the batch of that step."""
     batch = problem.inner_batch(step)
     return gradient(lambda p: problem.inner(p, meta, batch), params, create_graph=create_graph)
 
 
 def advance(problem: Problem, meta: Params, carry: Carry, *, create_graph: bool) -> Carry:
     """One inner step."""
-    grads = inner_gradient(problem, carry.parameters, meta, carry.step, create_graph=create_graph)
-    params, state = rule_of(problem, meta).step(carry.parameters, grads, carry.state)
+    batch = problem.inner_batch(carry.step)
+    params, state = take_step(
+        rule_of(problem, meta), lambda p: problem.inner(p, meta, batch), carry.parameters, carry.state,
+        create_graph=create_graph,
+    )  # fmt: skip
     return Carry(params, state, carry.step + 1)
 
 
 @torch.no_grad()
 def walk(problem: Problem, meta: Params, carry: Carry | None, steps: int) -> Carry:
-    """Inner steps without history."""
+    """The carry after some inner steps, without history."""
     meta = {n: p.detach() for n, p in meta.items()}
-    carry = begin(problem, meta) if carry is None else carry
+    carry = first_carry(problem, meta) if carry is None else carry
     for _ in range(steps):
         carry = advance(problem, meta, carry, create_graph=False)
     return carry
@@ -132,18 +134,3 @@ def outer_gradients(problem: Problem, params: Params, meta: Params, step: int) -
         value = outer_loss(problem, phi, meta, step)
         v, direct = vjp([value], [list(phi.values()), list(meta.values())], [torch.ones_like(value)])
     return value.detach(), dict(zip(phi, v, strict=True)), dict(zip(meta, direct, strict=True))
-
-
-def vjp(outputs: list[Tensor], inputs: list[list[Tensor]], v: list[Tensor]) -> list[list[Tensor]]:
-    """Vector-Jacobian products in lists of inputs; zeros where an output does not depend on one. Graphs are kept."""
-    flat = [t for group in inputs for t in group]
-    live = [(o, w) for o, w in zip(outputs, v, strict=True) if o.requires_grad]
-    if live and flat:
-        found = torch.autograd.grad(
-            [o for o, _ in live], flat, [w for _, w in live], retain_graph=True, allow_unused=True,
-            materialize_grads=True,
-        )  # fmt: skip
-    else:
-        found = [torch.zeros_like(t) for t in flat]
-    rest = iter(found)
-    return [[next(rest) for _ in group] for group in inputs]

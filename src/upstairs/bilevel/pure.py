@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.call import functional_call
-from upstairs.functional.differentiate import Params
+from upstairs.functional.call import Params, functional_call
 from upstairs.functional.purity import check_unchanged, snapshot
 
 HARM = "by its own forward, so that it is no function of its parameters"

@@ -8,22 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from upstairs.bilevel.problem import (
     Carry,
     Hypergradient,
     Problem,
     advance,
-    begin,
+    first_carry,
     outer_gradients,
     outer_loss,
-    vjp,
     walk,
 )
-from upstairs.functional.differentiate import Params
+from upstairs.functional.call import Params
+from upstairs.functional.differentiate import vjp
 from upstairs.functional.inner_loop import checkpointed
-from upstairs.tree import detach
+from upstairs.tree import detach, map_tensors
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,13 @@ class Recomputed:
 
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
         with torch.enable_grad():
-            first = begin(problem, meta) if carry is None else carry
+            first = first_carry(problem, meta) if carry is None else carry
 
             def step(number: int, inside: Any, *, create_graph: bool) -> Any:
-                after = advance(
-                    problem, meta, Carry(inside[0], inside[1], first.step + number), create_graph=create_graph
-                )
-                return after.parameters, after.state
+                return advance(problem, meta, Carry(*inside, first.step + number), create_graph=create_graph)[:2]
 
-            inside = (first.parameters, first.state)
-            params, state = checkpointed(step, inside, problem.steps, shared=list(meta.values()))
-            return _by_autograd(problem, meta, Carry(params, state, first.step + problem.steps))
+            after = checkpointed(step, first[:2], problem.steps, shared=list(meta.values()))
+            return _by_autograd(problem, meta, Carry(*after, first.step + problem.steps))
 
 
 @dataclass(frozen=True)
@@ -120,24 +115,19 @@ class Forward:
             dims: Any = (None, 0)  # the value is the same for all; torch's types know no None within
             return torch.vmap(one, out_dims=dims, randomness="same")(directions, tangents or directions)
 
-        def start(meta: Params) -> Any:
-            begun = begin(problem, meta)
-            return begun.parameters, begun.state
-
         with torch.no_grad():
             if carry is None:
-                first, (inside, z) = 0, along(lambda meta: _fresh(start(meta)), directions)
+                first, (inside, z) = 0, along(lambda meta: _fresh(first_carry(problem, meta)[:2]), directions)
             else:
-                first, inside = carry.step, (carry.parameters, carry.state)
-                z = torch.utils._pytree.tree_map(lambda t: t.new_zeros(count, *t.shape), inside)
+                first, inside = carry.step, carry[:2]
+                z = map_tensors(lambda t: t.new_zeros(count, *t.shape), inside)
             for number in range(first, first + problem.steps):
 
                 def step(meta: Params, inside: Any, number: int = number) -> Any:
-                    after = advance(problem, meta, Carry(inside[0], inside[1], number), create_graph=True)
-                    return after.parameters, after.state
+                    return advance(problem, meta, Carry(*inside, number), create_graph=True)[:2]
 
                 inside, z = along(step, directions, inside, z)
-        after = Carry(inside[0], inside[1], first + problem.steps)
+        after = Carry(*inside, first + problem.steps)
         leaves = {n: p.requires_grad_() for n, p in meta.items()}
         value, v, direct = outer_gradients(problem, after.parameters, leaves, after.step)
         through = torch.stack([torch.tensordot(z[0][n].flatten(1), g.flatten(), 1) for n, g in v.items()]).sum(0)
@@ -151,7 +141,7 @@ def _backwards(problem: Problem, meta: Params, carry: Carry | None, last: int) -
     with torch.enable_grad():
         if problem.steps > last:
             carry = walk(problem, meta, carry, problem.steps - last)
-        now = begin(problem, meta) if carry is None else carry
+        now = first_carry(problem, meta) if carry is None else carry
         for _ in range(last):
             now = advance(problem, meta, now, create_graph=True)
         return _by_autograd(problem, meta, now)
@@ -160,8 +150,9 @@ def _backwards(problem: Problem, meta: Params, carry: Carry | None, last: int) -
 def _by_autograd(problem: Problem, meta: Params, carry: Carry) -> Hypergradient:
     value = outer_loss(problem, carry.parameters, meta, carry.step)
     (grads,) = vjp([value], [list(meta.values())], [torch.ones_like(value)])
-    parameters, state = detach((carry.parameters, carry.state))
-    return Hypergradient(dict(zip(meta, grads, strict=True)), value.detach(), Carry(parameters, state, carry.step))
+    return Hypergradient(
+        dict(zip(meta, grads, strict=True)), value.detach(), Carry(*detach(carry[:2]), carry.step)
+    )  # fmt: skip
 
 
 def _identity(meta: Params) -> Params:
@@ -174,4 +165,4 @@ def _identity(meta: Params) -> Params:
 
 def _fresh(tree: Any) -> Any:
     """Copies: a tensor that is given back as it came has no tangent under jvp."""
-    return torch.utils._pytree.tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, tree)
+    return map_tensors(torch.clone, tree)

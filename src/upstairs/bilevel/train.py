@@ -14,7 +14,7 @@ from torch import Tensor
 from upstairs.bilevel.hypergradient import hypergradient
 from upstairs.bilevel.problem import Carry, Method, Problem, outer_loss, walk
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.functional.differentiate import Params
+from upstairs.functional.call import Params
 from upstairs.statistics import Interval, paired_interval
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
 

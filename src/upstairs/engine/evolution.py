@@ -25,8 +25,10 @@ from upstairs.core import Learner, Task
 from upstairs.engine.chunks import chunks
 from upstairs.engine.meta_backward import Step, check_finite
 from upstairs.functional.batching import BatchedTensor, vectorize
-from upstairs.functional.call import functional_call
-from upstairs.functional.differentiate import Params, transformed
+from upstairs.functional.call import Params, functional_call
+from upstairs.functional.differentiate import inside_transform
+from upstairs.functional.evolution import antithetic_gradient, draw_noise, perturb
+from upstairs.tree import index
 
 
 class _Solve(nn.Module):
@@ -51,7 +53,7 @@ def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor,
 
     def one(task: Task, own: Params) -> Any:
         for p in own.values():
-            if not isinstance(p, BatchedTensor) and not transformed():
+            if not isinstance(p, BatchedTensor) and not inside_transform():
                 p.requires_grad_()  # as the parameter that it stands for: a learner may tell frozen ones apart by it
         return functional_call(solve, {f"learner.{name}": p for name, p in own.items()}, task)
 
@@ -63,7 +65,7 @@ def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor,
 def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> Step:
     """Write the antithetic estimate of the meta-gradient into the `.grad` of the learner's parameters.
 
-    The noise is torch's global generator's. Both of a pair meet the same random numbers inside the learner.
+    The noise is drawn from torch's global generator. Both of a pair meet the same random numbers inside the learner.
 
     Args:
         tasks: a batch, every leaf with a leading task axis.
@@ -79,19 +81,19 @@ def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: i
     count = len(tasks.query.mask)
     totals = {name: torch.zeros_like(p) for name, p in theta.items()}
     for _ in range(pairs):
-        noise = {name: torch.randn(count, *p.shape, dtype=p.dtype, device=p.device) for name, p in theta.items()}
+        noise = draw_noise(theta, sigma, count)
+        rises = next(iter(theta.values())).new_zeros(count)
         dice = torch.get_rng_state()
         for places, part in chunks(tasks, chunk or count):
-            here = {name: e[places] for name, e in noise.items()}
-            sides = []
-            for sign in (sigma, -sigma):
+            here, sides = index(noise, torch.tensor(places)), []
+            for sign in (1, -1):
                 torch.set_rng_state(dice)
-                losses, _ = query_losses(learner, part, {n: theta[n].detach() + sign * e for n, e in here.items()})
+                losses, _ = query_losses(learner, part, perturb(theta, here, sign))
                 check_finite(losses, places)
                 sides.append(losses)
-            slopes = (sides[0] - sides[1]) / (2 * sigma * pairs * count)
-            for name, e in here.items():
-                totals[name] += torch.tensordot(slopes, e, 1)
+            rises[places] = sides[0] - sides[1]
+        for name, grad in antithetic_gradient(noise, rises / pairs, sigma).items():
+            totals[name] += grad
     losses, predictions = query_losses(learner, tasks, {n: p.expand(count, *p.shape) for n, p in theta.items()})
     for name, p in theta.items():
         p.grad = totals[name]

@@ -4,6 +4,7 @@ Where few parameters adapt (ANIL: the last layer), the modules before them give 
 `cache_frozen_modules()` such a module runs once for each input, and every later step gets what it gave.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +27,13 @@ _GLOBAL_HOOKS = (
     torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks,
 )  # fmt: skip
 _LINEAR = {"weight", "bias"}
-_MEMORIES: list["_Memory | None"] = []
+
+
+class _Active(threading.local):
+    memory: "_Memory | None" = None  # of the loop that runs in this thread
+
+
+_ACTIVE = _Active()
 
 
 def functional_call(net: nn.Module, params: Params, *args: Any) -> Any:
@@ -38,7 +45,7 @@ def functional_call(net: nn.Module, params: Params, *args: Any) -> Any:
         tied = _TIED[net] = [names for names in groups.values() if len(names) > 1]
     if tied:
         params = {**params, **{n: params[names[0]] for names in tied if names[0] in params for n in names}}
-    memory = _MEMORIES[-1] if _MEMORIES else None
+    memory = _ACTIVE.memory
     if memory is not None and (fixed := _fixed(net, tuple(params))):
         with memory.of(fixed, args):
             return _call(net, params, args)
@@ -123,10 +130,10 @@ class cache_frozen_modules:
         self.memory = None if off else _Memory(graph)
 
     def __enter__(self) -> None:
-        _MEMORIES.append(self.memory)
+        self.before, _ACTIVE.memory = _ACTIVE.memory, self.memory
 
     def __exit__(self, *_: object) -> None:
-        _MEMORIES.pop()
+        _ACTIVE.memory = self.before
 
 
 def _fixed(net: nn.Module, adapting: tuple[str, ...]) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """`inner_loop`: an inner loop for one task, that runs for all; unrolled, computed again step by step, or implicit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,70 +10,106 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import BatchedTensor, wrap
-from upstairs.functional.call import cache_frozen_modules, random_states, same_chance
+from upstairs.functional.call import Params, cache_frozen_modules, random_states, same_chance
 from upstairs.functional.differentiate import (
     EXACT,
     NOW,
-    SGD,
     Differentiation,
     Exact,
     Implicit,
     Loss,
-    Params,
-    UpdateRule,
     add,
     at_step,
     descend,
-    detached,
     gradient,
+    inside_transform,
     per_task,
     raw_of,
-    transformed,
+    vjp,
 )
+from upstairs.functional.implicit import conjugate_gradients, solve_curvature
+from upstairs.functional.rules import SGD, UpdateRule
+from upstairs.tree import detach
 
-Step = Callable[..., Any]  # (number, carry, create_graph=) -> carry
-LEAST_BEND = 0.5  # of the penalty's own: at a minimum none is below 1
+CarryStep = Callable[..., Any]  # (number, carry, create_graph=) -> carry
 
 
 def inner_loop(
     loss: Loss, start: Params, *args: Any, rule: UpdateRule, steps: int, differentiate: Differentiation = EXACT,
-    first: int = 0,
+    recompute: bool = False, first: int = 0,
 ) -> Params:  # fmt: skip
-    """`steps` of `rule` on `loss(params, *args)`, a scalar, from `start`.
+    """`inner_loop` takes `steps` of `rule` on `loss(params, *args)`, a scalar, and returns the parameters after them.
+
+        def loss(params, x, y):
+            return F.mse_loss(torch.func.functional_call(net, params, x), y)
+
+        start = dict(net.named_parameters())
+        params = inner_loop(loss, start, x, y, rule=SGD(0.1), steps=5)
+        loss(params, *query).backward()  # through all five steps, into the gradients of `net`
+
+    It changes neither `net` nor `start`. Gradients reach `start`, learned numbers of the rule (`SGD(lr)` with a tensor
+    `lr` that requires a gradient), and every tensor that the loss reads. For the other derivatives, and for long loops:
+
+        inner_loop(..., differentiate=FirstOrder())            # inner gradients are constants
+        inner_loop(..., differentiate=Implicit(strength=1.0))  # at the minimum of loss + strength / 2 |phi - start|^2
+        inner_loop(..., steps=500, recompute=True)             # the memory of one step, and the parameters of each
 
     Args:
-        args: what the loss depends on beside the parameters; its tensors say for which tasks this runs.
+        loss: one number for a task.
+        start: parameters by name.
+        args: what the loss depends on besides the parameters; its tensors say for which tasks this runs.
+        recompute: compute each step again on the way back, where the derivative is exact: about a third more time.
         first: the number of the first step, where a loop runs piece by piece (each begins with the rule's `init`).
+
+    Raises:
+        UpstairsError: an argument that cannot be used, or a loss that is not one number.
     """
     how = NOW.differentiate or differentiate
+    if not isinstance(start, Mapping) or not start:
+        raise UpstairsError(
+            f"`start` is {f'a {type(start).__name__}' if start else 'empty'} and an inner loop needs parameters by "
+            "name: give a dict of tensors, such as dict(net.named_parameters())"
+        )
+    if type(rule) is not SGD and not isinstance(rule, UpdateRule):
+        raise UpstairsError(
+            f"`rule` is {rule!r}, which has no `init` and `update`: give an update rule, such as SGD(0.1)"
+        )
+    if steps < 0:
+        raise UpstairsError(f"`steps` is {steps}: give 0 or more")
     params = per_task(start, args)
     grad_on = torch.is_grad_enabled()
     exact = isinstance(how, Exact) and grad_on
     if isinstance(how, Implicit):
-        loss = _proximal(loss, detached(params), how.strength)
+        loss = _proximal(loss, detach(params), how.strength)
 
     def step(number: int, carry: Any, *, create_graph: bool) -> Any:
-        params, state = carry
         with at_step(first + number):
-            if type(rule) is SGD and isinstance(rule.lr, float):
-                return descend(loss, params, *args, lr=rule.lr, create_graph=create_graph), state
-            grads = gradient(loss, params, *args, create_graph=create_graph)
-            updates, state = rule.update(grads, state)
-        return add(params, updates), state
+            return take_step(rule, loss, *carry, *args, create_graph=create_graph)
 
     carry = (params, rule.init(params))
-    again = exact and NOW.recompute and first + steps > 1
-    if grad_on and not transformed() and (isinstance(how, Implicit) or again):
+    again = exact and (recompute or NOW.recompute) and first + steps > 1
+    if grad_on and not inside_transform() and (isinstance(how, Implicit) or again):
         with cache_frozen_modules(graph=True, off=True):  # steps are run alone here, each with a graph of its own
             if isinstance(how, Implicit):
-                return implicitly(step, carry, steps, loss=loss, args=args, how=how)
+                return _implicitly(step, carry, steps, loss=loss, args=args, how=how)
             return checkpointed(step, carry, steps)[0]
     if isinstance(how, Implicit) and grad_on:
         raise UpstairsError("implicit differentiation does not run under a torch.func transform: use autograd")
-    with cache_frozen_modules(graph=exact, off=transformed()):
+    with cache_frozen_modules(graph=exact, off=inside_transform()):
         for number in range(steps):
             carry = step(number, carry, create_graph=exact)
     return carry[0]
+
+
+def take_step(
+    rule: UpdateRule, loss: Loss, params: Params, state: Any, *args: Any, create_graph: bool
+) -> tuple[Params, Any]:
+    """One step of the rule on `loss(params, *args)`: the parameters after it, and the rule's state."""
+    if type(rule) is SGD and rule.plain:
+        return descend(loss, params, *args, lr=rule.lr, create_graph=create_graph), state
+    grads = gradient(loss, params, *args, create_graph=create_graph)
+    updates, state = rule.update(grads, state, params)
+    return add(params, updates), state
 
 
 def _proximal(loss: Loss, start: Params, strength: float) -> Loss:
@@ -99,7 +136,7 @@ class _Backward(torch.autograd.Function):
         return None, None, *ctx.pull(grads)
 
 
-def checkpointed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | None = None) -> Any:
+def checkpointed(step: CarryStep, carry: Any, steps: int, *, shared: list[Tensor] | None = None) -> Any:
     """The last carry, as if unrolled. Kept are the parameters (and the rule's state) before each step.
 
     Walking back, each step is computed once more, and the vector-Jacobian product of it alone is taken.
@@ -129,16 +166,11 @@ def checkpointed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | N
             before = [r.detach().requires_grad_(r.is_floating_point()) for r in path[number]]
             with torch.enable_grad(), same_chance(dice[number], device):
                 after = run(number, before, create_graph=True)
-            live = [(a, lam) for a, lam in zip(after, lams, strict=True) if a.requires_grad]
-            wanted = [b for b in before if b.requires_grad] + shared
-            grads = torch.autograd.grad(
-                [a for a, _ in live], wanted, [lam for _, lam in live], retain_graph=True,
-                allow_unused=True, materialize_grads=True,
-            )  # fmt: skip
-            found = iter(grads)
+            own, rest = vjp(after, [[b for b in before if b.requires_grad], shared], lams)
+            found = iter(own)
             lams = [next(found) if b.requires_grad else torch.zeros_like(b) for b in before]
-            totals = [t + g for t, g in zip(totals, found, strict=True)]
-            del after, live, grads, path[number]
+            totals = [t + g for t, g in zip(totals, rest, strict=True)]
+            del after, own, rest, found, path[number]
         return [*lams, *totals]
 
     out = _Backward.apply(pull, path.pop(), *inputs, *shared)
@@ -146,7 +178,7 @@ def checkpointed(step: Step, carry: Any, steps: int, *, shared: list[Tensor] | N
     return tree_unflatten(parts, structure)
 
 
-def _shared(step: Step, carry: Any) -> list[Tensor]:
+def _shared(step: CarryStep, carry: Any) -> list[Tensor]:
     """Tensors with a gradient that a step depends on beside its carry: shared layers, a learned rate.
 
     They are found in the graph of the first step, so that none can be forgotten.
@@ -171,7 +203,7 @@ def _shared(step: Step, carry: Any) -> list[Tensor]:
     return list(found.values())
 
 
-def implicitly(step: Step, carry: Any, steps: int, *, loss: Loss, args: Any, how: Implicit) -> Params:
+def _implicitly(step: CarryStep, carry: Any, steps: int, *, loss: Loss, args: Any, how: Implicit) -> Params:
     """The last parameters, differentiated as the minimum of the penalised `loss` (Rajeswaran 2019, equation 6).
 
     At the minimum, grad L(phi, psi) + strength (phi - theta) = 0. With (H + strength I) v = g by conjugate gradients:
@@ -182,62 +214,22 @@ def implicitly(step: Step, carry: Any, steps: int, *, loss: Loss, args: Any, how
     with torch.no_grad():
         for number in range(steps):
             carry = step(number, carry, create_graph=False)
-    names, batched = list(start), [isinstance(p, BatchedTensor) for p in start.values()]
-    last = [raw_of(carry[0][n]).detach() for n in names]
+    batched = {n: isinstance(p, BatchedTensor) for n, p in start.items()}
+    last = [raw_of(carry[0][n]).detach() for n in start]
+
+    def as_params(raws: Any) -> Params:
+        return {n: wrap(t) if b else t for (n, b), t in zip(batched.items(), raws, strict=True)}
+
+    solver = partial(
+        conjugate_gradients, iterations=how.iterations, strength=how.strength, per_task=all(batched.values())
+    )
 
     def pull(cotangents: tuple[Tensor, ...]) -> list[Tensor]:
         with torch.enable_grad():
             phi = [t.detach().requires_grad_() for t in last]
-            params = {n: wrap(t) if s else t for n, t, s in zip(names, phi, batched, strict=True)}
-            grads = [raw_of(g) for g in gradient(loss, params, *args, create_graph=True).values()]
+            grads = [raw_of(g) for g in gradient(loss, as_params(phi), *args, create_graph=True).values()]
             # the graph's own leaves: `gradient` keeps tensors that require a gradient
+        v, mixed = solve_curvature(grads, phi, shared, list(cotangents), solver)
+        return [*(how.strength * t for t in v), *(-g for g in mixed)]
 
-        def curvature(v: list[Tensor]) -> list[Tensor]:
-            return list(_vjp(grads, phi, v))
-
-        v = conjugate_gradients(curvature, list(cotangents), how.iterations, strength=how.strength, per_task=batched[0])
-        totals = [-g for g in _vjp(grads, shared, v)] if shared else []
-        return [*(how.strength * t for t in v), *totals]
-
-    out = _Backward.apply(pull, last, *(raw_of(p) for p in start.values()), *shared)
-    return {n: wrap(t) if s else t for n, t, s in zip(names, out, batched, strict=True)}
-
-
-def _vjp(outputs: list[Tensor], inputs: list[Tensor], v: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(outputs, inputs, v, retain_graph=True, allow_unused=True, materialize_grads=True)
-
-
-def conjugate_gradients(
-    matrix: Callable[[list[Tensor]], list[Tensor]], b: list[Tensor], iterations: int, *, strength: float,
-    per_task: bool = False,
-) -> list[Tensor]:  # fmt: skip
-    """x with matrix x = b, for each task on its own (Hestenes and Stiefel 1952).
-
-    Where the inner loop did not reach a minimum, the matrix H + strength may bend down in some direction. There a task
-    stops with what it has (Steihaug 1983), and at the very first with b / strength, which is the first-order gradient
-    (and with 0 where nothing was added).
-    """
-
-    def dot(a: list[Tensor], c: list[Tensor]) -> Tensor:
-        products = (s * t for s, t in zip(a, c, strict=True))
-        return torch.stack([p.flatten(1).sum(1) if per_task else p.sum() for p in products]).sum(0)
-
-    def along(x: list[Tensor], rate: Tensor, d: list[Tensor]) -> list[Tensor]:
-        return [s + (rate.view(-1, *(1,) * (t.ndim - 1)) if per_task else rate) * t for s, t in zip(x, d, strict=True)]
-
-    x = [torch.zeros_like(t) for t in b]
-    residual, direction = b, b
-    size = dot(residual, residual)
-    tiny = torch.finfo(b[0].dtype).tiny
-    going = size > tiny
-    for number in range(iterations):
-        image = matrix(direction)
-        bend = dot(direction, image)
-        up = bend > LEAST_BEND * strength * dot(direction, direction)
-        rate = torch.where(up, size / bend.clamp(min=tiny), 0.0 if number or not strength else 1 / strength)
-        rate = torch.where(going, rate, 0.0)
-        going = going & up & (size > tiny)
-        x, residual = along(x, rate, direction), along(residual, -rate, image)
-        before, size = size, dot(residual, residual)
-        direction = along(residual, size / before.clamp(min=tiny), direction)
-    return x
+    return as_params(_Backward.apply(pull, last, *(raw_of(p) for p in start.values()), *shared))

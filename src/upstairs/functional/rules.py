@@ -1,39 +1,197 @@
-"""Update rules: the inner optimiser, as two pure functions. A rule with meta-parameters is an nn.Module."""
+"""Update rules: the inner optimiser, as two pure functions. A rule with meta-parameters is an nn.Module.
 
+    updates, state = rule.update(grads, state, params);   params + updates is the next iterate
+
+`SGD`, `Adam`, `AdamW` and `RMSprop` equal torch.optim's to rounding. Each of their numbers is a float, a tensor, or a
+mapping from the names of parameters to tensors (a rate for each layer), and they are differentiable in all of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.functional.differentiate import SGD, Params, Scaled, UpdateRule, inner_step
+from upstairs.functional.call import Params
+from upstairs.functional.differentiate import inner_step
+
+Number = float | Tensor | Mapping[str, Tensor]
 
 
-class Squares(NamedTuple):
-    """Running means of squared gradients, and how many there were."""
+@runtime_checkable
+class UpdateRule(Protocol):
+    """An inner optimiser with the protocol of Optax: two pure functions."""
 
-    mean: Params
-    count: Tensor
+    def init(self, params: Params) -> Any:
+        """The rule's state before the first step: a pytree of tensors."""
+        ...
+
+    def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+        """Updates, which are added to the parameters, and the rule's next state."""
+        ...
 
 
-class Squared:
-    """Adam without momentum (Kingma and Ba 2015, beta_1 = 0), as critics are trained: -lr * g / (sqrt(v) + 1e-8).
+@dataclass(frozen=True, eq=False)
+class SGD:
+    """Gradient descent, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013) where `momentum` is not 0.
 
-    v is the running mean of g^2, v <- decay * v + (1 - decay) * g^2, divided by 1 - decay^t.
+        b <- momentum b + g + decay theta,   theta <- theta - lr b      (Nesterov: - lr (g + momentum b))
+
+    Args:
+        decay: half of an L2 penalty: `decay` theta is added to the gradient.
     """
 
-    def __init__(self, lr: float, *, decay: float = 0.9) -> None:
-        self.lr, self.decay = lr, decay
+    lr: Number
+    momentum: Number = 0.0
+    decay: Number = 0.0
+    nesterov: bool = False
 
-    def init(self, params: Params) -> Squares:
-        return Squares({name: torch.zeros_like(p) for name, p in params.items()}, torch.zeros(()))
+    @property
+    def plain(self) -> bool:
+        """True for theta <- theta - lr g with one rate that is not learned, which `inner_loop` computes faster."""
+        return isinstance(self.lr, float | int) and _is_zero(self.momentum) and _is_zero(self.decay)
 
-    def update(self, grads: Params, state: Squares) -> tuple[Params, Squares]:
-        mean = {name: self.decay * state.mean[name] + (1 - self.decay) * g.square() for name, g in grads.items()}
+    def init(self, params: Params) -> Params:
+        return {} if _is_zero(self.momentum) else _zeros(params)
+
+    def update(self, grads: Params, state: Params, params: Params) -> tuple[Params, Params]:
+        updates: Params = {}
+        buffers: Params = {}
+        for name, g in grads.items():
+            g = _decayed(g, params[name], self.decay, name)
+            if state:
+                momentum = _of(self.momentum, name)
+                buffers[name] = momentum * state[name] + g
+                g = g + momentum * buffers[name] if self.nesterov else buffers[name]
+            updates[name] = -_of(self.lr, name) * g
+        return updates, buffers
+
+
+class AdamState(NamedTuple):
+    """The number of steps so far, and running means of gradients and of their squares."""
+
+    count: Float[Tensor, ""]
+    mean: Params
+    square: Params
+
+
+@dataclass(frozen=True, eq=False)
+class _Adam:
+    """What Adam and AdamW share: running means m of gradients and v of their squares, both without bias."""
+
+    lr: Number = 1e-3
+    betas: tuple[Number, Number] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def init(self, params: Params) -> AdamState:
+        like = next(iter(params.values()))
+        # float64, since 1 - 0.999 has an error of 6e-5 in float32
+        return AdamState(torch.zeros((), dtype=torch.float64, device=like.device), _zeros(params), _zeros(params))
+
+    def step(self, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
+        """- lr m / (sqrt(v) + eps)"""
         count = state.count + 1
-        share = 1 - self.decay**count
-        return {n: -self.lr * g / ((mean[n] / share).sqrt() + 1e-8) for n, g in grads.items()}, Squares(mean, count)
+        updates: Params = {}
+        mean: Params = {}
+        square: Params = {}
+        for name, g in grads.items():
+            first, second = (_of(beta, name) for beta in self.betas)
+            mean[name] = first * state.mean[name] + (1 - first) * g
+            square[name] = second * state.square[name] + (1 - second) * g * g
+            unbiased, scale = (1 - first**count).to(g.dtype), (1 - second**count).to(g.dtype).sqrt()
+            rate = -_of(self.lr, name) / unbiased
+            updates[name] = rate * mean[name] / (_root(square[name]) / scale + self.eps)
+        return updates, AdamState(count, mean, square)
+
+
+@dataclass(frozen=True, eq=False)
+class Adam(_Adam):
+    """Adam (Kingma and Ba 2015): theta <- theta - lr m / (sqrt(v) + eps), m and v without bias.
+
+    Args:
+        decay: half of an L2 penalty: `decay` theta is added to the gradient.
+    """
+
+    decay: Number = 0.0
+
+    def update(self, grads: Params, state: AdamState, params: Params) -> tuple[Params, AdamState]:
+        return self.step({n: _decayed(g, params[n], self.decay, n) for n, g in grads.items()}, state)
+
+
+@dataclass(frozen=True, eq=False)
+class AdamW(_Adam):
+    """Adam with decoupled decay (Loshchilov and Hutter 2019): theta <- (1 - lr decay) theta, then Adam's step."""
+
+    decay: Number = 1e-2
+
+    def update(self, grads: Params, state: AdamState, params: Params) -> tuple[Params, AdamState]:
+        updates, state = self.step(grads, state)
+        return {n: u - _of(self.lr, n) * _of(self.decay, n) * params[n] for n, u in updates.items()}, state
+
+
+class RMSpropState(NamedTuple):
+    """Running means of squared gradients, and momentum (empty where there is none)."""
+
+    square: Params
+    buffer: Params
+
+
+@dataclass(frozen=True, eq=False)
+class RMSprop:
+    """RMSprop (Tieleman and Hinton 2012): v <- alpha v + (1 - alpha) g^2,  theta <- theta - lr g / (sqrt(v) + eps).
+
+    Args:
+        momentum: of the scaled gradients.
+        decay: half of an L2 penalty: `decay` theta is added to the gradient.
+    """
+
+    lr: Number = 1e-2
+    alpha: Number = 0.99
+    eps: float = 1e-8
+    momentum: Number = 0.0
+    decay: Number = 0.0
+
+    def init(self, params: Params) -> RMSpropState:
+        return RMSpropState(_zeros(params), {} if _is_zero(self.momentum) else _zeros(params))
+
+    def update(self, grads: Params, state: RMSpropState, params: Params) -> tuple[Params, RMSpropState]:
+        updates: Params = {}
+        squares, buffers = dict(state.square), dict(state.buffer)
+        for name, g in grads.items():
+            g, alpha = _decayed(g, params[name], self.decay, name), _of(self.alpha, name)
+            squares[name] = alpha * squares[name] + (1 - alpha) * g * g
+            g = g / (_root(squares[name]) + self.eps)
+            if buffers:
+                g = buffers[name] = _of(self.momentum, name) * buffers[name] + g
+            updates[name] = -_of(self.lr, name) * g
+        return updates, RMSpropState(squares, buffers)
+
+
+def _root(square: Tensor) -> Tensor:
+    """The square root, with derivative 0 at 0: a gradient that has always been 0 (a dead unit) passes nothing on."""
+    seen = square > 0
+    return torch.where(seen, torch.where(seen, square, 1.0).sqrt(), 0.0)
+
+
+def _of(number: Number, name: str) -> Any:
+    """The number of one parameter."""
+    return number[name] if isinstance(number, Mapping) else number
+
+
+def _decayed(g: Tensor, p: Tensor, decay: Number, name: str) -> Tensor:
+    return g if _is_zero(decay) else g + _of(decay, name) * p
+
+
+def _is_zero(number: Number) -> bool:
+    """True for a plain 0, which is not learned."""
+    return isinstance(number, int | float) and number == 0
+
+
+def _zeros(params: Params) -> Params:
+    return {n: torch.zeros_like(p) for n, p in params.items()}
 
 
 class LearnedRates(nn.Module):
@@ -52,7 +210,7 @@ class LearnedRates(nn.Module):
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()]) -> tuple[Params, tuple[()]]:
+    def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
         return {n: -rate * grads[n] for n, rate in zip(self.names, self.rates, strict=True)}, state
 
 
@@ -71,7 +229,7 @@ class StepRates(nn.Module):
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()]) -> tuple[Params, tuple[()]]:
+    def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
         rates = self.rates[:, min(inner_step(), self.rates.shape[1] - 1)]
         return {n: -rate * grads[n] for n, rate in zip(self.names, rates, strict=True)}, state
 
@@ -100,7 +258,7 @@ class MetaCurvature(nn.Module):
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
+    def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
         updates, factors = {}, iter(self.factors)
         for name in self.names:
             g = grads[name]
@@ -108,8 +266,8 @@ class MetaCurvature(nn.Module):
             curved = g.reshape(shape)
             for axis in range(len(shape)):
                 curved = along(curved, next(factors), axis)
-            updates[name] = curved.reshape(g.shape)
-        return Scaled(updates, -self.lr), state
+            updates[name] = -self.lr * curved.reshape(g.shape)
+        return updates, state
 
 
 def along(tensor: Tensor, matrix: Float[Tensor, "n n"], axis: int) -> Tensor:
@@ -119,6 +277,3 @@ def along(tensor: Tensor, matrix: Float[Tensor, "n n"], axis: int) -> Tensor:
     if after == 1:  # one product, where the general way would have one for each row
         return (tensor.reshape(before, n) @ matrix.T).reshape(shape)
     return (matrix @ tensor.reshape(before, n, after)).reshape(shape)
-
-
-__all__ = ["SGD", "LearnedRates", "MetaCurvature", "Params", "StepRates", "UpdateRule"]

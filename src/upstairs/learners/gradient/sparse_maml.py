@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
-from upstairs.functional.differentiate import Scaled
 from upstairs.functional.rules import SGD, Params
 from upstairs.learners.gradient.maml import GradientLearner, Options, adapting
 
@@ -51,9 +50,9 @@ class SparseSGD(nn.Module):
     def init(self, params: Params) -> tuple[()]:
         return ()
 
-    def update(self, grads: Params, state: tuple[()]) -> tuple[Scaled, tuple[()]]:
+    def update(self, grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
         masks = zip(self.names, self.scores, strict=True)
-        return Scaled({n: _Threshold.apply(m) * grads[n] for n, m in masks}, -self.lr), state
+        return {n: -self.lr * (_Threshold.apply(m) * grads[n]) for n, m in masks}, state
 
     @torch.no_grad()
     def adapting(self) -> dict[str, float]:

@@ -21,17 +21,19 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upstairs.core import LossFn, cross_entropy
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import vectorize
-from upstairs.functional.call import functional_call
-from upstairs.functional.differentiate import Loss, Params, add, gradient, transformed
+from upstairs.functional.call import Params, functional_call
+from upstairs.functional.differentiate import add, gradient_and_value
+from upstairs.functional.evolution import antithetic_gradient, draw_noise, perturb
+from upstairs.functional.rules import UpdateRule
 from upstairs.tree import detach
 
-Carry = tuple[Params, Any]  # parameters of the network; state of the rule, () before its `init`
+LoopState = tuple[Params, Any]  # parameters of the network; state of the rule, () before its `init`
 Batch = tuple[Tensor, Tensor]
 Score = Callable[[Tensor], Tensor]  # losses [steps] -> what meta-training makes small
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class NetworkTraining:
     """A network to be trained: `make` gives one with random weights, `x` and `y` are its examples.
 
     Args:
@@ -69,32 +71,19 @@ class Training:
         return self.loss_fn(functional_call(self.net, params, x), y).mean()
 
 
-def unroll(rule: Any, training: Training, carry: Carry, batches: list[Batch]) -> tuple[Carry, Tensor]:
+def unroll(
+    rule: UpdateRule, training: NetworkTraining, carry: LoopState, batches: list[Batch]
+) -> tuple[LoopState, Tensor]:
     """A step for each minibatch: the carry after them, and the loss before each."""
     params, state = carry
     state = state or rule.init(params)
     losses = []
     for x, y in batches:
-        grads, loss = gradient_and_value(training.loss, params, x, y)
-        updates, state = rule.update(grads, state)
+        grads, loss = gradient_and_value(training.loss, params, x, y, create_graph=torch.is_grad_enabled())
+        updates, state = rule.update(grads, state, params)
         params = add(params, updates)
         losses.append(loss)
     return (params, state), torch.stack(losses)
-
-
-def gradient_and_value(loss: Loss, params: Params, *args: Any) -> tuple[Params, Tensor]:
-    """As `inner.gradient`, differentiable where gradients are on, and the loss itself."""
-    if transformed():
-        return torch.func.grad_and_value(loss)(params, *args)
-    values = []
-
-    def kept(*args: Any) -> Tensor:
-        values.append(loss(*args))
-        return values[0]
-
-    exact = torch.is_grad_enabled()
-    grads = gradient(kept, params, *args, create_graph=exact)
-    return grads, values[0] if exact else values[0].detach()
 
 
 def mean_log(losses: Tensor) -> Tensor:
@@ -112,7 +101,7 @@ class Windows:
         seed: the first loop has the next one.
     """
 
-    def __init__(self, trainings: Sequence[Training], *, horizon: int, window: int, seed: int = 0) -> None:
+    def __init__(self, trainings: Sequence[NetworkTraining], *, horizon: int, window: int, seed: int = 0) -> None:
         if window < 1 or horizon % window:
             raise UpstairsError(
                 f"a loop of {horizon} steps is no whole number of windows of {window}: give a window that divides it"
@@ -131,7 +120,7 @@ class Windows:
         return training.start(self.seed) if begins else None, batches
 
 
-class Truncated:
+class TruncatedBackpropagation:
     """Truncated backpropagation through time: autograd through a window, then through the next one.
 
     Args:
@@ -145,7 +134,7 @@ class Truncated:
         """Add the gradient of one window's score to the `.grad` of the rule's parameters; the score."""
         start, batches = self.windows.following()
         if start is not None:
-            self.carry: Carry = start, ()
+            self.carry: LoopState = start, ()
         carry, losses = unroll(self.rule, self.windows.trainings[0], self.carry, batches)
         value = self.score(losses)
         value.backward()
@@ -153,7 +142,7 @@ class Truncated:
         return value.detach()
 
 
-class Persistent:
+class PersistentEvolution:
     """PES (Vicol et al. 2021, algorithm 2): in each window anew, every particle perturbs theta; its sums stay with it.
 
         grad J  ~  mean over pairs of  xi * (score(theta + e) - score(theta - e)) / (2 sigma^2),   xi = sum of its e
@@ -182,32 +171,33 @@ class Persistent:
         """Add the estimate from one window to the `.grad` of the rule's parameters; the particles' mean score."""
         theta = dict(self.rule.named_parameters())
         start, batches = self.windows.following()
-        if start is not None:
-            self.carry: Carry = {n: p.expand(2 * self.pairs, *p.shape) for n, p in start.items()}, ()
-            self.xi = {n: p.new_zeros(self.pairs, *p.shape) for n, p in theta.items()}
-        noise = {n: self.sigma * torch.randn(x.shape, generator=self.dice, dtype=x.dtype) for n, x in self.xi.items()}
-        particles = {f"rule.{n}": torch.cat([theta[n] + e, theta[n] - e]) for n, e in noise.items()}
+        noise = draw_noise(theta, self.sigma, self.pairs, self.dice)
+        if start is None:
+            self.xi = {n: self.xi[n] + e for n, e in noise.items()}
+        else:
+            self.carry: LoopState = {n: p.expand(2 * self.pairs, *p.shape) for n, p in start.items()}, ()
+            self.xi = noise
+        sides = zip(perturb(theta, noise, 1).items(), perturb(theta, noise, -1).values(), strict=True)
+        particles = {f"rule.{n}": torch.cat([above, below]) for (n, above), below in sides}
         losses = []
         for x, y in batches:
             self.carry, loss = self.advance(particles, self.carry, x, y)
             losses.append(loss)
         scores = torch.stack([self.score(own) for own in torch.stack(losses, 1)])
         above, below = scores.chunk(2)
-        for n, p in theta.items():
-            self.xi[n] = self.xi[n] + noise[n]
-            grad = torch.tensordot((above - below) / (2 * self.sigma**2 * self.pairs), self.xi[n], 1)
-            p.grad = grad if p.grad is None else p.grad + grad
+        for n, grad in antithetic_gradient(self.xi, above - below, self.sigma).items():
+            theta[n].grad = grad if theta[n].grad is None else theta[n].grad + grad
         return scores.mean()
 
-    def advance(self, particles: Params, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
+    def advance(self, particles: Params, carry: LoopState, x: Tensor, y: Tensor) -> tuple[LoopState, Tensor]:
         """A step of every particle."""
         if self.compile and carry[1]:  # the first step, in which the rule's state begins, is another program
             self.program = self.program or compiled(self.eagerly, particles, carry, x, y)
             return self.program(particles, carry, x, y)
         return self.eagerly(particles, carry, x, y)
 
-    def eagerly(self, particles: Params, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
-        def one(own: Params, carry: Carry) -> tuple[Carry, Tensor]:
+    def eagerly(self, particles: Params, carry: LoopState, x: Tensor, y: Tensor) -> tuple[LoopState, Tensor]:
+        def one(own: Params, carry: LoopState) -> tuple[LoopState, Tensor]:
             return functional_call(self.loop, own, carry, x, y)
 
         name = "step" if carry[1] else "first"
@@ -217,11 +207,11 @@ class Persistent:
 class _Loop(nn.Module):
     """A step of `unroll` as a module, whose rule can be called with other parameters."""
 
-    def __init__(self, rule: nn.Module, training: Training) -> None:
+    def __init__(self, rule: nn.Module, training: NetworkTraining) -> None:
         super().__init__()
         self.rule, self.of = rule, training
 
-    def forward(self, carry: Carry, x: Tensor, y: Tensor) -> tuple[Carry, Tensor]:
+    def forward(self, carry: LoopState, x: Tensor, y: Tensor) -> tuple[LoopState, Tensor]:
         carry, losses = unroll(self.rule, self.of, carry, [(x, y)])
         return carry, losses[0]
 

@@ -59,7 +59,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise UpstairsError("a gradient is sparse and a learned rule needs dense ones: use sparse=False")
         own = self.state[p]
         state: Any = self.rule.State(**own) if own else self.rule.init({"p": p})
-        updates, after = self.rule.update({"p": grad}, state)
+        updates, after = self.rule.update({"p": grad}, state, {"p": p})
         self.state[p] = after._asdict()
         p.add_(updates["p"], alpha=lr)
 

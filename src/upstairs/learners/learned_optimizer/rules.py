@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
-from upstairs.functional.differentiate import FirstOrder, Params
+from upstairs.functional.call import Params
+from upstairs.functional.differentiate import FirstOrder
 from upstairs.learners.gradient.maml import GradientLearner, Options
 
 SMALL = 1e-3  # standard deviation of a last layer at the start: at zero the layers before it would get no gradient
@@ -32,7 +33,7 @@ def log_and_sign(g: Float[Tensor, " n"], p: float = 10.0) -> Float[Tensor, "2 n"
     return torch.stack([torch.where(large, size, -1.0), torch.where(large, g.sign(), exp(p) * g)])
 
 
-class Memory(NamedTuple):
+class LSTMState(NamedTuple):
     """An LSTM's state, a column for each coordinate."""
 
     h: Float[Tensor, "hidden n"]
@@ -52,7 +53,7 @@ class LSTMRule(nn.Module):
         hidden: numbers that each coordinate remembers.
     """
 
-    State = Memory
+    State = LSTMState
 
     def __init__(self, *, lr: float = 0.1, hidden: int = 4) -> None:
         super().__init__()
@@ -67,17 +68,17 @@ class LSTMRule(nn.Module):
         """What another like it is made with."""
         return {"hidden": self.hidden}
 
-    def init(self, params: Params) -> Memory:
+    def init(self, params: Params) -> LSTMState:
         zero = torch.cat([torch.zeros_like(p).detach().reshape(-1) for p in params.values()])
-        return Memory(self.h[:, None] + zero, self.c[:, None] + zero)
+        return LSTMState(self.h[:, None] + zero, self.c[:, None] + zero)
 
-    def update(self, grads: Params, state: Memory) -> tuple[Params, Memory]:
+    def update(self, grads: Params, state: LSTMState, params: Params) -> tuple[Params, LSTMState]:
         g = torch.cat([t.reshape(-1) for t in grads.values()])
         after = self.cell(log_and_sign(g), state)
         direction, gate = (self.head.weight @ after.h + self.head.bias[:, None]).unbind(0)
-        return like(grads, self.log_rate.exp() * (direction - gate.exp() * g)), after
+        return split_like(grads, self.log_rate.exp() * (direction - gate.exp() * g)), after
 
-    def cell(self, x: Float[Tensor, "2 n"], state: Memory) -> Memory:
+    def cell(self, x: Float[Tensor, "2 n"], state: LSTMState) -> LSTMState:
         """One step of an LSTM (Hochreiter and Schmidhuber 1997), its gates in the order of nn.LSTMCell.
 
         Columns for coordinates: a gate is then one block of memory, which is computed several times as fast.
@@ -85,10 +86,10 @@ class LSTMRule(nn.Module):
         gates = self.input.weight @ x + self.recurrent.weight @ state.h + self.input.bias[:, None]
         i, f, g, o = gates.chunk(4, 0)
         c = torch.sigmoid(f) * state.c + torch.sigmoid(i) * torch.tanh(g)
-        return Memory(torch.sigmoid(o) * torch.tanh(c), c)
+        return LSTMState(torch.sigmoid(o) * torch.tanh(c), c)
 
 
-class Moments(NamedTuple):
+class MLPState(NamedTuple):
     """What the MLP rule keeps, for all coordinates in one row: the step, mean gradients over each timescale, mean
     squares, and what never changes (the size of the tensor's first weights, whether it is a vector).
     """
@@ -132,7 +133,7 @@ class MLPRule(nn.Module):
         base: the step it starts as, "adam" or "momentum".
     """
 
-    State = Moments
+    State = MLPState
     FEATURES = len(BETAS) + 7
 
     def __init__(self, *, lr: float = 1e-3, horizon: int = 500, hidden: int = 16, base: str = "adam") -> None:
@@ -149,15 +150,15 @@ class MLPRule(nn.Module):
         """What another like it is made with."""
         return {"hidden": self.hidden, "horizon": self.horizon, "base": self.base}
 
-    def init(self, params: Params) -> Moments:
+    def init(self, params: Params) -> MLPState:
         flat = torch.cat([p.detach().reshape(-1) for p in params.values()])
         sizes = [p.detach().square().mean().clamp(min=1e-6).log() / 4 for p in params.values()]
         vectors = [flat.new_tensor(p.ndim < 2) for p in params.values()]
         fixed = torch.stack([per_tensor(sizes, params), per_tensor(vectors, params)])
         zero = torch.zeros_like(flat)
-        return Moments(zero.sum(), torch.stack([zero] * len(BETAS)), zero, fixed)
+        return MLPState(zero.sum(), torch.stack([zero] * len(BETAS)), zero, fixed)
 
-    def update(self, grads: Params, state: Moments) -> tuple[Params, Moments]:
+    def update(self, grads: Params, state: MLPState, params: Params) -> tuple[Params, MLPState]:
         step, lengths = state.step + 1, [g.numel() for g in grads.values()]
         g = torch.cat([t.reshape(-1) for t in grads.values()])
         mean = self.betas * state.mean + (1 - self.betas) * g
@@ -177,11 +178,11 @@ class MLPRule(nn.Module):
         hidden = F.relu(self.layer.weight @ seen + self.layer.bias[:, None])
         direction, size = (self.head.weight @ hidden + self.head.bias[:, None]).unbind(0)
         base = BASES[self.base](mean[BETAS.index(BETA)], scale, step)
-        updates = like(grads, -(self.log_rate + size).exp() * (base + direction))
-        return updates, Moments(step, mean, square, state.fixed)
+        updates = split_like(grads, -(self.log_rate + size).exp() * (base + direction))
+        return updates, MLPState(step, mean, square, state.fixed)
 
 
-def like(grads: Params, flat: Float[Tensor, " n"]) -> Params:
+def split_like(grads: Params, flat: Float[Tensor, " n"]) -> Params:
     """All coordinates in one row, as the tensors that they belong to."""
     parts = flat.split([g.numel() for g in grads.values()])
     return {n: part.reshape(g.shape) for (n, g), part in zip(grads.items(), parts, strict=True)}

@@ -1,0 +1,41 @@
+"""A public class or function has one name for itself: no two modules define the same one."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import upstairs
+
+HOME = Path(upstairs.__file__).parent
+# Names that two modules still define. Take one out when one of its two is renamed; add none.
+ALLOWED = {
+}  # fmt: skip
+
+
+def names_of(source: str) -> set[str]:
+    """The public classes and functions that a module defines."""
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return {n.name for n in ast.parse(source).body if isinstance(n, kinds) and not n.name.startswith("_")}
+
+
+def doubles(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Names with the modules that define them, where there are several."""
+    found = defaultdict(list)
+    for module, source in sorted(sources.items()):
+        for name in names_of(source):
+            found[name].append(module)
+    return {name: modules for name, modules in found.items() if len(modules) > 1}
+
+
+def test_no_two_modules_define_the_same_public_name() -> None:
+    sources = {str(f.relative_to(HOME)): f.read_text(encoding="utf-8") for f in HOME.rglob("*.py")}
+    found = doubles(sources)
+    new = {name: modules for name, modules in found.items() if name not in ALLOWED}
+    assert not new, f"rename one of each: {new}"
+    assert set(found) == ALLOWED, f"no longer defined twice, take them out of ALLOWED: {ALLOWED - set(found)}"
+
+
+def test_a_double_is_found() -> None:
+    one = "class Step: ...\ndef _own(): ...\nclass Other:\n    def run(self): ..."
+    two = "def run(): ...\ndef _own(): ...\nasync def Step(): ..."
+    assert doubles({"a.py": one, "b.py": two}) == {"Step": ["a.py", "b.py"]}
