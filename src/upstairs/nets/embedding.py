@@ -17,9 +17,9 @@ def example_inputs(net: nn.Module, shape: Shape | None = None) -> list[Tensor]:
     shapes: list[Shape] = [shape] if shape is not None else []
     if shape is None and isinstance(first, nn.Linear):
         shapes = [(first.in_features,)]
-    elif shape is None and first is not None:
-        axes = 2 if isinstance(first, nn.Conv2d) else 1
-        shapes = [(first.in_channels, *(side,) * axes) for side in SIDES]
+    elif shape is None and isinstance(first, nn.Conv1d | nn.Conv2d):
+        channels, axes = first.in_channels, 2 if isinstance(first, nn.Conv2d) else 1
+        shapes = [(channels, *(side,) * axes) for side in SIDES]
     return [torch.zeros(1, *one, dtype=like.dtype, device=like.device) for one in shapes]
 
 
