@@ -50,8 +50,9 @@ from upstairs.learners.learned_optimizer.meta_train import (
     TruncatedBackpropagation,
     Windows,
 )
+from upstairs.learners.registry import options_of
 from upstairs.nets import calibrate
-from upstairs.training.defaults import resolve
+from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.trainer import Trainer, take_step
 from upstairs.tree import map_tensors
 
@@ -216,12 +217,14 @@ def prepared(learner: str, kind: str, changes: dict[str, Any], steps: int, out: 
         UpstairsError: the library refuses this learner on this kind of data.
     """
     splits, line = splits_of(kind), learners()[learner]
-    given = {"learner": learner, **SMALL, **NETS[kind], "steps": steps, **OWN.get(learner, {}), **changes}
+    given = {**SMALL, **NETS[kind], "steps": steps, **OWN.get(learner, {}), **changes}
+    given = {name: value for name, value in given.items() if name in options_of(learner)}
     if splits.train.functions:
-        given |= {"way": None, "shot": changes.get("shot", "3"), "pretrain": None, "critic_steps": None}
-    elif (line.defaults or {}).get("way") == 1:
+        given |= {"way": None, "shot": changes.get("shot", "3"), "pretrain": None}
+    elif line.generation is not None:
         given |= {"way": 1, "norm": "none"}
-    run = Trainer(resolve(given, splits.train), splits, out)
+    request = request_run(learner, regression=splits.train.functions is not None, **given)
+    run = Trainer(fit_settings(request, splits.train), splits, out)
     run.learner.double()
     draw = run.episodes.batch
     run.episodes.batch = lambda *args: double(draw(*args))  # type: ignore[method-assign]
@@ -403,9 +406,9 @@ def learned_rule(kind: Callable[..., Any], estimator: str, window: int, steps: i
 
 def kinds_of(line: Any) -> list[str]:
     """The kinds of data for a learner of the table."""
-    if line.defaults is None:
+    if line.kinds == ["regression"]:
         return ["sinusoid"]
-    generates = line.defaults.get("way") == 1
+    generates = line.generation is not None
     found = ["vectors", "pictures"] if generates else list(KINDS)
     return [*found, *(["sinusoid"] if line.regression is not None else [])]
 
@@ -420,7 +423,7 @@ def rows(*, reduced: bool = False) -> dict[str, Record]:
     for name, line in sorted(learners().items()):
         kinds = [kind for kind in kinds_of(line) if not (kind == "texts" and name in LARGE)]
         if reduced:
-            kinds = ["pictures"] if "pictures" in kinds[:2] and line.defaults.get("way") == 1 else kinds[:1]
+            kinds = ["pictures"] if "pictures" in kinds[:2] and line.generation is not None else kinds[:1]
         for kind in kinds:
             found[f"{name}/{kind}"] = partial(train, name, kind, {})
     for name, (learner, kind, changes) in VARIANTS.items():

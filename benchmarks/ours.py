@@ -29,7 +29,7 @@ def make_learner(w: Workload, net: nn.Module, *, first_order: bool) -> Learner:
         return ProtoNet(net, way=w.way)
     if w.regression:
         how = FirstOrder() if first_order else Exact()
-        return GradientLearner(net, SGD(w.lr), way=0, steps=w.steps, differentiate=how, loss_fn=squared_error)
+        return GradientLearner(net, SGD(w.lr), steps=w.steps, differentiate=how, loss_fn=squared_error)
     if w.method == "anil":
         return anil(net, way=w.way, inner_lr=w.lr, steps=w.steps, head="head")
     return (fomaml if first_order else maml)(net, way=w.way, inner_lr=w.lr, steps=w.steps)

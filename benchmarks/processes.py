@@ -44,13 +44,13 @@ def main() -> None:
     for name, learner in learners.items():
         result.setdefault("scores", {})[name] = {}
         for shot in SHOTS:
-            episodes, seeds = Episodes(source, way=0, shot=shot, query=QUERY), frozen_seeds(0, TASKS)
+            episodes, seeds = Episodes(source, shot=shot, query=QUERY), frozen_seeds(0, TASKS)
             found = describe_score(score_tasks(learner, episodes, seeds, kind=LIKELIHOOD), LIKELIHOOD)
             found |= {"mse": describe_score(score_tasks(learner, episodes, seeds), SQUARED_ERROR)}
             result["scores"][name][str(shot)] = found
             print(f"{shot} examples, {name}: {found['likelihood']:.3f} ± {found['ci95']:.3f} nats,", end=" ")
             print(f"mse {found['mse']['mse']:.3f} ± {found['mse']['ci95']:.3f}", flush=True)
-        result.setdefault("shown", {})[name] = shown(learner, Episodes(source, way=0, shot=5, query=QUERY))
+        result.setdefault("shown", {})[name] = shown(learner, Episodes(source, shot=5, query=QUERY))
     file.write_text(json.dumps(result, indent=1) + "\n")
     draw(result)
 

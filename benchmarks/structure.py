@@ -29,8 +29,10 @@ from upstairs.engine.evaluate import enough_seeds, score_tasks
 from upstairs.experiments.evaluate import choose_episodes
 from upstairs.functional.batching import vectorize
 from upstairs.learners import LEARNERS, Entry, ProtoNet
-from upstairs.learners.building import METRIC, length, scale
+from upstairs.learners.building import length, scale
+from upstairs.learners.entries import METRIC
 from upstairs.learners.metric.early_exit import EarlyExit, solve_early
+from upstairs.learners.options import ScaleOptions
 from upstairs.nets import chain
 from upstairs.nets.cells import Exit
 from upstairs.statistics import interval, paired_interval
@@ -44,7 +46,9 @@ def full_depth(settings: Any, shape: tuple[int, ...], way: int) -> ProtoNet:
     return ProtoNet(net, way=way, scale=scale(settings, length(net, shape)))
 
 
-LEARNERS["full_depth"] = Entry(full_depth, METRIC | {"way": 20, "tasks": 3}, "early_exit's network, always whole")
+LEARNERS["full_depth"] = Entry(
+    full_depth, "early_exit's network, always whole", ScaleOptions, METRIC | {"way": 20, "tasks": 3}
+)
 OPPONENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "sparse_maml": ("maml", {}),
     "t_net": ("maml", {"width": 34}),  # 31,965 parameters beside 32,478

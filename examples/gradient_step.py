@@ -24,7 +24,7 @@ def article() -> np.ndarray:
 def system(meta_steps: int = 1000) -> tuple[float, float]:
     """Squared error on 200 sinusoids never met, one gradient step from 5 points: before meta-training, and after."""
     torch.manual_seed(0)
-    learner = maml(mlp((1,), out=1), way=0, inner_lr=0.01, steps=1)
+    learner = maml(mlp((1,), out=1), inner_lr=0.01, steps=1)
     before = error(learner)
     meta_train(learner, meta_steps)
     return before, error(learner)

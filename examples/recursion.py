@@ -25,7 +25,7 @@ def article() -> float:
 def system(meta_steps: int = 500) -> tuple[float, float]:
     """Squared error on 200 sinusoids never met, 3 recurrent steps on 5 points: before meta-training, and after."""
     torch.manual_seed(0)
-    learner = learned_optimizer(mlp((1,), out=1), way=0, inner_lr=0.01, steps=3)
+    learner = learned_optimizer(mlp((1,), out=1), inner_lr=0.01, steps=3)
     before = error(learner)
     meta_train(learner, meta_steps)
     return before, error(learner)

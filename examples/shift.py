@@ -24,7 +24,7 @@ def article() -> np.ndarray:
 def system(meta_steps: int = 1000) -> tuple[float, float]:
     """Squared error on 200 sinusoids never met: with the context at zero, and with that of the task's 5 points."""
     torch.manual_seed(0)
-    learner = cavia(modulated(mlp((1,), out=1), size=8), way=0, inner_lr=0.1, steps=2)
+    learner = cavia(modulated(mlp((1,), out=1), size=8), inner_lr=0.1, steps=2)
     meta_train(learner, meta_steps)
     query = unseen().query
     unconditioned = (learner.net(query.x.flatten(0, 1)) - query.y.flatten(0, 1)).square().mean().item()

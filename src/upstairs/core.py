@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar, cast, final
+from typing import Any, Generic, NamedTuple, TypeVar, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +105,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     """
 
     loss_fn: LossFn
-    way: int | None = None
+    way: Any = None  # int, or None for regression; Any so that learners that classify can count with it
     global_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
 
     @abstractmethod

@@ -164,7 +164,7 @@ def test_list_names_everything(call) -> None:
     status, out, _ = call("list", "--json")
     table = json.loads(out)
     assert status == 0 and {"maml", "fomaml", "anil", "protonet"} <= {row["name"] for row in table["learners"]}
-    assert "glyphs" in {row["name"] for row in table["data"]} and table["recipes"]
+    assert "glyphs" in {row["name"] for row in table["data"]} and table["presets"]
     assert "protonet" in call("list")[1]
 
 

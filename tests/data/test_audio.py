@@ -289,4 +289,4 @@ def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
         open_splits(DataOptions(data="glyphs + glyphs", spoken=24), quiet=True)
     with pytest.raises(UpstairsError, match="`spoken` makes words that are heard"):
         open_splits(DataOptions(data="glyphs", spoken=24), quiet=True)
-    assert len(open_splits(replace(DataOptions(data="glyphs", spoken=24), **UNHEARD), quiet=True).test)
+    assert len(open_splits(DataOptions(data="glyphs", **UNHEARD), quiet=True).test)

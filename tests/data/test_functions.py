@@ -17,7 +17,7 @@ from upstairs.testing import check_learner
 
 
 def episodes(name: str, shot: int | tuple[int, int] = 5, query: int = 10) -> Episodes:
-    return Episodes(function_source(FUNCTIONS[name]), way=0, shot=shot, query=query)
+    return Episodes(function_source(FUNCTIONS[name]), shot=shot, query=query)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -51,7 +51,7 @@ def test_sinusoids_are_those_of_the_paper() -> None:
 def test_gaussian_process_has_its_covariance() -> None:
     """Each task whitened by numpy's own covariance is standard normal (false alarms 1 in 1,000)."""
     process = GaussianProcess(length=0.7, noise=0.2)
-    tasks = Episodes(function_source(process), way=0, shot=4, query=8).batch(range(300))
+    tasks = Episodes(function_source(process), shot=4, query=8).batch(range(300))
     x = torch.cat([tasks.support.x, tasks.query.x], 1)[..., 0].double().numpy()
     y = torch.cat([tasks.support.y, tasks.query.y], 1)[..., 0].double().numpy()
     white = []

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.runs import SMALL, Call, draw_folder
+from helpers.runs import SMALL, Call, draw_folder, settings_of
 from helpers.tasks import WAY, blobs
 from upstairs.core import Task
 from upstairs.data.audio.format import AudioFormat
@@ -130,7 +130,7 @@ def test_a_run_on_validation_classes_too_keeps_its_last_weights(call: Call, tmp_
 
 def settings(learner: str = "protonet", **changes: object) -> Settings:
     values = {"learner": learner, "way": 4, "shot": "1", "query": 2, "tasks": 2, "net": "mlp", "width": 8, **changes}
-    return Settings(**{"norm": "none", "steps": 6, "validations": 3, "validation_tasks": 8, **values})
+    return settings_of(**{"norm": "none", "steps": 6, "validations": 3, "validation_tasks": 8, **values})
 
 
 def remedy(episodes: Episodes, **changes: object) -> Task:
@@ -152,8 +152,8 @@ def test_mlti_mixes_two_tasks_by_one_share() -> None:
             found.append(share)
         assert abs(found[0] - found[1]) < 1e-6 and 0 <= found[0] <= 1
         assert torch.equal(mixed.query.y, own.query.y)
-    waves = Episodes(function_source(Sinusoids()), way=0, shot=5, query=3)
-    y = remedy(waves, interpolate="mlti", way=0).query.y
+    waves = Episodes(function_source(Sinusoids()), way=None, shot=5, query=3)
+    y = remedy(waves, interpolate="mlti", way=None).query.y
     assert y.shape == (3, 3, 1) and not torch.equal(y, waves.batch(SEEDS).query.y)
 
 
@@ -209,7 +209,7 @@ CLASSIFY = [name for name, line in LEARNERS.items() if (line.defaults or {}).get
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_every_learner_takes_shares_of_classes(name: str) -> None:
     torch.manual_seed(0)
-    own = Settings(learner=name, net="mlp", norm="none", width=8, inner_lr=0.1, label_smoothing=0.3)
+    own = settings_of(learner=name, net="mlp", norm="none", width=8, inner_lr=0.1, label_smoothing=0.3)
     learner = make_learner(own, (8,), WAY)
     hard = blobs(2)
     soft = remedied(hard, [0, 1], own, global_labels=learner.global_labels, draw=lambda seeds: hard)
@@ -242,7 +242,7 @@ def test_dropout_leaves_out_channels_in_training_alone() -> None:
     none = (plain.get_submodule("block0").train()(x) == 0).flatten(2).all(-1).float().mean()
     assert abs(float(left_out - none) - 0.25 * (1 - float(none))) < 0.05  # 2048 channels: 5 standard errors
     with pytest.raises(UpstairsError, match="`dropout` is for"):
-        make_learner(Settings(learner="protonet", net="projection", dropout=0.1), (8,), WAY)
+        make_learner(settings_of(learner="protonet", net="projection", dropout=0.1), (8,), WAY)
 
 
 def test_dropout_falls_the_same_way_when_inner_steps_are_computed_again() -> None:
@@ -324,7 +324,7 @@ def test_the_command_takes_them_and_refuses_what_cannot_be(call: Call, tmp_path:
 
 
 def test_pictures_that_are_to_be_drawn_are_not_mixed() -> None:
-    own = Settings(learner="neural_statistician", net="mlp", norm="none", width=8, way=1, interpolate="mlti")
+    own = settings_of(learner="neural_statistician", net="mlp", norm="none", width=8, way=1, interpolate="mlti")
     source = Source.from_arrays(np.zeros((6, 8), np.float32), np.arange(6) // 2)
     with pytest.raises(UpstairsError, match="learns to draw what it is shown"):
         check_compatible(own, make_learner(own, (8,), 1), source, validated=True)

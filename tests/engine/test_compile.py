@@ -20,7 +20,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inducto
 
 def regression() -> GradientLearner:
     torch.manual_seed(0)
-    return GradientLearner(mlp((1,), out=1, widths=(8,)), SGD(0.01), way=0, steps=2, loss_fn=squared_error)
+    return GradientLearner(mlp((1,), out=1, widths=(8,)), SGD(0.01), way=None, steps=2, loss_fn=squared_error)
 
 
 @needs_compiler

@@ -23,7 +23,7 @@ def small() -> GradientLearner:
     """25 meta-parameters, smooth, in float64."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-    return GradientLearner(net, SGD(0.05), way=0, steps=1)
+    return GradientLearner(net, SGD(0.05), way=None, steps=1)
 
 
 def flat(learner: nn.Module) -> Tensor:

@@ -69,7 +69,7 @@ def test_a_gradient_that_is_not_finite_names_its_task() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return (x + self.shift).abs().sqrt()
 
-    learner = GradientLearner(Root(), SGD(0.0), way=0, steps=0, loss_fn=squared_error)
+    learner = GradientLearner(Root(), SGD(0.0), way=None, steps=0, loss_fn=squared_error)
     tasks = sinusoids(4)
     tasks.query.x[2, 0] = 0.0
     with pytest.raises(NonFiniteError, match="gradient of task 2") as caught:

@@ -66,7 +66,7 @@ def test_what_is_no_amount(text: str | int) -> None:
 
 def test_other_learners_have_a_plan_too() -> None:
     assert plan(ProtoNet(mlp((8,)), way=WAY), blobs(3)).chunk == 3
-    regression = GradientLearner(mlp((1,), out=1), SGD(0.1), way=0, loss_fn=squared_error)
+    regression = GradientLearner(mlp((1,), out=1), SGD(0.1), way=None, loss_fn=squared_error)
     assert plan(regression, sinusoids(25)).chunk == 25
 
 

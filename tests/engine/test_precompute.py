@@ -78,5 +78,5 @@ def test_views_are_averaged_in_use_and_not_in_training(tmp_path: Path) -> None:
     again = upstairs.load_adapted(tmp_path / "model.safetensors")
     np.testing.assert_array_equal(model.predict_proba(support["a"]), again.predict_proba(support["a"]))
     for name, data in (("maml", splits), ("dn4", splits), ("protonet", "gp"), ("protonet", "glyphs")):
-        with pytest.raises(UpstairsError, match=r"`views` is for photos|regression"):
+        with pytest.raises(UpstairsError, match=r"`views` is for photos|`views` is an option of|regression"):
             upstairs.train(name, data=data, views=2, out=tmp_path / name, steps=1, quiet=True)

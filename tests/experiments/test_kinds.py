@@ -11,7 +11,7 @@ from upstairs.data.source import InputFormat, Source
 from upstairs.data.text.hashed import TextFormat
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import seeded_learner
-from upstairs.training.defaults import resolve
+from upstairs.training.defaults import fit_settings, request_run
 
 CLASSES, EXAMPLES, WAY = 6, 5, 3
 
@@ -39,7 +39,7 @@ def test_one_class_trains_on_all_three(name: str) -> None:
     found = {}
     for kind, net in (("pictures", "conv4"), ("texts", "bag"), ("sounds", "sound")):
         data = source(kind)
-        settings = resolve({"learner": name, "way": WAY, "query": 2, "shot": "2", "width": 8, "steps": 1}, data)
+        settings = fit_settings(request_run(name, way=WAY, query=2, shot="2", width=8, steps=1), data)
         learner = seeded_learner(settings, data.feature_shape, WAY)
         assert settings.net == net
         tasks = Episodes(data, way=WAY, shot=2, query=2).batch([0, 1])

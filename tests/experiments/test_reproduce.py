@@ -13,7 +13,9 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import BEGIN, END, card_markdown, deviations, verdict
 from upstairs.experiments.published.find import find_experiment, recipes
 from upstairs.experiments.published.protocol import LONG
-from upstairs.training.defaults import draft
+from upstairs.learners.options import ScaleOptions
+from upstairs.learners.registry import options_of
+from upstairs.training.defaults import request_run
 from upstairs.training.train import start_run
 
 PRESETS = recipes()
@@ -23,12 +25,13 @@ PRESETS = recipes()
 def test_a_protocol_is_whole(name: str) -> None:
     """Everything that a paper's protocol decides is decided, for the full training and for a shorter one."""
     recipe = PRESETS[name]
-    full = draft(recipe.settings | {"data": "there"}, regression=recipe.regression)
-    short = draft(recipe.shortened(3.0) | {"data": "there"}, regression=recipe.regression)
+    full = request_run(**recipe.settings | {"data": "there"}, regression=recipe.regression).settings
+    short = request_run(**recipe.shortened(3.0) | {"data": "there"}, regression=recipe.regression).settings
     assert full.steps == recipe.steps >= 5000 and full.minutes is None
     assert short.minutes == 3.0 and short.steps is None and short.schedule == "cosine"
-    for setting in ("learner", "net", "way", "shot", "query", "width", "norm", "inner_steps", "inner_lr", "split"):
-        assert getattr(full, setting) == getattr(short, setting)
+    for setting in ("learner", "net", "way", "shot", "query", "width", "norm", "own", "split"):
+        own = [replace(s.own, scale=1.0) if isinstance(s.own, ScaleOptions) else s.own for s in (full, short)]
+        assert own[0] == own[1] if setting == "own" else getattr(full, setting) == getattr(short, setting)
     for setting in ("way", "shot", "query", "steps"):
         assert setting in recipe.settings
     if recipe.row.data not in ("arabic", "clinc150"):
@@ -150,7 +153,7 @@ def test_a_killed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_folder_with_another_training_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "sinusoid-train-5s-maml-short" / "seed-0"
-    start_run({"learner": "maml", "data": "sinusoid", "steps": 2, "width": 20}, folder, quiet=True)
+    start_run(request_run("maml", data="sinusoid", steps=2, width=20), folder, quiet=True)
     with pytest.raises(UpstairsError, match=r"`validation_tasks` is 300 and the run in"):
         room.reproduce("sinusoid-5s-maml", budget=0.01, seeds=1, out=tmp_path, quiet=True)
 
@@ -217,4 +220,4 @@ def test_a_table_of_cards(tmp_path: Path, call: Call) -> None:
 
 
 def test_what_a_shorter_training_takes_from_the_learner_are_settings() -> None:
-    assert all(hasattr(draft({"learner": "maml"}, regression=False), name) for name in LONG)
+    assert set(LONG) <= set(options_of("protonet"))

@@ -10,7 +10,9 @@ from upstairs.experiments.search import Range, parse_space
 
 
 def test_what_to_vary() -> None:
-    space = parse_space(["lr=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32", "shot=1,1-5"])
+    space = parse_space(
+        ["lr=1e-4..0.1:log", "inner-steps=1..5", "--norm=batch,group", "width=16,32", "shot=1,1-5"], "maml"
+    )
     assert space == {
         "lr": Range(1e-4, 0.1, log=True), "inner_steps": Range(1, 5), "norm": ["batch", "group"], "width": [16, 32],
         "shot": ["1", "1-5"],
@@ -31,7 +33,7 @@ def test_what_to_vary() -> None:
 )
 def test_what_cannot_be_varied_is_refused(word: str, message: str) -> None:
     with pytest.raises(UpstairsError, match=message):
-        parse_space([word])
+        parse_space([word], "maml")
 
 
 @pytest.mark.filterwarnings("ignore")  # of Optuna's own libraries

@@ -36,7 +36,7 @@ def test_implicit_equals_the_closed_form(count: int) -> None:
     net, tasks = nn.Linear(1, 1).double(), double(sinusoids(count))
     expected = ridge_gradient(net, tasks, 2.0)
     learner = GradientLearner(
-        net, SGD(0.05), way=0, steps=200, loss_fn=squared_error, differentiate=Implicit(strength=2.0, iterations=2)
+        net, SGD(0.05), way=None, steps=200, loss_fn=squared_error, differentiate=Implicit(strength=2.0, iterations=2)
     )
     meta_backward(learner, tasks)
     found = torch.cat([net.weight.grad.flatten(), net.bias.grad])

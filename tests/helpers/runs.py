@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from upstairs.learners.registry import entry
+from upstairs.settings import COMMON, Settings, options_in
+
 
 def draw_folder(path: Path, *, classes: int = 12, examples: int = 8, seed: int = 0, size: int = 20) -> Path:
     """Class folders of noisy pictures: each class has its own pattern, so that there is something to learn."""
@@ -40,3 +43,16 @@ def mini_folder(path: Path, *, classes: int = 9, examples: int = 8, side: int = 
 SMALL = ["--width", "4", "--way", "3", "--query", "2", "--shot", "1", "--validations", "2", "--validation-tasks", "4"]
 
 Call = Callable[..., tuple[int, str, str]]  # the command line in this process: exit status, standard output, error
+
+
+def settings_of(learner: str, **values: object) -> Settings:
+    """Settings with their own defaults in place of the learner's; options that this learner does not have are left out.
+
+    The kind of task is that of `way`: None for regression, 1 for generation.
+    """
+    kind = entry(learner).options
+    kinds = {None: "regression", 1: "generation"}
+    own = {name: value for name, value in values.items() if name in options_in(kind)}
+    common = {name: value for name, value in values.items() if name in COMMON}
+    task_kind = kinds.get(values.get("way", 5), "classification")
+    return Settings(learner=learner, own=kind(**own), task_kind=task_kind, **common)

@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.runs import settings_of
 from upstairs.core import Examples, Task
 from upstairs.learners import DAGAN, make_learner
 from upstairs.learners.generative.adversarial import nearness, zero_slope
 from upstairs.nets.drawing import critic
-from upstairs.settings import Settings
 from upstairs.tree import index
 
 
@@ -60,7 +60,7 @@ def test_nearness_is_a_mixture_of_gaussians() -> None:
 
 def dagan() -> DAGAN:
     torch.manual_seed(1)
-    learner = make_learner(Settings(learner="dagan", way=1, width=4, norm="none"), (1, 16, 16), 1)
+    learner = make_learner(settings_of(learner="dagan", way=1, width=4, norm="none"), (1, 16, 16), 1)
     assert isinstance(learner, DAGAN)
     return learner
 

@@ -71,7 +71,7 @@ def test_gradcheck_of_the_support_vector_machine(cost: float) -> None:
 
 def test_ridge_regression_of_sinusoids() -> None:
     torch.manual_seed(0)
-    learner = R2D2(net(6, 1), way=0, loss_fn=squared_error)
+    learner = R2D2(net(6, 1), way=None, loss_fn=squared_error)
     check_learner(learner, sinusoids())
     gradcheck(learner.double(), double(sinusoids(2)))
 
@@ -79,7 +79,7 @@ def test_ridge_regression_of_sinusoids() -> None:
 def test_ridge_regression_learns_to_learn() -> None:
     """Ten examples of an unseen sinusoid: features that were meta-learned halve the error of random ones."""
     torch.manual_seed(0)
-    learner = R2D2(mlp((1,)), way=0, loss_fn=squared_error)
+    learner = R2D2(mlp((1,)), way=None, loss_fn=squared_error)
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
     before = learner(sinusoids(100, 9999))[0].mean().item()
     for seed in range(150):

@@ -33,7 +33,7 @@ def check(learner, tasks, answer, sizes: list[int], lr: float, steps: int, loss)
 def test_concatenated_equals_a_loop() -> None:
     torch.manual_seed(0)
     inner = nn.Sequential(nn.Linear(1 + 4, 6), nn.Tanh(), nn.Linear(6, 1))
-    learner = cavia(Concatenated(inner, 4), way=0, inner_lr=0.1, steps=2, loss_fn=squared_error).double()
+    learner = cavia(Concatenated(inner, 4), way=None, inner_lr=0.1, steps=2, loss_fn=squared_error).double()
 
     def answer(contexts: list[Tensor], x: Tensor) -> Tensor:
         left, right = inner[0].weight[:, :1], inner[0].weight[:, 1:]

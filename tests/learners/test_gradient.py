@@ -84,7 +84,7 @@ def test_second_order_differs_from_first() -> None:
 def test_gradcheck(steps: int) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1)).double()
-    learner = GradientLearner(net, SGD(0.05), way=0, steps=steps, loss_fn=squared_error)
+    learner = GradientLearner(net, SGD(0.05), way=None, steps=steps, loss_fn=squared_error)
     names = [name for name, _ in learner.named_parameters()]
     tasks = double(sinusoids(2))
 
@@ -121,7 +121,7 @@ def test_running_statistics_are_the_mean_of_what_torch_would_write() -> None:
         alone = copy.deepcopy(net)
         alone(x)
         expected.append(alone[1].running_mean)
-    meta_backward(GradientLearner(net, SGD(0.1), way=0, steps=0, loss_fn=lambda p, y: p.sum(-1)), tasks)
+    meta_backward(GradientLearner(net, SGD(0.1), way=None, steps=0, loss_fn=lambda p, y: p.sum(-1)), tasks)
     torch.testing.assert_close(net[1].running_mean, torch.stack(expected).mean(0))
 
 

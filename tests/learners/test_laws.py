@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.runs import settings_of
 from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import Examples, squared_error
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, SGD, GradientLearner, ProtoNet, make_learner, nearest_centroid, scratch
 from upstairs.nets import conv4, mlp, sound_conv
-from upstairs.settings import Settings
 from upstairs.testing import LAWS, check_learner
 
 HEAD = {"relabelled": "starts from a head whose outputs are not alike"}
@@ -29,14 +29,14 @@ EXPECTED = {
     "dagan": {"support_order": "draws after the support picture that its noise numbers"},
 }  # fmt: skip
 PICTURES = ("dagan", "redrawing")
-GENERATE = [name for name, line in LEARNERS.items() if (line.defaults or {}).get("way") == 1]
-CLASSIFY = [name for name, line in LEARNERS.items() if line.defaults is not None and name not in GENERATE]
+GENERATE = [name for name, line in LEARNERS.items() if line.generation is not None]
+CLASSIFY = [name for name, line in LEARNERS.items() if line.classification is not None]
 
 
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_table_on_vectors(name: str) -> None:
     torch.manual_seed(0)
-    settings = Settings(learner=name, net="mlp", norm="none", width=8, inner_lr=0.1)
+    settings = settings_of(learner=name, net="mlp", norm="none", width=8, inner_lr=0.1)
     check_learner(make_learner(settings, (8,), WAY), blobs(), expected_failures=EXPECTED[name])
 
 
@@ -44,7 +44,7 @@ def test_table_on_vectors(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFY)
 def test_table_on_images(name: str, norm: str) -> None:
     torch.manual_seed(0)
-    learner = make_learner(Settings(learner=name, norm=norm, width=8, inner_lr=0.1), (1, 16, 16), WAY).eval()
+    learner = make_learner(settings_of(learner=name, norm=norm, width=8, inner_lr=0.1), (1, 16, 16), WAY).eval()
     expected = EXPECTED[name] | (BATCH if norm == "batch" else {})
     check_learner(learner, blobs(shape=(1, 16, 16)), expected_failures=expected)
 
@@ -54,7 +54,7 @@ def test_table_on_images(name: str, norm: str) -> None:
 def test_table_of_generators(name: str, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     net = "mlp" if len(shape) == 1 else "conv4"
-    settings = Settings(learner=name, way=1, net=net, norm="none", width=8, inner_lr=0.01, inner_steps=3)
+    settings = settings_of(learner=name, way=1, net=net, norm="none", width=8, inner_lr=0.01, inner_steps=3)
     if name in PICTURES and len(shape) == 1:
         with pytest.raises(UpstairsError, match="takes pictures"):
             make_learner(settings, shape, 1)
@@ -68,7 +68,7 @@ def test_baselines_and_regression() -> None:
     check_learner(nearest_centroid(way=WAY), blobs())
     check_learner(scratch(mlp((8,), out=WAY), way=WAY), blobs(), expected_failures=HEAD)
     net = mlp((1,), out=1)
-    check_learner(GradientLearner(net, SGD(0.01), way=0, loss_fn=squared_error), sinusoids())
+    check_learner(GradientLearner(net, SGD(0.01), way=None, loss_fn=squared_error), sinusoids())
 
 
 class Leaky(ProtoNet):

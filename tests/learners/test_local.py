@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.runs import settings_of
 from helpers.tasks import WAY, blobs
 from upstairs.learners import DN4, make_learner
 from upstairs.nets import conv4, picture_maps, sound_maps
 from upstairs.nets.conv import BesideLevel
-from upstairs.settings import Settings
 from upstairs.tree import index
 
 
@@ -67,7 +67,7 @@ def test_a_sound_said_later_is_the_same_within_the_window() -> None:
 def test_maps_keep_time_and_no_band(shape: tuple[int, ...]) -> None:
     maps = sound_maps(shape, width=6, norm="none")(torch.rand(2, *shape))
     assert maps.shape == (2, 6, 1, -(-shape[2] // 2) // 2)
-    assert make_learner(Settings(learner="dn4", net="sound"), shape, WAY).window == 0.2
+    assert make_learner(settings_of(learner="dn4", net="sound"), shape, WAY).window == 0.2
 
 
 def test_a_level_is_taken_away_where_it_is_loud() -> None:
@@ -117,4 +117,4 @@ def test_maps_of_pictures_have_a_quarter_of_the_side_and_conv4s_work() -> None:
     maps = picture_maps((1, 28, 28), width=64, norm="none")
     assert maps(torch.rand(2, 1, 28, 28)).shape == (2, 64, 7, 7)
     assert 0.9 < work(maps) / work(conv4((1, 28, 28), width=64, norm="none")) < 1.2
-    assert make_learner(Settings(learner="dn4"), (1, 28, 28), WAY).window is None
+    assert make_learner(settings_of(learner="dn4"), (1, 28, 28), WAY).window is None

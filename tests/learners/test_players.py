@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from helpers.runs import settings_of
 from helpers.tasks import WAY, blobs
 from upstairs.console import Status
 from upstairs.core import Examples, Task, cross_entropy
@@ -49,12 +50,14 @@ def source(classes: int = 8) -> Source:
 
 def settings(name: str, **changes: object) -> Settings:
     values = {"learner": name, "net": "mlp", "norm": "none", "width": 8, "way": 4, "query": 3, "tasks": 2, "steps": 9}
-    return Settings(**{**values, "validations": 1, "validation_tasks": 4, "weight_decay": 0.1, "lr": 0.05, **changes})
+    return settings_of(
+        **{**values, "validations": 1, "validation_tasks": 4, "weight_decay": 0.1, "lr": 0.05, **changes}
+    )
 
 
 @pytest.fixture
 def duel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LEARNERS, "duel", Entry(lambda s, shape, way: Duel(way), {}, "a game"))
+    monkeypatch.setitem(LEARNERS, "duel", Entry(lambda s, shape, way: Duel(way), "a game", classification={}))
 
 
 @pytest.mark.usefixtures("duel")

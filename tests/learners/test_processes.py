@@ -9,6 +9,7 @@ from scipy import stats
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.func import functional_call
 
+from helpers.runs import settings_of
 from helpers.tasks import double
 from upstairs.core import Task, gaussian_nll
 from upstairs.data.episodes import Episodes
@@ -17,19 +18,18 @@ from upstairs.engine.evaluate import evaluate
 from upstairs.engine.metrics import LIKELIHOOD
 from upstairs.learners import ANP, CNP, LNP, GaussianPosterior, make_learner
 from upstairs.learners.model_based.neural_processes import CrossAttention
-from upstairs.settings import Settings
 from upstairs.testing import check_learner
 from upstairs.tree import index
 
 
 def functions(count: int = 3, shot: tuple[int, int] = (2, 6), query: int = 4) -> Task:
-    return Episodes(function_source(GaussianProcess()), way=0, shot=shot, query=query).batch(range(count))
+    return Episodes(function_source(GaussianProcess()), way=None, shot=shot, query=query).batch(range(count))
 
 
 @pytest.mark.parametrize("name", ["cnp", "lnp", "anp"])
 def test_laws_on_functions(name: str) -> None:
     torch.manual_seed(0)
-    check_learner(make_learner(Settings(learner=name, net="mlp", way=0, width=16), (1,), 0), functions())
+    check_learner(make_learner(settings_of(learner=name, net="mlp", way=None, width=16), (1,), None), functions())
 
 
 def test_gaussian_nll_equals_scipys() -> None:
@@ -116,10 +116,12 @@ def test_a_latents_likelihood_is_that_of_a_mixture_of_functions() -> None:
 
 
 def test_likelihood_is_evaluated_beside_the_error() -> None:
-    episodes = Episodes(function_source(GaussianProcess()), way=0, shot=5, query=5)
+    episodes = Episodes(function_source(GaussianProcess()), way=None, shot=5, query=5)
     result = evaluate(CNP(1, width=8), episodes, tasks=20, baselines={"best": GaussianPosterior(GaussianProcess())})
     best = result["baselines"]["best"]
     assert result["likelihood"]["likelihood"] < best["likelihood"]["likelihood"]
     assert result["mse"] > best["mse"] and "likelihood" not in evaluate(
-        make_learner(Settings(learner="maml", way=0, net="mlp", norm="none", width=8), (1,), 0), episodes, tasks=4
+        make_learner(settings_of(learner="maml", way=None, net="mlp", norm="none", width=8), (1,), None),
+        episodes,
+        tasks=4,
     )

@@ -36,7 +36,7 @@ def with_context() -> nn.Module:
 def test_learns_to_learn(make, net, options: dict, share: float) -> None:
     """Meta-training leaves at most `share` of the untrained start's error: a broken outer loop is seen."""
     torch.manual_seed(0)
-    learner = make(net(), way=0, loss_fn=squared_error, **options)
+    learner = make(net(), way=None, loss_fn=squared_error, **options)
     optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=5e-3)
 
     def error() -> float:

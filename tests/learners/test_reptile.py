@@ -30,7 +30,7 @@ class Constant(nn.Module):
 def test_equals_the_closed_form_on_a_bowl(steps: int) -> None:
     """phi_K - mean(y) = (1 - 2 rate)^K (theta - mean(y)), so theta - phi_K = (1 - (1 - 2 rate)^K) (theta - mean(y))."""
     net, tasks = Constant(), double(sinusoids(3))
-    step = meta_backward(reptile(net, way=0, inner_lr=0.1, steps=steps, batch=None, loss_fn=squared_error), tasks)
+    step = meta_backward(reptile(net, way=None, inner_lr=0.1, steps=steps, batch=None, loss_fn=squared_error), tasks)
     away = 0.7 - tasks.support.y.mean((1, 2))
     moved = (1 - 0.8**steps) * away
     torch.testing.assert_close(net.value.grad, moved.mean()[None], rtol=1e-12, atol=1e-12)
@@ -50,7 +50,7 @@ def test_minibatches_of_a_loop() -> None:
     """Reptile on minibatches, as a plain loop over the examples that `minibatch` names."""
     torch.manual_seed(0)
     net, tasks = nn.Linear(1, 1).double(), double(sinusoids(2))
-    meta_backward(reptile(net, way=0, inner_lr=0.02, steps=3, batch=4, loss_fn=squared_error), tasks)
+    meta_backward(reptile(net, way=None, inner_lr=0.02, steps=3, batch=4, loss_fn=squared_error), tasks)
     moved = []
     for i in range(2):
         slope, shift = net.weight.detach().clone(), net.bias.detach().clone()

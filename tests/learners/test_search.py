@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from helpers.runs import settings_of
 from helpers.tasks import WAY, blobs, double
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.learners import MetaNAS, make_learner
 from upstairs.nets import Mixed, cells, discretise
 from upstairs.nets.cells import SHARPNESS, mixtures
-from upstairs.settings import Settings
 from upstairs.testing import check_learner
 from upstairs.tree import index
 
@@ -137,4 +137,4 @@ def test_the_search_ends_and_the_rest_is_pruned() -> None:
 @pytest.mark.parametrize("name", ["metanas", "early_exit"])
 def test_texts_are_refused_by_a_learner_with_a_network_of_its_own(name: str) -> None:
     with pytest.raises(UpstairsError, match="`net` is bag"):
-        make_learner(Settings(learner=name, net="bag"), (64, 8), 5)
+        make_learner(settings_of(learner=name, net="bag"), (64, 8), 5)

@@ -34,7 +34,7 @@ def test_a_mask_by_hand() -> None:
     """
     net = nn.Sequential(nn.Linear(2, 1, bias=False)).double()
     nn.init.ones_(net[0].weight)
-    learner = sparse_maml(net, way=0, inner_lr=0.1, steps=1)
+    learner = sparse_maml(net, way=None, inner_lr=0.1, steps=1)
     learner.rule.scores[0].data = torch.tensor([[0.3, -0.3]], dtype=torch.float64)
     tasks = double(sinusoids(1, n=1))
     support = tasks.support._replace(x=torch.tensor([[[2.0, 1.0]]]).double(), y=torch.zeros(1, 1, 1).double())
@@ -74,7 +74,7 @@ def test_t_net_descends_in_its_metric() -> None:
     torch.manual_seed(0)
     net = transformed(nn.Sequential(nn.Linear(3, 2, bias=False))).double()
     net[0].transform.data = torch.randn(2, 2).double()
-    learner = t_net(net, way=0, inner_lr=0.05, steps=1)
+    learner = t_net(net, way=None, inner_lr=0.05, steps=1)
     x, y = torch.randn(6, 3).double(), torch.randn(6, 2).double()
     support = index(double(sinusoids(1, n=6)), 0).support._replace(x=x, y=y)
     matrix, weight = net[0].transform.detach(), net[0].layer.weight.detach()
@@ -87,7 +87,7 @@ def test_t_net_descends_in_its_metric() -> None:
 def test_t_net_gradcheck() -> None:
     torch.manual_seed(0)
     net = transformed(nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1))).double()
-    learner, tasks = t_net(net, way=0, inner_lr=0.05, steps=2, loss_fn=squared_error), double(sinusoids(2))
+    learner, tasks = t_net(net, way=None, inner_lr=0.05, steps=2, loss_fn=squared_error), double(sinusoids(2))
     names = [name for name, _ in learner.named_parameters()]
 
     def loss(*values: torch.Tensor) -> torch.Tensor:

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.runs import SMALL, Call, draw_folder
+from helpers.runs import SMALL, Call, draw_folder, settings_of
 from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import score_tasks
 from upstairs.errors import UpstairsError
 from upstairs.schedule import lr_factor
-from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.optimizer import choose_device, make_optimizer
 
@@ -40,7 +39,7 @@ def test_rates(schedule: str, done: float, step: int, factor: float) -> None:
 @pytest.mark.parametrize("schedule", ["cos", "halve", "halve:0", "20000", "a:0.1", "10:0.1,", ""])
 def test_no_such_schedule(schedule: str) -> None:
     with pytest.raises(UpstairsError, match="`schedule` is"):
-        Settings(learner="protonet", schedule=schedule)
+        settings_of(learner="protonet", schedule=schedule)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "momentum"])
@@ -59,7 +58,7 @@ def test_a_run_with_each_optimizer_goes_on_as_if_never_stopped(tmp_path, call: C
 def test_momentum_is_nesterovs() -> None:
     """Against the recursion of Sutskever et al. (2013) as torch documents it: v = mu v + g, p -= rate (g + mu v)."""
     p = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    settings = Settings(learner="protonet", optimizer="momentum", lr=0.1, weight_decay=0.01)
+    settings = settings_of(learner="protonet", optimizer="momentum", lr=0.1, weight_decay=0.01)
     optimizer = make_optimizer([p], settings)
     own, speed = 2.0, 0.0
     for _ in range(4):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import upstairs
-from helpers.runs import SMALL, Call, draw_folder
+from helpers.runs import SMALL, Call, draw_folder, settings_of
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples, Task
 from upstairs.data.episodes import Episodes
@@ -22,7 +22,6 @@ from upstairs.errors import UpstairsError
 from upstairs.learners import mtl, seeded_learner
 from upstairs.learners.gradient.mtl import scale_shift
 from upstairs.nets import conv4
-from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.pretrain import copy_weights
 from upstairs.training.trainer import Trainer, hard_classes, restore, take_step, train_run
@@ -112,7 +111,7 @@ def test_the_hardest_class_is_the_one_with_the_lowest_share_of_right_answers() -
 
 
 def test_every_so_often_a_step_is_on_the_hardest_classes(pictures: Path, tmp_path: Path) -> None:
-    settings = Settings(learner="protonet", way=3, query=2, tasks=2, width=4, steps=12, hard=0.25, validations=1)
+    settings = settings_of(learner="protonet", way=3, query=2, tasks=2, width=4, steps=12, hard=0.25, validations=1)
     run = Trainer(settings, open_data(pictures), tmp_path / "whole")
     met = []
     for step in range(12):
@@ -127,7 +126,7 @@ def test_every_so_often_a_step_is_on_the_hardest_classes(pictures: Path, tmp_pat
 
 
 def test_a_run_with_hard_steps_goes_on_to_the_same_bits(pictures: Path, tmp_path: Path) -> None:
-    settings = Settings(learner="protonet", way=3, query=2, tasks=2, width=4, steps=9, hard=0.5, validations=1)
+    settings = settings_of(learner="protonet", way=3, query=2, tasks=2, width=4, steps=9, hard=0.5, validations=1)
     splits = open_data(pictures)
     train_run(Trainer(settings, splits, tmp_path / "whole"))
 
@@ -194,10 +193,10 @@ def test_start_from_copies_what_fits(call: Call, pictures: Path, tmp_path: Path)
     words = ("--data", pictures, "--quiet", *SMALL, "--steps", 2)
     assert call("train", "simpleshot", *words, "--out", tmp_path / "first")[0] == 0
     before = upstairs.load(tmp_path / "first").learner.state_dict()
-    fresh = seeded_learner(Settings(learner="protonet", width=4, way=3), (1, 28, 28), 3)
+    fresh = seeded_learner(settings_of(learner="protonet", width=4, way=3), (1, 28, 28), 3)
     assert copy_weights(fresh, tmp_path / "first") == len(fresh.state_dict()) == 4 * 5
     assert all(torch.equal(v, before[k]) for k, v in fresh.state_dict().items())
-    deep = seeded_learner(Settings(learner="proto_maml", width=4, way=3), (1, 28, 28), 3)
+    deep = seeded_learner(settings_of(learner="proto_maml", width=4, way=3), (1, 28, 28), 3)
     assert copy_weights(deep, tmp_path / "first") == 4 * 5  # `net.encoder.block0`, where the other has `encoder.block0`
     assert torch.equal(deep.state_dict()["net.encoder.block2.0.weight"], before["encoder.block2.0.weight"])
     start = ("--start-from", tmp_path / "first")
@@ -212,12 +211,12 @@ def test_start_from_copies_what_fits(call: Call, pictures: Path, tmp_path: Path)
         (("mtl", *start, "--pretrain", 0.5), "both --pretrain and --start-from"),
         (("protonet", "--start-from", tmp_path / "nowhere"), "holds no checkpoint to start from"),
         (("maml", "--net", "mlp", "--norm", "none", *start), "no weight of"),
-        (("protonet", "--pretrain", 1.5), "--pretrain must be from 0"),
-        (("maml", "--data", "sinusoid", "--way", 0, "--query", 5, "--hard", 0.2), "--hard and --pretrain are about"),
-        (("protonet", "--hard", 0.9), "--hard from 0"),
+        (("protonet", "--pretrain", 1.5), "--pretrain is 1.5: it must be from 0"),
+        (("maml", "--data", "sinusoid", "--query", 5, "--hard", 0.2), "--hard and --pretrain are about"),
+        (("protonet", "--hard", 0.9), "--hard is 0.9: it must be from 0"),
     ]
     for more, needed in cases:
         status, _, err = call("train", *words, *more, "--out", tmp_path / "out")
         assert status == 2 and needed in err and err.count("\n") == 1, f"{more}: {err}"
     with pytest.raises(UpstairsError, match="no weight of"):
-        copy_weights(seeded_learner(Settings(learner="protonet", width=8), (1, 28, 28), 3), tmp_path / "first")
+        copy_weights(seeded_learner(settings_of(learner="protonet", width=8), (1, 28, 28), 3), tmp_path / "first")

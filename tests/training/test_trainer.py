@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.runs import SMALL, draw_folder
+from helpers.runs import SMALL, draw_folder, settings_of
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
-from upstairs.training.defaults import resolve
+from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.run import load
 from upstairs.training.trainer import Trainer, restore, save, train_run
 
@@ -41,7 +41,7 @@ def settings(learner: str = "protonet", **changes: object) -> Settings:
         "query": 3,
         "tasks": 2,
     }
-    return Settings(
+    return settings_of(
         **{**values, "chunk": 1, "steps": 12, "validations": 3, "validation_tasks": 10, "seed": 5, **changes}
     )
 
@@ -136,10 +136,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 def test_defaults_give_way_to_small_data_and_what_is_given_does_not() -> None:
     source = patterns(classes=8, examples=4).train  # 4 classes
-    small = resolve({"learner": "protonet"}, source)
+    small = fit_settings(request_run("protonet"), source)
     assert small.way == 4 and small.shots[1] + small.query <= 4 and small.net == "mlp"
     with pytest.raises(UpstairsError, match="has 4 classes and `way` is 20"):
-        Trainer(resolve({"learner": "protonet", "way": 20}, source), Splits(source, source, source), Path("unused"))
+        Trainer(fit_settings(request_run("protonet", way=20), source), Splits(source, source, source), Path("unused"))
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

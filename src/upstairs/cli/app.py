@@ -2,22 +2,46 @@
 
 import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from inspect import signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from upstairs.cli.commands import command_line, generate, print_json, report, reproduce, results, search
-from upstairs.cli.options import InnerSteps, Json, Options, Quiet, RunDirectory, TaskOptions, given
+import upstairs
+from upstairs.cli.commands import (
+    SearchCommand,
+    command_line,
+    generate,
+    print_json,
+    report,
+    reproduce,
+    results,
+    search,
+)
+from upstairs.cli.options import (
+    InnerSteps,
+    Json,
+    Named,
+    Quiet,
+    RunDirectory,
+    TaskOptions,
+    first_name,
+    flags_in,
+    parse_run,
+)
 from upstairs.cli.signals import interrupt_on_terminate
 from upstairs.engine.allocator import keep_freed_memory
 from upstairs.errors import UpstairsError
+from upstairs.learners.registry import LEARNERS
+from upstairs.settings import COMMON, options_in
 
-app = tyro.extras.SubcommandApp()
+CHECKPOINT = "last.safetensors"
 
 
-@app.command(name="demo")
 def demo(
     *,
     kind: Annotated[
@@ -44,44 +68,42 @@ def demo(
     run_demo(out, kind=kind, data=data, minutes=minutes, tasks=tasks, seed=seed, quiet=quiet, command=command_line())
 
 
-@app.command(name="train")
-def train(
-    learner: Annotated[
-        Positional[str | None], arg(metavar="NAME", help="A learner or a recipe: `upstairs list` names them.")
-    ] = None,
-    /,
-    *,
-    out: RunDirectory = None,
-    resume: Annotated[
-        bool, arg(help="Go on with the run in --out (or named instead of NAME), to the same bits as if never stopped.")
-    ] = False,
-    quiet: Quiet = False,
-    settings: OmitArgPrefixes[Options] = Options(),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
     """Meta-train a learner: upstairs train protonet --data my_pictures/ --minutes 10 --out runs/mine
 
     The budget is --steps or --minutes (10 minutes where neither is given). A stopped run goes on with --resume.
     """
-    from upstairs.training.presets import name_settings
-    from upstairs.training.train import resume_run, start_run
 
-    if resume and out is None and learner and (Path(learner) / "last.safetensors").is_file():
-        learner, out = None, Path(learner)
-    asked = name_settings(learner, given(settings))
-    out = out or Path("runs") / (learner or "")
-    if resume and (out / "last.safetensors").is_file():
-        resume_run(out, asked, quiet=quiet)
-    elif learner is None:
+    name: Annotated[
+        Positional[str | None], arg(metavar="NAME", help="A learner or a preset: `upstairs list` names them.")
+    ] = None
+    out: RunDirectory = None
+    resume: Annotated[
+        bool,
+        arg(help="Go on with the run in --out (or named instead of NAME); the result is as if it had never stopped."),
+    ] = False
+    quiet: Quiet = False
+
+
+def train(words: Sequence[str]) -> None:
+    name = first_name(words)
+    stored = Path(name) if name and "resume" in flags_in(words) and (Path(name) / CHECKPOINT).is_file() else None
+    named = Named.find(name) if name and stored is None else None
+    command, values = parse_run(TrainCommand, words, prog="upstairs train", named=named)
+    out = command.out or stored or Path("runs") / (name or "")
+    resume = command.resume and (out / CHECKPOINT).is_file()
+    if named is None and not resume:
         raise UpstairsError("no learner was named: write `upstairs train protonet`; `upstairs list` names them all")
+    from upstairs.training.defaults import request_run
+    from upstairs.training.train import resume_run, resumed_settings, start_run
+
+    if resume:
+        resume_run(out, resumed_settings(out, name if stored is None else None, **values), quiet=command.quiet)
     else:
-        start_run(asked, out, quiet=quiet)
+        start_run(request_run(str(name), **values), out, quiet=command.quiet)
 
 
-for _command in (search, generate, reproduce, results):
-    app.command(name=_command.__name__)(_command)
-
-
-@app.command(name="evaluate")
 def evaluate(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
@@ -91,7 +113,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy on tasks of classes that were not trained on, with a 95% interval, beside the plain baselines."""
+    """Accuracy on tasks of classes that were not trained on, with a 95% interval, and that of the baselines."""
     from upstairs.experiments.evaluate import evaluate_run
 
     result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
@@ -103,7 +125,6 @@ def evaluate(
         print_results([result])
 
 
-@app.command(name="compare")
 def compare(
     runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Two or more runs on the same data.")],
     /,
@@ -122,7 +143,6 @@ def compare(
     print_json(result) if json else room.print_comparison(result)
 
 
-@app.command(name="breadth")
 def breadth(
     runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
     /,
@@ -144,7 +164,6 @@ def breadth(
     print_json(result) if json else room.print_breadth(result)
 
 
-@app.command(name="adapt")
 def adapt(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
@@ -169,7 +188,6 @@ def adapt(
         print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} examples ({names})")
 
 
-@app.command(name="predict")
 def predict(
     model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
     inputs: Annotated[
@@ -195,12 +213,8 @@ def predict(
             print(f"{row['input']}\t{row['label']}\t{100 * row['probability']:.1f}%")
 
 
-app.command(name="report")(report)
-
-
-@app.command(name="list")
 def list_names(*, json: Json = False) -> None:
-    """Name every learner, kind of data and recipe."""
+    """Name every learner, kind of data and preset."""
     from upstairs.experiments.listing import list_all
 
     table = list_all()
@@ -213,18 +227,55 @@ def list_names(*, json: Json = False) -> None:
             print(f"  {row['name']:<18} {row['summary']}")
 
 
+# what parses its own words comes second: its options depend on the learner that is named
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo, "evaluate": evaluate, "compare": compare, "breadth": breadth, "adapt": adapt, "predict": predict,
+    "generate": generate, "report": report, "reproduce": reproduce, "results": results, "list": list_names,
+}  # fmt: skip
+RUN_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], type[Any]]] = {
+    "train": (train, TrainCommand),
+    "search": (search, SearchCommand),
+}
+ORDER = "demo train search evaluate compare breadth adapt predict generate report reproduce results list"
+
+
+def run_command(words: Sequence[str]) -> None:
+    """Do what the words ask for; without any, or with --help, say which commands there are."""
+    name, *rest = words or ["--help"]
+    if name in RUN_COMMANDS:
+        RUN_COMMANDS[name][0](rest)
+    elif name in COMMANDS:
+        tyro.cli(COMMANDS[name], prog=f"upstairs {name}", args=rest)
+    elif name in ("-h", "--help"):
+        print(describe_commands())
+    else:
+        raise UpstairsError(f"there is no command '{name}': `upstairs --help` names them all")
+
+
+def describe_commands() -> str:
+    """The help of the whole command: a line for each of its commands."""
+    docs = {name: command.__doc__ for name, command in COMMANDS.items()}
+    docs |= {name: kind.__doc__ for name, (_, kind) in RUN_COMMANDS.items()}
+    lines = [f"  {name:<11}{str(docs[name]).strip().splitlines()[0]}" for name in ORDER.split()]
+    usage = "usage: upstairs COMMAND ...        `upstairs COMMAND --help` shows the options of a command"
+    return "\n".join([usage, "", str(upstairs.__doc__).strip(), "", "commands:", *lines])
+
+
 def option_names() -> set[str]:
-    """The names that stand for options in an error: the settings of a run, and what the commands take beside them."""
-    own = "all baselines budget count inner_steps out resume seeds support text trials unknown vary"
-    return {*own.split(), *Options.__annotations__, *TaskOptions.__annotations__}
+    """The names that are options of a command: an error writes them as flags."""
+    own = {f.name for _, kind in RUN_COMMANDS.values() for f in fields(kind)} | {f.name for f in fields(TaskOptions)}
+    for command in COMMANDS.values():
+        own |= {p.name for p in signature(command).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    learned = {name for line in LEARNERS.values() for name in options_in(line.options)}
+    return own | {*COMMON} | learned | flags_in(sys.argv)
 
 
 def main() -> None:
-    """Entry point: an error that the user can mend is one sentence and status 2, an interruption 130."""
+    """Entry point: an error that the user can fix is one sentence and status 2, an interruption 130."""
     interrupt_on_terminate()
     keep_freed_memory()
     try:
-        app.cli(prog="upstairs", description=__import__("upstairs").__doc__, sort_subcommands=False)
+        run_command(sys.argv[1:])
     except UpstairsError as error:
         print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
         sys.exit(2)

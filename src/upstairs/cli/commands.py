@@ -3,42 +3,49 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
-from upstairs.cli.options import Json, Options, Page, Quiet, given
+from upstairs.cli.options import Json, Named, Page, Quiet, first_name, parse_run
 
 
-def search(
-    learner: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a recipe.")],
-    /,
-    *,
-    vary: Annotated[
-        list[str], arg(metavar="SETTING...", help="What to vary: lr=1e-4..1e-1:log inner_steps=1..5 norm=batch,group")
-    ],
-    trials: Annotated[int, arg(help="How many in all; the same command goes on, with more if there are more.")] = 20,
-    out: Annotated[Path | None, arg(help="Where the trials' runs go: runs/search-NAME.")] = None,
-    storage: Annotated[str | None, arg(help="A file, or a storage URL of Optuna: search.db beside --out.")] = None,
-    earlier: Annotated[
-        tuple[str, ...],
-        arg(metavar="NAME...", help="Searches in that storage, by their folders' names, to start from."),
-    ] = (),
-    quiet: Quiet = False,
-    settings: OmitArgPrefixes[Options] = Options(),
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SearchCommand:
     """Search a learner's settings: upstairs search protonet --vary lr=1e-4..1e-1:log --trials 20 --steps 500
 
     Judged on validation tasks; evaluate the best run on test tasks. Needs Optuna: pip install 'upstairs[search]'.
     """
-    from upstairs.experiments.search import describe, parse_space, search_settings
-    from upstairs.training.presets import name_settings
 
-    start = name_settings(learner, given(settings))
-    out = out or Path("runs") / f"search-{learner}"
+    name: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a preset.")]
+    vary: Annotated[
+        list[str], arg(metavar="SETTING...", help="What to vary: lr=1e-4..1e-1:log inner_steps=1..5 norm=batch,group")
+    ]
+    trials: Annotated[int, arg(help="How many in all; the same command goes on, with more if there are more.")] = 20
+    out: Annotated[Path | None, arg(help="Where the trials' runs go: runs/search-NAME.")] = None
+    storage: Annotated[str | None, arg(help="A file, or a storage URL of Optuna: search.db beside --out.")] = None
+    earlier: Annotated[
+        tuple[str, ...],
+        arg(metavar="NAME...", help="Searches in that storage, by their folders' names, to start from."),
+    ] = ()
+    quiet: Quiet = False
+
+
+def search(words: Sequence[str]) -> None:
+    name = first_name(words)
+    named = Named.find(name) if name else None
+    command, values = parse_run(SearchCommand, words, prog="upstairs search", named=named)
+    assert named is not None  # else parsing has ended with the usage
+    from upstairs.experiments.search import describe, parse_space, search_settings
+    from upstairs.training.defaults import request_run
+
+    out = command.out or Path("runs") / f"search-{name}"
     found = search_settings(
-        start, parse_space(vary), out=out, trials=trials, storage=storage, earlier=earlier, quiet=quiet
+        request_run(command.name, **values), parse_space(command.vary, named.learner), out=out, trials=command.trials,
+        storage=command.storage, earlier=command.earlier, quiet=command.quiet,
     )  # fmt: skip
     print(f"{out}: {describe(found)}")
 

@@ -1,47 +1,125 @@
-"""Options that several commands share, and every setting of a run as one."""
+"""Options that several commands share, and the options of a run, which are those of its learner."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, make_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_type_hints
 
-from tyro.conf import arg
+import tyro
+from tyro.conf import OmitArgPrefixes, arg
 
-from upstairs.settings import Settings
+from upstairs.errors import UpstairsError
+from upstairs.learners.registry import check_names, entry, owners_of
+from upstairs.settings import COMMON, GROUPS, LearnerOptions, TaskKind, kinds_of, options_in
+from upstairs.training.presets import PRESETS
 
-OWN = "(default: the learner's own)"
-
-
-def _describe(setting: Field[Any]) -> Any:
-    """The option of a setting: its help, and a short word for its value."""
-    if setting.type is bool:
-        return arg(help=setting.metadata["help"])
-    kinds = get_args(setting.type) or (setting.type,)
-    word = "|".join(kind.__name__ if isinstance(kind, type) else str(kind) for kind in kinds if kind is not NoneType)
-    return arg(help=setting.metadata["help"], help_behavior_hint=OWN, metavar=word.upper() if "|" not in word else word)
+OWN = "the options of one learner: see `upstairs train NAME --help`"
+GROUP_NAMES = dict(zip(("data", "training_task", "network", "training"), GROUPS, strict=True))
 
 
-if TYPE_CHECKING:
+@dataclass(frozen=True)
+class Named:
+    """What the name on the command line stands for: a learner, with the settings of a preset."""
 
-    class Options: ...
-else:  # every setting as an option that may be left out: what is left out is the learner's own default
-    Options = make_dataclass(
-        "Options",
-        [
-            (
-                f.name,
-                Annotated[bool if f.type is bool else f.type | None, _describe(f)],
-                False if f.type is bool else None,
-            )
-            for f in fields(Settings)
-            if f.name not in ("learner", "classes")
-        ],
-    )
+    learner: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, name: str) -> "Named":
+        """The learner or preset of this name, which may be a plug-in's."""
+        settings = dict(PRESETS[name].settings) if name in PRESETS else {"learner": name}
+        return cls(settings.pop("learner"), settings)
+
+    @property
+    def options(self) -> type[LearnerOptions]:
+        """The class of the learner's own options."""
+        return entry(self.learner).options
 
 
-def given(options: Options) -> dict[str, Any]:
-    """The settings that were given; a flag that is off is one that was left out."""
-    return {name: value for name, value in vars(options).items() if value is not None and value is not False}
+def parse_run(
+    command: type[Any], words: Sequence[str], *, prog: str, named: Named | None
+) -> tuple[Any, dict[str, Any]]:
+    """The words of a command on a run, and the settings among them that were given.
+
+    Args:
+        command: a dataclass of what the command itself takes.
+        named: whose options there are, with its own defaults; None: those that all learners have.
+
+    Raises:
+        UpstairsError: an option of other learners; it says whose.
+    """
+    groups = GROUP_NAMES | ({named.learner: named.options} if named and options_in(named.options) else {})
+    known = {*(f.name for f in fields(command)), *(name for group in groups.values() for name in options_in(group))}
+    for name in flags_in(words) - known:
+        if named is not None and owners_of(name):
+            check_names(named.learner, [name])
+        if named is None and (owners := owners_of(name)):
+            raise UpstairsError(f"`{name}` is an option of {', '.join(owners)}: name the learner, then its options")
+    made = [(key, OmitArgPrefixes[kind], kind()) for key, kind in _option_classes(groups, named).items()]
+    everything = make_dataclass("Command", made, bases=(command,), frozen=True, kw_only=True)
+    hint = f"\n\nThere are also {OWN}." if named is None else ""
+    parsed: Any = tyro.cli(everything, prog=prog, args=list(words), description=f"{command.__doc__}{hint}")
+    values = {name: value for key, _, _ in made for name, value in vars(getattr(parsed, key)).items()}
+    return parsed, {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+def flags_in(words: Sequence[str]) -> set[str]:
+    """The names of the options among the words, whether any command has them or not."""
+    names = (word[2:].split("=")[0] for word in words if word.startswith("--"))
+    return {name.replace("-", "_").removeprefix("no_") for name in names if name}
+
+
+def first_name(words: Sequence[str]) -> str | None:
+    """The first word that is neither an option nor the value of one."""
+    switches = {name for name, f in COMMON.items() if f.type is bool} | {"resume", "quiet", "help"}
+    rest = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            return word
+        if not flags_in([word]) <= switches and "=" not in word and word != "-h":
+            next(rest, None)
+    return None
+
+
+def _option_classes(groups: Mapping[str, type[Any]], named: Named | None) -> dict[str, type[Any]]:
+    """For each group a class whose fields may all be left out, and whose help has the real defaults."""
+    defaults: dict[TaskKind, dict[str, Any]] = {}
+    if named is not None:
+        line = entry(named.learner)
+        defaults = {kind: {**(line.defaults(kind) or {}), **named.settings} for kind in line.kinds}
+    classes = {}
+    for key, group in groups.items():
+        types, made = get_type_hints(group), []
+        for name, one in options_in(group).items():
+            switch = types[name] is bool
+            described = _describe(one, kinds_of(group)[name], defaults)
+            made.append((name, Annotated[bool if switch else types[name] | None, described], False if switch else None))
+        classes[key] = make_dataclass(group.__name__, made, frozen=True, namespace={"__doc__": group.__doc__})
+    return classes
+
+
+def _describe(one: Field[Any], kinds: Sequence[Any], defaults: Mapping[TaskKind, Mapping[str, Any]]) -> Any:
+    """An option's help, its default for each kind of task, and a short word for its value."""
+    help, _, left_out = one.metadata["help"].partition(" Left out: ")
+    own = {kind: values.get(one.name, one.default) for kind, values in defaults.items()} or {None: one.default}
+    said = {kind: _write(one.name, value, left_out) for kind, value in own.items()}
+    first, *others = dict.fromkeys(text for text in said.values() if text)
+    hint = first + "".join(f"; for {kind} {text}" for kind, text in said.items() if text in others)
+    hint = f"(default: {hint})"
+    if bool in kinds:
+        return arg(help=help, help_behavior_hint=hint)
+    words = [kind.__name__.upper() if isinstance(kind, type) else str(kind) for kind in kinds if kind is not NoneType]
+    return arg(help=help, help_behavior_hint=hint, metavar="|".join(words))
+
+
+def _write(name: str, value: Any, left_out: str) -> str:
+    """A default in words; nothing where tasks have no classes to count."""
+    if name == "net" and value == "conv4":
+        return "what suits the data"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return left_out.rstrip(".") if value is None else str(value)
 
 
 def _optional(help: str, default: str, *, metavar: str) -> Any:
@@ -78,6 +156,6 @@ class TaskOptions:
     query: Query = None
     tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600
     seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0
-    baselines: Annotated[
-        bool, arg(help="Score the plain opponents, such as training from scratch, on the same tasks too.")
-    ] = True
+    baselines: Annotated[bool, arg(help="Score baselines, such as training from scratch, on the same tasks too.")] = (
+        True
+    )

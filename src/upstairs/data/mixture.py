@@ -77,7 +77,7 @@ class Mixture(Episodes):
     """
 
     def __init__(
-        self, source: Source, *, way: Range, shot: Range, query: int = 15, global_labels: bool = False,
+        self, source: Source, *, way: Range | None = None, shot: Range, query: int = 15, global_labels: bool = False,
         speakers: int | None = None,
     ) -> None:  # fmt: skip
         how = {"way": way, "shot": shot, "query": query, "global_labels": global_labels, "speakers": speakers}
@@ -136,7 +136,7 @@ def _stack(parts: Sequence[Examples]) -> Examples:
 def episodes_of(
     source: Source,
     *,
-    way: Range,
+    way: Range | None = None,
     shot: Range,
     query: int = 15,
     global_labels: bool = False,

@@ -1,7 +1,7 @@
 """Opening data: one table of readers, and the splits that a run's options name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -152,12 +152,6 @@ def absolute(data: str | Path) -> str:
 def with_paths(given: dict[str, Any]) -> dict[str, Any]:
     """What the user gave, with paths from the root."""
     return given | {name: absolute(given[name]) for name in ("data", "start_from", "encoder") if given.get(name)}
-
-
-def data_options(given: dict[str, Any]) -> DataOptions:
-    """The options of data among what a user gave; the rest have their defaults."""
-    names = {f.name for f in fields(DataOptions)}
-    return DataOptions(**{name: value for name, value in given.items() if name in names and value is not None})
 
 
 def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None = None) -> Splits:

@@ -27,7 +27,7 @@ def remedied(
         global_labels: the learner classifies all training classes, by support set and queries alike.
         draw: the tasks of other seeds, to mix these with.
     """
-    outputs = settings.classes if global_labels and settings.classes else settings.way
+    outputs = settings.classes if global_labels and settings.classes else settings.way or 0
     if settings.interpolate == "mlti":
         others = draw([seed + (PARTNERS << 31) for seed in seeds])
         tasks = mix_tasks(tasks, others, shares(seeds, settings.mixing, 1)[:, 0])

@@ -55,7 +55,7 @@ def breadth(
     loaded = [load(path) for path in runs]
     if not loaded or not data:
         raise UpstairsError("a table of breadth needs runs and data: write `upstairs breadth RUN RUN --data A B`")
-    if regression := [str(run.path) for run in loaded if run.settings.way == 0]:
+    if regression := [str(run.path) for run in loaded if run.settings.task_kind == "regression"]:
         raise UpstairsError(f"{regression[0]} learned regression, which has no kinds of classes: take other runs")
     able = [[run for run in loaded if reads(run, kind)] for kind in data]
     if foreign := [kind for kind, some in zip(data, able, strict=True) if not some]:

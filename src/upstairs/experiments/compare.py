@@ -67,7 +67,7 @@ def compare(
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     kind = score_kind(episodes)
-    opponents = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
+    opponents = baselines_for(loaded[0].settings, episodes.source, episodes.largest_way) if baselines else {}
     total = len(seeds) * (len(opponents) + sum(1 + run.learner.transductive for run in loaded))
     likelihoods: dict[str, dict[str, Any]] = {}
     scores, transductive = {}, {name for name, learner in opponents.items() if learner.transductive}
@@ -94,7 +94,7 @@ def compare(
     return {
         "data": name,
         "split": part,
-        "way": episodes.way[1],
+        "way": episodes.largest_way,
         "shot": episodes.shot[1],
         "query": episodes.query,
         "tasks": tasks,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from upstairs.console import counting, print_results
 from upstairs.data.audio.espeak import INSTALL, WORDS, find_engine, say_words
@@ -12,9 +12,10 @@ from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
 from upstairs.settings import DataOptions
 from upstairs.storage import write_atomically
+from upstairs.training.defaults import request_run
 from upstairs.training.presets import PRESETS
 from upstairs.training.run import Run, load
-from upstairs.training.train import resume_run, start_run
+from upstairs.training.train import resume_run, resumed_settings, start_run
 
 Kind = Literal["image", "text", "audio"]
 
@@ -68,11 +69,11 @@ def run_demo(
     for settings in (PRESETS[name].settings for name in demo.recipes):
         folder = out / settings["learner"]
         budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
-        given = {**settings, **budget, "seed": seed, "data": data}
+        given: dict[str, Any] = {**settings, **budget, "seed": seed, "data": data}
         if not (folder / "last.safetensors").exists():
-            start_run(given, folder, quiet=quiet, splits=splits)
+            start_run(request_run(**given), folder, quiet=quiet, splits=splits)
         else:
-            resume_run(folder, given, quiet=quiet)
+            resume_run(folder, resumed_settings(folder, **given), quiet=quiet)
         runs.append(load(folder))
     with counting(f"measuring on unseen {demo.unseen}", quiet=quiet) as progress:
         report = measure(

@@ -42,7 +42,7 @@ def evaluate_run(
                 f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
             )
         learner = with_steps(learner, inner_steps)
-    opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
+    opponents = baselines_for(run.settings, episodes.source, episodes.largest_way) if baselines else {}
     if baselines and isinstance(learner, NeuralStatistician):
         opponents["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
@@ -111,7 +111,7 @@ def choose_episodes(
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:
-        return Episodes(source, way=way or 0, shot=shot, query=query or 15), name, part
+        return Episodes(source, way=way, shot=shot, query=query or 15), name, part
     if way is None:
         way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
     smallest = min((len(rows) for rows in source.rows), default=0)

@@ -3,15 +3,18 @@
 from typing import Any
 
 from upstairs.data import KINDS
-from upstairs.learners import learners
+from upstairs.learners.registry import learners
 from upstairs.training.presets import PRESETS
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
-    """Every learner with its defaults, kind of data and recipe."""
+    """Every learner with its defaults, kind of data and preset."""
     table = sorted(learners().items())
     return {
-        "learners": [{"name": n, "summary": e.summary, "defaults": e.defaults} for n, e in table],
+        "learners": [
+            {"name": n, "summary": e.summary, "defaults": {kind: e.defaults(kind) for kind in e.kinds}}
+            for n, e in table
+        ],
         "data": [{"name": n, "summary": summary} for n, summary in KINDS.items()],
-        "recipes": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in PRESETS.items()],
+        "presets": [{"name": n, "summary": r.summary, "settings": r.settings} for n, r in PRESETS.items()],
     }

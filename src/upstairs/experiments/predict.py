@@ -23,7 +23,9 @@ from upstairs.training.run import load
 def adapt_run(path: Path, support: Support, *, unknown: float | None = None, quiet: bool = False) -> Model:
     """`Run.adapt`; where a class has few examples, `unknown` is measured on the run's validation classes."""
     run, others = load(path), None
-    counts = Counter(read_support(support, run.inputs)[2] if unknown is not None and run.settings.way else ())
+    counts = Counter(
+        read_support(support, run.inputs)[2] if unknown is not None and run.settings.task_kind != "regression" else ()
+    )
     if min(counts.values(), default=ENOUGH) < ENOUGH:
         try:
             others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val

@@ -11,7 +11,7 @@ import numpy as np
 from upstairs.console import counting
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import episodes_of
-from upstairs.data.open import data_options, open_splits, with_paths
+from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
@@ -19,12 +19,13 @@ from upstairs.experiments.cards import Card, card_markdown, commit, machine
 from upstairs.experiments.published.find import find_experiment
 from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Experiment
 from upstairs.learners import GradientLearner, baselines_for, with_steps
+from upstairs.learners.options import InnerLoopOptions
 from upstairs.statistics import interval
 from upstairs.storage import write_atomically
-from upstairs.training.defaults import draft
+from upstairs.training.defaults import RunRequest, request_run
 from upstairs.training.optimizer import choose_device
 from upstairs.training.run import Run
-from upstairs.training.train import resume_run, start_run
+from upstairs.training.train import resume_run, resumed_settings, start_run
 from upstairs.training.trainer import versions
 
 
@@ -60,10 +61,10 @@ def reproduce(
             f"`tasks` is {tasks}, `seeds` {seeds} and `budget` {budget}: a card needs {TEST_TASKS:,} test tasks or "
             "more, 1 seed or more, and a budget above 0"
         )
-    given = settings_of(recipe, data, None if budget is None else budget / seeds, device)
-    splits = open_splits(data_options(given), quiet=quiet)
+    request = request_of(recipe, data, None if budget is None else budget / seeds, device)
+    splits = open_splits(request.settings, quiet=quiet)
     folder = out / (recipe.training + ("" if budget is None else "-short"))
-    runs = [train_seed(given | {"seed": seed}, folder / f"seed-{seed}", splits, quiet=quiet) for seed in range(seeds)]
+    runs = [train_seed(request.changed(seed=k), folder / f"seed-{k}", splits, quiet=quiet) for k in range(seeds)]
     judged = [judge(recipe, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]
     card = make_card(recipe, runs, judged, tasks=tasks, budget=budget, note=note)
     content = json.dumps(card, indent=1, ensure_ascii=False)
@@ -72,22 +73,21 @@ def reproduce(
     return card
 
 
-def settings_of(recipe: Experiment, data: str | None, minutes: float | None, device: str) -> dict[str, Any]:
+def request_of(recipe: Experiment, data: str | None, minutes: float | None, device: str) -> RunRequest:
     """What is asked of the training; its mistakes show before anything is read."""
     own = recipe.dataset.data if recipe.regression else None
     if (data or own) is None:
         raise UpstairsError(f"{recipe.name} needs `data`: {recipe.dataset.data}")
     asked = recipe.settings if minutes is None else recipe.shortened(minutes)
-    given = with_paths(asked | {"data": data or own, "device": device})
-    draft(given, regression=recipe.regression)
-    return given
+    return request_run(**asked | {"data": data or own, "device": device}, regression=recipe.regression)
 
 
-def train_seed(given: dict[str, Any], out: Path, splits: Splits, *, quiet: bool) -> Run:
+def train_seed(request: RunRequest, out: Path, splits: Splits, *, quiet: bool) -> Run:
     """One training, from the beginning or from where it stood."""
     if (out / "last.safetensors").exists():
-        return resume_run(out, given, quiet=quiet, splits=splits)
-    return start_run(given, out, quiet=quiet, splits=splits)
+        settings = resumed_settings(out, request.settings.learner, **request.values)
+        return resume_run(out, settings, quiet=quiet, splits=splits)
+    return start_run(request, out, quiet=quiet, splits=splits)
 
 
 def judge(
@@ -140,7 +140,7 @@ def earlier_scores(file: Path) -> dict[str, Any]:
 
 def test_episodes(recipe: Experiment, splits: Splits) -> Episodes:
     if recipe.regression:
-        return Episodes(splits.test, way=0, shot=recipe.shot, query=recipe.test_query)
+        return Episodes(splits.test, shot=recipe.shot, query=recipe.test_query)
     return episodes_of(splits.test, way=recipe.way, shot=recipe.shot, query=recipe.test_query)
 
 
@@ -207,16 +207,20 @@ def in_words(
     """The protocol, and what was done of it."""
     s, full = runs[0].settings, recipe.settings
     seconds = sum(run.meta["progress"]["seconds"] for run in runs)
-    task = f"{recipe.way}-way {recipe.shot}-shot" if recipe.way else f"{recipe.shot} examples"
-    train = f"{s.way}-way {s.shot}-shot" if s.way else f"{s.shot} examples"
+    task = f"{recipe.shot} examples" if recipe.regression else f"{recipe.way}-way {recipe.shot}-shot"
+    train = f"{s.shot} examples" if recipe.regression else f"{s.way}-way {s.shot}-shot"
     gradient = isinstance(runs[0].learner, GradientLearner)
-    steps = recipe.test_steps if recipe.test_steps is not None else s.inner_steps
-    many = f"{s.inner_steps} inner step{'s' * (s.inner_steps != 1)}"
-    inner = f"; {many} at {s.inner_lr} in training, {steps} in testing" if gradient else ""
+    inner, own = "", s.own
+    if gradient and isinstance(own, InnerLoopOptions):
+        steps = own.inner_steps if recipe.test_steps is None else recipe.test_steps
+        many = f"{own.inner_steps} inner step{'s' * (own.inner_steps != 1)}"
+        inner = f"; {many} at {own.inner_lr} in training, {steps} in testing"
+    flat = s.to_json()
+    views = flat.get("views", 1)
     changed = [
-        f"{name.replace('_', ' ')} {getattr(s, name)} (in full: {full[name]})"
+        f"{name.replace('_', ' ')} {flat[name]} (in full: {full[name]})"
         for name in sorted(full)
-        if name not in ("steps", "learner") and getattr(s, name) != full[name]
+        if name not in ("steps", "learner") and flat[name] != full[name]
     ]
     selection = (
         "none, validation classes are trained on too and the last weights are judged" if s.train_on_validation
@@ -225,11 +229,12 @@ def in_words(
     done = ", ".join(f"{run.meta['progress']['step']:,} steps" for run in runs)
     lines = [
         f"Data: {recipe.dataset.title}, {recipe.dataset.about}.",
-        f"Judged on {tasks:,} fixed test tasks, {task}, {recipe.test_query} queries{' a class' * bool(s.way)}; trained "
-        f"on {train}, {s.query} queries, {s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
+        f"Judged on {tasks:,} fixed test tasks, {task}, {recipe.test_query} queries"
+        f"{'' if recipe.regression else ' a class'}; trained on {train}, {s.query} queries, "
+        f"{s.tasks} task{'s' * (s.tasks > 1)} a step{inner}.",
         f"Network: {s.net}, width {s.width}, normalisation '{s.norm}'. Outer loop: {s.optimizer} at {s.lr:g}, "
         f"schedule {s.schedule}, weight decay {s.weight_decay:g}{', jitter' if s.jitter else ''}"
-        f"{f'; in testing the mean over {s.views} views of a picture' if s.views > 1 else ''}.",
+        f"{f'; in testing the mean over {views} views of a picture' if views > 1 else ''}.",
         f"Model selection: {selection}; test tasks choose nothing.",
         f"Trained for {seconds / 60:.1f} minutes, {len(runs)} seed{'s' * (len(runs) > 1)}: {done}. Machine: "
         f"{machine(runs[0].settings.device)['summary']}.",

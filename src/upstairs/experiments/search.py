@@ -8,16 +8,17 @@ earlier tasks are tried first: learning to search, in its plainest form.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import count, zip_longest
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.settings import Settings, check_choice
+from upstairs.learners.registry import check_names, entry, options_of
+from upstairs.settings import Settings, check_option, kinds_of
 from upstairs.storage import write_atomically
-from upstairs.training.defaults import draft
+from upstairs.training.defaults import RunRequest
 from upstairs.training.pretrain import prepare
 from upstairs.training.train import open_run
 from upstairs.training.trainer import train_run
@@ -191,22 +192,21 @@ DATA_SETTINGS = {
 FORM = "write it as lr=1e-4..1e-1:log, inner_steps=1..5 or norm=batch,group"
 
 
-def parse_space(words: Sequence[str]) -> dict[str, Range | list[Any]]:
-    """Settings to vary: `name=low..high`, the same with `:log`, or `name=one,two,three`.
+def parse_space(words: Sequence[str], learner: str) -> dict[str, Range | list[Any]]:
+    """Options of a learner's run to vary: `name=low..high`, the same with `:log`, or `name=one,two,three`.
 
     Raises:
-        UpstairsError: what cannot be read, or no setting of that name.
+        UpstairsError: what cannot be read, or no option of that name.
     """
-    kinds = {f.name: f.type for f in fields(Settings) if f.name not in ("learner", "classes")}
+    options, kinds = options_of(learner), kinds_of(Settings) | kinds_of(entry(learner).options)
     space: dict[str, Range | list[Any]] = {}
     for word in words:
         name, _, text = word.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
-        if name not in kinds:
-            raise UpstairsError(f"there is no setting '{name}' to vary: `upstairs train --help` names them all")
+        check_names(learner, [name])
         text, _, how = text.partition(":")
         low, dots, high = text.partition("..")
-        words_only = str in (get_args(kinds[name]) or (kinds[name],))  # a path, or a range of shots
+        words_only = str in kinds[name]  # a path, or a range of shots
         ends = [_value(low), _value(high)]
         if dots and not words_only and all(isinstance(v, int | float) for v in ends) and how in ("", "log"):
             space[name] = Range(ends[0], ends[1], log=how == "log")
@@ -215,18 +215,18 @@ def parse_space(words: Sequence[str]) -> dict[str, Range | list[Any]]:
         else:
             space[name] = values = [v if words_only else _value(v) for v in text.split(",")]
             for value in values:
-                check_choice(name, value)
+                check_option(options[name], kinds[name], value)
     return space
 
 
 def search_settings(
-    given: dict[str, Any], space: Space, *, out: Path, trials: int = 20, storage: str | None = None,
+    request: RunRequest, space: Space, *, out: Path, trials: int = 20, storage: str | None = None,
     earlier: Sequence[str] = (), quiet: bool = False,
 ) -> Found:  # fmt: skip
     """Train a run for every trial, in a folder of its own below `out`; one that trails the others ends early.
 
     Args:
-        given: the settings that stay, with `learner`; those varied win.
+        request: the run; what is varied takes the place of its settings.
         storage: as `search` takes it; None: search.db beside `out`, so that searches of one folder can start from each
             other.
         earlier: names (folders' names) of searches in the same storage to start from.
@@ -234,16 +234,16 @@ def search_settings(
     Raises:
         UpstairsError: settings or data that cannot be used, or Optuna is not installed.
     """
-    start = {**given, **{n: _ends(r)[0] for n, r in space.items()}}
-    first, splits = open_run(start, out, quiet=quiet)
-    for name, of in space.items():  # a choice that cannot be is told before hours of trials, not after
+    start = request.changed(**{n: _ends(r)[0] for n, r in space.items()})
+    for name, of in space.items():  # a choice that cannot be is refused before hours of trials, not after
         for value in _ends(of):
-            draft({**start, name: value}, regression=splits.train.functions is not None)
+            start.changed(**{name: value})
+    first, splits = open_run(start, out, quiet=quiet)
     known = None if DATA_SETTINGS & set(space) else splits
     maximise = not score_kind(first.episodes).less_is_better
 
     def score(settings: dict[str, Any], report: Report) -> float:
-        run, data = open_run({**given, **settings}, _own_folder(out), quiet=True, splits=known)
+        run, data = open_run(request.changed(**settings), _own_folder(out), quiet=True, splits=known)
         if run.validation is None:
             raise UpstairsError(
                 "a search needs the score of validation tasks and there are none: add classes, or leave out "
@@ -271,7 +271,7 @@ def search_settings(
     out.parent.mkdir(parents=True, exist_ok=True)
     return search(
         score, space, trials=trials, maximise=maximise, storage=storage or out.parent / "search.db", name=out.name,
-        earlier=earlier, seed=int(given.get("seed", 0)),
+        earlier=earlier, seed=request.settings.seed,
     )  # fmt: skip
 
 

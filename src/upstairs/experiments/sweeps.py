@@ -11,7 +11,7 @@ from upstairs.data.class_augmentation import joined
 from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import GradientLearner, defaults_for
+from upstairs.learners import GradientLearner, changed, defaults_for, read_settings
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.pretrain import prepare, with_bar
@@ -26,14 +26,14 @@ HELD_OUT = 1 / 3  # of a kind's classes
 
 def class_counts(run: Run, total: int) -> list[int]:
     """How many training classes there are to be: a few numbers below all of them, and all."""
-    return [count for count in CLASSES if max(2, run.settings.way // 20) < count < total] + [total]
+    return [count for count in CLASSES if max(2, (run.settings.way or 0) // 20) < count < total] + [total]
 
 
 def lengths(run: Run) -> list[int]:
     """Inner-loop lengths, the run's own among them; none where there is no inner loop of steps."""
     if not isinstance(run.learner, GradientLearner) or run.learner.steps == 0:
         return []
-    return sorted({*LENGTHS, run.settings.inner_steps})
+    return sorted({*LENGTHS, run.learner.steps})
 
 
 def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
@@ -92,11 +92,11 @@ def variant(
     # as many validations as a run of its own has would take most of a short budget
     changes = {"steps": None, "minutes": minutes, "patience": None, "validations": 2, **changes}
     if run.settings.start_from:
-        own = defaults_for(run.settings.learner, regression=not run.settings.way)
+        own = defaults_for(run.settings.learner, run.settings.task_kind)
         changes |= {"start_from": None, "pretrain": own.get("pretrain", 0.0)}
-    settings = Settings(**{**run.settings.to_json(), **changes})
+    settings = changed(run.settings, changes)
     splits = splits or open_splits(settings, quiet=quiet)
-    way = min(settings.way, splits.train.most_way)
+    way = settings.way and min(settings.way, splits.train.most_way)
     settings = replace(settings, classes=len(splits.train), way=way)
     trainer = Trainer(settings, splits, out)
     if (out / "last.safetensors").exists():
@@ -111,10 +111,10 @@ def variant(
 
 def refuse_another(out: Path, settings: Settings) -> None:
     """Raise UpstairsError where what stands in a folder was trained with other settings, the budget apart."""
-    theirs = Settings.from_json(load_tensors(out / "last.safetensors", kind="run")[1]["settings"])
+    theirs = read_settings(load_tensors(out / "last.safetensors", kind="run")[1]["settings"]).to_json()
     for name, value in settings.to_json().items():
-        if name != "minutes" and getattr(theirs, name) != value:
+        if name != "minutes" and theirs.get(name) != value:
             raise UpstairsError(
-                f"{out} holds a training with {name.replace('_', '-')} {getattr(theirs, name)} and this one has "
+                f"{out} holds a training with {name.replace('_', '-')} {theirs.get(name)} and this one has "
                 f"{value}: remove that folder to train it anew"
             )

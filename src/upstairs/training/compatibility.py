@@ -4,7 +4,8 @@ from upstairs.core import Learner
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners import DN4, CoTraining, GenerativeLearner, MetricLearner, Reptile, StreamLearner
+from upstairs.learners import CoTraining, GenerativeLearner, Reptile, StreamLearner
+from upstairs.learners.options import ViewOptions
 from upstairs.settings import Settings
 
 # learners whose loss is not that of queries' labels alone, and why
@@ -29,10 +30,10 @@ def check_compatible(settings: Settings, learner: Learner, source: Source, *, va
     name = settings.learner
     ink = isinstance(source.format, ImageFormat) and source.format.ink
     photos = len(source.feature_shape) == 3 and not ink
-    if settings.views > 1 and not (photos and isinstance(learner, MetricLearner) and not isinstance(learner, DN4)):
+    if isinstance(settings.own, ViewOptions) and settings.own.views > 1 and not photos:
         raise UpstairsError(
-            "`views` is for photos, which mean the same when they are mirrored, and for learners that compare one "
-            f"embedding of each, and this is '{name}' on {'line drawings' if ink else source.name}: leave it out"
+            "`views` is for photos, which mean the same when they are mirrored, and the data is "
+            f"{'line drawings' if ink else source.name}: leave it out"
         )
     texts, draws = source.format is not None and source.format.is_tokens, isinstance(learner, GenerativeLearner)
     if settings.interpolate != "none" and (learner.global_labels or texts or draws):

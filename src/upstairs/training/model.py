@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.core import Examples, Learner, evaluating
-from upstairs.learners import max_logit, seeded_learner
+from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, save_tensors, versions
 from upstairs.training.checkpoint import load_weights
@@ -84,7 +84,7 @@ def load_adapted(path: str | Path) -> Model:
     """
     path = Path(path)
     tensors, meta = load_tensors(path, kind="adapted")
-    settings, inputs = Settings.from_json(meta["settings"]), Inputs.from_json(meta)
+    settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
     learner = seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, path)
     learner = learner.for_way(len(meta["labels"])).eval()

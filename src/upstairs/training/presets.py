@@ -45,13 +45,3 @@ PRESETS: dict[str, Preset] = {
         },
     ),
 }
-
-
-def name_settings(name: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a recipe, with what is given in their place; any other name is taken for a learner's."""
-    if name not in PRESETS:
-        return given if name is None else {**given, "learner": name}
-    recipe = dict(PRESETS[name].settings)
-    if {"steps", "minutes"} & set(given):
-        recipe.pop("minutes", None)  # one budget, the user's
-    return {**recipe, **given}

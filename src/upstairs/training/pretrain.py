@@ -10,7 +10,7 @@ from upstairs.console import training
 from upstairs.core import Learner
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import defaults_for
+from upstairs.learners.registry import defaults_for, entry
 from upstairs.nets import begin_at_idf, begin_centred
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
@@ -64,11 +64,12 @@ def with_bar(run: Trainer, what: str, go_on: str, *, quiet: bool) -> None:
 
 def pretraining(settings: Settings, most_way: int) -> Settings:
     """The settings of the first stage: the run's network, and its share of the budget."""
-    own = defaults_for("simpleshot", regression=False)
+    own = defaults_for("simpleshot", "classification")
     return replace(
         settings,
         **{name: own[name] for name in ("shot", "query", "tasks", "lr")},
         learner="simpleshot",
+        own=entry("simpleshot").options(),
         way=min(own["way"], most_way),
         estimator="autograd",
         hard=0.0,

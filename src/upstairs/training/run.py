@@ -14,7 +14,7 @@ from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.learners import ENOUGH, SamplingLearner, seeded_learner, threshold
+from upstairs.learners import ENOUGH, SamplingLearner, read_settings, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.checkpoint import checkpoint_in, load_weights
@@ -52,12 +52,12 @@ class Run:
             UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run that learned
                 regression.
         """
-        if self.settings.way == 0:
+        if self.settings.task_kind == "regression":
             raise UpstairsError(
                 f"{self.path} learned regression, which has no labels: write "
                 "run.learner.predict(run.learner.adapt(Examples(x, y)), x)"
             )
-        if self.learner.max_way == 1:
+        if self.settings.task_kind == "generation":
             raise UpstairsError(f"{self.path} models one class and names none: adapt a run of a classifier")
         labels, items, y = read_support(support, self.inputs)
         learner = self.learner.for_way(len(labels))
@@ -124,7 +124,7 @@ def load(path: str | Path) -> Run:
     tensors, meta = load_tensors(file, kind="run")
     if (path / "last.safetensors").is_file():  # the newest history; the weights are the best ones
         meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
-    settings, inputs = Settings.from_json(meta["settings"]), Inputs.from_json(meta)
+    settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
     learner = seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
@@ -133,8 +133,9 @@ def load(path: str | Path) -> Run:
 def check_task_kind(runs: Sequence[Run], source: Source) -> None:
     """A run that learned classes has no answer to regression tasks, nor the other way round."""
     for run in runs:
-        if (run.settings.way == 0) != (source.functions is not None):
-            own, other = ("classes", "regression") if run.settings.way else ("regression", "classes")
+        regression = run.settings.task_kind == "regression"
+        if regression != (source.functions is not None):
+            own, other = ("regression", "classes") if regression else ("classes", "regression")
             raise UpstairsError(f"{run.path} learned {own} and {source.name} is {other}: give `data` of its kind")
 
 

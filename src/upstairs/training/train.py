@@ -1,25 +1,24 @@
 """What the commands do, with progress on the terminal; each is one call in Python too."""
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from upstairs.console import tell_user, write_number
-from upstairs.data.open import data_options, limited, open_splits, with_paths
-from upstairs.data.regression import FUNCTIONS
+from upstairs.data.open import limited, open_splits, with_paths
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
+from upstairs.learners.registry import changed, read_settings
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, write_atomically
-from upstairs.training.defaults import draft, resolve
+from upstairs.training.defaults import RunRequest, expand_preset, fit_settings, request_run
 from upstairs.training.pretrain import prepare, with_bar
 from upstairs.training.run import Run, load
 from upstairs.training.trainer import Trainer, restore
 
 
-def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
+def start_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
     """Train from the beginning.
 
     Raises:
@@ -27,24 +26,22 @@ def start_run(given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits |
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by `resume`, or choose another `out`")
-    trainer, splits = open_run(given, out, quiet=quiet, splits=splits)
+    trainer, splits = open_run(request, out, quiet=quiet, splits=splits)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
     prepare(trainer, splits, quiet=quiet)
     return _train(trainer, quiet=quiet)
 
 
 def open_run(
-    given: dict[str, Any], out: Path, *, quiet: bool, splits: Splits | None = None
+    request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None
 ) -> tuple[Trainer, Splits]:  # fmt: skip
     """A run before its first step, and its data; nothing is written.
 
     Raises:
         UpstairsError: settings or data that cannot be used.
     """
-    given = with_paths({"data": "glyphs", **given})
-    draft(given, regression=splits.train.functions is not None if splits else given["data"] in FUNCTIONS)
-    splits = splits or open_splits(data_options(given), quiet=quiet)
-    return Trainer(resolve(given, splits.train), splits, out), splits
+    splits = splits or open_splits(request.settings, quiet=quiet)
+    return Trainer(fit_settings(request, splits.train), splits, out), splits
 
 
 def train(
@@ -53,45 +50,54 @@ def train(
     """Meta-train from Python: `upstairs.train("protonet", data="my_pictures/", out="runs/mine", minutes=10)`.
 
     Args:
-        learner: its published name.
-        out: the run's directory; a run that it holds already is gone on with.
+        learner: its published name, or that of a preset.
+        out: the run's directory; training goes on with a run that it holds already.
         data: what `upstairs train --data` takes, or `Splits` of your own: `split_by_ratio(Source.from_arrays(x, y))`.
-        settings: any field of `Settings`, such as `minutes`, `steps`, `way`, `shot`, `seed`.
+        settings: options of every run, such as `minutes`, `steps`, `way`, `shot`, `seed`, and the learner's own.
 
     Raises:
         UpstairsError: a setting, a path or data that cannot be used.
     """
-    out = Path(out)
-    if unknown := set(settings) - {f.name for f in fields(Settings)}:
-        raise UpstairsError(f"there is no setting '{min(unknown)}': `upstairs train --help` names them all")
-    splits = data if isinstance(data, Splits) else None
-    given = {**settings, "learner": learner, "data": splits.train.name if splits else str(data)}
+    out, splits = Path(out), data if isinstance(data, Splits) else None
+    name = splits.train.name if splits else str(data)
     if (out / "last.safetensors").exists():
-        return resume_run(out, given, quiet=quiet, splits=splits)
-    return start_run(given, out, quiet=quiet, splits=splits and limited(splits, data_options(given)))
+        stored = resumed_settings(out, learner, data=name, **settings)
+        return resume_run(out, stored, quiet=quiet, splits=splits and limited(splits, stored))
+    regression = splits.train.functions is not None if splits else None
+    request = request_run(learner, regression=regression, data=name, **settings)
+    return start_run(request, out, quiet=quiet, splits=splits and limited(splits, request.settings))
 
 
-def resume_run(out: Path, given: dict[str, Any], *, quiet: bool, splits: Splits | None = None) -> Run:
-    """Go on from the last checkpoint. A new budget or --device replaces the old one; nothing else may differ.
+def resumed_settings(out: Path, learner: str | None = None, **values: Any) -> Settings:
+    """The settings to go on with from the last checkpoint in `out`: a new budget or device replaces the old one.
 
     Raises:
         UpstairsError: the checkpoint cannot be read, or a setting was given that the run does not have.
     """
-    _, meta = load_tensors(out / "last.safetensors", kind="run")
-    settings = Settings.from_json(meta["settings"])
-    given = with_paths(given)
-    budget = {name: given.pop(name) for name in ("steps", "minutes") if name in given}
-    settings = replace(settings, device=given.pop("device", settings.device))
-    for name, value in given.items():
-        if getattr(settings, name) != value:
-            raise UpstairsError(
-                f"`{name}` is {value} and the run in {out} has {getattr(settings, name)}: "
-                "leave it out to go on with that run, or choose another `out`"
-            )
-    if budget:
-        settings = replace(settings, steps=budget.get("steps"), minutes=budget.get("minutes"))
-    splits = limited(splits, settings) if splits else open_splits(settings, quiet=quiet)
-    trainer = Trainer(settings, splits, out)
+    stored = read_settings(load_tensors(out / "last.safetensors", kind="run")[1]["settings"])
+    learner, values = expand_preset(learner or stored.learner, values)
+    if learner != stored.learner:
+        raise _differs(out, "learner", learner, stored.learner)
+    values = with_paths({name: value for name, value in values.items() if value is not None})
+    if {"steps", "minutes"} & set(values):
+        values = {"steps": None, "minutes": None, **values}
+    settings, old = changed(stored, values), stored.to_json()
+    for name in sorted(values.keys() - {"steps", "minutes", "device"}):
+        if values[name] != old[name]:
+            raise _differs(out, name, values[name], old[name])
+    return settings
+
+
+def _differs(out: Path, name: str, given: Any, stored: Any) -> UpstairsError:
+    return UpstairsError(
+        f"`{name}` is {given} and the run in {out} has {stored}: leave it out to go on with that run, or choose "
+        "another `out`"
+    )
+
+
+def resume_run(out: Path, settings: Settings, *, quiet: bool, splits: Splits | None = None) -> Run:
+    """Go on from the last checkpoint, with what `resumed_settings` found."""
+    trainer = Trainer(settings, splits or open_splits(settings, quiet=quiet), out)
     restore(trainer)
     return _train(trainer, quiet=quiet)
 

@@ -22,6 +22,7 @@ from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners import Game, of_late, players_of, seeded_learner, whose_turn
+from upstairs.learners.options import ViewOptions
 from upstairs.nets import calibrate
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
@@ -59,8 +60,10 @@ class Trainer:
         self.source = jittered(splits.train) if settings.jitter else splits.train
         self.settings, self.out = settings, out
         device = choose_device(settings.device)
-        once = replace(settings, views=1)  # validations look once: ten crops are ten times the work
-        self.learner = seeded_learner(once, splits.train.feature_shape, settings.way).to(device)
+        once = settings.own
+        if isinstance(once, ViewOptions):  # validations look once: ten crops are ten times the work
+            once = replace(once, views=1)
+        self.learner = seeded_learner(replace(settings, own=once), splits.train.feature_shape, settings.way).to(device)
         self.learner.for_way(settings.way)  # refused before anything is made
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
@@ -103,7 +106,7 @@ class Trainer:
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:
     """5-way 1-shot tasks as far as classes and learner allow, else None; of functions, tasks of `shot` examples."""
     if source.functions:
-        return Episodes(source, way=0, shot=shot, query=15)
+        return Episodes(source, shot=shot, query=15)
     smallest = min((len(rows) for rows in source.rows), default=0)
     if len(source) < 2 or smallest < 2:
         return None
@@ -200,7 +203,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
         p.grad = None  # without a gradient the others stay as they are, and so does the state of their optimisers
     run.optimizer.step()
     run.progress.step += 1
-    tasks = with_places(tasks) if s.way else tasks
+    tasks = tasks if s.task_kind == "regression" else with_places(tasks)
     first = player is run.players[0]  # others may answer about what they made
     if s.hard and first:
         worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
@@ -213,7 +216,7 @@ def hard_classes(run: Trainer) -> list[int] | None:
     """The classes for this step to draw from: every so often those that were the hardest of their tasks since the last
     time (Sun 2019, algorithm 2), and else all, which is None."""
     share, pool = run.settings.hard, sorted(set(run.progress.hard))
-    if not share or (run.progress.step + 1) % round(1 / share) or len(pool) < run.episodes.way[1]:
+    if not share or (run.progress.step + 1) % round(1 / share) or len(pool) < (run.episodes.largest_way or 0):
         return None
     run.progress.hard = []
     return pool

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import upstairs
-from helpers.runs import draw_folder
+from helpers.runs import draw_folder, settings_of
 from upstairs.data.episodes import Episodes
 from upstairs.data.open import open_splits
 from upstairs.data.source import Source
@@ -15,7 +15,6 @@ from upstairs.experiments.report.drawings import CLASSES, COUNT, measure_drawing
 from upstairs.experiments.report.page import render
 from upstairs.experiments.report.survey import report_runs
 from upstairs.learners import SamplingLearner, make_learner
-from upstairs.settings import Settings
 from upstairs.tree import index
 
 
@@ -46,7 +45,7 @@ def test_a_run_that_names_is_refused_beside_one_that_draws(tmp_path: Path) -> No
 
 
 def test_the_way_between_two_states_ends_at_both() -> None:
-    learner = make_learner(Settings(learner="dagan", way=1, width=4, norm="none"), (1, 16, 16), 1)
+    learner = make_learner(settings_of(learner="dagan", way=1, width=4, norm="none"), (1, 16, 16), 1)
     assert isinstance(learner, SamplingLearner)
     x = torch.rand(12, 1, 16, 16)
     source = Source.from_arrays(x, torch.arange(3).repeat_interleave(4))

@@ -67,6 +67,6 @@ def test_no_real_example_has_a_loss_of_zero() -> None:
 
 
 def test_the_squared_error_of_torch_runs_stacked() -> None:
-    learner = GradientLearner(mlp((1,), out=1), SGD(0.1), way=0, loss_fn=lambda p, y: nn.MSELoss()(p, y).expand(len(p)))
+    learner = GradientLearner(mlp((1,), out=1), SGD(0.1), loss_fn=lambda p, y: nn.MSELoss()(p, y).expand(len(p)))
     found = explain(learner, sinusoids(2)).functions
     assert {how for function, how, _ in found if function == "mse_loss"} == {"stacked"}

@@ -14,7 +14,7 @@ def recipes() -> dict[str, Experiment]:
     for row in ROWS:
         dataset = DATASETS[row.data]
         for way, shot in dataset.tasks:
-            name = f"{row.data}-{f'{way}w' if way else ''}{shot}s-{row.method}"
+            name = f"{row.data}-{'' if way is None else f'{way}w'}{shot}s-{row.method}"
             found[name] = Experiment(name, row, dataset, way, shot)
     return found
 

@@ -27,7 +27,9 @@ DATASETS = {
         "images/ beside train.csv, val.csv and test.csv (columns filename and label), or train, val and test folders",
         None,
     ),
-    "sinusoid": Dataset("sinusoids", "y = a sin(x + b) (Finn et al. 2017, section 5.1)", "sinusoid", None, ((0, 5),)),
+    "sinusoid": Dataset(
+        "sinusoids", "y = a sin(x + b) (Finn et al. 2017, section 5.1)", "sinusoid", None, ((None, 5),)
+    ),
     "arabic": Dataset(
         "Arabic Speech Commands", "24, 6 and 10 words, speakers shared: a split of this package",
         "the folder with index.tsv and the recordings", "published",
@@ -231,8 +233,8 @@ _SINE = {
 }  # fmt: skip
 _LI = "Li et al. 2017, table 1 (5 examples, one step)"
 OTHERS = (
-    Row("sinusoid", "maml", _SINE, {(0, 5): (1.13, 0.18)}, _LI, net="mlp", test_query=100),
-    Row("sinusoid", "meta_sgd", _SINE, {(0, 5): (0.90, 0.16)}, _LI, net="mlp", test_query=100),
+    Row("sinusoid", "maml", _SINE, {(None, 5): (1.13, 0.18)}, _LI, net="mlp", test_query=100),
+    Row("sinusoid", "meta_sgd", _SINE, {(None, 5): (0.90, 0.16)}, _LI, net="mlp", test_query=100),
     *(
         Row("arabic", learner, {"query": 3, "steps": 10_000}, {}, OURS, net="sound", train_way=20, train_shot="1-5")
         for learner in ("protonet", "r2d2")

@@ -10,7 +10,7 @@ TEST_TASKS, SEEDS = 1000, 3
 VALIDATION = {"validation_tasks": 300}
 # what a training of fewer steps takes from the learner's own defaults
 LONG = ("optimizer", "schedule", "lr", "weight_decay", "clip", "scale", "tasks", "steps", "validations", "compile")
-Task = tuple[int, int]  # way and shot
+Task = tuple[Any, int]  # way, a number or None for regression, and shot
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Experiment:
     name: str
     row: Row
     dataset: Dataset
-    way: int
+    way: int | None
     shot: int
 
     @property
@@ -73,7 +73,7 @@ class Experiment:
 
     @property
     def regression(self) -> bool:
-        return self.way == 0
+        return self.way is None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -114,5 +114,5 @@ class Experiment:
     def training(self) -> str:
         """The name of the training: recipes that share it are judged by one run."""
         s = self.settings
-        way = f"{s['way']}w" if self.way else ""
+        way = "" if self.regression else f"{s['way']}w"
         return f"{self.row.data}-train-{way}{s['shot']}s-{self.row.method}"

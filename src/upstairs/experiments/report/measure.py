@@ -181,7 +181,7 @@ def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, 
     if episodes is None:
         return {}
     seeds = frozen_seeds(2**19, runs[0].settings.validation_tasks)
-    opponents = baselines_for(runs[0].settings, source, episodes.way[1])
+    opponents = baselines_for(runs[0].settings, source, episodes.largest_way)
     return {name: score({}, learner, episodes, seeds, memory) for name, learner in opponents.items()}
 
 
@@ -196,7 +196,7 @@ def result(
         scored: gets each task's score, by contestant.
     """
     started = time.monotonic()
-    way, shot = episodes.way[1], episodes.shot[1]
+    way, shot = episodes.largest_way, episodes.shot[1]
     key = (run.settings.net, way, shot)
     opponents = baselines_for(run.settings, episodes.source, way)
     scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents, score=memory)

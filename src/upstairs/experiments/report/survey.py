@@ -83,7 +83,7 @@ def survey(
     if not paths or minutes <= 0:
         raise UpstairsError("write `upstairs report RUN... --all`, with `minutes` above 0 for each training")
     everyone = [load(path) for path in paths]
-    if everyone[0].settings.way == 0:
+    if everyone[0].settings.task_kind == "regression":
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     runs = [run for run in everyone if run.settings.data == everyone[0].settings.data]
     check_comparable(runs)
@@ -174,10 +174,10 @@ def report_runs(paths: list[Path], *, out: Path | None, tasks: int, seed: int, q
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
     check_comparable(runs)
-    if runs[0].settings.way == 0:
+    if runs[0].settings.task_kind == "regression":
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     splits = open_splits(runs[0].settings, quiet=quiet)
-    if any(run.settings.way == 1 for run in runs):
+    if any(run.settings.task_kind == "generation" for run in runs):
         drawn = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
         return write_report(drawn, out or paths[0] / "report.html")
     with counting("measuring", quiet=quiet) as progress:

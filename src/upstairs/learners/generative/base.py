@@ -54,7 +54,7 @@ class GenerativeLearner(Learner[State]):
     """A learner that models the class of its support set: it predicts a bound on the log-likelihood of a query."""
 
     loss_fn: LossFn = staticmethod(minus)
-    way: int | None = 1
+    way = 1
 
     @property
     def task_kind(self) -> TaskKind:

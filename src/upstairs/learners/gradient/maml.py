@@ -51,7 +51,8 @@ class GradientLearner(Learner[Params]):
         self.net, self.rule = net, rule
         self.steps, self.differentiate, self.fast = steps, differentiate, fast
         self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
-        self.batch, self.way, self.outputs = batch, way, way
+        self.batch, self.way = batch, way
+        self.outputs: int | None = way
         check_adapting(self)
 
     def adapting(self) -> Params:

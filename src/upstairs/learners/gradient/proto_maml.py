@@ -55,7 +55,7 @@ class HeadPerTask(GradientLearner):
     ) -> None:
         net = nn.Sequential(OrderedDict(encoder=encoder, head=TaskHead()))
         super().__init__(net, rule, way=way, steps=steps, differentiate=differentiate)
-        self.make_head, self.outputs = make_head, 0
+        self.make_head, self.outputs = make_head, None
 
     def start(self, support: Examples) -> Params:
         means = class_means(self.net.get_submodule("encoder")(support.x), support, self.way)
