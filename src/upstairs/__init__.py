@@ -5,12 +5,10 @@ A trained run:       run = upstairs.load("RUN"); model = run.adapt("my_classes/"
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-__version__ = version("upstairs")
-
 if TYPE_CHECKING:
+    __version__: str
     from upstairs.core import Examples, Learner, Task
     from upstairs.data.episodes import Episodes
     from upstairs.data.source import Source
@@ -100,6 +98,10 @@ __all__ = list(_HOME)
 
 def __getattr__(name: str) -> Any:
     """Names are imported when first used, so that `import upstairs` is instant."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("upstairs")
     if name not in _HOME:
         raise AttributeError(f"module 'upstairs' has no attribute '{name}'")
     return getattr(import_module(f"upstairs.{_HOME[name]}"), name)

@@ -13,7 +13,8 @@ from upstairs.data.open import read_format, reader_of
 from upstairs.data.source import InputFormat, as_floats
 from upstairs.errors import UpstairsError
 
-Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
+Items = Sequence[Any] | np.ndarray | Tensor
+Support = str | Path | Mapping[str, Items] | tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Inputs:
     def are_texts(self) -> bool:
         return self.format is not None and self.format.is_text
 
-    def read(self, items: Sequence[Any]) -> Float[Tensor, "n *feature"]:
+    def read(self, items: Items) -> Float[Tensor, "n *feature"]:
         """Paths, bytes, pictures, texts, sounds or arrays, one for each example.
 
         Raises:
