@@ -3,10 +3,13 @@
 Each learner takes a plain network and trains for a step.
 """
 
+import re
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.learners import LEARNERS
 from upstairs.nets import cells
 
+ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 20  # in training, for learners that classify them all
 
 
@@ -208,3 +212,20 @@ def test_functions_of_ones_own() -> None:
         up.Source.from_function(lambda count, generator: (torch.zeros(count), torch.zeros(count)))
     with pytest.raises(up.UpstairsError, match="`way`"):
         up.Episodes(episodes().source, shot=1)
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+
+
+def test_a_strangers_loop(tmp_path: Path) -> None:
+    """The loop of the README, or of the page that it links to, in a file of its own with random tensors."""
+    data, loop = blocks("docs/own_loop.md")[:2]
+    loop = next((block for block in blocks("README.md")[:1] if "meta_backward" in block), loop)
+    file = tmp_path / "loop.py"
+    file.write_text(f"{data}\n{re.sub('steps=[0-9_]{3,}', 'steps=100', loop)}")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime  # its own seconds: the machine may be busy
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "accuracy" in done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
