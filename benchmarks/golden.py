@@ -35,7 +35,7 @@ from upstairs import bilevel
 from upstairs.core import Learner, Task, evaluating
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.mixture import episodes_of
-from upstairs.data.regression import function_splits
+from upstairs.data.regression import FUNCTIONS, function_splits
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.data.text.embeddings import FrozenFormat
@@ -151,9 +151,8 @@ def precisely() -> Iterator[None]:
 @cache
 def splits_of(kind: str) -> Splits:
     """Twelve classes of eight examples, split in half, a quarter and a quarter; or a distribution over functions."""
-    functions = function_splits(kind)
-    if functions is not None:
-        return functions
+    if kind in FUNCTIONS:
+        return function_splits(kind)
     dice = np.random.default_rng(KINDS.index(kind))
     labels = np.arange(CLASSES).repeat(EACH)
     if kind == "texts":

@@ -1,14 +1,19 @@
-"""The pages of docs: each learner has one, every page has a line in the index, and links and names lead somewhere."""
+"""The pages of docs: each learner has one, every page has a line in the index, links and names lead somewhere.
+
+The blocks of "Your own loop" run, each after the first one, which makes the data.
+"""
 
 import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 from upstairs.learners import LEARNERS
 
 DOCS = Path(__file__).parents[1] / "docs"
+BLOCKS = re.findall(r"```python\n(.*?)```", (DOCS / "own_loop.md").read_text(), re.S)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -57,3 +62,12 @@ def exists(name: str) -> bool:
             found = getattr(found, part)
         return True
     return False
+
+
+@pytest.mark.parametrize("place", range(1, len(BLOCKS)))
+def test_a_block_of_your_own_loop_runs(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict = {"__name__": "page"}
+    for block in (BLOCKS[0], BLOCKS[place]):
+        exec(compile(block, "docs/own_loop.md", "exec"), names)

@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, NamedTuple, TypeVar, cast, final
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +47,7 @@ class Examples(_Fields):
                     "class numbers as integers"
                 )
             mask = torch.ones(y.shape[:-1] if targets else y.shape, dtype=torch.bool, device=y.device)
-        return super().__new__(cls, x, y, mask)
+        return _Fields.__new__(cls, x, y, cast(Tensor, mask))
 
     def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Mean over the real examples; zero where there are none."""

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
     """`tree_map`, without its cost for the tuples and dicts that tasks, states and predictions nearly always are."""
-    kind = type(tree)
+    kind: Any = type(tree)
     if isinstance(tree, Tensor):
         return function(tree)
     if kind is dict:
@@ -18,7 +18,7 @@ def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
     if kind is tuple or kind is list:
         return kind([map_tensors(function, value) for value in tree])
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return tree._make([map_tensors(function, value) for value in tree])
+        return kind._make([map_tensors(function, value) for value in tree])
     return tree_map(function, tree)
 
 

@@ -21,6 +21,7 @@ from upstairs.data.audio.synthetic_words import made_up_words
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
+from upstairs.settings import DataOptions
 
 pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
 
@@ -283,7 +284,6 @@ def test_a_spliced_class_has_halves_of_two_by_one_speaker(tmp_path: Path) -> Non
 def test_made_up_words_are_for_one_data_set_and_for_training_alone() -> None:
     from upstairs.data.open import open_splits
     from upstairs.experiments.evaluate import UNHEARD
-    from upstairs.settings import DataOptions
 
     with pytest.raises(UpstairsError, match="`spoken` adds made-up words to one data set and `data` is glyphs"):
         open_splits(DataOptions(data="glyphs + glyphs", spoken=24), quiet=True)

@@ -14,7 +14,8 @@ from PIL import Image
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.cifar import cifar_splits
 from upstairs.data.images.datasets import open_data, open_source
-from upstairs.data.images.omniglot import omniglot_splits, omniglot_zip
+from upstairs.data.images.folders import folder_source
+from upstairs.data.images.omniglot import omniglot_splits
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
 
@@ -85,7 +86,7 @@ def test_omniglot_layout(tmp_path: Path) -> None:
     whole = open_source(tmp_path)
     alphabets = ("Angelic", "Greek", "Latin", "Tengwar")
     assert whole.labels == tuple(f"{a}/character0{i}" for a in alphabets for i in (1, 2)) and not whole.turns
-    assert omniglot_zip(tmp_path / "images_background.zip").groups == ("Greek", "Greek", "Latin", "Latin")
+    assert folder_source(tmp_path / "images_background.zip").groups == ("Greek", "Greek", "Latin", "Latin")
     assert open_data(tmp_path, size=14).train.feature_shape == (1, 14, 14)
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from upstairs.data.images import folders
-from upstairs.data.images.folders import files_by_class, folder_source, folder_splits, zip_source
+from upstairs.data.images.folders import files_by_class, folder_source, folder_splits
 from upstairs.data.images.format import ImageFormat
 from upstairs.errors import UpstairsError
 
@@ -64,7 +64,7 @@ def test_a_source_holds_what_its_format_reads(tmp_path: Path) -> None:
 def test_a_zip_is_the_folder(tmp_path: Path) -> None:
     make(tmp_path / "data", ["Greek/alpha", "Greek/beta", "Latin/a"])
     from_folder = folder_source(tmp_path / "data")
-    from_zip = zip_source(pack(tmp_path / "data", tmp_path / "data.zip"))
+    from_zip = folder_source(pack(tmp_path / "data", tmp_path / "data.zip"))
     assert from_zip.name == "data" and from_zip.labels == from_folder.labels == ("Greek/alpha", "Greek/beta", "Latin/a")
     assert from_zip.groups == from_folder.groups == ("Greek", "Greek", "Latin")
     np.testing.assert_array_equal(from_zip.inputs, from_folder.inputs)
@@ -113,7 +113,7 @@ def test_the_first_bad_picture_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(UpstairsError, match=r"data/b/7\.png is no picture"):
             folder_source(tmp_path / "data")
     with pytest.raises(UpstairsError, match=r"data\.zip/data/b/7\.png is no picture"):
-        zip_source(pack(tmp_path / "data", tmp_path / "data.zip"))
+        folder_source(pack(tmp_path / "data", tmp_path / "data.zip"))
 
 
 def test_all_pictures_bad(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from scipy import stats
 
 from upstairs.core import Task
 from upstairs.data.episodes import Episodes
-from upstairs.data.regression import FUNCTIONS, GaussianProcess, Sinusoids, function_source, function_splits
+from upstairs.data.open import reader_for
+from upstairs.data.regression import FUNCTIONS, GaussianProcess, Sinusoids, function_source
 from upstairs.engine.evaluate import frozen_seeds, score_tasks
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
@@ -112,4 +113,4 @@ def test_ways_are_refused() -> None:
         Episodes(function_source(Sinusoids()), way=5, shot=1)
     with pytest.raises(UpstairsError, match="`shot` is 0"):
         episodes("gp", 0)
-    assert function_splits("glyphs") is None
+    assert reader_for("glyphs").has_splits and not reader_for("gp").has_splits

@@ -1,7 +1,6 @@
 """The pictures or sounds of a folder or of an unopened zip, by relative name, and how they are arranged in classes."""
 
 import json
-import os
 import re
 import zipfile
 import zlib
@@ -11,6 +10,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.zip import ZipFileSystem
 
 from upstairs.errors import UpstairsError
 
@@ -101,15 +104,13 @@ def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
     path = Path(path)
     try:
         if path.is_dir():
-            stamps: dict[str, tuple[int, int]] = {}
-            folders: set[str] = set()
-            _walk(path, "", stamps, folders, files)
-            yield Tree(str(path), stamps, frozenset(folders), lambda name: path / name, files)
+            yield _tree_of(_Folders(), path, files, lambda name: path / name)
             return
         if not path.is_file():
             raise UpstairsError(f"{path} does not exist: give a folder or a zip file of {files.what}")
-        with zipfile.ZipFile(path) as archive:
-            yield _zip_tree(str(path), archive, files)
+        with path.open("rb") as stream:
+            system = ZipFileSystem(stream)  # it closes the archive when nothing refers to it
+            yield _zip_tree(path, system, files)
     except zipfile.BadZipFile as error:
         raise UpstairsError(f"{path} is no whole zip file ({error}): give a folder or a zip of {files.what}") from error
     except OSError as error:
@@ -164,36 +165,38 @@ def _is_ignored(name: str) -> bool:
     return any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/"))
 
 
-def _walk(folder: Path, prefix: str, stamps: dict[str, tuple[int, int]], folders: set[str], files: Files) -> None:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = prefix + entry.name
-            if _is_ignored(entry.name):
-                continue
-            if entry.is_dir():
-                folders.add(name)
-                if name.count("/") < DEEPEST:
-                    _walk(Path(entry.path), f"{name}/", stamps, folders, files)
-            elif name in files:
-                # a link to nothing is kept: reading it will name it
-                found = entry.stat() if entry.is_file() else None
-                stamps[name] = (found.st_size, found.st_mtime_ns) if found else (0, 0)
+class _Folders(LocalFileSystem):
+    """Local folders, where a link to a folder is that folder."""
+
+    def info(self, path: Any, **options: Any) -> dict[str, Any]:
+        found = super().info(path, **options)
+        return found | {"type": "directory"} if found["islink"] and Path(found["name"]).is_dir() else found
 
 
-def _zip_tree(path: str, archive: zipfile.ZipFile, files: Files) -> Tree:
-    members: dict[str, zipfile.ZipInfo] = {}
-    folders: set[str] = set()
+def _tree_of(system: AbstractFileSystem, path: Path, files: Files, item: Callable[[str], Path | bytes]) -> Tree:
+    """The tree of all that a file system holds, or that is below a local path in it."""
+    local = isinstance(system, LocalFileSystem)
+    root, deepest = (path.absolute().as_posix(), DEEPEST + 1) if local else ("", None)
+    stamps, folders = {}, set()
+    found: Any = system.find(root, maxdepth=deepest, withdirs=True, detail=True, on_error="raise")
+    for info in found.values():
+        name = info["name"].removeprefix(root).strip("/")
+        if not name or _is_ignored(name):
+            continue
+        if info["type"] == "directory":
+            folders.add(name)
+        elif name in files:  # a link to nothing is kept: reading it will name it
+            stamps[name] = (info["size"], info["CRC"] if "CRC" in info else int(1e9 * info["mtime"]))
+    return Tree(str(path), stamps, frozenset(folders), item, files)
+
+
+def _zip_tree(path: Path, system: ZipFileSystem, files: Files) -> Tree:
+    """The tree of a zip below the folders that all its files are in; names with backslashes or dots are put right."""
+    archive: zipfile.ZipFile = system.zip
     for info in archive.infolist():
         parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")]
-        name, depth = "/".join(parts), len(parts) if info.is_dir() else len(parts) - 1
-        if _is_ignored(name):
-            continue
-        folders |= {"/".join(parts[:i]) for i in range(1, depth + 1)}
-        if name in files and not info.is_dir():
-            members[name] = info
-    start = _common_folder(members)
-    members = {name.removeprefix(start): info for name, info in members.items()}
-    where = f"{path}/{start}".rstrip("/")
+        info.filename = "/".join(parts) + "/" * info.is_dir()
+    members = {info.filename: info for info in archive.infolist()}
 
     def item(name: str) -> bytes:
         try:
@@ -201,15 +204,15 @@ def _zip_tree(path: str, archive: zipfile.ZipFile, files: Files) -> Tree:
                 raise zipfile.BadZipFile(f"it unpacks to {members[name].file_size} bytes")
             return archive.read(members[name])
         except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error) as error:
-            raise UpstairsError(f"{where}/{name} cannot be unpacked ({error}): make the zip again") from error
+            raise UpstairsError(f"{path}/{name} cannot be unpacked ({error}): make the zip again") from error
 
-    stamps = {name: (info.file_size, info.CRC) for name, info in members.items()}
-    below = frozenset(name.removeprefix(start) for name in folders if name.startswith(start))
-    return Tree(where, stamps, below, item, files)
+    tree = _tree_of(system, path, files, item)
+    start = _common_folder(tree.stamps)
+    return tree.below(start) if start else tree
 
 
 def _common_folder(names: Iterable[str]) -> str:
-    """The folders above all files, as 'a/b/', while class/file is left below them."""
+    """The folders above all files, as 'a/b', while class/file is left below them."""
     parents = sorted(name.split("/")[:-2] for name in names)
     ends = zip(parents[0], parents[-1], strict=False) if parents else ()  # what these two share, all share
-    return "".join(f"{one}/" for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+    return "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))

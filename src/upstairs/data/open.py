@@ -1,29 +1,151 @@
-"""Opening data: the splits that settings name."""
+"""Opening data: one table of readers, and the splits that a run's options name."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from upstairs.console import counting
-from upstairs.data.audio.folders import is_sound, sound_splits
+from upstairs.data import BUILT_IN
+from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
+from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
-from upstairs.data.images.datasets import open_data
+from upstairs.data.files import SOUNDS
+from upstairs.data.images.datasets import open_data, open_source
+from upstairs.data.images.folders import files_by_class
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, function_splits
-from upstairs.data.source import InputFormat
+from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import Splits
-from upstairs.data.text.tables import is_text, text_splits
+from upstairs.data.text.embeddings import FrozenFormat
+from upstairs.data.text.hashed import TextFormat
+from upstairs.data.text.tables import is_text, open_texts, read_texts, text_splits
+from upstairs.data.text.tokens import PieceFormat
 from upstairs.errors import UpstairsError
 from upstairs.settings import DataOptions
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One kind of inputs: which data it reads, and how.
+
+    Attributes:
+        name: what is read, for messages.
+        kinds: the names that `upstairs list` has for it.
+        matches: is the data with this name or path for it? The first reader of `READERS` that says so has it.
+        splits: (options, format, progress) -> the data split into training, validation and test classes. The format is
+            that of a trained run which the data is for, or None.
+        source: (data, columns, format, progress) -> all of the data as one source.
+        support: the folder or file of a support set -> {label: inputs}, or inputs and their labels.
+        formats: those of its sources, by which a checkpoint finds it again.
+        has_splits: False where no two tasks share anything, so that there is nothing to split.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    matches: Callable[[str], bool]
+    splits: Callable[[DataOptions, InputFormat | None, Progress | None], Splits]
+    source: Callable[[str, str | None, InputFormat | None, Progress | None], Source]
+    support: Callable[[Path], Any]
+    formats: tuple[type[InputFormat] | type[None], ...]
+    has_splits: bool = True
+
+
+def _functions(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    return function_splits(options.data)
+
+
+def _texts(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    return text_splits(
+        options.data, split=options.split, seed=options.split_seed, columns=options.columns, encoder=options.encoder,
+        adapted=options.net == "pretrained", format=format, progress=progress,
+    )  # fmt: skip
+
+
+def _sounds(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    own = sound_format(format)
+    return sound_splits(options.data, split=options.split, seed=options.split_seed, format=own, progress=progress)
+
+
+def _pictures(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    asked = pixels_of(format)
+    return open_data(options.data, split=options.split, seed=options.split_seed, progress=progress, **asked)
+
+
+def sound_format(format: InputFormat | None) -> AudioFormat | None:
+    """The format of sounds, where it is one."""
+    return format if isinstance(format, AudioFormat) else None
+
+
+def pixels_of(format: InputFormat | None) -> dict[str, Any]:
+    """What is asked of pictures that are for a trained run."""
+    if not isinstance(format, ImageFormat):
+        return {}
+    return {"size": format.size, "channels": format.channels, "ink": format.ink}
+
+
+READERS = (
+    Reader(
+        "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS, _functions,
+        source=lambda data, columns, format, progress: function_splits(data).test,
+        support=files_by_class, formats=(NoneType,), has_splits=False,
+    ),
+    Reader(
+        "texts", ("table", "texts", "languages"), is_text, _texts,
+        source=lambda data, columns, format, progress: open_texts(
+            data, columns=columns, format=format, progress=progress
+        ),
+        support=lambda path: read_texts(path)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
+    ),
+    Reader(
+        "sounds", ("sounds",), lambda data: data != "glyphs" and is_sound(data), _sounds,
+        source=lambda data, columns, format, progress: open_sounds(
+            data, format=sound_format(format), progress=progress
+        ),
+        support=lambda path: files_by_class(path, SOUNDS), formats=(AudioFormat,),
+    ),
+    Reader(
+        "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, _pictures,
+        source=lambda data, columns, format, progress: open_source(data, progress=progress, **pixels_of(format)),
+        support=files_by_class, formats=(ImageFormat, NoneType),
+    ),
+)  # fmt: skip
+FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}
+
+
+def reader_for(data: str) -> Reader:
+    """The reader of a data set; of several, that of the first."""
+    first = data.split(SIGN)[0]
+    return next(reader for reader in READERS if reader.matches(first))
+
+
+def reader_of(format: InputFormat | None) -> Reader:
+    """The reader of inputs like those of a trained run; arrays have no format, and are for that of pictures."""
+    return next(reader for reader in reversed(READERS) if isinstance(format, reader.formats))
+
+
+def read_format(value: dict[str, Any]) -> InputFormat:
+    """The inverse of a format's `to_json`.
+
+    Raises:
+        UpstairsError: a kind of inputs that this version does not know.
+    """
+    if (kind := value.get("kind")) not in FORMATS:
+        raise UpstairsError(
+            f"the inputs are of the kind '{kind}' and this version reads {', '.join(FORMATS)}: train anew, or use the "
+            "version of upstairs that wrote the file"
+        )
+    return FORMATS[kind].from_json(value)
 
 
 def absolute(data: str | Path) -> str:
     """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
     if SIGN in str(data):
         return SIGN.join(absolute(part) for part in str(data).split(SIGN))
-    named = not str(data) or data in ("glyphs", "languages", *FUNCTIONS)  # an empty path would be this folder
+    named = not str(data) or data in BUILT_IN  # an empty path would be this folder
     return str(data) if named or not Path(data).exists() else str(Path(data).resolve())
 
 
@@ -32,28 +154,26 @@ def with_paths(given: dict[str, Any]) -> dict[str, Any]:
     return given | {name: absolute(given[name]) for name in ("data", "start_from", "encoder") if given.get(name)}
 
 
-def open_splits(settings: DataOptions, *, quiet: bool, format: InputFormat | None = None) -> Splits:
-    """The data that settings name, with a bar while it is read for the first time.
+def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None = None) -> Splits:
+    """The data that the options name, with a bar while it is read for the first time.
 
     Args:
         format: that of a trained run, where the data is for it.
+
+    Raises:
+        UpstairsError: data that cannot be read, or an option that says something about other data than is there.
     """
-    data = settings.data
-    check_data_options(settings)
-    if SIGN in data:
-        if settings.spoken:
-            raise UpstairsError(
-                f"`spoken` adds made-up words to one data set and `data` is {data}: name one, or leave `spoken` out"
-            )
-        mix = parse_mix(settings.mix) if settings.mix else None
-        own = replace(settings, mix=None)
-        other = replace(own, columns=None, encoder=None)
-        parts = [
-            open_splits(replace(own if is_text(part) else other, data=part), quiet=quiet, format=format)
-            for part in data.split(SIGN)
-        ]
-        return mixed_splits(parts, mix)
-    return limited(open_one(settings, quiet=quiet, format=format), settings, quiet=quiet)
+    parts = options.data.split(SIGN)
+    check_data_options(options, parts)
+    if len(parts) > 1:
+        mix = parse_mix(options.mix) if options.mix else None
+        own = [replace(options, data=part, mix=None) for part in parts]
+        own = [one if is_text(one.data) else replace(one, columns=None, encoder=None) for one in own]
+        return mixed_splits([open_splits(one, quiet=quiet, format=format) for one in own], mix)
+    reader = reader_for(options.data)
+    with counting(f"reading {reader.name}", quiet=quiet) as progress:
+        splits = reader.splits(options, format, progress)
+    return limited(splits, options, quiet=quiet)
 
 
 def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:
@@ -66,35 +186,19 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
         )  # fmt: skip
 
 
-def open_one(settings: DataOptions, *, quiet: bool, format: InputFormat | None) -> Splits:
-    """One data set, with all its training classes."""
-    data, split, seed = settings.data, settings.split, settings.split_seed
-    if functions := function_splits(data):
-        return functions
-    if is_text(data):
-        with counting("reading texts", quiet=quiet) as progress:
-            return text_splits(
-                data, split=split, seed=seed, columns=settings.columns, encoder=settings.encoder,
-                adapted=settings.net == "pretrained", format=format, progress=progress,
-            )  # fmt: skip
-    if is_sound(data):
-        with counting("reading sounds", quiet=quiet) as progress:
-            heard = format if isinstance(format, AudioFormat) else None
-            return sound_splits(data, split=split, seed=seed, format=heard, progress=progress)
-    with counting("reading pictures", quiet=quiet) as progress:
-        return open_data(data, split=split, seed=seed, progress=progress, **asked_of(format))
-
-
-def check_data_options(settings: DataOptions) -> None:
+def check_data_options(options: DataOptions, parts: list[str]) -> None:
     """Raise UpstairsError for an option that says something about other data than is there."""
-    parts = settings.data.split(SIGN)
     if not all(part.strip() for part in parts):
-        raise UpstairsError(f"`data` is '{settings.data}': name a data set on each side of '+'")
-    if settings.mix and len(parts) == 1:
-        raise UpstairsError(f"`mix` is '{settings.mix}' and there is one data set: name several, as `data` 'A + B'")
+        raise UpstairsError(f"`data` is '{options.data}': name a data set on each side of '+'")
+    if options.mix and len(parts) == 1:
+        raise UpstairsError(f"`mix` is '{options.mix}' and there is one data set: name several, as `data` 'A + B'")
+    if options.spoken and len(parts) > 1:
+        raise UpstairsError(
+            f"`spoken` adds made-up words to one data set and `data` is {options.data}: name one, or leave it out"
+        )
     for name in ("columns", "encoder"):
-        if getattr(settings, name) and not any(is_text(part) for part in parts):
-            raise UpstairsError(f"`{name}` is about texts and {settings.data} has none: leave it out")
+        if getattr(options, name) and not any(is_text(part) for part in parts):
+            raise UpstairsError(f"`{name}` is about texts and {options.data} has none: leave it out")
 
 
 def parse_mix(text: str) -> list[float]:
@@ -103,10 +207,3 @@ def parse_mix(text: str) -> list[float]:
         return [float(share) for share in text.split(",")]
     except ValueError:
         raise UpstairsError(f"`mix` is '{text}': give a number for each data set, such as 2,1") from None
-
-
-def asked_of(format: InputFormat | None) -> dict[str, Any]:
-    """What is asked of pictures that are for a trained run."""
-    if not isinstance(format, ImageFormat):
-        return {}
-    return {"size": format.size, "channels": format.channels, "ink": format.ink}

@@ -59,10 +59,8 @@ def function_source(functions: Functions) -> Source:
     return Source(functions.name, np.zeros((0, 1), np.float32), (), (), functions=functions)
 
 
-def function_splits(name: str) -> Splits | None:
+def function_splits(name: str) -> Splits:
     """The functions of this name, the same to train on and to be judged by: no function is ever drawn twice."""
-    if name not in FUNCTIONS:
-        return None
     source = function_source(FUNCTIONS[name])
     return Splits(source, source, source)
 

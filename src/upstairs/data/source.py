@@ -1,8 +1,9 @@
 """Source: examples by class, sampled by row; and the three ways to split its classes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from upstairs.errors import UpstairsError
-from upstairs.settings import TaskKind
+from upstairs.settings import Net, TaskKind
 
 Rows = Any  # an array [rows, *feature], or what is indexed by an array of rows as one is (see splice.py)
 
@@ -38,24 +39,54 @@ class Functions(Protocol):
         ...
 
 
-@runtime_checkable
-class InputFormat(Protocol):
-    """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`."""
+@dataclass(frozen=True)
+class InputFormat(ABC):
+    """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`, and what that says of the data.
+
+    A format is a frozen dataclass; its fields are saved with a run and read again.
+
+    Attributes:
+        kind: its name in a checkpoint.
+        net: the network that suits the inputs; None where their shape says it.
+        is_text: inputs are texts.
+        is_tokens: rows are numbers of tokens, of which no mean can be taken.
+    """
+
+    kind: ClassVar[str]
+    net: ClassVar[Net | None] = None
+    is_text: ClassVar[bool] = False
+    is_tokens: ClassVar[bool] = False
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
 
-    def read(self, item: Any, *, name: str | None = None) -> np.ndarray: ...
+    @abstractmethod
+    def read(self, item: Any, *, name: str | None = None) -> np.ndarray:
+        """One input as a row; errors call it by its name."""
 
-    def to_json(self) -> dict[str, Any]: ...
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "InputFormat":
+        """The inverse of `to_json`."""
+        names = [f.name for f in fields(cls)]
+        if value.get("kind") != cls.kind or not set(names) <= value.keys():
+            raise UpstairsError(f"{value} is no {cls.kind} format: it needs kind '{cls.kind}' and {', '.join(names)}")
+        return cls(**{name: value[name] for name in names})
 
 
 @dataclass(frozen=True)
 class DrawnFunctions:
-    """`Functions` of a user's own."""
+    """`Functions` that a user's own function draws."""
 
-    draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+    function: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
     name: str
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return self.function(count, generator)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from upstairs.console import counting
-from upstairs.data.audio.folders import is_sound, open_sounds
-from upstairs.data.audio.format import AudioFormat
 from upstairs.data.episodes import Episodes
-from upstairs.data.images.datasets import open_source
 from upstairs.data.mixture import SIGN, episodes_of
-from upstairs.data.open import absolute, asked_of, open_splits
-from upstairs.data.regression import function_splits
+from upstairs.data.open import absolute, open_splits, reader_for, reader_of
 from upstairs.data.source import Source
-from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
 from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
@@ -71,40 +66,33 @@ UNHEARD: dict[str, Any] = {"spoken": None}  # made-up words serve training alone
 
 def reads(run: Run, data: str) -> bool:
     """Is the data of the kind of inputs (texts, sounds, pictures or arrays) that the run was trained on?"""
-    first = data.split(SIGN)[0]
-    text, sound = run.inputs.are_texts, isinstance(run.inputs.format, AudioFormat)
-    return is_text(first) == text and (text or (first != "glyphs" and is_sound(first)) == sound)
+    return isinstance(run.inputs.format, reader_for(data).formats)
 
 
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """The classes to evaluate on, with the data's name and the split's."""
-    if functions := function_splits(data or run.settings.data):
+    name, form = str(data or run.settings.data), run.inputs.format
+    own = data is None or absolute(data) == run.settings.data
+    if not reader_for(name).has_splits:
         if split not in (None, "test"):
             raise UpstairsError(
-                f"`split` is '{split}' and {functions.test.name} has no split, since every task is a new function: "
-                "leave it out"
+                f"`split` is '{split}' and {name} has no split, since every task is a new function: leave it out"
             )
-        return functions.test, functions.test.name, "test"
-    own = data is None or absolute(data) == run.settings.data
+        return open_splits(DataOptions(data=name), quiet=quiet).test, name, "test"
     split = split or ("test" if own else "all")
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"`split` is '{split}': choose train, val, test or all")
     if own and split != "all":
-        again = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format)
+        again = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=form)
         return getattr(again, split), run.settings.data, split
-    form, name = run.inputs.format, str(data or run.settings.data)
     columns = run.settings.columns if own else None
     if split != "all":
-        other = open_splits(DataOptions(data=name, columns=columns), quiet=quiet, format=form)
-        return getattr(other, split), name, split
+        options = DataOptions(data=name, columns=columns)
+        return getattr(open_splits(options, quiet=quiet, format=form), split), name, split
     if SIGN in name:
         raise UpstairsError(f"`split` all is about one data set and {name} is several: leave it out, or name one")
     with counting("reading examples", quiet=quiet) as progress:
-        if run.inputs.are_texts:
-            return open_texts(name, columns=columns, format=form, progress=progress), name, split
-        if isinstance(form, AudioFormat):
-            return open_sounds(name, format=form, progress=progress), name, split
-        return open_source(name, **asked_of(form), progress=progress), name, split
+        return reader_of(form).source(name, columns, form, progress), name, split
 
 
 def choose_episodes(

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from upstairs.data import KINDS
 from upstairs.experiments.published.papers import experiments
 from upstairs.learners.registry import learners
-from upstairs.training.presets import DATA, PRESETS
+from upstairs.training.presets import PRESETS
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
@@ -15,7 +16,7 @@ def list_all() -> dict[str, list[dict[str, Any]]]:
             {"name": n, "summary": e.summary, "defaults": {kind: e.defaults(kind) for kind in e.kinds}}
             for n, e in table
         ],
-        "data": [{"name": n, "summary": summary} for n, summary in DATA.items()],
+        "data": [{"name": n, "summary": summary} for n, summary in KINDS.items()],
         "presets": [{"name": n, "summary": p.summary, "settings": p.settings} for n, p in PRESETS.items()],
         "experiments": [{"name": n, "summary": e.summary, "settings": e.settings} for n, e in experiments().items()],
     }

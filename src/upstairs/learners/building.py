@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
-from upstairs.core import Learner, evaluating
+from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.options import GradientOptions, InnerLoopOptions, ScaleOptions, ViewOptions
 from upstairs.learners.registry import entry
-from upstairs.nets import conv4, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net
+from upstairs.nets import conv4, embedding_size, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, LearnerOptions, Settings
 
@@ -80,7 +79,7 @@ def on_encoder(make: Callable[..., Learner]) -> Build:
 
     def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
         encoder = make_net(settings, shape, None)
-        return make(encoder, length(encoder, shape), settings, way)
+        return make(encoder, embedding_size(encoder, shape), settings, way)
 
     return build
 
@@ -92,12 +91,6 @@ def own_network(settings: Settings) -> None:
             f"{settings.learner} brings a network of its own, for pictures and vectors, and `net` is {settings.net} ("
             "what texts and frozen features need): choose another learner, such as protonet"
         )
-
-
-def length(encoder: nn.Module, shape: Shape) -> int:
-    """The length of one embedding."""
-    with evaluating(encoder):
-        return encoder(torch.zeros(1, *shape)).shape[-1]
 
 
 def scale(settings: Settings, size: int) -> float:

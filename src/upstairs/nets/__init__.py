@@ -2,6 +2,7 @@
 
 from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, picture_maps, relation_conv, sound_conv, sound_maps
+from upstairs.nets.embedding import embedding_size
 from upstairs.nets.mlp import begin_centred, mlp, projection
 from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
 from upstairs.nets.pretrained import PretrainedTransformer, pretrained_transformer
@@ -23,6 +24,7 @@ __all__ = [
     "conv4",
     "convert_batch_norm",
     "discretise",
+    "embedding_size",
     "is_transductive",
     "mlp",
     "picture_maps",

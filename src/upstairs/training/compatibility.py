@@ -3,8 +3,6 @@
 from upstairs.core import Learner
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.source import Source
-from upstairs.data.text.hashed import TextFormat
-from upstairs.data.text.tokens import PieceFormat
 from upstairs.errors import UpstairsError
 from upstairs.learners import CoTraining, GenerativeLearner, Reptile, StreamLearner
 from upstairs.learners.options import ViewOptions
@@ -37,7 +35,7 @@ def check_compatible(settings: Settings, learner: Learner, source: Source, *, va
             "`views` is for photos, which mean the same when they are mirrored, and the data is "
             f"{'line drawings' if ink else source.name}: leave it out"
         )
-    texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
+    texts, draws = source.format is not None and source.format.is_tokens, isinstance(learner, GenerativeLearner)
     if settings.interpolate != "none" and (learner.global_labels or texts or draws):
         does = "learns to draw what it is shown" if draws else "classifies all training classes"
         what = f"{source.name} is texts" if texts else f"'{name}' {does}"

@@ -3,12 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from upstairs.data.audio.format import AudioFormat
 from upstairs.data.open import with_paths
 from upstairs.data.regression import FUNCTIONS
 from upstairs.data.source import Source
-from upstairs.data.text.embeddings import FrozenFormat
-from upstairs.data.text.hashed import TextFormat
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import changed, check_names, entry, make_settings, options_of
 from upstairs.nets.text import READINGS
@@ -115,11 +112,7 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
 
 def net_for(source: Source) -> Net:
     """The network that suits the inputs."""
-    if isinstance(source.format, TextFormat):
-        return "bag"
-    if isinstance(source.format, FrozenFormat):
-        return "projection"
-    if isinstance(source.format, AudioFormat):
-        return "sound"
+    if source.format is not None and source.format.net is not None:
+        return source.format.net
     shape = source.feature_shape
     return "conv4" if len(shape) == 3 and min(shape[1:]) >= 16 else "mlp"

@@ -9,18 +9,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.data.audio.format import AudioFormat
-from upstairs.data.files import PICTURES, SOUNDS, Files
-from upstairs.data.images.folders import files_by_class
-from upstairs.data.images.format import ImageFormat
+from upstairs.data.open import read_format, reader_of
 from upstairs.data.source import InputFormat, as_floats
-from upstairs.data.text.embeddings import FrozenFormat
-from upstairs.data.text.hashed import TextFormat
-from upstairs.data.text.tables import read_texts
-from upstairs.data.text.tokens import PieceFormat
 from upstairs.errors import UpstairsError
 
-Support = str | Path | Mapping[str, Sequence[Any]] | tuple[Any, Any]
+Items = Sequence[Any] | np.ndarray | Tensor
+Support = str | Path | Mapping[str, Items] | tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -32,13 +26,9 @@ class Inputs:
 
     @property
     def are_texts(self) -> bool:
-        return isinstance(self.format, TextFormat | FrozenFormat | PieceFormat)
+        return self.format is not None and self.format.is_text
 
-    @property
-    def files(self) -> Files:
-        return SOUNDS if isinstance(self.format, AudioFormat) else PICTURES
-
-    def read(self, items: Sequence[Any]) -> Float[Tensor, "n *feature"]:
+    def read(self, items: Items) -> Float[Tensor, "n *feature"]:
         """Paths, bytes, pictures, texts, sounds or arrays, one for each example.
 
         Raises:
@@ -61,28 +51,14 @@ class Inputs:
         return cls(tuple(meta["shape"]), read_format(form) if form else None)
 
 
-def read_format(value: dict[str, Any]) -> InputFormat:
-    """The inverse of a format's `to_json`."""
-    if value.get("kind") == "text":
-        return TextFormat(int(value["words"]))
-    if value.get("kind") == "frozen":
-        return FrozenFormat(str(value["model"]), int(value["size"]), int(value.get("rows", 1)))
-    if value.get("kind") == "pieces":
-        return PieceFormat(str(value["model"]), int(value["length"]))
-    if value.get("kind") == "audio":
-        return AudioFormat(float(value["seconds"]), int(value["bands"]))
-    return ImageFormat.from_json(value)
-
-
-def read_support(support: Support, inputs: "Inputs", *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
+def read_support(support: Support, inputs: Inputs, *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
     """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has.
 
     Raises:
         UpstairsError: fewer than `least` classes, one without examples, or inputs that cannot be found.
     """
     if isinstance(support, str | Path):
-        path = Path(support)
-        support = read_texts(path)[:2] if inputs.are_texts else files_by_class(path, inputs.files)
+        support = reader_of(inputs.format).support(Path(support))
     if not isinstance(support, Mapping):
         x, y = support
         if len(x) != len(y):

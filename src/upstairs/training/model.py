@@ -1,6 +1,5 @@
 """A learner adapted to one task: it names inputs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, save_tensors, versions
 from upstairs.training.checkpoint import load_weights
-from upstairs.training.inputs import Inputs
+from upstairs.training.inputs import Inputs, Items
 
 NONE = "none of these"
 
@@ -36,7 +35,7 @@ class Model:
     settings: Settings
     threshold: float | None = None
 
-    def logits(self, items: Sequence[Any]) -> Float[Tensor, "n way"]:
+    def logits(self, items: Items) -> Float[Tensor, "n way"]:
         """What the learner predicts (columns as `labels`) for each input; inputs do not affect each other."""
         with evaluating(self.learner):
             parts = [
@@ -45,11 +44,11 @@ class Model:
             ]
         return torch.cat(parts).double() if parts else torch.zeros(0, len(self.labels), dtype=torch.float64)
 
-    def predict_proba(self, items: Sequence[Any]) -> Float[np.ndarray, "n way"]:
+    def predict_proba(self, items: Items) -> Float[np.ndarray, "n way"]:
         """Probability of each class (columns as `labels`) for each input, were it of one of them."""
         return self.logits(items).softmax(-1).numpy()
 
-    def predict(self, items: Sequence[Any]) -> list[str]:
+    def predict(self, items: Items) -> list[str]:
         """The likeliest label of each input, or `NONE`."""
         return self.name(self.logits(items))
 

@@ -1,4 +1,4 @@
-"""Named experiments, and the kinds of data there are."""
+"""Named settings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +11,6 @@ class Preset:
     summary: str
     settings: dict[str, Any]
 
-
-DATA: dict[str, str] = {
-    "glyphs": "characters of many scripts drawn from installed fonts; always there, split by script",
-    "folder": "class/picture or group/class/picture; with train, val and test folders on top if you have them; "
-    "or images/ beside train.csv, val.csv and test.csv (mini-ImageNet)",
-    "zip": "the same in a zip, read without unpacking",
-    "omniglot": "the folder with images_background.zip, images_evaluation.zip and splits/vinyals, or one zip alone",
-    "cifar": "the folder with sheets/ and splits/: --split cifar-fs or fc100",
-    "table": "texts: a .csv, .tsv, .jsonl or .parquet with a column of texts and one of labels (--columns TEXT,LABEL)",
-    "texts": "a folder with a folder of .txt files for each class, or CLINC150's with data_full.json",
-    "languages": "texts: which language is it? names of things in 140 languages (needs Babel, extra [text])",
-    "sounds": "recordings as class/file, in a folder or a zip, or named by an index.tsv (needs extra [audio])",
-    "sinusoid": "regression: a sinusoid for each task (Finn 2017)",
-    "gp": "regression: a function of a Gaussian process for each task, whose best possible answer is known",
-    "arrays": "in Python: Source.from_arrays(x, y)",
-}
 
 PRESETS: dict[str, Preset] = {
     "demo_protonet": Preset(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from scipy.signal import resample_poly
 
+from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
 
 RATE = 16_000  # samples a second that everything is brought to
@@ -24,7 +25,7 @@ FAINTEST = 1e-5  # of full scale, below which a recording is silent
 
 
 @dataclass(frozen=True)
-class AudioFormat:
+class AudioFormat(InputFormat):
     """How a recording becomes a row: uint8 [1, bands, frames], decibels below its loudest, 255 to 0.
 
     Attributes:
@@ -35,6 +36,9 @@ class AudioFormat:
     Raises:
         UpstairsError: a length or a number of bands that cannot be.
     """
+
+    kind = "audio"
+    net = "sound"
 
     seconds: float = 1.0
     bands: int = 64
@@ -74,7 +78,7 @@ class AudioFormat:
         return np.pad(samples, size)[centre + size - size // 2 :][:size]
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "audio", "reading": READING, **asdict(self)}
+        return {"kind": self.kind, "reading": READING, **asdict(self)}
 
 
 def read_sound(item: Any, *, name: str | None = None) -> Float32[np.ndarray, " n"]:

@@ -1,10 +1,10 @@
 """Data by name or by path: the public sets in the layouts they are handed round in, and a user's own folders."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from upstairs.data.cache import Progress
+from upstairs.data.class_augmentation import joined
 from upstairs.data.images.cifar import CIFAR, _cifar, cifar_splits
 from upstairs.data.images.folders import folder_source, folder_splits
 from upstairs.data.images.mini_imagenet import is_listed, listed_splits
@@ -80,15 +80,15 @@ def open_source(
     kind = _kind(data, None)
     asked: dict[str, Any] = {"size": size, "channels": channels, "ink": ink}
     if kind == "glyphs":
-        return _check_format(_join(_glyphs(size, progress)), asked)
+        return _check_format(joined(_glyphs(size, progress)), asked)
     if kind == "omniglot":
         return _check_format(_omniglot(data, size or 28, progress), asked)
     if kind == "cifar":
         return _check_format(_cifar(Path(data), progress), asked)
     if kind == "listed":
-        return _join(listed_splits(data, **asked, progress=progress))
+        return joined(listed_splits(data, **asked, progress=progress))
     splits = folder_splits(data, **asked, progress=progress)
-    return _join(splits) if splits else folder_source(data, **asked, progress=progress)
+    return joined(splits) if splits else folder_source(data, **asked, progress=progress)
 
 
 def _kind(data: str | Path, split: str | None) -> str:
@@ -125,11 +125,3 @@ def _check_format(made: Any, asked: dict[str, Any]) -> Any:
         if value is not None and value != (has := getattr(source.format, name)):
             raise UpstairsError(f"{source.name} has {name} {has} and no other: leave `{name}` {value} out")
     return made
-
-
-def _join(splits: Splits) -> Source:
-    """Sources that share their inputs as one."""
-    labels, rows, groups = (
-        tuple(value for part in splits for value in getattr(part, name)) for name in ("labels", "rows", "groups")
-    )
-    return replace(splits.train, labels=labels, rows=rows, groups=groups)

@@ -82,9 +82,6 @@ def folder_source(
         return source_of(tree, classes, format, name=_name(path), progress=progress)
 
 
-zip_source = folder_source  # open_tree reads either
-
-
 def _name(path: str | Path) -> str:
     return Path(path).resolve().name.removesuffix(".zip")
 

@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # pillow's own list also holds EPS, which runs programs
@@ -23,7 +24,7 @@ _QUIET = threading.Lock()  # warning filters belong to the whole process: one th
 
 
 @dataclass(frozen=True)
-class ImageFormat:
+class ImageFormat(InputFormat):
     """How a picture becomes a row of a source: uint8 [channels, size, size].
 
     Attributes:
@@ -36,6 +37,8 @@ class ImageFormat:
     Raises:
         UpstairsError: a size or a number of channels that cannot be.
     """
+
+    kind = "image"
 
     size: int
     channels: int
@@ -68,16 +71,6 @@ class ImageFormat:
             return np.repeat(np.asarray(grey)[None], self.channels, axis=0)
         picture = _crop(_in_mode(picture, "L" if self.channels == 1 else "RGB"), self.size)
         return np.ascontiguousarray(np.asarray(picture).reshape(self.size, self.size, -1).transpose(2, 0, 1))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "image", **asdict(self)}
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "ImageFormat":
-        """The inverse of `to_json`."""
-        if value.get("kind") != "image" or not {"size", "channels", "ink"} <= value.keys():
-            raise UpstairsError(f"{value} is no image format: it needs kind 'image', size, channels and ink")
-        return cls(int(value["size"]), int(value["channels"]), bool(value["ink"]))
 
 
 def read_picture(item: Any, *, name: str | None = None, least: int = 0) -> Image.Image:

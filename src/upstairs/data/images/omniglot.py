@@ -6,7 +6,7 @@ from pathlib import Path
 
 from upstairs.data.cache import Progress
 from upstairs.data.files import Tree, _text, arrange, open_tree
-from upstairs.data.images.folders import folder_source, source_of
+from upstairs.data.images.folders import source_of
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
@@ -40,11 +40,6 @@ def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | No
     )
     folder = Path(path) / "splits" / "vinyals"
     return split_by_list(turned, *(_text(folder / f"{part}.txt").split() for part in Splits._fields))
-
-
-def omniglot_zip(path: str | Path, *, size: int = 28, progress: Progress | None = None) -> Source:
-    """The characters of one of Omniglot's zips, not rotated, grouped by alphabet."""
-    return folder_source(path, size=size, channels=1, ink=True, progress=progress)
 
 
 def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from upstairs.data.cache import Progress, memory_mapped
+from upstairs.data.source import InputFormat
 from upstairs.data.text.hashed import as_text
 from upstairs.errors import UpstairsError
 
@@ -24,7 +25,7 @@ EARLIER = 2  # the layer that stands beside the last is so many before it
 
 
 @dataclass(frozen=True)
-class FrozenFormat:
+class FrozenFormat(InputFormat):
     """A text becomes the features of a pretrained transformer: float32 [rows, size], each row of length 1.
 
     Attributes:
@@ -32,6 +33,10 @@ class FrozenFormat:
         size: how many features it has.
         rows: those of `encode_layers`; 1, of runs before there were more, is the first alone: [size].
     """
+
+    kind = "frozen"
+    net = "projection"
+    is_text = True
 
     model: str
     size: int
@@ -61,8 +66,9 @@ class FrozenFormat:
 
         return memory_mapped(key.hexdigest(), rows, (len(texts), *self.shape), dtype=np.float32)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "frozen", **asdict(self)}
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> InputFormat:
+        return super().from_json({"rows": 1, **value})  # older runs did not say how many
 
 
 def frozen_format(model: str) -> FrozenFormat:

@@ -3,7 +3,7 @@
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ INSIDE = "'’\u200c\u200d"  # they belong to a word, where they stand in one
 
 
 @dataclass(frozen=True)
-class TextFormat:
+class TextFormat(InputFormat):
     """How a text becomes a row: uint16 [words, tokens of a word], 0 where there is none.
 
     Attributes:
@@ -32,6 +32,10 @@ class TextFormat:
     Raises:
         UpstairsError: a number of words that cannot be.
     """
+
+    kind = "text"
+    net = "bag"
+    is_text = is_tokens = True
 
     words: int
 
@@ -53,9 +57,6 @@ class TextFormat:
         for place, tokens in zip(range(self.words), hashed(as_text(item, name)), strict=False):
             row[place, : len(tokens)] = tokens
         return row
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "text", **asdict(self)}
 
 
 def as_text(item: Any, name: str | None = None) -> str:

@@ -209,11 +209,6 @@ def _clinc(path: Path) -> Texts:
     return Texts([text for text, _ in pairs], labels, [owner.get(label, "") for label in labels])
 
 
-def out_of_scope(path: Path) -> list[str]:
-    """CLINC150's texts that belong to no intent: those of its test set."""
-    return [text for text, _ in _pairs(path / CLINC, _json(path / CLINC).get("oos_test", []))]
-
-
 def _text_files(path: Path) -> Iterable[Path]:
     return (p for p in path.glob("*/*.txt") if not p.name.startswith("."))
 

@@ -1,26 +1,30 @@
 """Texts as the token ids of a pretrained transformer, for a network that goes on learning."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
 
 from upstairs.data.cache import Progress
+from upstairs.data.source import InputFormat
 from upstairs.data.text.embeddings import load_encoder
 from upstairs.data.text.hashed import as_text
 from upstairs.errors import UpstairsError
 
 
 @dataclass(frozen=True)
-class PieceFormat:
+class PieceFormat(InputFormat):
     """A text becomes its token ids, 1 more than the tokenizer's: int32 [length], 0 behind the end.
 
     Attributes:
         model: a folder, or a name that `transformers` knows.
         length: tokens that are read, the marks of beginning and end among them; the rest of a longer text is cut off.
     """
+
+    kind = "pieces"
+    is_text = is_tokens = True
 
     model: str
     length: int
@@ -37,9 +41,6 @@ class PieceFormat:
         for row, ids in zip(rows, _ids(self.model, texts, self.length), strict=True):
             row[: len(ids)] = np.array(ids) + 1
         return rows
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "pieces", **asdict(self)}
 
 
 def piece_format(model: str, texts: Sequence[str]) -> PieceFormat:

@@ -69,7 +69,7 @@ def report_runs(
     runs, _ = open_runs(paths)
     check_comparable(runs)
     splits = open_splits(runs[0].settings, quiet=quiet)
-    if any(run.settings.way == 1 for run in runs):
+    if any(run.settings.task_kind == "generation" for run in runs):
         report = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
     else:
         with counting("measuring", quiet=quiet) as progress:
@@ -140,7 +140,7 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
     if not paths:
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
-    if runs[0].settings.way == 0:
+    if runs[0].settings.task_kind == "regression":
         raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
     return runs, [run for run in runs if run.settings.data == runs[0].settings.data]
 

@@ -8,12 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
+from upstairs.errors import UpstairsError
 from upstairs.learners.generative.adversarial import nearness, zero_slope
 from upstairs.learners.generative.base import SamplingLearner
 from upstairs.learners.generative.games import Game, Side
 from upstairs.learners.generative.likelihood import nth, scatter
 from upstairs.learners.model_based.conditioned import Noise
-from upstairs.nets.drawing import Bender
+from upstairs.nets.drawing import Bender, critic, picture_reader
 
 LOOKED_AT = 16  # draws behind the score that `predict` gives
 
@@ -108,3 +109,23 @@ class DAGAN(Game[Pictures], SamplingLearner[Pictures]):
 def pick(x: Float[Tensor, "n *feature"], places: Tensor) -> Float[Tensor, "m *feature"]:
     """Rows of `x`, one for each place."""
     return F.embedding(places, x.flatten(1)).reshape(-1, *x.shape[1:])
+
+
+def dagan(shape: tuple[int, ...], *, width: int = 16, turns: int = 1) -> DAGAN:
+    """Data augmentation GAN (Antoniou, Storkey and Edwards 2018): L_critic = mean of softplus(D(made) - D(real)).
+
+    Args:
+        shape: of one picture, (channels, height, width), of 16 pixels or more.
+        width: channels of the drawing network at full size; the critic has twice as many.
+        turns: steps of the critic for each one of the generator.
+
+    Raises:
+        UpstairsError: inputs of another shape.
+    """
+    if len(shape) != 3 or min(shape[1:]) < 16:
+        raise UpstairsError(
+            f"dagan takes pictures of 16x16 pixels or more and was given inputs of shape {shape}: resize smaller ones"
+        )
+    size = 2 * width
+    generator = Redrawer(picture_reader(shape, width=width, out=2 * size), Bender(size, 2 * size, shape, width=width))
+    return DAGAN(generator, critic((3 * shape[0], *shape[1:]), width=size), size=size, turns=turns)

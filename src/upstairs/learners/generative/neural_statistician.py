@@ -1,5 +1,6 @@
 """The Neural Statistician: a variational autoencoder of sets, with a latent of the set and one of each example."""
 
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.learners.generative.base import Course, GenerativeLearner
-from upstairs.learners.generative.likelihood import Gaussian, LogLikelihood, gaussian
+from upstairs.learners.generative.likelihood import Gaussian, LogLikelihood, bernoulli_log_p, gaussian, gaussian_log_p
 from upstairs.nets import mlp
+from upstairs.nets.drawing import PictureWriter, picture_reader
 
 
 class Factors(NamedTuple):
@@ -101,3 +103,29 @@ class NeuralStatistician(GenerativeLearner[Factors]):
             fit = self.likelihood(self.write(torch.cat([z, c], 1)), x)
             logs.append(fit + p.log_p(z) - q.log_p(z) + given.log_p(c) - seen.log_p(c))
         return torch.stack(logs).logsumexp(0)[:, None] - torch.tensor(float(len(logs)), dtype=h.dtype).log()
+
+
+def neural_statistician(shape: tuple[int, ...], *, width: int = 32) -> NeuralStatistician:
+    """Neural Statistician (Edwards and Storkey 2017): a variational autoencoder of sets, p(c) = N(0, I).
+
+        p(set) = integral of p(c) prod over x of (integral of p(x | z, c) p(z | c) dz) dc
+
+    Args:
+        shape: of one input; of one channel it is ink or paper, else each value has a mean and a scale.
+        width: channels of the networks at full size; vectors have four times as many numbers.
+    """
+    drawings = len(shape) == 3 and shape[0] == 1  # ink or paper; all else has a mean and a scale for each value
+    likelihood, parameters = (bernoulli_log_p, 1) if drawings else (gaussian_log_p, 2)
+    size = 4 * width
+    read: nn.Module
+    write: nn.Module
+    latent = 2 * width
+    if len(shape) == 3 and min(shape[1:]) >= 16:
+        read = picture_reader(shape, width=width, out=size)
+        write = PictureWriter(2 * latent, (parameters * shape[0], *shape[1:]), width=width)
+    else:
+        read = mlp(shape, widths=(size, size), out=size)
+        write = mlp((2 * latent,), widths=(size, size), out=parameters * prod(shape))
+        if len(shape) > 1:
+            write = nn.Sequential(write, nn.Unflatten(1, (parameters * shape[0], *shape[1:])))
+    return NeuralStatistician(read, write, size, latent=latent, likelihood=likelihood)

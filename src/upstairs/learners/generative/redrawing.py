@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
+from upstairs.errors import UpstairsError
 from upstairs.learners.generative.base import Course, SamplingLearner
 from upstairs.learners.generative.likelihood import Gaussian, bernoulli_log_p, gaussian, nth, scatter
 from upstairs.nets.drawing import Bender, pair_reader, picture_reader
@@ -105,3 +106,21 @@ class Redrawing(SamplingLearner[Exemplars]):
         s, h = state.at(nth(state.mask, torch.minimum((share * state.size).long(), state.size - 1)))
         logits = self.bender(gaussian(self.prior(h)).at(noise[:, 1:]), s, h)
         return (4 * (logits + 0.5)).sigmoid()  # strokes, ink from a probability of 0.38 on, and not the haze around
+
+
+def redrawing(shape: tuple[int, ...], *, width: int = 16) -> Redrawing:
+    """A variational autoencoder that redraws: p(x | S) = 1/|S| sum over s of integral p(x | z, s) p(z | s) dz.
+
+    Args:
+        shape: of one picture, (1, height, width), of 16 pixels or more.
+        width: channels of the drawing network at full size.
+
+    Raises:
+        UpstairsError: inputs of another shape.
+    """
+    if len(shape) != 3 or shape[0] != 1 or min(shape[1:]) < 16:
+        raise UpstairsError(
+            f"redrawing takes pictures of one channel and 16x16 pixels or more and was given inputs of shape {shape}: "
+            "use dagan for pictures of several channels, or resize smaller ones"
+        )
+    return Redrawing(shape, width=width, latent=4 * width)

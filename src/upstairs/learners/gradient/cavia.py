@@ -56,6 +56,8 @@ def cavia(
         c_0 = 0,  c_{k+1} = c_k - lr * grad_c L_support(c_k, theta),  meta-gradient = d L_query(c_K, theta) / d theta
 
     Args:
-        net: with parameters named `context`: see `Concatenated` and `modulated`.
+        net: with parameters named `context` (see `Concatenated` and `modulated`); any other is `modulated` with 100.
     """
+    if not any(name.split(".")[-1] == "context" for name, _ in net.named_parameters()):
+        net = modulated(net, size=100)
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.split(".")[-1] == "context", **options)

@@ -134,6 +134,13 @@ def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
     return able or {name: p for name, p in params.items() if p.is_floating_point()}
 
 
+def head_of(net: nn.Module) -> str:
+    """How the names of the last layer's parameters start: with `head`, or else with the name of the last module."""
+    names = [name for name, _ in net.named_parameters()]
+    before, dot, _ = names[-1].rpartition(".")
+    return "head" if any(name.startswith("head") for name in names) else before + dot
+
+
 def minibatch(examples: Examples, size: int, step: int) -> Examples:
     """The `size` examples that step number `step` meets on a walk round the set, in an order that scatters neighbours.
 
@@ -175,19 +182,33 @@ def fomaml(
 
 
 def anil(
-    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
-) -> GradientLearner:
-    """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020)."""
-    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.startswith(head), **options)
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str | None = None,
+    **options: Unpack[Options],
+) -> GradientLearner:  # fmt: skip
+    """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020).
+
+    Args:
+        head: None is the last layer: see `head_of`.
+    """
+    start = head or head_of(net)
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.startswith(start), **options)
 
 
 def boil(
-    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str = "head", **options: Unpack[Options]
-) -> GradientLearner:
-    """Body only in the inner loop: all adapt but the parameters whose names start with `head` (Oh et al. 2021)."""
-    if not adapting(net, lambda name: name.startswith(head)):
-        raise UpstairsError(f"BOIL keeps the head as it is and no parameter's name starts with '{head}': give its name")
-    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.startswith(head), **options)
+    net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str | None = None,
+    **options: Unpack[Options],
+) -> GradientLearner:  # fmt: skip
+    """Body only in the inner loop: all adapt but the parameters whose names start with `head` (Oh et al. 2021).
+
+    Args:
+        head: None is the last layer: see `head_of`.
+    """
+    start = head or head_of(net)
+    if not adapting(net, lambda name: name.startswith(start)):
+        raise UpstairsError(
+            f"BOIL keeps the head as it is and no parameter's name starts with '{start}': give its name"
+        )
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.startswith(start), **options)
 
 
 def meta_sgd(

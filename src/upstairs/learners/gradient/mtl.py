@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from upstairs.functional.batching.kernels import affine
 from upstairs.functional.rules import SGD
-from upstairs.learners.gradient.maml import GradientLearner
+from upstairs.learners.gradient.maml import GradientLearner, head_of
 from upstairs.nets.norm import BatchNorm, GroupNorm
 
 
@@ -59,9 +59,9 @@ def scale_shift(net: nn.Module, *, head: str = "head") -> nn.Module:
     own bias is the shift. Parameters keep their names, so that the checkpoint of a pretrained network fits.
     """
     other = copy.deepcopy(net)
-    for parent in list(other.modules()):
+    for path, parent in list(other.named_modules()):
         for name, child in parent.named_children():
-            if parent is other and name == head:
+            if f"{path}.{name}".lstrip(".") == head:
                 continue
             if isinstance(child, nn.Conv2d | nn.Linear):
                 setattr(parent, name, Scaled(child))
@@ -73,17 +73,20 @@ def scale_shift(net: nn.Module, *, head: str = "head") -> nn.Module:
 
 
 def mtl(
-    net: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 10, head: str = "head", batch: int | None = None
-) -> GradientLearner:
+    net: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 10, head: str | None = None,
+    batch: int | None = None,
+) -> GradientLearner:  # fmt: skip
     """Meta-transfer learning (Sun, Liu, Chua and Schiele 2019): `net` frozen, a scale and shift learned across tasks.
 
         f(x) = head_phi(((W * scale) x + shift) ...),   phi from head_theta by `steps` on the support set,
         scale, shift and theta by the gradient of the query loss
 
     Args:
-        net: pretrained, with a last layer named `head`; its weights may also come later, by their names.
+        net: pretrained; its weights may also come later, by their names.
+        head: the name of its last layer, which adapts; None finds it (see `head_of`).
     """
+    start = head or head_of(net)
     return GradientLearner(
-        scale_shift(net, head=head), SGD(inner_lr), way=way, steps=steps, batch=batch,
-        fast=lambda name: name.startswith(head),
+        scale_shift(net, head=start.rstrip(".")), SGD(inner_lr), way=way, steps=steps, batch=batch,
+        fast=lambda name: name.startswith(start),
     )  # fmt: skip

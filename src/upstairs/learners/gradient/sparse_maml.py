@@ -114,6 +114,7 @@ def t_net(
     so that a step descends in the metric (T T')^-1.
 
     Args:
-        net: as `transformed` gives it: its parameters named `transform` do not adapt.
+        net: as `transformed` gives it, which is what any other becomes; parameters named `transform` do not adapt.
     """
+    net = net if any(isinstance(m, Transformed) for m in net.modules()) else transformed(net)
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.endswith("transform"), **options)

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from upstairs.core import Examples
 from upstairs.learners.metric.pretrained import Pretrained
 from upstairs.learners.metric.protonet import members, only_seen
+from upstairs.nets.embedding import embedding_size
 
 
 class SupportSet(NamedTuple):
@@ -56,3 +57,16 @@ class BDCSPN(Pretrained[SupportSet]):
         weight = whose * (self.epsilon * (pool @ means.T - 1)).exp()
         rectified = weight.T @ pool  # its length does not matter to a cosine
         return only_seen(self.log_scale.exp() * queries @ F.normalize(rectified, dim=-1).T, seen)
+
+
+def bd_cspn(
+    encoder: nn.Module, *, way: int, classes: int, shape: tuple[int, ...] | None = None, centred: bool = True
+) -> BDCSPN:
+    """BD-CSPN (Liu, Song and Qin 2020): prototypes rectified by the queries, in cosine similarity; transductive.
+
+        c'_k = sum over X_k of softmax(epsilon cos(z, c_k)) z,   X_k: support examples of class k and its surest queries
+
+    Args:
+        encoder, classes, shape, centred: as for `simpleshot`.
+    """
+    return BDCSPN(encoder, embedding_size(encoder, shape), classes=classes, way=way, centred=centred)

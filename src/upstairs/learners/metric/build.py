@@ -2,23 +2,21 @@
 
 from collections.abc import Callable
 
-import torch
-
-from upstairs.core import Learner, evaluating
+from upstairs.core import Learner
 from upstairs.data.audio.augment import Hearing
-from upstairs.learners.building import length, make_net, on_encoder, own_network, own_options, scale
+from upstairs.learners.building import make_net, on_encoder, own_network, own_options, scale
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.gradient.proto_maml import proto_maml, unicorn_maml
 from upstairs.learners.metric.bd_cspn import BDCSPN
-from upstairs.learners.metric.closed_form import R2D2, MetaOptNet
+from upstairs.learners.metric.closed_form import metaoptnet, r2d2
 from upstairs.learners.metric.dn4 import DN4
-from upstairs.learners.metric.early_exit import EarlyExit, costs_of
+from upstairs.learners.metric.early_exit import early_exit
 from upstairs.learners.metric.metanas import MetaNAS
 from upstairs.learners.metric.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
 from upstairs.learners.metric.protonet import MatchingNet, ProtoNet, RelationNet
 from upstairs.learners.options import InnerLoopOptions, ScaleOptions
-from upstairs.nets import mlp, picture_maps, relation_conv, sound_maps
-from upstairs.nets.cells import Exit, cells, chain
+from upstairs.nets import embedding_size, mlp, picture_maps, relation_conv, sound_maps
+from upstairs.nets.cells import cells, chain
 from upstairs.settings import Settings
 
 
@@ -39,7 +37,7 @@ def on_encoder_with_steps(make: Callable[..., Learner]) -> Build:
 
 build_protonet = on_encoder(lambda net, size, s, way: ProtoNet(net, way=way, scale=scale(s, size)))
 build_matchingnet = on_encoder(lambda net, size, s, way: MatchingNet(net, way=way))
-build_metaoptnet = on_encoder(lambda net, size, s, way: MetaOptNet(net, way=way, scale=10.0))
+build_metaoptnet = on_encoder(lambda net, size, s, way: metaoptnet(net, way=way))
 build_co_training, build_simpleshot, build_bd_cspn = (pretrained(kind) for kind in (CoTraining, SimpleShot, BDCSPN))
 build_proto_maml = on_encoder_with_steps(
     lambda net, size, s, **options: proto_maml(net, scale=scale(s, size), **options)
@@ -51,15 +49,14 @@ build_baseline_pp = on_encoder_with_steps(
 
 
 def build_r2d2(settings: Settings, shape: Shape, way: int | None) -> Learner:
-    start = 1.0 if way is None else 10.0
-    return R2D2(make_net(settings, shape, None), way=way, strength=start, scale=start)
+    return r2d2(make_net(settings, shape, None), way=way)
 
 
 def build_relationnet(settings: Settings, shape: Shape, way: int) -> Learner:
     if settings.net == "conv4":
         return RelationNet(*relation_conv(shape, width=settings.width, norm=settings.norm), way=way)
     encoder = make_net(settings, shape, None)
-    size = length(encoder, shape)
+    size = embedding_size(encoder, shape)
     return RelationNet(encoder, mlp((2 * size,), widths=(settings.width,), out=1), way=way)
 
 
@@ -76,16 +73,10 @@ def build_dn4(settings: Settings, shape: Shape, way: int) -> Learner:
 def build_early_exit(settings: Settings, shape: Shape, way: int) -> Learner:
     own_network(settings)
     stages = chain(shape, width=settings.width, norm=settings.norm)
-    x, end, sizes = torch.zeros(1, *shape), Exit(), []
-    with evaluating(stages):
-        for stage in stages:
-            x = stage(x)
-            sizes.append(end(x).shape[1])
-    factor = own_options(settings, ScaleOptions).scale
-    return EarlyExit(stages, sizes=sizes, costs=costs_of(stages, shape), way=way, scale=factor)
+    return early_exit(stages, way=way, shape=shape, scale=own_options(settings, ScaleOptions).scale)
 
 
 def build_metanas(settings: Settings, shape: Shape, way: int) -> Learner:
     own_network(settings)
     encoder = cells(shape, width=settings.width, norm=settings.norm)
-    return MetaNAS(encoder, way=way, scale=scale(settings, length(encoder, shape)))
+    return MetaNAS(encoder, way=way, scale=scale(settings, embedding_size(encoder, shape)))

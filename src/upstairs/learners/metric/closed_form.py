@@ -142,3 +142,30 @@ class MetaOptNet(MetricLearner[LinearHead]):
 
     def logits(self, state: LinearHead, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         return only_seen(self.log_scale.exp() * z @ state.weight, state.seen)
+
+
+def r2d2(
+    encoder: nn.Module, *, way: int | None = None, strength: float | None = None, scale: float | None = None,
+    loss_fn: LossFn | None = None,
+) -> R2D2:  # fmt: skip
+    """Ridge regression on each task (Bertinetto et al. 2019): W = Z^T (Z Z^T + strength I)^-1 Y, then scale f(x) W.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        way: None is regression.
+        strength, scale: at the start; they are learned. None is 10 for classes and 1 for regression.
+    """
+    start = 1.0 if way is None else 10.0
+    strength, scale = (start if value is None else value for value in (strength, scale))
+    return R2D2(encoder, way=way, strength=strength, scale=scale, loss_fn=loss_fn)
+
+
+def metaoptnet(encoder: nn.Module, *, way: int, cost: float = 0.1, scale: float = 10.0) -> MetaOptNet:
+    """A support vector machine on each task (Lee et al. 2019): logits = scale f(x) W, W of the largest margin.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        cost: of a margin that is not kept.
+        scale: of the logits, at the start; it is learned.
+    """
+    return MetaOptNet(encoder, way=way, cost=cost, scale=scale)

@@ -83,3 +83,14 @@ class DN4(MetricLearner[Places]):
             near = (moment[:, None] - moment).abs() <= self.window * width
             pairs = torch.where(near[:, None], pairs, -1.0)
         return (pairs.max(3).values.mean(1) + pairs.max(1).values.mean(2)) / 2
+
+
+def dn4(encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0) -> DN4:
+    """DN4 (Li et al. 2019): a class scores the similarity of a query's local features to its most alike ones.
+
+    Args:
+        encoder: any module from inputs to maps [n, c, *space], or to vectors [n, c].
+        window: see `DN4`.
+        scale: of the similarity, at the start; it is learned.
+    """
+    return DN4(encoder, way=way, window=window, scale=scale)

@@ -11,6 +11,7 @@ from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy, evalua
 from upstairs.errors import UpstairsError
 from upstairs.learners.metric.protonet import Prototypes, by_distance, class_means
 from upstairs.nets.cells import Exit
+from upstairs.nets.embedding import example_inputs
 from upstairs.nets.norm import is_transductive
 
 
@@ -162,3 +163,29 @@ def costs_of(stages: nn.Sequential, shape: tuple[int, ...]) -> list[float]:
         for hook in hooks:
             hook.remove()
     return [sum(counts[: i + 1]) / sum(counts) for i in range(len(counts))]
+
+
+def early_exit(
+    stages: nn.Sequential, *, way: int, shape: tuple[int, ...] | None = None, scale: float = 0.8, price: float = 0.1
+) -> EarlyExit:
+    """A ProtoNet that each query leaves after as many stages as it needs (Graves 2016, Teerapittayanon 2016).
+
+        loss = mean over queries of  sum over l of q_l (CE_l + price * cost_l) + mean over l of CE_l
+
+    Args:
+        stages: modules of an encoder, each reading the last one's output: vectors, or maps of pictures.
+        shape: of one input; it can be left out where the first layer is linear.
+        scale, price: see `EarlyExit`.
+
+    Raises:
+        UpstairsError: the shape is needed; fewer than two stages.
+    """
+    inputs = example_inputs(stages, shape)
+    if len(inputs) != 1:
+        raise UpstairsError("how far the stages are apart depends on their inputs: give the `shape` of one input")
+    sizes, x = [], inputs[0]
+    with evaluating(stages):
+        for stage in stages:
+            sizes.append(Exit()(x := stage(x)).shape[1])
+    costs = costs_of(stages, tuple(inputs[0].shape[1:]))
+    return EarlyExit(stages, sizes=sizes, costs=costs, way=way, scale=scale, price=price)

@@ -4,6 +4,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
+from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
 from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, Params
@@ -32,7 +33,7 @@ class MetaNAS(ProtoNet):
     """
 
     def __init__(
-        self, encoder: nn.Module, *, way: int, scale: float = 1.0, until: float = 1 / 3, inner_lr: float = 0.01
+        self, encoder: nn.Module, *, way: int, scale: float | None = 1.0, until: float = 1 / 3, inner_lr: float = 0.01
     ) -> None:
         super().__init__(encoder, way=way, scale=scale)
         self.until, self.rule, self.searching = until, SGD(inner_lr), False
@@ -69,3 +70,24 @@ class MetaNAS(ProtoNet):
     def found(self) -> nn.Module:
         """The discrete encoder alone, as an ordinary module of its own."""
         return discretise(self.encoder)
+
+
+def metanas(encoder: nn.Module, *, way: int, scale: float | None = None, until: float = 1 / 3) -> MetaNAS:
+    """MetaNAS (Elsken et al. 2020): a search for the network across tasks, then that network as a ProtoNet.
+
+        a_task = a - inner_lr * d L_support(a, w) / d a,   minimise over tasks L_query(a_task, w) in a and w
+
+    Args:
+        encoder: with choices in it, such as `upstairs.nets.cells((1, 28, 28))`.
+        scale: None is 0.8 over the square root of the embeddings' length.
+        until: the share of training that is search, which `learner.at(progress)` counts.
+
+    Raises:
+        UpstairsError: an encoder without a choice.
+    """
+    if not mixtures(encoder):
+        raise UpstairsError(
+            f"{type(encoder).__name__} has no choice to search among: use upstairs.nets.cells(shape), or put "
+            "upstairs.nets.Mixed into a network of your own"
+        )
+    return MetaNAS(encoder, way=way, scale=scale, until=until)

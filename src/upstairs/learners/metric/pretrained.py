@@ -16,6 +16,7 @@ from upstairs.functional.differentiate import FirstOrder
 from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, Params
 from upstairs.learners.metric.protonet import MetricLearner, Prototypes, class_means, only_seen
+from upstairs.nets.embedding import embedding_size
 from upstairs.nets.norm import Centre
 
 
@@ -135,3 +136,45 @@ class BaselinePlusPlus(Pretrained[Prototypes]):
 
     def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         return only_seen(self.log_scale.exp() * z @ F.normalize(state.mean, dim=-1).T, state.seen)
+
+
+def simpleshot(
+    encoder: nn.Module, *, way: int, classes: int, shape: tuple[int, ...] | None = None, centred: bool = True
+) -> SimpleShot:
+    """SimpleShot (Wang et al. 2019): ordinary classification, then the nearest mean of features of length 1.
+
+        z = (f(x) - mu) / |f(x) - mu|,   p(y = k | x)  ~  exp(-scale/2 |z - c_k|^2)
+
+    Args:
+        encoder: any module from inputs to vectors.
+        classes: the number of training classes. Train on `Episodes(..., global_labels=True)`.
+        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+        centred: subtract mu, the mean feature of the training classes, which `calibrate` measures.
+    """
+    return SimpleShot(encoder, embedding_size(encoder, shape), classes=classes, way=way, centred=centred)
+
+
+def co_training(
+    encoder: nn.Module, *, way: int, classes: int, shape: tuple[int, ...] | None = None, centred: bool = True
+) -> CoTraining:
+    """Episodes and an auxiliary classification of all training classes (Oreshkin et al. 2018): half of each loss.
+
+    Args:
+        encoder, classes, shape, centred: as for `simpleshot`.
+    """
+    return CoTraining(encoder, embedding_size(encoder, shape), classes=classes, way=way, centred=centred)
+
+
+def baseline_pp(
+    encoder: nn.Module, *, way: int, classes: int, shape: tuple[int, ...] | None = None, inner_lr: float = 0.01,
+    steps: int = 100,
+) -> BaselinePlusPlus:  # fmt: skip
+    """Baseline++ (Chen et al. 2019): ordinary classification, then a cosine classifier trained on each task's features.
+
+        logits = scale cos(f(x), w_k),   w by `steps` of gradient descent on the support set's cross-entropy
+
+    Args:
+        encoder, classes, shape: as for `simpleshot`.
+    """
+    size = embedding_size(encoder, shape)
+    return BaselinePlusPlus(encoder, size, classes=classes, way=way, inner_lr=inner_lr, steps=steps)

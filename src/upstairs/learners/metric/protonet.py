@@ -16,7 +16,11 @@ from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
 from upstairs.data.images.augment import crops
 from upstairs.data.source import Source
 from upstairs.data.text.embeddings import FrozenFormat
+from upstairs.nets.embedding import embedding_size
+from upstairs.nets.mlp import mlp
 from upstairs.nets.norm import is_transductive
+
+SCALE = 0.8  # factor of the squared distance, times the square root of its dimension
 
 
 class Prototypes(NamedTuple):
@@ -115,12 +119,13 @@ class ProtoNet(MetricLearner[Prototypes]):
     Args:
         encoder: any module from inputs to vectors.
         way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        scale: of the squared distance (1 in the paper; smaller trains faster in high dimension).
+        scale: factor of the squared distance (1 in the paper; smaller trains faster in high dimension). None is 0.8
+            over the square root of the embeddings' length.
     """
 
     loss_fn: LossFn = staticmethod(cross_entropy)
 
-    def __init__(self, encoder: nn.Module, *, way: int, scale: float = 1.0) -> None:
+    def __init__(self, encoder: nn.Module, *, way: int, scale: float | None = 1.0) -> None:
         super().__init__(encoder, way=way)
         self.scale = scale
 
@@ -128,7 +133,7 @@ class ProtoNet(MetricLearner[Prototypes]):
         return class_means(z, support, self.way)
 
     def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        return by_distance(state, z, self.scale)
+        return by_distance(state, z, SCALE / z.shape[-1] ** 0.5 if self.scale is None else self.scale)
 
 
 class Cosine(ProtoNet):
@@ -136,7 +141,7 @@ class Cosine(ProtoNet):
 
     def logits(self, state: Prototypes, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         cosine = F.normalize(z, dim=-1) @ F.normalize(state.mean, dim=-1).T
-        return only_seen(self.scale * cosine, state.seen)
+        return only_seen(cosine if self.scale is None else self.scale * cosine, state.seen)
 
 
 class First(nn.Module):
@@ -227,3 +232,39 @@ class RelationNet(MetricLearner[Prototypes]):
         n, way, *shape = len(z), self.way, *z.shape[1:]
         pairs = torch.cat([state.mean[None].expand(n, way, *shape), z[:, None].expand(n, way, *shape)], 2)
         return only_seen(self.relation(pairs.flatten(0, 1)).reshape(n, way), state.seen)
+
+
+def protonet(encoder: nn.Module, *, way: int, scale: float | None = None) -> ProtoNet:
+    """Prototypical network (Snell, Swersky and Zemel 2017): p(y = k | x) ~ exp(-scale |f(x) - c_k|^2); see `ProtoNet`.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        scale: None is 0.8 over the square root of the embeddings' length.
+    """
+    return ProtoNet(encoder, way=way, scale=scale)
+
+
+def matchingnet(encoder: nn.Module, *, way: int, scale: float = 10.0) -> MatchingNet:
+    """Matching network (Vinyals et al. 2016): p(y = k | x) = sum of softmax_i(scale cos(f(x), f(x_i))) over class k.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        scale: of the cosine, at the start; it is learned.
+    """
+    return MatchingNet(encoder, way=way, scale=scale)
+
+
+def relationnet(
+    encoder: nn.Module, relation: nn.Module | None = None, *, way: int, shape: tuple[int, ...] | None = None
+) -> RelationNet:
+    """Relation network (Sung et al. 2018): r_k(x) = sigmoid(g([c_k, f(x)])), trained to be 1 for the true class.
+
+    Args:
+        encoder: any module from inputs to vectors [n, c], or to maps [n, c, *space].
+        relation: g, any module from two of these, one after the other in c, to one number. None is two linear layers,
+            for vectors.
+        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+    """
+    if relation is None:
+        relation = mlp((2 * embedding_size(encoder, shape),), widths=(64,), out=1)
+    return RelationNet(encoder, relation, way=way)

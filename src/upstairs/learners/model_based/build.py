@@ -4,20 +4,21 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from upstairs.core import Learner
-from upstairs.learners.building import length, make_net, on_encoder, scale
+from upstairs.learners.building import make_net, on_encoder, scale
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.model_based.conditioned import FilmLearner, Hypernetwork, Versa
 from upstairs.learners.model_based.neural_processes import ANP, CNP, LNP
 from upstairs.learners.model_based.recurrent import LSTMLearner, MemoryLearner
 from upstairs.learners.model_based.snail import in_context, snail
+from upstairs.nets import embedding_size
 from upstairs.settings import Settings
 
 
 def build_film(settings: Settings, shape: Shape, way: int) -> Learner:
     encoder = make_net(settings, shape, None)
     summary = make_net(replace(settings, width=max(8, settings.width // 4)), shape, None)
-    size = length(encoder, shape)
-    return FilmLearner(encoder, summary, length(summary, shape), way=way, scale=scale(settings, size))
+    size = embedding_size(encoder, shape)
+    return FilmLearner(encoder, summary, embedding_size(summary, shape), way=way, scale=scale(settings, size))
 
 
 def process(make: Callable[..., Learner]) -> Build:

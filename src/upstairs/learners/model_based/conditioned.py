@@ -4,6 +4,7 @@ Nothing is minimised within a task: one pass writes what the task needs. Hyperne
 weights), FiLM (a scale and a shift of every channel).
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
 from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
 from upstairs.learners.gradient.cavia import modulated
-from upstairs.learners.metric.protonet import MetricLearner, Prototypes, by_distance, class_means, only_seen
+from upstairs.learners.metric.protonet import SCALE, MetricLearner, Prototypes, by_distance, class_means, only_seen
+from upstairs.nets.embedding import embedding_size
 from upstairs.nets.norm import is_transductive
 
 MOST_CLASSES = 512  # for whose logits VERSA has noise
@@ -188,3 +190,41 @@ class FilmLearner(Learner[Conditioned]):
         n = len(task.support.x)
         prediction = by_distance(class_means(z[:n], task.support, self.way), z[n:], self.scale)
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
+
+
+def hypernetwork(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None) -> Hypernetwork:
+    """A network writes the weights of each class (Ha, Dai and Le 2017): logits_k(x) = w_k f(x) / sqrt(d) + b_k.
+
+    Args:
+        encoder: any module from inputs to vectors.
+        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+    """
+    return Hypernetwork(encoder, embedding_size(encoder, shape), way=way)
+
+
+def versa(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None, samples: int = 10) -> Versa:
+    """VERSA (Gordon et al. 2019): a network writes a Gaussian over each class's weights, q(w_k) = N(mu(c_k), s^2(c_k)).
+
+    Args:
+        encoder, shape: as for `hypernetwork`.
+        samples: of the weights in training; ten times as many in evaluation.
+    """
+    return Versa(encoder, embedding_size(encoder, shape), way=way, samples=samples)
+
+
+def film(
+    encoder: nn.Module, summary: nn.Module | None = None, *, way: int, shape: tuple[int, ...] | None = None,
+    scale: float | None = None,
+) -> FilmLearner:  # fmt: skip
+    """CNAPs' conditioning (Requeima et al. 2019): z -> (1 + A t) * z + B t before each ReLU of the encoder.
+
+    Args:
+        encoder: any module from inputs to vectors, with ReLUs.
+        summary: the set encoder whose mean over the support set gives t; None is a copy of the encoder.
+        shape: as for `hypernetwork`.
+        scale: of the squared distance to class means; None is 0.8 over the square root of the embeddings' length.
+    """
+    size = embedding_size(encoder, shape)
+    summary = copy.deepcopy(encoder) if summary is None else summary
+    scale = SCALE / size**0.5 if scale is None else scale
+    return FilmLearner(encoder, summary, embedding_size(summary, shape), way=way, scale=scale)

@@ -201,3 +201,31 @@ class ANP(Learner[Memory]):
         for layer in self.across:
             u = layer(u, state.r, state.mask)
         return bounded(self.answer(u))
+
+
+def cnp(inputs: int = 1, *, outputs: int = 1, width: int = 128) -> CNP:
+    """Conditional neural process (Garnelo et al. 2018): r = mean of h([x_i, y_i]),   p(y | x) = N(g([x, r])).
+
+    Args:
+        inputs, outputs: numbers in one x and in one y.
+        width: of all hidden layers.
+    """
+    return CNP(inputs, width=width, outputs=outputs)
+
+
+def lnp(inputs: int = 1, *, outputs: int = 1, width: int = 128) -> LNP:
+    """Neural process with a latent (Garnelo et al. 2018b), by maximum likelihood: p(y | x, z) = N(g([x, z])).
+
+    Args:
+        inputs, outputs, width: as for `cnp`.
+    """
+    return LNP(inputs, width=width, outputs=outputs)
+
+
+def anp(inputs: int = 1, *, outputs: int = 1, width: int = 64) -> ANP:
+    """Attentive neural process (Kim et al. 2019): queries attend to the support set, p(y | x) = N(g(attention(x))).
+
+    Args:
+        inputs, outputs, width: as for `cnp`.
+    """
+    return ANP(inputs, width=width, outputs=outputs)

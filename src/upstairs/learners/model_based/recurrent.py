@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from upstairs.core import Examples, State, Task
 from upstairs.learners.metric.protonet import members
 from upstairs.learners.model_based.snail import Reader, content_order
+from upstairs.nets.embedding import embedding_size
 from upstairs.nets.sequence import LSTMCell, Slots, read, write
 
 
@@ -180,3 +181,24 @@ class MemoryLearner(StreamLearner[Recall]):
         slots = write(state.slots, torch.cat([state.key, label]), self.gate.sigmoid(), told)
         found, slots = read(slots, key, self.log_scale.exp())
         return Recall(h, c, slots, key), self.head(torch.cat([h, found]))
+
+
+def lstm(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None) -> LSTMLearner:
+    """An LSTM that learns a task in its state (Hochreiter et al. 2001): (s_t, p_t) = step(s_t-1, y_t-1, x_t).
+
+    Args:
+        encoder: any module from inputs to vectors.
+        way: the most classes of a task.
+        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+    """
+    return LSTMLearner(encoder, embedding_size(encoder, shape), way=way)
+
+
+def memory(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None, rows: int = 64) -> MemoryLearner:
+    """A memory-augmented LSTM (Santoro et al. 2016): r_t = read by cosine, p(y_t) = softmax(head([h_t, r_t])).
+
+    Args:
+        encoder, way, shape: as for `lstm`.
+        rows: of the memory.
+    """
+    return MemoryLearner(encoder, embedding_size(encoder, shape), way=way, rows=rows)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
 from upstairs.learners.metric.protonet import members, only_seen
+from upstairs.nets.embedding import embedding_size
 from upstairs.nets.norm import is_transductive
 from upstairs.nets.sequence import Snail, Transformer
 
@@ -94,26 +95,35 @@ class SequenceLearner(Reader[Tokens]):
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
 
 
-def snail(encoder: nn.Module, size: int, *, way: int, shot: int = 1, filters: int = 128) -> SequenceLearner:
+def snail(
+    encoder: nn.Module, size: int | None = None, *, way: int, shot: int = 1, filters: int = 128,
+    shape: tuple[int, ...] | None = None,
+) -> SequenceLearner:  # fmt: skip
     """SNAIL (Mishra et al. 2018): temporal convolutions gather what came before, causal attention looks it up.
 
     Args:
-        encoder: any module from inputs to vectors of `size` numbers.
+        encoder: any module from inputs to vectors of `size` numbers; without a size the encoder is asked, with an input
+            of `shape` (see `embedding_size`).
         way: the most classes of a task.
         shot: support examples of each class that the convolutions reach back over.
         filters: of a temporal convolution (128 in the paper).
     """
+    size = embedding_size(encoder, shape) if size is None else size
     return SequenceLearner(encoder, Snail(size + way, length=way * shot + 1, filters=filters, out=way), way=way)
 
 
-def in_context(encoder: nn.Module, size: int, *, way: int, width: int = 128, layers: int = 3) -> SequenceLearner:
+def in_context(
+    encoder: nn.Module, size: int | None = None, *, way: int, width: int = 128, layers: int = 3,
+    shape: tuple[int, ...] | None = None,
+) -> SequenceLearner:  # fmt: skip
     """A transformer that learns in its activations (Müller et al. 2022; TabPFN, Hollmann et al. 2023).
 
     Support examples attend to each other, a query to them and to itself; there are no places, so order is nothing.
 
     Args:
-        encoder: any module from inputs to vectors of `size` numbers.
+        encoder, size, shape: as for `snail`.
         way: the most classes of a task.
         width: of a token, in 4 heads.
     """
+    size = embedding_size(encoder, shape) if size is None else size
     return SequenceLearner(encoder, Transformer(size + way, width=width, layers=layers, heads=4, out=way), way=way)
