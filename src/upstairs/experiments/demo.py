@@ -1,7 +1,7 @@
 """The demo: networks learn to learn, and are compared with baselines without meta-learning."""
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from upstairs.console import counting, print_results
 from upstairs.data.audio.espeak import INSTALL, WORDS, find_engine, say_words
