@@ -11,8 +11,10 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, make_settings, read_settings
+from upstairs.learners.registry import check_entry
 from upstairs.settings import COMMON, DataOptions, Settings, check_option, kinds_of
 from upstairs.storage import load_tensors, save_tensors
+from upstairs.training.defaults import request_run
 
 OLD = {"lr": "rate", "inner_lr": "inner_rate"}
 FOREIGN = {"views": 1, "scale": 0.8, "inner_steps": 3, "inner_rate": 0.4, "inner_batch": None, "critic_steps": 1}
@@ -99,6 +101,20 @@ def test_values_of_another_type() -> None:
     ):
         with pytest.raises(UpstairsError, match=needed):
             check_option(COMMON[name], kinds_of(Settings)[name], value)
+
+
+def test_a_request_has_one_budget_and_counts_what_was_changed_as_given() -> None:
+    request = request_run("maml", lr=0.1)
+    assert request.settings.minutes == 10.0 and request.given == {"lr"}
+    other = request.changed(steps=5, inner_lr=0.3)
+    assert (other.settings.steps, other.settings.minutes, other.settings.own.inner_lr) == (5, None, 0.3)
+    assert other.given == {"lr", "steps", "inner_lr"} and other.values == {"lr": 0.1, "steps": 5, "inner_lr": 0.3}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_entries_keep_the_rules_that_a_plugin_must(name: str) -> None:
+    check_entry(LEARNERS[name], name)
+    assert LEARNERS[name].kinds and callable(LEARNERS[name].builder)
 
 
 def test_data_options_are_part_of_the_settings() -> None:

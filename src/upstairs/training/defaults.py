@@ -42,7 +42,8 @@ class RunRequest:
 
     def changed(self, **values: Any) -> "RunRequest":
         """The same with other values, which count as given."""
-        return RunRequest(changed(self.settings, values), self.given | set(values))
+        budget = {"steps": None, "minutes": None} if {"steps", "minutes"} & set(values) else {}  # one budget
+        return RunRequest(changed(self.settings, {**budget, **values}), self.given | set(values))
 
 
 def request_run(learner: str, *, regression: bool | None = None, **values: Any) -> RunRequest:
