@@ -37,7 +37,9 @@ class LearnerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The data: what `open_splits` reads. `net` is here because it decides how texts with an encoder are read."""
+    """Which data, how it is split, and which of its classes are trained on."""
+
+    # `net` is among them because it decides how texts with an encoder are read
 
     data: str = option(
         "glyphs", "`glyphs`, `languages`, `sinusoid`, `gp`, or the path of a folder, a zip, a table or a data set."

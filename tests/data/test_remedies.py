@@ -203,7 +203,7 @@ def test_smoothed_labels_are_torchs() -> None:
 
 
 REFUSED = ("reptile", "lstm", "memory", "co_training")
-CLASSIFY = [name for name, line in LEARNERS.items() if (line.defaults or {}).get("way", 1) > 1 and name not in REFUSED]
+CLASSIFY = [name for name, line in LEARNERS.items() if line.classification is not None and name not in REFUSED]
 
 
 @pytest.mark.parametrize("name", CLASSIFY)

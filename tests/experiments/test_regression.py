@@ -1,6 +1,7 @@
 """Regression on the command line: trained, judged by the squared error, compared; and each kind refuses the other."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_lowers_the_error(call: Call, trained: Path) -> None:
     run = upstairs.load(trained)
     s = run.settings
-    assert (s.way, s.shot, s.inner_steps, s.inner_lr, s.tasks, s.net, s.width) == (0, "5", 1, 0.01, 25, "mlp", 40)
+    assert (s.way, s.shot, s.tasks, s.net, s.width) == (None, "5", 25, "mlp", 40)
+    assert (s.own.inner_steps, s.own.inner_lr, s.task_kind) == (1, 0.01, "regression")
     assert [p.shape[0] for p in run.learner.parameters()] == [40, 40, 40, 40, 1, 1]
     errors = [point["mse"] for point in run.history]
     assert min(errors) < 0.9 * errors[0] and all("accuracy" not in point for point in run.history)
@@ -112,7 +114,7 @@ def test_a_learner_of_regression_alone_refuses_classes(
 ) -> None:
     from upstairs import learners
 
-    line = learners.LEARNERS["maml"]._replace(defaults=None)
+    line = replace(learners.LEARNERS["maml"], classification=None)
     monkeypatch.setitem(learners.LEARNERS, "curve", line)
     status, _, err = call("train", "curve", "--data", draw_folder(tmp_path / "pictures"), "--out", tmp_path / "out")
     assert status == 2 and "'curve' needs regression tasks and the data is classes" in err

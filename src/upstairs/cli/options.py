@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, make_dataclass
+from inspect import cleandoc
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, arg
@@ -59,9 +60,9 @@ def parse_run(
     made = [(key, OmitArgPrefixes[kind], kind()) for key, kind in _option_classes(groups, named).items()]
     everything = make_dataclass("Command", made, bases=(command,), frozen=True, kw_only=True)
     hint = f"\n\nThere are also {OWN}." if named is None else ""
-    parsed: Any = tyro.cli(everything, prog=prog, args=list(words), description=f"{command.__doc__}{hint}")
-    values = {name: value for key, _, _ in made for name, value in vars(getattr(parsed, key)).items()}
-    return parsed, {name: value for name, value in values.items() if value is not None and value is not False}
+    parsed: Any = tyro.cli(everything, prog=prog, args=list(words), description=cleandoc(str(command.__doc__)) + hint)
+    given = {n: v for key, _, left in made for n, v in vars(getattr(parsed, key)).items() if v != getattr(left, n)}
+    return parsed, given
 
 
 def flags_in(words: Sequence[str]) -> set[str]:
@@ -90,22 +91,25 @@ def _option_classes(groups: Mapping[str, type[Any]], named: Named | None) -> dic
         defaults = {kind: {**(line.defaults(kind) or {}), **named.settings} for kind in line.kinds}
     classes = {}
     for key, group in groups.items():
-        types, made = get_type_hints(group), []
+        kinds, made = kinds_of(group), []
         for name, one in options_in(group).items():
-            switch = types[name] is bool
-            described = _describe(one, kinds_of(group)[name], defaults)
-            made.append((name, Annotated[bool if switch else types[name] | None, described], False if switch else None))
+            own = {kind: values.get(name, one.default) for kind, values in defaults.items()} or {None: one.default}
+            described = _describe(one, kinds[name], own)
+            if bool in kinds[name]:
+                made.append((name, Annotated[bool, described], next(iter(own.values()))))
+            else:  # whether it is one of the choices is checked with the others, in a sentence
+                value = next((kind if isinstance(kind, type) else type(kind)) for kind in kinds[name])
+                made.append((name, Annotated[value | None, described], None))
         classes[key] = make_dataclass(group.__name__, made, frozen=True, namespace={"__doc__": group.__doc__})
     return classes
 
 
-def _describe(one: Field[Any], kinds: Sequence[Any], defaults: Mapping[TaskKind, Mapping[str, Any]]) -> Any:
-    """An option's help, its default for each kind of task, and a short word for its value."""
+def _describe(one: Field[Any], kinds: Sequence[Any], own: Mapping[Any, Any]) -> Any:
+    """An option's help, its default for each kind of task (from `own`), and a short word for its value."""
     help, _, left_out = one.metadata["help"].partition(" Left out: ")
-    own = {kind: values.get(one.name, one.default) for kind, values in defaults.items()} or {None: one.default}
     said = {kind: _write(one.name, value, left_out) for kind, value in own.items()}
-    first, *others = dict.fromkeys(text for text in said.values() if text)
-    hint = first + "".join(f"; for {kind} {text}" for kind, text in said.items() if text in others)
+    texts = [*dict.fromkeys(text for text in said.values() if text)] or ["none"]
+    hint = texts[0] + "".join(f"; for {kind} {text}" for kind, text in said.items() if text in texts[1:])
     hint = f"(default: {hint})"
     if bool in kinds:
         return arg(help=help, help_behavior_hint=hint)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from upstairs.errors import UpstairsError
 from upstairs.settings import LearnerOptions, Settings, TaskKind
 
 Shape = tuple[int, ...]
@@ -39,7 +40,13 @@ class Entry:
         if not isinstance(self.build, str):
             return self.build
         module, _, name = self.build.partition(":")
-        return getattr(import_module(module), name)
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:
+            raise UpstairsError(
+                f"the learner cannot be built by '{self.build}' ({type(error).__name__}: {error}): fix or remove its "
+                "package"
+            ) from error
 
     @property
     def kinds(self) -> list[TaskKind]:

@@ -18,9 +18,7 @@ class InnerLoopOptions(LearnerOptions):
 class GradientOptions(InnerLoopOptions):
     """Learners whose inner loop can take minibatches of the support set."""
 
-    inner_batch: int | None = option(
-        None, "Support examples in an inner step. Left out: all of them, for reptile 10.", least=1
-    )
+    inner_batch: int | None = option(None, "Support examples in an inner step. Left out: all of them.", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

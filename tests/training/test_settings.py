@@ -1,0 +1,107 @@
+"""Settings: options of all learners and of one, and files that older versions wrote."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import upstairs
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits, split_by_ratio
+from upstairs.errors import UpstairsError
+from upstairs.learners import LEARNERS, make_settings, read_settings
+from upstairs.settings import COMMON, DataOptions, Settings, check_option, kinds_of
+from upstairs.storage import load_tensors, save_tensors
+
+OLD = {"lr": "rate", "inner_lr": "inner_rate"}
+FOREIGN = {"views": 1, "scale": 0.8, "inner_steps": 3, "inner_rate": 0.4, "inner_batch": None, "critic_steps": 1}
+
+
+def old_style(values: dict) -> dict:
+    """As versions before wrote them: every learner's options, older names, and the kind of task in `way`."""
+    kinds = {"regression": 0, "generation": 1}
+    values = {OLD.get(name, name): value for name, value in values.items()}
+    way = kinds.get(values.pop("task_kind"), values["way"])
+    return {**FOREIGN, **values, "way": way}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_file_gives_back_its_settings_in_the_old_form_too(name: str) -> None:
+    for kind in LEARNERS[name].kinds:
+        settings = make_settings(name, task_kind=kind, steps=7, seed=3)
+        stored = json.loads(json.dumps(settings.to_json()))
+        assert read_settings(stored) == settings and read_settings(old_style(stored)) == settings
+        assert (settings.way is None) == (kind == "regression") and (settings.way == 1) == (kind == "generation")
+
+
+def vectors() -> Splits:
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    return split_by_ratio(Source.from_arrays(x, np.arange(60) // 5), (0.5, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(("name", "data"), [("maml", "vectors"), ("protonet", "vectors"), ("maml", "sinusoid")])
+def test_a_run_of_the_old_form_loads_goes_on_and_predicts(name: str, data: str, tmp_path: Path) -> None:
+    splits = vectors() if data == "vectors" else data
+    own = {"inner_steps": 2} if name == "maml" else {"scale": 0.5}
+    options = {"steps": 2, "width": 4, "query": 2, "validation_tasks": 2, "quiet": True, **own}
+    run = upstairs.train(name, data=splits, out=tmp_path / "run", **options)
+    for file in (tmp_path / "run").glob("*.safetensors"):
+        tensors, meta = load_tensors(file, kind="run")
+        save_tensors(file, tensors, {**meta, "settings": old_style(meta["settings"])}, kind="run")
+    again = upstairs.load(tmp_path / "run")
+    assert again.settings == run.settings
+    same = zip(again.learner.state_dict().values(), run.learner.state_dict().values(), strict=True)
+    assert all(bool((one == other).all()) for one, other in same)
+    more = upstairs.train(name, data=splits, out=tmp_path / "run", **{**options, "steps": 4})
+    assert more.meta["progress"]["step"] == 4
+    if data == "vectors":
+        support = {"a": list(np.zeros((2, 5), np.float32)), "b": list(np.ones((2, 5), np.float32))}
+        file = run.adapt(support).save(tmp_path / "model.safetensors")
+        tensors, meta = load_tensors(file, kind="adapted")
+        save_tensors(file, tensors, {**meta, "settings": old_style(meta["settings"])}, kind="adapted")
+        assert upstairs.load_adapted(file).predict([np.zeros(5, np.float32)]) == ["a"]
+
+
+def test_python_takes_a_learners_own_options_and_refuses_others(tmp_path: Path) -> None:
+    options = {"data": vectors(), "steps": 1, "width": 4, "query": 2, "quiet": True}
+    run = upstairs.train("maml", inner_steps=2, inner_lr=0.1, out=tmp_path / "maml", **options)
+    assert run.settings.own.inner_steps == 2 == run.learner.steps
+    with pytest.raises(UpstairsError, match=r"`inner_lr` is an option of anil, .* and the learner is protonet: leave"):
+        upstairs.train("protonet", inner_lr=0.1, out=tmp_path / "protonet", **options)
+    with pytest.raises(UpstairsError, match="there is no setting 'speed'"):
+        upstairs.train("protonet", speed=1, out=tmp_path / "protonet", **options)
+    with pytest.raises(UpstairsError, match=r"`inner_steps` is 3 and the run in .* has 2"):
+        upstairs.train("maml", inner_steps=3, out=tmp_path / "maml", **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "needed"),
+    [
+        ({"way": 0}, "`way` is 0: it must be at least 1"),
+        ({"way": None}, "`way` is None and the tasks have classes"),
+        ({"way": 1}, "`way` is 1: it must be at least 2"),
+        ({"task_kind": "regression"}, "`way` is 5 and glyphs is regression, which has no classes"),
+        ({"task_kind": "generation"}, "`way` is 5 and 'maml' makes more of one class"),
+        ({"dropout": 1.0}, "`dropout` is 1.0: it must be from 0 to below 1"),
+        ({"lr": float("inf")}, "`lr` is inf: it must be above 0"),
+    ],
+)
+def test_values_that_cannot_be(values: dict, needed: str) -> None:
+    with pytest.raises(UpstairsError, match=needed):
+        Settings(learner="maml", **values)
+
+
+def test_values_of_another_type() -> None:
+    for name, value, needed in (
+        ("way", "5", "`way` is '5': give a number"),
+        ("net", "x", "`net` is 'x': choose conv4"),
+    ):
+        with pytest.raises(UpstairsError, match=needed):
+            check_option(COMMON[name], kinds_of(Settings)[name], value)
+
+
+def test_data_options_are_part_of_the_settings() -> None:
+    assert isinstance(make_settings("protonet"), DataOptions)
+    with pytest.raises(UpstairsError, match="`train_classes` is 1: it must be at least 2"):
+        DataOptions(train_classes=1)
