@@ -44,7 +44,7 @@ def check_rule(rule: Any) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SGD:
     """Gradient descent, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013) where `momentum` is not 0.
 
@@ -89,7 +89,7 @@ class AdamState(NamedTuple):
     square: Params
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Adam:
     """What Adam and AdamW share: running means m of gradients and v of their squares, both without bias."""
 
@@ -118,7 +118,7 @@ class _Adam:
         return updates, AdamState(count, mean, square)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Adam(_Adam):
     """Adam (Kingma and Ba 2015): theta <- theta - lr m / (sqrt(v) + eps), m and v without bias.
 
@@ -132,7 +132,7 @@ class Adam(_Adam):
         return self.step({n: _decayed(g, params[n], self.decay, n) for n, g in grads.items()}, state)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AdamW(_Adam):
     """Adam with decoupled decay (Loshchilov and Hutter 2019): theta <- (1 - lr decay) theta, then Adam's step."""
 
@@ -150,7 +150,7 @@ class RMSpropState(NamedTuple):
     buffer: Params
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class RMSprop:
     """RMSprop (Tieleman and Hinton 2012): v <- alpha v + (1 - alpha) g^2,  theta <- theta - lr g / (sqrt(v) + eps).
 
