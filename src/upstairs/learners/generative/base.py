@@ -5,15 +5,15 @@ log-likelihood in nats, or the score that stands in its place; higher is better.
 """
 
 from abc import abstractmethod
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from upstairs.core import Examples, Learner, LossFn, State
-from upstairs.learners.generative.likelihood import scatter
+from upstairs.learners.generative.likelihood import nth, scatter
 from upstairs.learners.model_based.conditioned import Noise
 from upstairs.settings import TaskKind
 
@@ -48,6 +48,27 @@ class Course(Noise):
         """Noise for each example, other for each task: rows that depend on nothing but the examples."""
         numbers = self().to(x.dtype)
         return F.embedding(scatter(x) % len(numbers), numbers)
+
+
+class Exemplars(NamedTuple):
+    """The support pictures, a vector that tells what each is like, and which are real."""
+
+    x: Float[Tensor, "n c h w"]
+    summary: Float[Tensor, "n e"]
+    mask: Bool[Tensor, " n"]
+
+    def at(self, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m c h w"], Float[Tensor, "m e"]]:
+        """For each index the picture and its summary."""
+        return F.embedding(index, self.x.flatten(1)).reshape(-1, *self.x.shape[1:]), F.embedding(index, self.summary)
+
+    @property
+    def size(self) -> Int[Tensor, ""]:
+        return self.mask.sum().clamp(min=1)
+
+    def choose(self, noise: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
+        """The place of a real picture for each standard normal number, all pictures alike."""
+        share = 0.5 * (1 + torch.erf(noise / 2**0.5))  # uniform from 0 to 1
+        return nth(self.mask, torch.minimum((share * self.size).long(), self.size - 1))
 
 
 class GenerativeLearner(Learner[State]):

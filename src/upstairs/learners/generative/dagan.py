@@ -1,30 +1,20 @@
 """DAGAN: a generator draws a class again after one example of it, and a critic compares the two."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.learners.generative.adversarial import nearness, zero_slope
-from upstairs.learners.generative.base import SamplingLearner
+from upstairs.learners.generative.base import Exemplars, SamplingLearner
 from upstairs.learners.generative.games import Game, Side
-from upstairs.learners.generative.likelihood import nth, scatter
+from upstairs.learners.generative.likelihood import scatter
 from upstairs.learners.model_based.conditioned import Noise
 from upstairs.nets.drawing import Bender, critic, picture_reader
 
 LOOKED_AT = 16  # draws behind the score that `predict` gives
-
-
-class Pictures(NamedTuple):
-    """The support pictures, what the generator read of them, and which are real."""
-
-    x: Float[Tensor, "n c h w"]
-    read: Float[Tensor, "n e"]
-    mask: Bool[Tensor, " n"]
 
 
 class Redrawer(nn.Module):
@@ -35,7 +25,7 @@ class Redrawer(nn.Module):
         self.read, self.draw = read, draw
 
 
-class DAGAN(Game[Pictures], SamplingLearner[Pictures]):
+class DAGAN(Game[Exemplars], SamplingLearner[Exemplars]):
     """A generator redraws a picture of any class, and a critic tells such a copy from another picture of the class.
 
     Data augmentation GAN (Antoniou, Storkey and Edwards 2018): the critic sees pairs (s, x), s of the support set,
@@ -71,30 +61,26 @@ class DAGAN(Game[Pictures], SamplingLearner[Pictures]):
     def at(self, progress: float) -> None:
         self.noise.at(progress)
 
-    def adapt(self, support: Examples, /) -> Pictures:
-        return Pictures(support.x, self.generator.read(support.x), support.mask)
+    def adapt(self, support: Examples, /) -> Exemplars:
+        return Exemplars(support.x, self.generator.read(support.x), support.mask)
 
-    def draw(self, state: Pictures, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count c h w"]:
-        z = self.truncation * noise[:, 1:]
-        return self.redraw(state, self.choose(state, noise), z)
+    def draw(self, state: Exemplars, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count c h w"]:
+        return self.redraw(state, noise[:, 0], self.truncation * noise[:, 1:])[1]
 
-    def choose(self, state: Pictures, noise: Float[Tensor, "count k"]) -> Tensor:
-        """Which support picture each is drawn after: the first number says it."""
-        share = 0.5 * (1 + torch.erf(noise[:, 0] / 2**0.5))  # uniform from 0 to 1
-        count = state.mask.sum().clamp(min=1)
-        return nth(state.mask, torch.minimum((share * count).long(), count - 1))
+    def redraw(
+        self, state: Exemplars, which: Float[Tensor, " count"], z: Float[Tensor, "count k"]
+    ) -> tuple[Float[Tensor, "count c h w"], Float[Tensor, "count c h w"]]:
+        """Support pictures, and each of them drawn again."""
+        after, read = state.at(state.choose(which))
+        return after, self.generator.draw(z, after, read).sigmoid()
 
-    def redraw(self, state: Pictures, places: Tensor, z: Float[Tensor, "count k"]) -> Float[Tensor, "count c h w"]:
-        return self.generator.draw(z, pick(state.x, places), pick(state.read, places)).sigmoid()
-
-    def predict(self, state: Pictures, x: Tensor, /) -> Float[Tensor, "n 1"]:
+    def predict(self, state: Exemplars, x: Tensor, /) -> Float[Tensor, "n 1"]:
         return nearness(self.draw(state, self.noise.fixed.to(x.dtype)), x)
 
     def player_loss(self, name: str, task: Task) -> tuple[Tensor, Tensor]:
         state, x = self.adapt(task.support), task.query.x
         noise = F.embedding(scatter(x) % len(self.noise.drawn), self.noise.drawn.to(x.dtype))  # other for each task
-        places = self.choose(state, noise)
-        made, after = self.redraw(state, places, noise[:, 1:]), pick(state.x, places)
+        after, made = self.redraw(state, noise[:, 0], noise[:, 1:])
         packs = [torch.cat([after, each, each.roll(1, 0)], 1) for each in (x, made)]
         real, fake = (self.judged(pack) for pack in packs)
         if name == "generator":
@@ -104,11 +90,6 @@ class DAGAN(Game[Pictures], SamplingLearner[Pictures]):
 
     def judged(self, packs: Float[Tensor, "n c3 h w"]) -> Float[Tensor, " n"]:
         return self.critic(packs)[:, 0]
-
-
-def pick(x: Float[Tensor, "n *feature"], places: Tensor) -> Float[Tensor, "m *feature"]:
-    """Rows of `x`, one for each place."""
-    return F.embedding(places, x.flatten(1)).reshape(-1, *x.shape[1:])
 
 
 def dagan(shape: tuple[int, ...], *, width: int = 16, turns: int = 1) -> DAGAN:

@@ -1,33 +1,14 @@
 """A variational autoencoder that redraws: an example of a class is another one, bent by a latent of the writer's."""
 
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
-from upstairs.learners.generative.base import Course, SamplingLearner
+from upstairs.learners.generative.base import Course, Exemplars, SamplingLearner
 from upstairs.learners.generative.likelihood import Gaussian, bernoulli_log_p, gaussian, nth, scatter
 from upstairs.nets.drawing import Bender, pair_reader, picture_reader
-
-
-class Exemplars(NamedTuple):
-    """The support pictures, a vector that tells what each is like, and which are real."""
-
-    x: Float[Tensor, "n c h w"]
-    summary: Float[Tensor, "n e"]
-    mask: Bool[Tensor, " n"]
-
-    def at(self, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m c h w"], Float[Tensor, "m e"]]:
-        """For each index the picture and its summary."""
-        return F.embedding(index, self.x.flatten(1)).reshape(-1, *self.x.shape[1:]), F.embedding(index, self.summary)
-
-    @property
-    def size(self) -> Int[Tensor, ""]:
-        return self.mask.sum().clamp(min=1)
 
 
 class Redrawing(SamplingLearner[Exemplars]):
@@ -102,8 +83,7 @@ class Redrawing(SamplingLearner[Exemplars]):
         return torch.where(state.mask, distance, torch.finfo(a.dtype).max).argsort(1)
 
     def draw(self, state: Exemplars, noise: Float[Tensor, "count k"], /) -> Tensor:
-        share = 0.5 * (1 + torch.erf(noise[:, 0] / 2**0.5))  # uniform from 0 to 1
-        s, h = state.at(nth(state.mask, torch.minimum((share * state.size).long(), state.size - 1)))
+        s, h = state.at(state.choose(noise[:, 0]))
         logits = self.bender(gaussian(self.prior(h)).at(noise[:, 1:]), s, h)
         return (4 * (logits + 0.5)).sigmoid()  # strokes, ink from a probability of 0.38 on, and not the haze around
 
