@@ -62,8 +62,8 @@ class SGD:
     @property
     def plain_lr(self) -> float | None:
         """The rate of plain descent, which `inner_loop` computes faster; None with momentum or decay, or if learned."""
-        plain = isinstance(self.lr, PLAIN) and _is_zero(self.momentum) and _is_zero(self.decay)
-        return self.lr if plain else None
+        lr = self.lr
+        return lr if isinstance(lr, PLAIN) and _is_zero(self.momentum) and _is_zero(self.decay) else None
 
     def init(self, params: Params) -> Params:
         return {} if _is_zero(self.momentum) else _zeros(params)

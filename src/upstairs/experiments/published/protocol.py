@@ -18,7 +18,7 @@ class Row:
     """A method on a data set, as published.
 
     Attributes:
-        data: the data set, by its name in `DATASETS`.
+        data: the data set, by its name in papers.toml.
         learner, net: by the library's names.
         settings: of the training, as in the paper; `at` has what is otherwise for a task.
         numbers: for each task the published score and its interval: per cent, or for functions the squared error.
@@ -37,7 +37,7 @@ class Row:
     net: str = "conv4"
     at: dict[Task, dict[str, Any]] = field(default_factory=dict)
     test_steps: dict[Task, int] = field(default_factory=dict)
-    test_query: int | None = 15
+    test_query: int = 15
     train_way: int | None = None
     train_shot: str | None = None
 
@@ -53,7 +53,7 @@ class Dataset:
     title: str
     about: str
     data: str
-    split: str | None
+    split: str | None = None
     tasks: tuple[Task, ...] = ((5, 1), (5, 5))
 
 
@@ -108,7 +108,7 @@ class Experiment:
 
     @property
     def test_query(self) -> int:
-        """Queries of each class in a test task; None in the row: as many as there are shots."""
+        """Queries of each class in a test task; 0 in the row: as many as there are shots."""
         return self.row.test_query or self.shot
 
     @property
