@@ -20,7 +20,6 @@ from upstairs.functional.call import Params
 from upstairs.functional.differentiate import inner_step
 
 Number = float | Tensor | Mapping[str, Tensor]
-PLAIN = (float, int)  # a tuple: building a union takes longer than the question
 
 
 @runtime_checkable
@@ -62,8 +61,8 @@ class SGD:
     @property
     def plain_lr(self) -> float | None:
         """The rate of plain descent, which `inner_loop` computes faster; None with momentum or decay, or if learned."""
-        lr = self.lr
-        return lr if isinstance(lr, PLAIN) and _is_zero(self.momentum) and _is_zero(self.decay) else None
+        lr = self.lr  # a name of its own, which type checkers can follow
+        return lr if isinstance(lr, (float, int)) and _is_zero(self.momentum) and _is_zero(self.decay) else None
 
     def init(self, params: Params) -> Params:
         return {} if _is_zero(self.momentum) else _zeros(params)
@@ -198,7 +197,7 @@ def _decayed(g: Tensor, p: Tensor, decay: Number, name: str) -> Tensor:
 
 def _is_zero(number: Number) -> bool:
     """True for a plain 0, which is not learned."""
-    return isinstance(number, PLAIN) and number == 0
+    return isinstance(number, (float, int)) and number == 0
 
 
 def _zeros(params: Params) -> Params:
