@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs
-from upstairs.core import Examples, Task, cross_entropy
+from upstairs.core import Examples, Side, Task, cross_entropy
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import LEARNERS, Entry, Game, MetaGAN, NearMisses, ProtoNet, Side, players_of, whose_turn
+from upstairs.learners import LEARNERS, Entry, Game, MetaGAN, NearMisses, ProtoNet, whose_turn
 from upstairs.nets import mlp
 from upstairs.nets.generator import writer
 from upstairs.schedule import lr_factor
@@ -96,10 +96,10 @@ def test_each_loss_is_logged_and_their_sum(tmp_path: Path) -> None:
 
 
 def test_turns_go_round() -> None:
-    players = players_of(Duel(3))
+    players = Duel(3).players()
     names = [(whose_turn(players, step)[0].name, whose_turn(players, step)[1]) for step in range(4)]
     assert names == [("seek", 0), ("seek", 0), ("hide", 0), ("seek", 1)]
-    alone = players_of(ProtoNet(nn.Linear(2, 2), way=2))
+    alone = ProtoNet(nn.Linear(2, 2), way=2).players()
     assert [whose_turn(alone, step)[1] for step in range(3)] == [0, 1, 2] and len(alone) == 1
 
 
@@ -109,7 +109,7 @@ def test_a_loss_reaches_its_own_player_alone() -> None:
     tasks = blobs()
     whole = torch.autograd.grad(game(tasks)[0].sum(), list(game.parameters()), allow_unused=True)
     found = dict(zip(game.parameters(), whole, strict=True))
-    for player in players_of(game):
+    for player in game.players():
         game.zero_grad(set_to_none=True)
         player.learner(tasks)[0].sum().backward()
         own = {id(p) for p in player.parameters}
@@ -146,7 +146,7 @@ def test_metagan_is_a_softmax_with_one_class_more() -> None:
 def test_metagan_of_no_weight_is_its_classifier() -> None:
     torch.manual_seed(0)
     learner = ProtoNet(mlp((8,), widths=(16, 4)), way=WAY, scale=0.1)
-    player = players_of(metagan(learner, weight=0.0))[0]
+    player = metagan(learner, weight=0.0).players()[0]
     tasks = blobs()
     expected = torch.autograd.grad(learner(tasks)[0].sum(), list(learner.parameters()))
     player.learner(tasks)[0].sum().backward()

@@ -48,7 +48,7 @@ def compare(
     Args:
         runs: the directories of two or more runs on the same data.
         data, split, way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
-        baselines: the plain opponents of the first run are contestants too.
+        baselines: those of the first run are contestants too.
 
     Returns:
         `scores`: for each contestant its name, score, interval and whether it is transductive, the best first.
@@ -67,15 +67,15 @@ def compare(
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     kind = score_kind(episodes)
-    opponents = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
-    total = len(seeds) * (len(opponents) + sum(1 + run.learner.transductive for run in loaded))
+    plain = baselines_for(loaded[0].settings, episodes.source, episodes.way[1]) if baselines else {}
+    total = len(seeds) * (len(plain) + sum(1 + run.learner.transductive for run in loaded))
     likelihoods: dict[str, dict[str, Any]] = {}
-    scores, transductive = {}, {name for name, learner in opponents.items() if learner.transductive}
+    scores, transductive = {}, {name for name, learner in plain.items() if learner.transductive}
     with counting("comparing", quiet=quiet) as progress:
         for label, run in zip(name_runs(loaded), loaded, strict=True):
             before = len(scores) * len(seeds)
             tell = progress and (lambda done, _, before=before: progress(before + done, total))
-            beside = {} if scores else opponents
+            beside = {} if scores else plain
             found = score_beside(run.learner, episodes, seeds, baselines=beside, progress=tell)
             scores |= found.named(label) | found.baselines
             for who, learner in {label: run.learner, **beside}.items():
@@ -86,7 +86,7 @@ def compare(
             "name": who,
             **describe_score(own, kind),
             "transductive": who in transductive,
-            "baseline": who in opponents,
+            "baseline": who in plain,
             **likelihoods.get(who, {}),
         }
         for who, own in scores.items()
@@ -101,7 +101,7 @@ def compare(
         "seed": seed,
         "runs": [str(run.path) for run in loaded],
         "scores": sorted(table, key=lambda row: row[kind.name] * (1 if kind.less_is_better else -1)),
-        "differences": paired_differences(scores, baselines=opponents, less_is_better=kind.less_is_better),
+        "differences": paired_differences(scores, baselines=plain, less_is_better=kind.less_is_better),
     }
 
 

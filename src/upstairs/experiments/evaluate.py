@@ -17,7 +17,7 @@ from upstairs.data.source import Source
 from upstairs.data.text.tables import is_text, open_texts
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
-from upstairs.learners import Augmented, GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
+from upstairs.learners import Augmented, Unconditioned, baselines_for
 from upstairs.training.run import Run, check_comparable, check_task_kind, load
 
 
@@ -41,22 +41,18 @@ def evaluate_run(
     episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     learner = run.learner
     if inner_steps is not None:
-        if not isinstance(learner, GradientLearner) or inner_steps < 0:
-            raise UpstairsError(
-                f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
-            )
-        learner = with_steps(learner, inner_steps)
-    opponents = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
+        learner = learner.with_steps(inner_steps)
+    plain = baselines_for(run.settings, episodes.source, episodes.way[1]) if baselines else {}
     if augment is not None:
-        opponents["not augmented"] = learner
+        plain["not augmented"] = learner
         generator = load(augment).generator()
         check_comparable([run, load(augment)], foreign=True)
         learner = Augmented(learner, generator, count=5)
-    if baselines and isinstance(learner, NeuralStatistician):
-        opponents["unconditioned"] = Unconditioned(learner)
+    if baselines and learner.conditions_on_none:
+        plain["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
-        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=opponents, progress=progress)
+        scores = evaluate(learner, episodes, tasks=tasks, seed=seed, baselines=plain, progress=progress)
     return {
         "learner": run.settings.learner,
         "data": name,
@@ -65,7 +61,7 @@ def evaluate_run(
         "seconds": time.monotonic() - started,
         "steps": run.meta["progress"]["step"],
         "norm": run.settings.norm,
-        **({"inner_steps": learner.steps} if isinstance(learner, GradientLearner) else {}),
+        **({} if learner.inner_steps is None else {"inner_steps": learner.inner_steps}),
         "versions": run.meta["versions"],
     }
 

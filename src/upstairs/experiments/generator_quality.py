@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.core import Examples, Task, evaluating
+from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import SMALL_WARP
 from upstairs.data.images.warp import Warp
@@ -97,7 +97,7 @@ def judge(
 
 
 def bounds(
-    generator: GenerativeLearner[Any],
+    generator: Learner,
     source: Source,
     *,
     shots: Sequence[int] = (1, 2, 5, 10),

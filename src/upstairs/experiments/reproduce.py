@@ -18,7 +18,7 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import Card, card_markdown, commit, machine
 from upstairs.experiments.published.find import find_experiment
 from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Experiment
-from upstairs.learners import GradientLearner, baselines_for, with_steps
+from upstairs.learners import baselines_for
 from upstairs.statistics import interval
 from upstairs.storage import write_atomically
 from upstairs.training.defaults import draft
@@ -107,11 +107,11 @@ def judge(
     if {name: known.get(name) for name in of} == of and bool(known["baselines"]) == baselines:
         return known
     learner: Any = run.learner
-    if recipe.test_steps is not None and isinstance(learner, GradientLearner):
-        learner = with_steps(learner, recipe.test_steps)
+    if recipe.test_steps is not None and learner.inner_steps is not None:
+        learner = learner.with_steps(recipe.test_steps)
     device = choose_device(run.settings.device)
-    opponents = baselines_for(run.settings, splits.test, recipe.way) if baselines else {}
-    moved = {name: opponent.to(device) for name, opponent in opponents.items()}
+    plain = baselines_for(run.settings, splits.test, recipe.way) if baselines else {}
+    moved = {name: learner.to(device) for name, learner in plain.items()}
     with counting(f"judging {recipe.name}", quiet=quiet) as progress:
         found = score_beside(
             learner.to(device), episodes, frozen_seeds(0, tasks), baselines=moved, progress=progress
@@ -120,9 +120,9 @@ def judge(
         **of,
         "transductive": learner.transductive,
         "own": found.own.tolist(),
-        "alone": None if found.alone is None else found.alone.tolist(),
+        "alone": None if found.inductive is None else found.inductive.tolist(),
         "baselines": {
-            k: {"each": v.tolist(), "transductive": opponents[k].transductive} for k, v in found.baselines.items()
+            k: {"each": v.tolist(), "transductive": plain[k].transductive} for k, v in found.baselines.items()
         },
     }
     write_atomically(file, json.dumps(result).encode())
@@ -209,10 +209,10 @@ def in_words(
     seconds = sum(run.meta["progress"]["seconds"] for run in runs)
     task = f"{recipe.way}-way {recipe.shot}-shot" if recipe.way else f"{recipe.shot} examples"
     train = f"{s.way}-way {s.shot}-shot" if s.way else f"{s.shot} examples"
-    gradient = isinstance(runs[0].learner, GradientLearner)
     steps = recipe.test_steps if recipe.test_steps is not None else s.inner_steps
     many = f"{s.inner_steps} inner step{'s' * (s.inner_steps != 1)}"
-    inner = f"; {many} at {s.inner_lr} in training, {steps} in testing" if gradient else ""
+    loop = runs[0].learner.inner_steps is not None
+    inner = f"; {many} at {s.inner_lr} in training, {steps} in testing" if loop else ""
     changed = [
         f"{name.replace('_', ' ')} {getattr(s, name)} (in full: {full[name]})"
         for name in sorted(full)

@@ -11,7 +11,7 @@ from upstairs.data.class_augmentation import joined
 from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import GradientLearner, defaults_for
+from upstairs.learners import defaults_for
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.pretrain import prepare, with_bar
@@ -31,7 +31,7 @@ def class_counts(run: Run, total: int) -> list[int]:
 
 def lengths(run: Run) -> list[int]:
     """Inner-loop lengths, the run's own among them; none where there is no inner loop of steps."""
-    if not isinstance(run.learner, GradientLearner) or run.learner.steps == 0:
+    if not run.learner.inner_steps:
         return []
     return sorted({*LENGTHS, run.settings.inner_steps})
 

@@ -7,7 +7,7 @@ from upstairs.learners.generative.augmented import Augmented
 from upstairs.learners.generative.base import GenerativeLearner, Unconditioned
 from upstairs.learners.generative.dagan import DAGAN
 from upstairs.learners.generative.figr import FIGR
-from upstairs.learners.generative.games import Game, Player, Side, Turn, of_late, players_of, whose_turn
+from upstairs.learners.generative.games import Game, Turn, of_late, whose_turn
 from upstairs.learners.generative.metagan import MetaGAN, NearMisses
 from upstairs.learners.generative.neural_statistician import NeuralStatistician
 from upstairs.learners.generative.redrawing import Redrawing
@@ -22,7 +22,6 @@ from upstairs.learners.gradient.maml import (
     meta_curvature,
     meta_sgd,
     scratch,
-    with_steps,
 )
 from upstairs.learners.gradient.maml_pp import MultiStep, maml_pp
 from upstairs.learners.gradient.mtl import mtl
@@ -92,13 +91,11 @@ __all__ = [
     "MultiStep",
     "NearMisses",
     "NeuralStatistician",
-    "Player",
     "ProtoNet",
     "Redrawing",
     "RelationNet",
     "Reptile",
     "SequenceLearner",
-    "Side",
     "SimpleShot",
     "SparseSGD",
     "StepRates",
@@ -131,7 +128,6 @@ __all__ = [
     "mtl",
     "nearest_centroid",
     "of_late",
-    "players_of",
     "proto_maml",
     "reptile",
     "scratch",
@@ -144,5 +140,4 @@ __all__ = [
     "transformed",
     "unicorn_maml",
     "whose_turn",
-    "with_steps",
 ]

@@ -11,7 +11,7 @@ from upstairs.data.regression import GaussianProcess
 
 
 class SupportMean(Learner[Tensor]):
-    """The opponent without learning: every query has the mean of the support targets."""
+    """A baseline without learning: every query has the mean of the support targets."""
 
     loss_fn: LossFn = staticmethod(squared_error)
 

@@ -1,4 +1,4 @@
-"""Finding a learner by its name, among those of the table and those of plug-ins; the plain opponents of a run."""
+"""Finding a learner by its name, among those of the table and those of plug-ins; the baselines of a run."""
 
 from contextlib import suppress
 from importlib.metadata import EntryPoint, entry_points
@@ -9,13 +9,15 @@ import torch
 from upstairs.core import Learner
 from upstairs.data.regression import GaussianProcess
 from upstairs.data.source import Source
+from upstairs.data.text.hashed import TextFormat
+from upstairs.data.text.tokens import PieceFormat
 from upstairs.errors import UpstairsError
 from upstairs.learners.baselines import GaussianPosterior, SupportMean
 from upstairs.learners.building import Entry, Shape
 from upstairs.learners.generative.table import GENERATIVE_LEARNERS
 from upstairs.learners.gradient.maml import scratch
 from upstairs.learners.gradient.table import GRADIENT_LEARNERS
-from upstairs.learners.metric.protonet import Cosine, MetricLearner, ProtoNet, nearest_centroid
+from upstairs.learners.metric.protonet import Cosine, ProtoNet, nearest_centroid
 from upstairs.learners.metric.table import METRIC_LEARNERS
 from upstairs.learners.model_based.table import MODEL_BASED_LEARNERS
 from upstairs.nets import PretrainedTransformer, TfIdf
@@ -88,7 +90,7 @@ def defaults_for(name: str, *, regression: bool) -> dict[str, Any]:
 def make_learner(settings: Settings, shape: Shape, way: int) -> Learner:
     """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
     learner = entry(settings.learner).make(settings, shape, way)
-    if isinstance(learner, MetricLearner):
+    if learner.averages_views:
         learner.views = settings.views
     return learner
 
@@ -100,29 +102,41 @@ def seeded_learner(settings: Settings, shape: Shape, way: int) -> Learner:
         return make_learner(settings, shape, way)
 
 
-def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Learner]:
-    """The plain opponents: nearest centroid on raw inputs, and a network trained from scratch on each support set.
+def plain_baselines(source: Source, way: int) -> dict[str, Learner]:
+    """Baselines without learning that suit a source.
 
-    The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
-    the kind alone, so that runs of one kind meet the same opponents. On functions (way 0): the mean of the support
-    targets, a network of the usual kind from scratch, and where they are a Gaussian process the best possible. On
-    texts: the nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over
-    all texts without their labels; where a pretrained transformer is adapted, by its features before. Of what generates
-    (way 1): none.
+    Classes: the nearest centroid of raw inputs; of texts by TF-IDF (words, pairs of words, characters) and cosine, its
+    frequencies counted over all texts without their labels. Functions (way 0): the mean of the support targets, and
+    where they are a Gaussian process the best possible. What generates (way 1) has none.
     """
     if way == 0:
-        plain = Settings(learner="maml", way=0, net="mlp", width=40, norm="none")
-        net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
-        return {"support_mean": SupportMean(), "scratch": scratch(net, way=0, inner_lr=0.02, steps=100), **best}
-    if way == 1:  # nothing to tell apart
+        return {"support_mean": SupportMean(), **best}
+    if way == 1 or isinstance(source.format, PieceFormat):  # nothing to tell apart; numbers of tokens are no vectors
         return {}
+    if isinstance(source.format, TextFormat):
+        return {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)}
+    return {"nearest_centroid": nearest_centroid(source, way=way)}
+
+
+def baselines_for(settings: Settings, source: Source, way: int) -> dict[str, Learner]:
+    """The baselines of a run: `plain_baselines`, and a network trained from scratch on each support set.
+
+    The network is of the run's kind (of functions, the usual one), with 32 channels, and batch norm with the statistics
+    of the batch; it depends on the kind alone, so that runs of one kind meet the same baselines. Where a pretrained
+    transformer is adapted, there is only the nearest centroid of its features before.
+    """
+    plain = plain_baselines(source, way)
+    if way == 0:
+        net = seeded_learner(Settings(learner="maml", way=0, net="mlp", width=40, norm="none"), source.feature_shape, 0)
+        trained = scratch(net.get_submodule("net"), way=0, inner_lr=0.02, steps=100)
+        return {"support_mean": plain["support_mean"], "scratch": trained, **plain}
+    if way == 1:
+        return plain
     if settings.net == "pretrained":
         return {"nearest_centroid": ProtoNet(PretrainedTransformer(settings.encoder or "", trained=0), way=way)}
-    texts = settings.net in READINGS
     norm = "batch" if settings.net in CONVOLUTIONAL else "none"
-    plain = Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm)
-    net = seeded_learner(plain, source.feature_shape, way).get_submodule("net")
-    nearest = {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
-    return {**(nearest or {"nearest_centroid": nearest_centroid(source, way=way)}), "scratch": scratch(net, way=way)}
+    kind = "bag" if settings.net in READINGS else settings.net
+    net = seeded_learner(Settings(learner="maml", net=kind, width=32, norm=norm), source.feature_shape, way)
+    return {**plain, "scratch": scratch(net.get_submodule("net"), way=way)}

@@ -6,16 +6,7 @@ from upstairs.data.source import Source
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tokens import PieceFormat
 from upstairs.errors import UpstairsError
-from upstairs.learners import DN4, CoTraining, GenerativeLearner, MetricLearner, Reptile, StreamLearner
 from upstairs.settings import Settings
-
-# learners whose loss is not that of queries' labels alone, and why
-UNLIKE: dict[type[Learner], str] = {
-    Reptile: "looks at none of them",
-    StreamLearner: "is told them one by one",
-    CoTraining: "reads them in two ways",
-    GenerativeLearner: "has one class in a task",
-}
 
 
 def check_compatible(settings: Settings, learner: Learner, source: Source, *, validated: bool) -> None:
@@ -31,16 +22,16 @@ def check_compatible(settings: Settings, learner: Learner, source: Source, *, va
     name = settings.learner
     ink = isinstance(source.format, ImageFormat) and source.format.ink
     photos = len(source.feature_shape) == 3 and not ink
-    if settings.views > 1 and not (photos and isinstance(learner, MetricLearner) and not isinstance(learner, DN4)):
+    if settings.views > 1 and not (photos and learner.averages_views):
         raise UpstairsError(
             "`views` is for photos, which mean the same when they are mirrored, and for learners that compare one "
             f"embedding of each, and this is '{name}' on {'line drawings' if ink else source.name}: leave it out"
         )
-    texts, draws = isinstance(source.format, TextFormat | PieceFormat), isinstance(learner, GenerativeLearner)
+    texts, draws = isinstance(source.format, TextFormat | PieceFormat), learner.task_kind == "generation"
     if settings.interpolate != "none" and (learner.global_labels or texts or draws):
         does = "learns to draw what it is shown" if draws else "classifies all training classes"
         what = f"{source.name} is texts" if texts else f"'{name}' {does}"
         raise UpstairsError(f"`interpolate` mixes the inputs of few-shot tasks and {what}: leave it out")
-    why = next((words for kind, words in UNLIKE.items() if isinstance(learner, kind)), None)
+    why = learner.needs_hard_labels
     if why and (settings.interpolate == "metamix" or settings.label_smoothing):
         raise UpstairsError(f"metamix and `label_smoothing` change queries' labels and '{name}' {why}: leave it out")

@@ -11,7 +11,6 @@ from upstairs.experiments.report.figures import add_legend, choose_style, drawin
 from upstairs.experiments.report.panels import Panel
 from upstairs.experiments.report.tables import Table
 from upstairs.experiments.report.values import Record, Score, Series
-from upstairs.learners import NeuralStatistician, Redrawing
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
 
@@ -27,8 +26,8 @@ def measure_bounds(named: Mapping[str, Run], source: Source, *, tasks: int, seed
     shots = [shot for shot in SHOTS if shot + QUERY <= smallest]
     found = []
     for name, run in named.items():
-        if shots and isinstance(run.learner, NeuralStatistician | Redrawing):
-            of = (0, *shots) if isinstance(run.learner, NeuralStatistician) else shots
+        if shots and run.learner.bounds_likelihood:
+            of = (0, *shots) if run.learner.conditions_on_none else shots
             own = bounds(run.learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
             points = [
                 {"shot": shot, "bound": interval(values), "more": paired_interval(values, own[of[0]])}

@@ -42,13 +42,13 @@ class Remembered:
                 self.known[row["key"]] = row["scores"]
 
     def __call__(
-        self, learner: Learner, episodes: Episodes, seeds: Sequence[int], *, alone: bool = False,
+        self, learner: Learner, episodes: Episodes, seeds: Sequence[int], *, inductive: bool = False,
         kind: ScoreKind | None = None, chunk: int | None = None, progress: Progress | None = None,
     ) -> Float[np.ndarray, " task"]:  # fmt: skip
         """The score of each task, from the file as far as it is there."""
         kind, chunk = kind or score_kind(episodes), chunk or chunk_size(episodes)
         size = chunk * max(1, BLOCK // chunk)  # whole chunks: the numbers are those of one call, to the bit
-        tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, alone, kind.name, chunk]
+        tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, inductive, kind.name, chunk]
         head = [upstairs.__version__, fingerprint(learner), self.name_source(episodes.source), *tasks]
         scores: list[float] = []
         for start in range(0, len(seeds), size):
@@ -57,7 +57,7 @@ class Remembered:
                 :24
             ]
             if key not in self.known:
-                own = score_tasks(learner, episodes, part, alone=alone, kind=kind, chunk=chunk)
+                own = score_tasks(learner, episodes, part, inductive=inductive, kind=kind, chunk=chunk)
                 self.keep(key, own.tolist())
             scores += self.known[key]
             if progress:

@@ -17,7 +17,6 @@ from upstairs.experiments.report.bounds import measure_bounds
 from upstairs.experiments.report.figures import encode_picture, is_picture
 from upstairs.experiments.report.measure import describe, name_runs, short_name
 from upstairs.experiments.report.values import Record
-from upstairs.learners import GenerativeLearner
 from upstairs.training.run import Run
 from upstairs.tree import index
 
@@ -49,7 +48,7 @@ def measure_drawings(
 def drawings_of(run: Run, name: str, splits: Splits, seed: int) -> dict[str, Any]:
     """What one learner makes of one example of each of some classes, and between each two that follow each other."""
     learner = run.learner
-    if not isinstance(learner, GenerativeLearner):
+    if learner.task_kind != "generation":
         raise UpstairsError(f"{run.path} is a run of '{name}', which makes nothing: report on it alone")
     episodes = Episodes(splits.test, way=1, shot=1, query=1)
     numbers, rows, states = frozen_seeds(seed, min(CLASSES, len(splits.test))), [], []

@@ -19,7 +19,7 @@ from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.sentences import choose_words
-from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, with_steps
+from upstairs.learners import baselines_for, nearest_centroid
 from upstairs.statistics import interval, paired_differences
 from upstairs.training.run import Run
 from upstairs.training.trainer import validation_episodes
@@ -149,9 +149,9 @@ def curves(learner: Learner, splits: Splits, way: int, query: int, *, more: bool
     it was trained on and new ones, and breadth over groups."""
     found: dict[str, list[Point]] = {}
     source, parts = splits.test, [(n, part) for n, part in zip(PARTS, splits, strict=True) if len(part) >= way]
-    if isinstance(learner, GradientLearner):
-        steps = sorted({*(MORE_STEPS if more else STEPS), learner.steps})
-        found["depth_steps"] = [({"steps": k}, with_steps(learner, k), source, 1) for k in steps]
+    if learner.inner_steps is not None:
+        steps = sorted({*(MORE_STEPS if more else STEPS), learner.inner_steps})
+        found["depth_steps"] = [({"steps": k}, learner.with_steps(k), source, 1) for k in steps]
     shots = [shot for shot in (MORE_SHOTS if more else SHOTS) if able(learner, source, way, shot + query)]
     found["depth_shots"] = [({"shot": shot}, learner, source, shot) for shot in shots]
     found["depth_gap"] = [({"group": n}, learner, part, 1) for n, part in parts if able(learner, part, way, 1 + query)]
@@ -176,13 +176,13 @@ def name_training(source: Source, data: str) -> str:
 
 
 def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, Any]:
-    """The plain opponents of the first run on its validation tasks: what meta-training takes some time to beat."""
+    """The baselines of the first run on its validation tasks: what meta-training takes some time to beat."""
     episodes = validation_episodes(source, runs[0].learner.max_way, runs[0].settings.shots[1])
     if episodes is None:
         return {}
     seeds = frozen_seeds(2**19, runs[0].settings.validation_tasks)
-    opponents = baselines_for(runs[0].settings, source, episodes.way[1])
-    return {name: score({}, learner, episodes, seeds, memory) for name, learner in opponents.items()}
+    plain = baselines_for(runs[0].settings, source, episodes.way[1])
+    return {name: score({}, learner, episodes, seeds, memory) for name, learner in plain.items()}
 
 
 def result(
@@ -198,12 +198,12 @@ def result(
     started = time.monotonic()
     way, shot = episodes.way[1], episodes.shot[1]
     key = (run.settings.net, way, shot)
-    opponents = baselines_for(run.settings, episodes.source, way)
-    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else opponents, score=memory)
+    plain = baselines_for(run.settings, episodes.source, way)
+    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else plain, score=memory)
     scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
     # baselines of another network have other scores: the first run's are those to compare with
     scored.update({**scores.baselines, **scored, **scores.named(name)})
-    row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=opponents)
+    row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=plain)
     head = {"learner": name, "data": run.settings.data, "split": "test"}
     return {**head, **row, "seconds": time.monotonic() - started}
 

@@ -319,14 +319,14 @@ def draw_waits(runs: Sequence[Record], plain: Record, order: Mapping[str, int]) 
     """How long meta-training takes to an accuracy on the validation tasks (slow training).
 
     Args:
-        plain: opponents without meta-training on the same tasks, by name.
+        plain: baselines without meta-training on the same tasks, by name.
     """
     series = arrange([read_series(run, "history", "seconds") for run in runs], order)
     scores = {name: score for name, record in plain.items() if (score := read_score(record))}
     best = max(scores.items(), key=lambda item: item[1].accuracy, default=None)
     targets = sorted({*TARGETS, *([best[1].accuracy] if best else [])})
     waits = {one.name: {t: w for t in targets if (w := find_wait(one, t))} for one in series}
-    # an accuracy that everyone has at the first validation says nothing, unless it is the opponent's
+    # an accuracy that everyone has at the first validation says nothing, unless it is a baseline's
     own_first = {one.name: min(one.scores) for one in series}
     telling = [t for t in targets if any(t in own and own[t][0] > own_first[name] for name, own in waits.items())]
     plain_too = [t for t in targets if best and t == best[1].accuracy and any(t in own for own in waits.values())]

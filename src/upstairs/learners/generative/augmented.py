@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from upstairs.core import Examples, Learner, LossFn
-from upstairs.learners.generative.base import GenerativeLearner
 from upstairs.learners.model_based.conditioned import Noise
 
 
@@ -24,7 +23,7 @@ class Augmented(Learner[Any]):
         count: examples drawn for each class.
     """
 
-    def __init__(self, classifier: Learner[Any], generator: GenerativeLearner[Any], *, count: int) -> None:
+    def __init__(self, classifier: Learner[Any], generator: Learner[Any], *, count: int) -> None:
         super().__init__()
         self.classifier, self.generator = classifier, generator.requires_grad_(False)
         self.loss_fn: LossFn = classifier.loss_fn

@@ -5,7 +5,6 @@ log-likelihood in nats, or what it has in place of one; higher is better.
 """
 
 from abc import abstractmethod
-from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -58,16 +57,11 @@ class GenerativeLearner(Learner[State]):
 
     loss_fn: LossFn = staticmethod(minus)
     way = min_way = 1
-    noise_size: int  # standard normal numbers for one example
+    needs_hard_labels = "has one class in a task"
 
     @abstractmethod
     def draw(self, state: State, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count *feature"]:
         """An example for each row of `noise_size` standard normal numbers, in the range of the inputs."""
-
-    @final
-    def sample(self, state: State, count: int, generator: torch.Generator) -> Float[Tensor, "count *feature"]:
-        """`count` new examples of the class."""
-        return self.draw(state, torch.randn(count, self.noise_size, generator=generator))
 
     @property
     def max_way(self) -> int:
@@ -77,10 +71,10 @@ class GenerativeLearner(Learner[State]):
 class Unconditioned(GenerativeLearner[State]):
     """The same network without its examples: its state is that of an empty support set, what it knows of all classes.
 
-    The plain opponent of a generator whose empty support set means something, such as the Neural Statistician's, p(c).
+    It is the baseline of a generator that `conditions_on_none`, such as the Neural Statistician, whose prior is p(c).
     """
 
-    def __init__(self, generator: GenerativeLearner[State]) -> None:
+    def __init__(self, generator: Learner[State]) -> None:
         super().__init__()
         self.generator, self.noise_size = generator, generator.noise_size
 

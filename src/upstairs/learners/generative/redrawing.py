@@ -48,6 +48,8 @@ class Redrawing(GenerativeLearner[Exemplars]):
         samples: behind the bound that `predict` gives.
     """
 
+    bounds_likelihood = True
+
     def __init__(self, shape: tuple[int, ...], *, width: int, latent: int, samples: int = 50) -> None:
         super().__init__()
         self.latent, self.noise_size, size = latent, 1 + latent, 8 * width
