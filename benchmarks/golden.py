@@ -40,10 +40,11 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import text_source
+from upstairs.engine.calibrate import calibrate
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import Exact, FirstOrder, Implicit
-from upstairs.learners import Game, LSTMRule, MLPRule, learners
+from upstairs.learners import LSTMRule, MLPRule, learners
 from upstairs.learners.learned_optimizer.meta_train import (
     NetworkTraining,
     PersistentEvolution,
@@ -51,7 +52,6 @@ from upstairs.learners.learned_optimizer.meta_train import (
     Windows,
 )
 from upstairs.learners.registry import options_of
-from upstairs.nets import calibrate
 from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.trainer import Trainer, take_step
 from upstairs.tree import map_tensors
@@ -240,8 +240,7 @@ def answers(learner: Learner, splits: Splits, *, way: int, shot: int, query: int
 
 def measure(learner: Learner, batches: Iterable[Task]) -> None:
     """The statistics of the population, as the trainer measures them before it validates."""
-    through = learner.solve if isinstance(learner, Game) else learner
-    calibrate(learner, lambda: (through(batch) for batch in batches))
+    calibrate(learner, batches)
 
 
 def train(learner: str, kind: str, changes: dict[str, Any], steps: int) -> Row:
@@ -268,6 +267,7 @@ def step_by_step(kind: str, options: dict[str, Any], steps: int) -> Row:
     optimizer = torch.optim.SGD(run.learner.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for step in range(steps):
+        optimizer.zero_grad()
         found = meta_backward(run.learner, run.episodes.batch([2 * step, 2 * step + 1]), memory="2GiB", **options)
         optimizer.step()
         losses.append(float(found.losses.mean()))

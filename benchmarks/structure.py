@@ -132,7 +132,7 @@ def paired(own: Run, other: Run, episodes: Episodes, tasks: int) -> dict[str, An
     rows: dict[str, Any] = {"parameters": [parameters(own), parameters(other)]}
     rows["steps"] = [run.meta["progress"]["step"] for run in (own, other)]
     for alone in (False, True) if own.learner.transductive else (False,):
-        scores = [score_tasks(run.learner, episodes, seeds, alone=alone) for run in (own, other)]
+        scores = [score_tasks(run.learner, episodes, seeds, inductive=alone) for run in (own, other)]
         kind = "alone" if alone else "accuracy"
         rows[kind] = [interval(s)._asdict() for s in scores]
         rows[f"{kind}_difference"] = paired_interval(*scores)._asdict()

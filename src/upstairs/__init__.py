@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from upstairs.data.episodes import Episodes
     from upstairs.data.source import Source
     from upstairs.data.splits import Splits, split_by_group, split_by_ratio
+    from upstairs.engine.calibrate import calibrate
     from upstairs.engine.evaluate import evaluate
     from upstairs.engine.explain import explain
     from upstairs.engine.meta_backward import meta_backward
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from upstairs.learners.model_based.neural_processes import anp, cnp, lnp
     from upstairs.learners.model_based.recurrent import lstm, memory
     from upstairs.learners.model_based.snail import in_context, snail
-    from upstairs.nets.norm import calibrate
     from upstairs.testing import check_learner
     from upstairs.training.model import Model, load_adapted
     from upstairs.training.run import Run, load
@@ -86,7 +86,7 @@ _NAMES = {
     "learners.model_based.neural_processes": "anp cnp lnp",
     "learners.model_based.recurrent": "lstm memory",
     "learners.model_based.snail": "in_context snail",
-    "nets.norm": "calibrate",
+    "engine.calibrate": "calibrate",
     "testing": "check_learner",
     "training.model": "Model load_adapted",
     "training.run": "Run load",

@@ -96,6 +96,23 @@ def gaussian_nll(prediction: Float[Tensor, "n d2"], y: Float[Tensor, "n d"]) -> 
     return (0.5 * error.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
+class Side(NamedTuple):
+    """How one player of a game learns."""
+
+    turns: int = 1  # meta-steps in a row
+    lr: float = 1.0  # times the run's learning rate
+    betas: tuple[float, float] = (0.9, 0.999)  # of its AdamW
+
+
+class Player(NamedTuple):
+    """One player as the trainer steps it."""
+
+    name: str  # empty for an ordinary learner, which is its only player
+    learner: "Learner"
+    parameters: list[nn.Parameter]
+    side: Side
+
+
 class Learner(nn.Module, ABC, Generic[State]):
     """A learner maps a support set to a state and a state to predictions.
 
@@ -107,6 +124,12 @@ class Learner(nn.Module, ABC, Generic[State]):
     loss_fn: LossFn
     way: Any = None  # int, or None for regression; Any so that learners that classify can count with it
     global_labels: bool = False  # True: in training a class has the same number in every task, its place in the source
+    averages_views: bool = False  # True: `views` of a picture are averaged in evaluation, after the encoder
+    views: int = 1  # of each picture, in evaluation: 1, 2 or 10
+    needs_hard_labels: str = ""  # why queries' labels cannot be mixed or smoothed; empty where they can
+    conditions_on_none: bool = False  # True: the state of an empty support set means something
+    bounds_likelihood: bool = False  # True: a prediction is a lower bound on the log-likelihood of a query
+    noise_size: int = 0  # standard normal numbers that `draw` needs for one example
 
     @abstractmethod
     def adapt(self, support: Examples, /) -> State:
@@ -122,10 +145,10 @@ class Learner(nn.Module, ABC, Generic[State]):
         return mean_loss(self.loss_fn, prediction, task.query), prediction
 
     def at(self, progress: float) -> None:
-        """Told before each meta-step which share of training is over, 0 to 1; by default nothing changes.
+        """The trainer calls this before each meta-step with the share of training that is over, from 0 to 1.
 
-        Override it where the objective changes while training goes on. What it sets must depend on `progress` alone:
-        then a resumed run goes on to the same bits. A learner that was never told is as at the end of training.
+        Override it where the objective changes while training goes on. What it sets must depend on `progress` alone, so
+        that a resumed run is bit-identical. A learner on which it was never called is as at the end of training.
         """
 
     @final
@@ -135,7 +158,12 @@ class Learner(nn.Module, ABC, Generic[State]):
 
     @final
     def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
-        """Adapt to every support set and predict its queries: no loss, no labels of the queries used."""
+        """Adapt to every support set and predict its queries: no loss, no labels of the queries used.
+
+        Raises:
+            UpstairsError: in evaluation mode, population statistics that were never measured (see `check_measured`).
+        """
+        check_measured(self)
         return vectorize(
             lambda support, x: self.predict(self.adapt(support), x),
             (tasks.support, tasks.query.x), owner=self, name="solve",
@@ -144,6 +172,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     @final
     def solve_inductive(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """`solve` with each query predicted without the others."""
+        check_measured(self)
         return vectorize(
             lambda support, x: self.predict_inductive(self.adapt(support), support, x),
             (tasks.support, tasks.query.x), owner=self, name="solve_inductive",
@@ -170,6 +199,46 @@ class Learner(nn.Module, ABC, Generic[State]):
     def transductive(self) -> bool:
         """True where the prediction for one query depends on the other queries."""
         return False
+
+    @property
+    def embeds_alone(self) -> bool:
+        """True where examples may be embedded once for many tasks: an encoder that does not adapt sees each alone.
+
+        `adapt` is then `fit(embed(support.x), support)`, and `predict` is `logits(state, embed(x))`.
+        """
+        return False
+
+    @property
+    def inner_steps(self) -> int | None:
+        """Number of gradient steps of the inner loop; None where there is none."""
+        return None
+
+    def with_steps(self, steps: int) -> "Learner":
+        """This learner, sharing its meta-parameters, with another number of inner steps.
+
+        Raises:
+            UpstairsError: it has no inner loop, or the number is negative.
+        """
+        raise UpstairsError(
+            f"`inner_steps` is {steps} and {type(self).__name__} has no inner loop of steps: leave it out"
+        )
+
+    def players(self) -> list[Player]:
+        """Those who learn, in the order of their turns: of a game its players, of any other learner itself."""
+        return [Player("", self, [p for p in self.parameters() if p.requires_grad], Side())]
+
+    def draw(self, state: State, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count *feature"]:
+        """New examples of the class that `state` is of, one for each row of `noise_size` standard normal numbers.
+
+        Raises:
+            UpstairsError: this learner does not generate (its `task_kind` is another).
+        """
+        raise UpstairsError(f"{type(self).__name__} makes no examples: give a learner that does, such as redrawing")
+
+    @final
+    def sample(self, state: State, count: int, generator: torch.Generator) -> Float[Tensor, "count *feature"]:
+        """`count` new examples of the class that `state` is of."""
+        return self.draw(state, torch.randn(count, self.noise_size, generator=generator))
 
     @property
     def gaussian(self) -> bool:
@@ -204,6 +273,26 @@ class Learner(nn.Module, ABC, Generic[State]):
         other = copy.copy(self)
         other.way = way
         return other
+
+
+def check_measured(module: nn.Module) -> None:
+    """Refuse a network in evaluation mode whose population statistics were never measured: its answers would be wrong.
+
+    A layer that measures statistics has a buffer `measured`, all True once they are. `solve`, `evaluate`, `Run.adapt`
+    and `Model` check it; `adapt`, `predict` and a bare forward pass, by which networks are built, do not. Whether
+    weights have changed since statistics were measured cannot be known: measure them again after training on.
+
+    Raises:
+        UpstairsError: naming the layer and what to do.
+    """
+    for name, layer in module.named_modules():
+        measured = layer._buffers.get("measured")
+        if measured is not None and not layer.training and not measured.all():
+            raise UpstairsError(
+                f"the population statistics of '{name}' were never measured, and its answers would be wrong: call "
+                "`upstairs.calibrate(learner, train_tasks)` after training, or give evaluate `training`; a run "
+                "measures them when it validates, so resume one that was stopped before that"
+            )
 
 
 @contextmanager

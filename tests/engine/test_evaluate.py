@@ -1,5 +1,7 @@
 """Evaluation: frozen tasks, honest intervals, nothing written, nothing kept."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from scipy import stats
 from torch import nn
 
 from upstairs.data.episodes import Episodes
+from upstairs.data.regression import GaussianProcess, function_source
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import evaluate, frozen_seeds, score_tasks
 from upstairs.errors import UpstairsError
-from upstairs.learners import ProtoNet, maml, nearest_centroid
+from upstairs.learners import ProtoNet, SupportMean, maml, nearest_centroid
 from upstairs.nets import conv4, mlp
 from upstairs.statistics import interval, paired_differences, paired_interval
 
@@ -57,6 +60,33 @@ def test_result_has_both_figures_of_a_transductive_learner() -> None:
     assert set(result["baselines"]) == {"nearest_centroid"}
     plain = evaluate(ProtoNet(nn.Flatten(), way=3), episodes, tasks=10)
     assert not plain["transductive"] and "inductive" not in plain
+
+
+def test_baselines_without_learning_are_there_unless_they_are_left_out() -> None:
+    episodes = Episodes(source(), way=3, shot=1, query=2)
+    learner = maml(mlp((6,), out=3), way=3)
+    expected = evaluate(nearest_centroid(way=3), episodes, tasks=10, baselines={})
+    assert expected["baselines"] == {}
+    found = evaluate(learner, episodes, tasks=10)["baselines"]
+    assert found == {"nearest_centroid": {k: expected[k] for k in ("accuracy", "ci95", "transductive")}}
+    functions = evaluate(SupportMean(), Episodes(function_source(GaussianProcess()), way=0, shot=3, query=2), tasks=4)
+    assert set(functions["baselines"]) == {"support_mean", "exact_posterior"}
+    assert functions["baselines"]["support_mean"]["mse"] == functions["mse"]
+
+
+def test_a_result_prints_plainly_and_is_a_dict_for_json() -> None:
+    torch.manual_seed(0)
+    learner = maml(conv4((1, 16, 16), width=4, norm="batch", out=3), way=3, steps=1)
+    episodes = Episodes(source(shape=(1, 16, 16)), way=3, shot=1, query=2)
+    result = evaluate(learner, episodes, tasks=10)
+    assert json.loads(json.dumps(result)) == result
+    score, alone = (f"{100 * r['accuracy']:.1f}% ± {100 * r['ci95']:.1f}" for r in (result, result["inductive"]))
+    first, *rest = str(result).splitlines()
+    assert first == f"3-way 1-shot, 2 queries a class: accuracy {score} (95% interval over 10 tasks)"
+    assert "transductive: it sees all queries of a task at once" in rest
+    assert f"inductive, one query at a time: {alone}" in rest and "baseline nearest centroid: " in rest[-1]
+    plain = str(evaluate(nearest_centroid(way=3), episodes, tasks=10, baselines={})).splitlines()
+    assert plain[1:] == ["inductive: each query is predicted without the others"]
 
 
 def test_alone_means_alone() -> None:

@@ -12,6 +12,7 @@ from upstairs.data.images.augment import crops
 from upstairs.data.images.glyphs import glyphs
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
+from upstairs.engine.calibrate import calibrate
 from upstairs.engine.evaluate import frozen_seeds, score_tasks
 from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError
@@ -30,6 +31,7 @@ def test_the_same_predictions_and_scores_as_by_embedding_in_every_task() -> None
     torch.manual_seed(0)
     episodes = Episodes(letters(), way=5, shot=1, query=2)
     learner = ProtoNet(conv4((1, 16, 16), width=8), way=5).eval()
+    calibrate(learner, episodes)
     told: list[tuple[int, int]] = []
     with torch.no_grad():
         head, once = embedded(learner, episodes, tasks=20)

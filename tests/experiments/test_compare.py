@@ -41,7 +41,7 @@ def test_differences_equal_scipys_on_the_same_tasks(runs: list[Path], pictures: 
     expected = {
         "protonet": score_tasks(learners[0], episodes, seeds),
         "maml": score_tasks(learners[1], episodes, seeds),
-        "maml, one query at a time": score_tasks(learners[1], episodes, seeds, alone=True),
+        "maml, one query at a time": score_tasks(learners[1], episodes, seeds, inductive=True),
     }
     rows = {row["name"]: row for row in result["scores"]}
     assert set(rows) == {*expected, "nearest_centroid", "scratch"}

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Examples, Task
+from upstairs.engine.calibrate import calibrate
 from upstairs.learners import BDCSPN, BaselinePlusPlus, CoTraining, MatchingNet, ProtoNet, RelationNet, SimpleShot
-from upstairs.nets import BatchNorm, calibrate, relation_conv
+from upstairs.nets import BatchNorm, relation_conv
 from upstairs.tree import index
 
 
@@ -120,7 +121,7 @@ def test_the_centre_is_the_mean_feature_of_the_training_tasks() -> None:
     net = encoder()
     learner = SimpleShot(net, 6, classes=9, way=WAY, centred=True).double()
     tasks = [double(blobs(2, seed)) for seed in range(3)]
-    calibrate(learner, lambda: (learner(t) for t in tasks))
+    calibrate(learner, tasks)
     every = torch.cat([part.x.flatten(0, 1) for t in tasks for part in t])
     torch.testing.assert_close(learner.centre.mean, net(every).mean(0))
     assert learner.training

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from helpers.runs import settings_of
 from helpers.tasks import WAY, blobs
 from upstairs.console import Status
-from upstairs.core import Examples, Task, cross_entropy
+from upstairs.core import Examples, Side, Task, cross_entropy
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import LEARNERS, Entry, Game, ProtoNet, Side, players_of, whose_turn
+from upstairs.learners import LEARNERS, Entry, Game, ProtoNet, whose_turn
 from upstairs.learners.registry import entry
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
@@ -125,10 +125,10 @@ def test_a_removed_learner_says_what_to_train_instead(name: str, instead: str) -
 
 
 def test_turns_go_round() -> None:
-    players = players_of(Duel(3))
+    players = Duel(3).players()
     names = [(whose_turn(players, step)[0].name, whose_turn(players, step)[1]) for step in range(4)]
     assert names == [("seek", 0), ("seek", 0), ("hide", 0), ("seek", 1)]
-    alone = players_of(ProtoNet(nn.Linear(2, 2), way=2))
+    alone = ProtoNet(nn.Linear(2, 2), way=2).players()
     assert [whose_turn(alone, step)[1] for step in range(3)] == [0, 1, 2] and len(alone) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_loss_reaches_its_own_player_alone() -> None:
     game, tasks = Duel(WAY), blobs(shape=(6,))
     whole = torch.autograd.grad(game(tasks)[0].sum(), list(game.parameters()), allow_unused=True)
     found = dict(zip(game.parameters(), whole, strict=True))
-    for player in players_of(game):
+    for player in game.players():
         game.zero_grad(set_to_none=True)
         player.learner(tasks)[0].sum().backward()
         own = {id(p) for p in player.parameters}

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from helpers.tasks import WAY, blobs
+from upstairs.engine.calibrate import calibrate
 from upstairs.learners import maml
-from upstairs.nets import BatchNorm, batch_norm, calibrate, convert_batch_norm
+from upstairs.nets import BatchNorm, batch_norm, convert_batch_norm
 from upstairs.nets.norm import GroupNorm
 
 
@@ -82,7 +83,7 @@ def test_calibrated_statistics_are_those_of_the_data() -> None:
         BatchNorm(3, statistics="population"), nn.Linear(3, 2), BatchNorm(2, statistics="population")
     ).eval()
     batches = [5 + 2 * torch.randn(400, 3) for _ in range(4)]
-    calibrate(net, lambda: (net(batch) for batch in batches))
+    calibrate(net, batches)
     torch.testing.assert_close(net[0].mean, torch.stack(batches).mean((0, 1)))
     z = net(torch.cat(batches))
     torch.testing.assert_close(z.mean(0), torch.zeros(2), atol=0.02, rtol=0)
@@ -113,7 +114,7 @@ def test_each_inner_step_has_statistics_of_its_own() -> None:
     net = nn.Sequential(nn.Linear(8, 6), norm, nn.Tanh(), nn.Linear(6, WAY))
     learner, tasks = maml(net, way=WAY, inner_lr=0.5, steps=2), blobs(1, shot=4)
     assert not learner.transductive
-    calibrate(learner, lambda: iter([learner(tasks)]))
+    calibrate(learner, [tasks])
     params = dict(net.named_parameters())
     for step, part in enumerate((tasks.support, tasks.support, tasks.query)):
         z = part.x[0] @ params["0.weight"].T + params["0.bias"]
@@ -129,7 +130,7 @@ def test_each_inner_step_has_statistics_of_its_own() -> None:
 def test_statistics_of_the_step_are_used_and_queries_do_not_see_each_other() -> None:
     torch.manual_seed(0)
     norm = BatchNorm(6, statistics="per_step", steps=2)
-    norm.mean.copy_(torch.randn(3, 6)), norm.variance.uniform_(0.5, 2.0)
+    norm.mean.copy_(torch.randn(3, 6)), norm.variance.uniform_(0.5, 2.0), norm.measured.fill_(True)
     learner = maml(nn.Sequential(nn.Linear(8, 6), norm, nn.Linear(6, WAY)), way=WAY, inner_lr=0.5, steps=2).eval()
     tasks = blobs(2)
     alone = learner.solve_inductive(tasks)

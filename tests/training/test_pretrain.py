@@ -194,10 +194,10 @@ def test_start_from_copies_what_fits(call: Call, pictures: Path, tmp_path: Path)
     assert call("train", "simpleshot", *words, "--out", tmp_path / "first")[0] == 0
     before = upstairs.load(tmp_path / "first").learner.state_dict()
     fresh = seeded_learner(settings_of(learner="protonet", width=4, way=3), (1, 28, 28), 3)
-    assert copy_weights(fresh, tmp_path / "first") == len(fresh.state_dict()) == 4 * 5
+    assert copy_weights(fresh, tmp_path / "first") == len(fresh.state_dict()) == 4 * 6
     assert all(torch.equal(v, before[k]) for k, v in fresh.state_dict().items())
     deep = seeded_learner(settings_of(learner="proto_maml", width=4, way=3), (1, 28, 28), 3)
-    assert copy_weights(deep, tmp_path / "first") == 4 * 5  # `net.encoder.block0`, where the other has `encoder.block0`
+    assert copy_weights(deep, tmp_path / "first") == 4 * 6  # `net.encoder.block0`, where the other has `encoder.block0`
     assert torch.equal(deep.state_dict()["net.encoder.block2.0.weight"], before["encoder.block2.0.weight"])
     start = ("--start-from", tmp_path / "first")
     assert call("train", "protonet", *words, *start, "--lr", 1e-30, "--out", tmp_path / "second")[0] == 0

@@ -160,6 +160,6 @@ class TaskOptions:
     query: Query = None
     tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600
     seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0
-    baselines: Annotated[bool, arg(help="Score baselines, such as training from scratch, on the same tasks too.")] = (
-        True
-    )
+    baselines: Annotated[
+        bool, arg(help="Score baselines without meta-learning, such as training from scratch, on the same tasks.")
+    ] = True

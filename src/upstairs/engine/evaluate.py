@@ -1,4 +1,4 @@
-"""Scores on frozen lists of tasks: one number per task, beside the plain baselines on the same tasks."""
+"""Scores on frozen lists of tasks: one number per task, for a learner and its baselines on the same tasks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
@@ -9,12 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.core import Learner, evaluating
+from upstairs.console import score_name, write_likelihood, write_score, write_task
+from upstairs.core import Learner, Task, check_measured, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.data.seeds import task_seed
+from upstairs.engine.calibrate import calibrate
 from upstairs.engine.metrics import LIKELIHOOD, ScoreKind, score_kind
 from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError
+from upstairs.learners.baselines import plain_baselines
 from upstairs.statistics import interval
 from upstairs.tree import to_device_of
 
@@ -32,15 +35,18 @@ def score_tasks(
     episodes: Episodes,
     seeds: Iterable[int],
     *,
-    alone: bool = False,
+    inductive: bool = False,
     kind: ScoreKind | None = None,
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, " task"]:
     """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
 
+    Raises:
+        UpstairsError: population statistics that were never measured, or a way that the learner cannot answer.
+
     Args:
-        alone: predict each query without the others, which a transductive learner otherwise sees.
+        inductive: predict each query without the others, which a transductive learner otherwise sees.
         kind: how they are judged; None is what suits the tasks.
         chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
     """
@@ -55,13 +61,14 @@ def score_tasks(
             progress(int(done), total)
 
     with evaluating(learner):
+        check_measured(learner)  # before examples are embedded
         before = episodes
         learner, episodes = embedded(learner, before, total, lambda share: tell(share * total / 2))
         half = total // 2 * (episodes is not before)  # of the work, where examples were embedded first
         chunk = chunk or chunk_size(episodes)
         for start in range(0, total, chunk):
             tasks = to_device_of(learner, episodes.batch(seeds[start : start + chunk]))
-            scores.append(kind.of(learner.solve_inductive(tasks) if alone else learner.solve(tasks), tasks).cpu())
+            scores.append(kind.of(learner.solve_inductive(tasks) if inductive else learner.solve(tasks), tasks).cpu())
             tell(half + (total - half) * min(start + chunk, total) / total)
     return torch.cat(scores).double().numpy()
 
@@ -73,15 +80,15 @@ def chunk_size(episodes: Episodes) -> int:
 
 
 class Scores(NamedTuple):
-    """The score of each task: the learner's, with each query alone where that differs, and the baselines'."""
+    """The score of each task: the learner's, its inductive one where that differs, and the baselines'."""
 
     own: Float[np.ndarray, " task"]
-    alone: Float[np.ndarray, " task"] | None
+    inductive: Float[np.ndarray, " task"] | None
     baselines: dict[str, Float[np.ndarray, " task"]]
 
     def named(self, name: str) -> dict[str, Float[np.ndarray, " task"]]:
-        """The learner's scores by what they are called beside those of others."""
-        return {name: self.own} | ({} if self.alone is None else {f"{name}, one query at a time": self.alone})
+        """The learner's scores, by the names that they have in a comparison."""
+        return {name: self.own} | ({} if self.inductive is None else {f"{name}, one query at a time": self.inductive})
 
 
 def score_beside(
@@ -102,16 +109,16 @@ def score_beside(
     total = len(seeds) * (1 + learner.transductive + len(baselines))
     done = 0
 
-    def scored(contestant: Learner, alone: bool = False) -> Float[np.ndarray, " task"]:
+    def scored(contestant: Learner, inductive: bool = False) -> Float[np.ndarray, " task"]:
         nonlocal done
         before = done
         tell = progress and (lambda here, _: progress(before + here, total))
         done += len(seeds)
-        return score(contestant, episodes, seeds, alone=alone, chunk=chunk, progress=tell)
+        return score(contestant, episodes, seeds, inductive=inductive, chunk=chunk, progress=tell)
 
     own = scored(learner)
-    others = {name: scored(opponent) for name, opponent in baselines.items()}
-    return Scores(own, scored(learner, alone=True) if learner.transductive else None, others)
+    others = {name: scored(baseline) for name, baseline in baselines.items()}
+    return Scores(own, scored(learner, inductive=True) if learner.transductive else None, others)
 
 
 def evaluate(
@@ -120,22 +127,55 @@ def evaluate(
     *,
     tasks: int = 600,
     seed: int = 0,
-    baselines: dict[str, Learner] | None = None,
+    training: Episodes | Iterable[Task] | None = None,
+    baselines: Mapping[str, Learner] | None = None,
     chunk: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> "Evaluation":
     """The mean score (accuracy, or "mse") with its 95% interval over tasks, and each baseline's on the same tasks.
+
+        print(upstairs.evaluate(learner, test_tasks, training=train_tasks))
 
     A transductive learner's entry also has "inductive": its score when each query is predicted without the others.
     Those that predict a Gaussian also have "likelihood": the mean log-likelihood of a query, in nats.
 
+    Args:
+        tasks: number of tasks, from the frozen list `seed`: two learners meet the same ones.
+        training: the episodes that the learner was trained on, on which population statistics are measured first (see
+            `calibrate`), so that the learner's are those of its weights as they are now.
+        baselines: by name; None is those without learning that suit the tasks, such as the nearest centroid of raw
+            inputs, and {} is none.
+        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
+
     Raises:
-        UpstairsError: fewer than 2 tasks, or a way that the learner cannot answer.
+        UpstairsError: fewer than 2 tasks, a way that the learner cannot answer, or population statistics that were
+            never measured.
     """
-    opponents = baselines or {}
     seeds = enough_seeds(seed, tasks)
-    scores = score_beside(learner, episodes, seeds, baselines=opponents, chunk=chunk, progress=progress)
-    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=opponents)
+    if training is not None:
+        calibrate(learner, training)
+    if baselines is None:
+        baselines = plain_baselines(episodes.source, episodes.largest_way)
+    scores = score_beside(learner, episodes, seeds, baselines=baselines, chunk=chunk, progress=progress)
+    return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=baselines)
+
+
+class Evaluation(dict[str, Any]):
+    """What `evaluate` returns: a dict, ready for json; printed, it is a few lines of plain text."""
+
+    def __str__(self) -> str:
+        own = f"{score_name(self)} {write_score(self).rstrip('†')} (95% interval over {self['tasks']} tasks)"
+        lines = [f"{write_task(self)}, {self['query']} queries{' a class' if self['way'] else ''}: {own}"]
+        if self["transductive"]:
+            lines.append("transductive: it sees all queries of a task at once")
+            lines.append(f"inductive, one query at a time: {write_score(self['inductive'])}")
+        elif self["way"] != 1:
+            lines.append("inductive: each query is predicted without the others")
+        if likelihood := write_likelihood(self):
+            lines.append(likelihood)
+        for name, score in self["baselines"].items():
+            lines.append(f"baseline {name.replace('_', ' ')}: {write_score(score)}")
+        return "\n".join(lines)
 
 
 def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[int]) -> dict[str, Any]:
@@ -154,10 +194,10 @@ def enough_seeds(seed: int, tasks: int) -> list[int]:
 
 def describe_scores(
     scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
-) -> dict[str, Any]:
+) -> Evaluation:
     """What `evaluate` returns."""
     kind, seeds = score_kind(episodes), frozen_seeds(seed, tasks)
-    return {
+    found = {
         "way": episodes.largest_way,
         "shot": episodes.shot[1],
         "query": episodes.query,
@@ -166,7 +206,7 @@ def describe_scores(
         **describe_score(scores.own, kind),
         **describe_likelihood(learner, episodes, seeds),
         "transductive": learner.transductive,
-        **({} if scores.alone is None else {"inductive": describe_score(scores.alone, kind)}),
+        **({} if scores.inductive is None else {"inductive": describe_score(scores.inductive, kind)}),
         "baselines": {
             name: {
                 **describe_score(own, kind),
@@ -176,6 +216,7 @@ def describe_scores(
             for name, own in scores.baselines.items()
         },
     }
+    return Evaluation(found)
 
 
 def describe_score(values: Float[np.ndarray, " task"], kind: ScoreKind) -> dict[str, Any]:

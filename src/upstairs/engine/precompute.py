@@ -10,7 +10,6 @@ from torch import Tensor
 
 from upstairs.core import Examples, Learner
 from upstairs.data.episodes import Episodes
-from upstairs.learners.metric.protonet import MetricLearner
 from upstairs.tree import to_device_of
 
 PART = 256  # examples that are embedded at a time
@@ -18,9 +17,9 @@ MOST = 2**28
 
 
 class Head(Learner[Any]):
-    """A metric learner whose inputs are embedded already."""
+    """A learner that `embeds_alone`, whose inputs are embedded already."""
 
-    def __init__(self, learner: MetricLearner[Any]) -> None:
+    def __init__(self, learner: Any) -> None:
         super().__init__()
         self.learner, self.way = learner, learner.way
 
@@ -32,12 +31,12 @@ class Head(Learner[Any]):
 
 
 def embedded(
-    learner: Learner, episodes: Episodes, tasks: int, progress: Callable[[float], None] = lambda share: None
+    learner: Any, episodes: Episodes, tasks: int, progress: Callable[[float], None] = lambda share: None
 ) -> tuple[Learner, Episodes]:
     """The same tasks, each example embedded once, where that is less work: else what was given.
 
-    That is for learners whose encoder does not adapt and sees each example alone, on examples that are the same at
-    every draw; and where all embeddings fit into `MOST` bytes.
+    That is for learners that `embeds_alone`, on examples that are the same at every draw; and where all embeddings fit
+    into `MOST` bytes.
 
     Args:
         learner: in evaluation mode; nothing is differentiated.
@@ -49,10 +48,8 @@ def embedded(
     drawn = tasks * (episodes.largest_way or 1) * (episodes.shot[1] + episodes.query)
     if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
         return given
-    if not isinstance(learner, MetricLearner) or learner.transductive or next(learner.parameters(), None) is None:
+    if not learner.embeds_alone or next(learner.parameters(), None) is None:
         return given  # without parameters it compares raw inputs
-    if any(getattr(type(learner), own) is not getattr(MetricLearner, own) for own in ("adapt", "predict")):
-        return given
     turns = torch.tensor(source.turns or (0,) * len(sizes)).repeat_interleave(torch.tensor(sizes))
     rows, vectors = torch.from_numpy(np.concatenate(source.rows)), list[Tensor]()
     for part in torch.arange(sum(sizes)).split(PART):

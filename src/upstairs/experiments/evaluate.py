@@ -13,7 +13,7 @@ from upstairs.data.open import absolute, open_splits, reader_for, reader_of
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
-from upstairs.learners import GradientLearner, NeuralStatistician, Unconditioned, baselines_for, with_steps
+from upstairs.learners import Unconditioned, baselines_for
 from upstairs.settings import DataOptions
 from upstairs.training.run import Run, check_task_kind, load
 
@@ -37,13 +37,9 @@ def evaluate_run(
     episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     learner = run.learner
     if inner_steps is not None:
-        if not isinstance(learner, GradientLearner) or inner_steps < 0:
-            raise UpstairsError(
-                f"`inner_steps` is {inner_steps}: it takes 0 or more, for learners with an inner loop alone"
-            )
-        learner = with_steps(learner, inner_steps)
+        learner = learner.with_steps(inner_steps)
     plain = baselines_for(run.settings, episodes.source, episodes.largest_way) if baselines else {}
-    if baselines and isinstance(learner, NeuralStatistician):
+    if baselines and learner.conditions_on_none:
         plain["unconditioned"] = Unconditioned(learner)
     started = time.monotonic()
     with counting(f"evaluating {run.settings.learner}", quiet=quiet) as progress:
@@ -56,7 +52,7 @@ def evaluate_run(
         "seconds": time.monotonic() - started,
         "steps": run.meta["progress"]["step"],
         "norm": run.settings.norm,
-        **({"inner_steps": learner.steps} if isinstance(learner, GradientLearner) else {}),
+        **({} if learner.inner_steps is None else {"inner_steps": learner.inner_steps}),
         "versions": run.meta["versions"],
     }
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.core import Examples, Task, evaluating
+from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import SMALL_WARP
 from upstairs.data.images.warp import Warp
@@ -16,7 +16,7 @@ from upstairs.data.source import Source
 from upstairs.engine.evaluate import Progress, enough_seeds
 from upstairs.engine.metrics import BOUND
 from upstairs.functional.batching import vectorize
-from upstairs.learners import GenerativeLearner, SamplingLearner, Unconditioned
+from upstairs.learners import Unconditioned
 from upstairs.learners.metric.protonet import MetricLearner
 from upstairs.statistics import interval
 from upstairs.tree import index
@@ -53,7 +53,7 @@ CONTROLS: dict[str, Draw] = {
 def judge(
     classifier: MetricLearner[Any],
     source: Source,
-    draws: Mapping[str, Draw | SamplingLearner[Any]],
+    draws: Mapping[str, Draw | Learner],
     *,
     way: int = 20,
     count: int = 5,
@@ -97,7 +97,7 @@ def judge(
 
 
 def bounds(
-    generator: GenerativeLearner[Any],
+    generator: Learner,
     source: Source,
     *,
     shots: Sequence[int] = (1, 2, 5, 10),
@@ -127,13 +127,13 @@ def bounds(
     return {shot: torch.cat(values).double().numpy() for shot, values in found.items()}
 
 
-def _made(draw: Draw | SamplingLearner[Any], examples: Float[Tensor, "way *feature"], count: int, seed: int) -> Tensor:
+def _made(draw: Draw | Learner, examples: Float[Tensor, "way *feature"], count: int, seed: int) -> Tensor:
     """`count` drawings after each example, class after class."""
     numbers, each = torch.Generator().manual_seed(seed), examples[:, None]
     support = Examples(
         each, torch.zeros(each.shape[:2], dtype=torch.long), torch.ones(each.shape[:2], dtype=torch.bool)
     )
-    if not isinstance(draw, SamplingLearner):
+    if not isinstance(draw, Learner):
         return torch.cat([draw(index(support, k), count, numbers) for k in range(len(each))])
     noise = torch.randn(len(each), count, draw.noise_size, generator=numbers)
     with evaluating(draw):  # all classes at once

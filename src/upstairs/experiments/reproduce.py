@@ -18,7 +18,7 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import Card, card_markdown, commit, machine
 from upstairs.experiments.published.papers import find_experiment
 from upstairs.experiments.published.protocol import SEEDS, TEST_TASKS, Experiment
-from upstairs.learners import GradientLearner, baselines_for, with_steps
+from upstairs.learners import baselines_for
 from upstairs.learners.options import InnerLoopOptions
 from upstairs.statistics import interval
 from upstairs.storage import versions, write_atomically, write_json
@@ -100,15 +100,15 @@ def judge(
     if {name: known.get(name) for name in of} == of and bool(known["baselines"]) == baselines:
         return known
     learner: Any = run.learner
-    if experiment.test_steps is not None and isinstance(learner, GradientLearner):
-        learner = with_steps(learner, experiment.test_steps)
+    if experiment.test_steps is not None and learner.inner_steps is not None:
+        learner = learner.with_steps(experiment.test_steps)
     device = choose_device(run.settings.device)
     plain = baselines_for(run.settings, splits.test, experiment.way) if baselines else {}
     plain = {name: baseline.to(device) for name, baseline in plain.items()}
     with counting(f"judging {experiment.name}", quiet=quiet) as progress:
         found = score_beside(learner.to(device), episodes, seeds, baselines=plain, progress=progress)
     each = {name: {"each": v.tolist(), "transductive": plain[name].transductive} for name, v in found.baselines.items()}
-    alone = None if found.alone is None else found.alone.tolist()
+    alone = None if found.inductive is None else found.inductive.tolist()
     result = {
         **of, "transductive": learner.transductive, "own": found.own.tolist(), "alone": alone, "baselines": each
     }  # fmt: skip
@@ -196,9 +196,8 @@ def in_words(
     seconds = sum(run.meta["progress"]["seconds"] for run in runs)
     task = f"{experiment.shot} examples" if experiment.regression else f"{experiment.way}-way {experiment.shot}-shot"
     train = f"{s.shot} examples" if experiment.regression else f"{s.way}-way {s.shot}-shot"
-    gradient = isinstance(runs[0].learner, GradientLearner)
     inner, own = "", s.own
-    if gradient and isinstance(own, InnerLoopOptions):
+    if isinstance(own, InnerLoopOptions):
         steps = own.inner_steps if experiment.test_steps is None else experiment.test_steps
         many = f"{own.inner_steps} inner step{'s' * (own.inner_steps != 1)}"
         inner = f"; {many} at {own.inner_lr} in training, {steps} in testing"

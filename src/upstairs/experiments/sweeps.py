@@ -11,7 +11,7 @@ from upstairs.data.class_augmentation import joined
 from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
-from upstairs.learners import GradientLearner, changed, defaults_for, read_settings
+from upstairs.learners import changed, defaults_for, read_settings
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.pretrain import prepare, with_bar
@@ -31,9 +31,9 @@ def class_counts(run: Run, total: int) -> list[int]:
 
 def lengths(run: Run) -> list[int]:
     """Inner-loop lengths, the run's own among them; none where there is no inner loop of steps."""
-    if not isinstance(run.learner, GradientLearner) or run.learner.steps == 0:
+    if not run.learner.inner_steps:
         return []
-    return sorted({*LENGTHS, run.learner.steps})
+    return sorted({*LENGTHS, run.learner.inner_steps})
 
 
 def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from upstairs.learners.baselines import GaussianPosterior, SupportMean, baselines_for
     from upstairs.learners.building import make_learner, make_net, seeded_learner
     from upstairs.learners.entries import Entry
-    from upstairs.learners.generative.base import GenerativeLearner, SamplingLearner, Unconditioned
+    from upstairs.learners.generative.base import GenerativeLearner, Unconditioned
     from upstairs.learners.generative.dagan import DAGAN
-    from upstairs.learners.generative.games import Game, Player, Side, Turn, of_late, players_of, whose_turn
+    from upstairs.learners.generative.games import Game, Turn, of_late, whose_turn
     from upstairs.learners.generative.neural_statistician import NeuralStatistician
     from upstairs.learners.generative.redrawing import Redrawing
     from upstairs.learners.gradient.cavia import Concatenated, cavia, modulated
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         meta_curvature,
         meta_sgd,
         scratch,
-        with_steps,
     )
     from upstairs.learners.gradient.maml_pp import MultiStep, maml_pp
     from upstairs.learners.gradient.mtl import mtl
@@ -61,13 +60,13 @@ _NAMES = {
     "learners.baselines": "GaussianPosterior SupportMean baselines_for",
     "learners.building": "make_learner make_net seeded_learner",
     "learners.entries": "Entry",
-    "learners.generative.base": "GenerativeLearner SamplingLearner Unconditioned",
+    "learners.generative.base": "GenerativeLearner Unconditioned",
     "learners.generative.dagan": "DAGAN",
-    "learners.generative.games": "Game Player Side Turn of_late players_of whose_turn",
+    "learners.generative.games": "Game Turn of_late whose_turn",
     "learners.generative.neural_statistician": "NeuralStatistician",
     "learners.generative.redrawing": "Redrawing",
     "learners.gradient.cavia": "Concatenated cavia modulated",
-    "learners.gradient.maml": "GradientLearner anil boil fomaml imaml maml meta_curvature meta_sgd scratch with_steps",
+    "learners.gradient.maml": "GradientLearner anil boil fomaml imaml maml meta_curvature meta_sgd scratch",
     "learners.gradient.maml_pp": "MultiStep maml_pp",
     "learners.gradient.mtl": "mtl",
     "learners.gradient.proto_maml": "HeadPerTask proto_maml unicorn_maml",

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from upstairs.core import Examples, Learner, LossFn, gaussian_nll, squared_error
 from upstairs.data.regression import GaussianProcess
 from upstairs.data.source import Source
+from upstairs.data.text.hashed import TextFormat
+from upstairs.data.text.tokens import PieceFormat
 from upstairs.learners.building import make_net
 from upstairs.learners.gradient.maml import scratch
 from upstairs.learners.metric.protonet import Cosine, ProtoNet, nearest_centroid
@@ -18,7 +20,7 @@ from upstairs.settings import CONVOLUTIONAL, Settings
 
 
 class SupportMean(Learner[Tensor]):
-    """The baseline without learning: every query has the mean of the support targets."""
+    """A baseline without learning: every query has the mean of the support targets."""
 
     loss_fn: LossFn = staticmethod(squared_error)
 
@@ -68,31 +70,45 @@ class GaussianPosterior(Learner[Posterior]):
         return torch.cat([near @ posterior.weights, 0.5 * variance.log()], 1)
 
 
-def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[str, Learner]:
-    """What a run is compared with: nearest centroid on raw inputs, and a network trained from scratch on each task.
+def plain_baselines(source: Source, way: int | None) -> dict[str, Learner]:
+    """Baselines without learning that suit a source.
 
-    The network is of the run's kind, with 32 channels, and batch norm with the statistics of the batch; it depends on
-    the kind alone, so that runs of one kind have the same baselines. For regression: the mean of the support targets,
-    a network of the usual kind from scratch, and where tasks are a Gaussian process the best possible. For texts: the
-    nearest centroid by TF-IDF (words, pairs of words, characters) and cosine, its frequencies counted over all texts
-    without their labels; where a pretrained transformer is adapted, by its features before. For generation: none.
+    Classes: the nearest centroid of raw inputs; of texts by TF-IDF (words, pairs of words, characters) and cosine, its
+    frequencies counted over all texts without their labels. Regression: the mean of the support targets, and where
+    tasks are a Gaussian process the best possible. Sets of one class have none.
+    """
+    if source.task_kind == "regression" or way is None:
+        process = source.functions
+        best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
+        return {"support_mean": SupportMean(), **best}
+    if way == 1 or isinstance(source.format, PieceFormat):  # nothing to tell apart; numbers of tokens are no vectors
+        return {}
+    if isinstance(source.format, TextFormat):
+        return {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)}
+    return {"nearest_centroid": nearest_centroid(source, way=way)}
+
+
+def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[str, Learner]:
+    """The baselines of a run: `plain_baselines`, and a network trained from scratch on each support set.
+
+    The network is of the run's kind (in regression the usual one), with 32 channels, and batch norm with the statistics
+    of the batch; it depends on the kind alone, so that runs of one kind have the same baselines. Where a pretrained
+    transformer is adapted, there is only the nearest centroid of its features before. For generation: none.
     """
     if settings.task_kind == "generation":
         return {}
-    if settings.task_kind == "regression":
-        process = source.functions
-        best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
-        plain = Settings(learner="maml", task_kind="regression", way=None, net="mlp", width=40, norm="none")
-        net = seeded_net(plain, source, 1)
-        return {"support_mean": SupportMean(), "scratch": scratch(net, inner_lr=0.02, steps=100), **best}
-    assert way is not None
-    if settings.net == "pretrained":
+    if settings.net == "pretrained" and way is not None:
         return {"nearest_centroid": ProtoNet(PretrainedTransformer(settings.encoder or "", trained=0), way=way)}
-    texts = settings.net in READINGS
+    plain = plain_baselines(source, way)
+    if settings.task_kind == "regression":
+        usual = Settings(learner="maml", task_kind="regression", way=None, net="mlp", width=40, norm="none")
+        trained = scratch(seeded_net(usual, source, 1), inner_lr=0.02, steps=100)
+        return {"support_mean": plain["support_mean"], "scratch": trained, **plain}
+    assert way is not None
     norm = "batch" if settings.net in CONVOLUTIONAL else "none"
-    net = seeded_net(Settings(learner="maml", net="bag" if texts else settings.net, width=32, norm=norm), source, way)
-    nearest = {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)} if texts else {}
-    return {**(nearest or {"nearest_centroid": nearest_centroid(source, way=way)}), "scratch": scratch(net, way=way)}
+    kind = "bag" if settings.net in READINGS else settings.net
+    net = seeded_net(Settings(learner="maml", net=kind, width=32, norm=norm), source, way)
+    return {**plain, "scratch": scratch(net, way=way)}
 
 
 def seeded_net(settings: Settings, source: Source, out: int) -> nn.Module:

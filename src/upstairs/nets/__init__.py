@@ -4,7 +4,7 @@ from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, picture_maps, relation_conv, sound_conv, sound_maps
 from upstairs.nets.embedding import embedding_size
 from upstairs.nets.mlp import begin_centred, mlp, projection
-from upstairs.nets.norm import BatchNorm, Norm, batch_norm, calibrate, convert_batch_norm, is_transductive
+from upstairs.nets.norm import BatchNorm, Norm, batch_norm, convert_batch_norm, is_transductive
 from upstairs.nets.pretrained import PretrainedTransformer, pretrained_transformer
 from upstairs.nets.resnet import resnet12
 from upstairs.nets.text import TfIdf, begin_at_idf, text_net
@@ -18,7 +18,6 @@ __all__ = [
     "batch_norm",
     "begin_at_idf",
     "begin_centred",
-    "calibrate",
     "cells",
     "chain",
     "conv4",

@@ -1,7 +1,8 @@
 """Normalisation as a named setting, with a batch norm that is exact under vmap and twice differentiable.
 
 `batch`       statistics of the batch at hand, always: the published MAML; predictions are transductive.
-`population`  statistics of the batch while training, and of the training tasks afterwards (see `calibrate`): inductive.
+`population`  statistics of the batch while training, and of the training tasks afterwards: inductive. They must be
+              measured before evaluation, with `upstairs.calibrate`; `evaluate` refuses those that never were.
 `per_step`    the same, with statistics of its own for each inner step and for the queries: weights that adapt see other
               activations in each step (Antoniou, Edwards and Storkey 2019, section 4, BNRS).
 `group`       statistics of each example alone: inductive, and the same in training and use.
@@ -9,13 +10,13 @@
 """
 
 import copy
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from upstairs.functional.batching.kernels import affine, batch_norm, group_norm
 from upstairs.functional.batching.tensor import BatchedTensor, front
@@ -27,8 +28,13 @@ class BatchNorm(nn.Module):
     """Batch norm of [n, c], [n, c, l] or [n, c, h, w] that never writes to itself.
 
     With `statistics="population"` it uses the batch in training mode and, in evaluation mode, the mean and variance
-    that `calibrate` measured; with `per_step` those of the inner step that runs, of `steps`.
+    that `calibrate` measured; with `per_step` those of the inner step that runs, of `steps`. The buffer `measured`
+    says whether they ever were: before, they are 0 and 1.
     """
+
+    mean: Tensor
+    variance: Tensor
+    measured: Tensor
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class BatchNorm(nn.Module):
             shape = (features,) if statistics == "population" else (steps + 1, features)
             self.register_buffer("mean", torch.zeros(shape))
             self.register_buffer("variance", torch.ones(shape))
+            measurable(self)
 
     def forward(self, x: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         if self.training or self.statistics == "batch":
@@ -67,6 +74,7 @@ class Centre(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
+        measurable(self)
 
     def forward(self, x: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         return x if self.training else x - self.mean
@@ -121,23 +129,42 @@ def convert_batch_norm(net: nn.Module) -> nn.Module:
                 own.weight.requires_grad_(False), own.bias.requires_grad_(False)
             if net.running_mean is not None and net.running_var is not None:
                 own.mean.copy_(net.running_mean), own.variance.copy_(net.running_var)
+                own.measured.fill_(net.num_batches_tracked is None or bool(net.num_batches_tracked > 0))
         return own.train(net.training)
     other = copy.copy(net)
     other._modules = {name: child and convert_batch_norm(child) for name, child in net._modules.items()}
     return other
 
 
-@torch.no_grad()
-def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
-    """Measure the population statistics: the mean over batches of each layer's batch mean and variance.
+def measurable(layer: nn.Module, *, measured: bool = False) -> None:
+    """Give a layer the buffer `measured`; a checkpoint from before there was one has statistics that were measured.
 
-    `run` yields after each pass of data through `net`, which is in training mode meanwhile. This is precise batch norm
-    (Wu and Johnson 2021, section 3): no running average, so the result depends on the weights and the data alone.
+    It is of the shape of `mean`, so that whoever copies tensors that fit copies both or neither.
     """
-    layers = [m for m in net.modules() if isinstance(m, BatchNorm | Centre) and "mean" in m._buffers]
-    if not layers:
-        return
-    moments: dict[tuple[nn.Module, int], list[tuple[int, Tensor, Tensor]]] = {}
+    layer.register_buffer("measured", torch.full_like(layer.get_buffer("mean"), measured, dtype=torch.bool))
+    layer.register_load_state_dict_pre_hook(_measured_before)
+
+
+def _measured_before(layer: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
+    if f"{prefix}mean" in tensors:
+        tensors.setdefault(f"{prefix}measured", torch.ones_like(tensors[f"{prefix}mean"], dtype=torch.bool))
+
+
+def measurable_layers(net: nn.Module) -> list[nn.Module]:
+    """The layers of `net` whose population statistics `measuring` measures."""
+    return [m for m in net.modules() if isinstance(m, BatchNorm | Centre) and "measured" in m._buffers]
+
+
+@contextmanager
+def measuring(net: nn.Module) -> Iterator[None]:
+    """Measure the population statistics of `net` on the data that passes through it while the context is open.
+
+    They are the mean over passes of each layer's batch mean and variance: precise batch norm (Wu and Johnson 2021,
+    section 3). There is no running average, so that they depend on the weights and the data alone. Meanwhile `net` is
+    in training mode, but for dropout: statistics are those of the whole network. A layer that no pass reached, such as
+    an operation that a search did not choose, keeps the statistics that it had.
+    """
+    layers, moments = measurable_layers(net), dict[tuple[nn.Module, int], list[tuple[int, Tensor, Tensor]]]()
 
     def record(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
@@ -148,23 +175,24 @@ def calibrate(net: nn.Module, run: Callable[[], Iterable[Any]]) -> None:
         moments.setdefault((layer, row), []).append((len(x), mean, variance))
 
     modes = {m: m.training for m in net.modules()}
-    hooks: list[RemovableHandle] = [layer.register_forward_pre_hook(record) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
     try:
         net.train()
-        for module in net.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):  # statistics are those of the whole network
+        for module in modes:
+            if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
-        for _ in run():
-            pass
+        with torch.no_grad():
+            yield
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
     for (layer, row), seen in moments.items():
-        sizes, means, variances = zip(*seen, strict=True)
-        for name, column in (("mean", means), ("variance", variances)):
-            if name not in layer._buffers:
-                continue
-            whole = torch.stack([n / sum(sizes) * values for n, values in zip(sizes, column, strict=True)]).sum(0)
-            layer.get_buffer(name).view(-1, len(whole))[row].copy_(whole)
+        sizes, *columns = zip(*seen, strict=True)
+        for name, column in zip(("mean", "variance"), columns, strict=True):
+            if name in layer._buffers:
+                whole = torch.stack([n / sum(sizes) * values for n, values in zip(sizes, column, strict=True)]).sum(0)
+                layer.get_buffer(name).view(-1, len(whole))[row].copy_(whole)
+    for layer in layers if moments else ():
+        layer.get_buffer("measured").fill_(True)

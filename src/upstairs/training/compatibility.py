@@ -4,17 +4,8 @@ from upstairs.core import Learner
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners import CoTraining, GenerativeLearner, Reptile, StreamLearner
 from upstairs.learners.options import ViewOptions
 from upstairs.settings import Settings
-
-# learners whose loss is not that of queries' labels alone, and why
-UNLIKE: dict[type[Learner], str] = {
-    Reptile: "looks at none of them",
-    StreamLearner: "is told them one by one",
-    CoTraining: "reads them in two ways",
-    GenerativeLearner: "has one class in a task",
-}
 
 
 def check_compatible(settings: Settings, learner: Learner, source: Source, *, validated: bool) -> None:
@@ -35,11 +26,11 @@ def check_compatible(settings: Settings, learner: Learner, source: Source, *, va
             "`views` is for photos, which mean the same when they are mirrored, and the data is "
             f"{'line drawings' if ink else source.name}: leave it out"
         )
-    texts, draws = source.format is not None and source.format.is_tokens, isinstance(learner, GenerativeLearner)
+    texts, draws = source.format is not None and source.format.is_tokens, learner.task_kind == "generation"
     if settings.interpolate != "none" and (learner.global_labels or texts or draws):
         does = "learns to draw what it is shown" if draws else "classifies all training classes"
         what = f"{source.name} is texts" if texts else f"'{name}' {does}"
         raise UpstairsError(f"`interpolate` mixes the inputs of few-shot tasks and {what}: leave it out")
-    why = next((words for kind, words in UNLIKE.items() if isinstance(learner, kind)), None)
+    why = learner.needs_hard_labels
     if why and (settings.interpolate == "metamix" or settings.label_smoothing):
         raise UpstairsError(f"metamix and `label_smoothing` change queries' labels and '{name}' {why}: leave it out")

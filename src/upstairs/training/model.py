@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upstairs.core import Examples, Learner, evaluating
+from upstairs.core import Examples, Learner, check_measured, evaluating
 from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, save_tensors, versions
@@ -38,6 +38,7 @@ class Model:
     def logits(self, items: Items) -> Float[Tensor, "n way"]:
         """What the learner predicts (columns as `labels`) for each input; inputs do not affect each other."""
         with evaluating(self.learner):
+            check_measured(self.learner)
             parts = [
                 self.learner.predict_inductive(self.state, self.support, self.inputs.read(items[i : i + 64]))
                 for i in range(0, len(items), 64)

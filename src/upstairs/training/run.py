@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from upstairs.core import Examples, Learner, Task, evaluating
+from upstairs.core import Examples, Learner, Task, check_measured, evaluating
 from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.learners import ENOUGH, SamplingLearner, read_settings, seeded_learner, threshold
+from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.checkpoint import checkpoint_in, load_weights
@@ -63,6 +63,7 @@ class Run:
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y))
         with evaluating(learner):
+            check_measured(learner)
             state = learner.adapt(examples)
         fewest = min(y.count(k) for k in range(len(labels)))
         tasks = tasks_like(others, len(labels), fewest) if others and fewest < ENOUGH else ()
@@ -82,6 +83,7 @@ class Run:
         labels, items, y = read_support(support, self.inputs, least=1)
         made = {}
         with evaluating(generator):
+            check_measured(generator)
             for place, label in enumerate(labels):
                 x = self.inputs.read([item for item, own in zip(items, y, strict=True) if own == place])
                 shown = Examples(x, torch.zeros(len(x), dtype=torch.long))
@@ -89,9 +91,9 @@ class Run:
                 made[label] = generator.sample(generator.adapt(shown), count, numbers).numpy()
         return made
 
-    def generator(self, count: int = 1) -> SamplingLearner[Any]:
+    def generator(self, count: int = 1) -> Learner:
         """The learner, if it is one that makes examples and is asked for any."""
-        if not isinstance(self.learner, SamplingLearner):
+        if not self.learner.noise_size:
             raise UpstairsError(
                 f"{self.path} is a run of '{self.settings.learner}', which makes no examples: give a run of one that "
                 "does, such as dagan or redrawing"

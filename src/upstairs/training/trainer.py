@@ -16,14 +16,14 @@ from upstairs.data.seeds import hash_seed, stream_seeds, task_seed
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.data.task_augmentation import remedied, with_places
+from upstairs.engine.calibrate import calibrate
 from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
 from upstairs.engine.evolution import es_step
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.learners import Game, of_late, players_of, seeded_learner, whose_turn
+from upstairs.learners import of_late, seeded_learner, whose_turn
 from upstairs.learners.options import ViewOptions
-from upstairs.nets import calibrate
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
@@ -69,7 +69,7 @@ class Trainer:
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
             global_labels=self.learner.global_labels, speakers=settings.speakers,
         )  # fmt: skip
-        self.players = players_of(self.learner)
+        self.players = self.learner.players()
         if not any(player.parameters for player in self.players):
             raise UpstairsError(f"'{settings.learner}' has no meta-parameters to train: evaluate it as it is")
         if len(self.players) > 1 and settings.estimator == "es":
@@ -225,9 +225,7 @@ def hard_classes(run: Trainer) -> list[int] | None:
 def validate(run: Trainer, losses: dict[str, float], score: float) -> None:
     """Measure the population statistics, score the validation tasks, keep the best weights."""
     progress, kind = run.progress, score_kind(run.episodes)
-    calibration = [task_seed(2**19 + run.settings.seed, i) for i in range(8)]
-    through = run.learner.solve if isinstance(run.learner, Game) else run.learner  # a game's loss meets made-up inputs
-    calibrate(run.learner, lambda: (through(to_device_of(run.learner, run.episodes.batch([s]))) for s in calibration))
+    calibrate(run.learner, run.episodes, seed=run.settings.seed)
     point = {"step": progress.step, "seconds": progress.seconds, **losses, f"train_{kind.name}": score}
     if run.validation:
         seeds = frozen_seeds(2**19, run.settings.validation_tasks)

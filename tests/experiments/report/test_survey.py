@@ -22,7 +22,7 @@ from upstairs.experiments.report import cache
 from upstairs.experiments.report.cache import Remembered, fingerprint
 from upstairs.experiments.report.survey import survey
 from upstairs.experiments.sweeps import all_kinds, class_counts, kinds_of, variant
-from upstairs.learners import nearest_centroid, scratch, with_steps
+from upstairs.learners import nearest_centroid, scratch
 from upstairs.nets import mlp
 
 
@@ -111,10 +111,10 @@ def test_what_is_remembered_is_what_would_be_measured(data: Path, tmp_path: Path
     again = Remembered(file)
     assert len(again.known) == 2 and np.array_equal(again(learner, episodes, seeds), found)
     assert len(Remembered(file).known) == 3
-    others = [with_steps(learner, 3), scratch(mlp(source.feature_shape, widths=(8,), out=3), way=3, steps=2)]
+    others = [learner.with_steps(3), scratch(mlp(source.feature_shape, widths=(8,), out=3), way=3, steps=2)]
     names = {fingerprint(one) for one in (learner, *others, nearest_centroid(way=3))}
     assert len(names) == 4, "other steps, other weights, another learner"
-    assert fingerprint(with_steps(learner, 2)) == fingerprint(learner)
+    assert fingerprint(learner.with_steps(2)) == fingerprint(learner)
     turned = replace(source, turns=(1,) * len(source))
     assert again.name_source(turned) != again.name_source(source) == Remembered(None).name_source(open_data(data).test)
     assert json.loads(lines.splitlines()[0])["scores"] == found[:96].tolist()

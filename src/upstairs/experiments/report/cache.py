@@ -42,13 +42,13 @@ class Remembered:
                 self.known[row["key"]] = row["scores"]
 
     def __call__(
-        self, learner: Learner, episodes: Episodes, seeds: Sequence[int], *, alone: bool = False,
+        self, learner: Learner, episodes: Episodes, seeds: Sequence[int], *, inductive: bool = False,
         kind: ScoreKind | None = None, chunk: int | None = None, progress: Progress | None = None,
     ) -> Float[np.ndarray, " task"]:  # fmt: skip
         """The score of each task, from the file as far as it is there."""
         kind, chunk = kind or score_kind(episodes), chunk or chunk_size(episodes)
         size = chunk * max(1, BLOCK // chunk)  # whole chunks: bit-identical to one call
-        tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, alone, kind.name, chunk]
+        tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, inductive, kind.name, chunk]
         head = [upstairs.__version__, fingerprint(learner), self.name_source(episodes.source), *tasks]
         scores: list[float] = []
         for start in range(0, len(seeds), size):
@@ -56,7 +56,8 @@ class Remembered:
             words = [*head, part, digest(episodes.batch([part[0], part[-1]]))]
             key = sha256(json.dumps(words).encode()).hexdigest()[:24]
             if key not in self.known:
-                self.keep(key, score_tasks(learner, episodes, part, alone=alone, kind=kind, chunk=chunk).tolist())
+                own = score_tasks(learner, episodes, part, inductive=inductive, kind=kind, chunk=chunk)
+                self.keep(key, own.tolist())
             scores += self.known[key]
             if progress:
                 progress(len(scores), len(seeds))

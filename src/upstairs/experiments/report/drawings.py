@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from upstairs.core import evaluating
+from upstairs.core import Learner, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
@@ -15,7 +15,6 @@ from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
 from upstairs.experiments.generator_quality import bounds
 from upstairs.experiments.report.measure import describe_runs, head_of, name_runs
-from upstairs.learners import DAGAN, GenerativeLearner, NeuralStatistician, SamplingLearner
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
 from upstairs.tree import index
@@ -34,10 +33,10 @@ def measure_drawings(
     """
     named = dict(zip(name_runs(runs), runs, strict=True))
     for name, run in named.items():
-        if not isinstance(run.learner, GenerativeLearner):
+        if run.learner.task_kind != "generation":
             raise UpstairsError(f"{run.path} is a run of '{name}', which makes nothing: report on it alone")
     learners: dict[str, Any] = {name: run.learner for name, run in named.items()}
-    drawing = {name: learner for name, learner in learners.items() if isinstance(learner, SamplingLearner)}
+    drawing = {name: learner for name, learner in learners.items() if learner.noise_size}
     return {
         **head_of(runs, "Learning to make more", command),
         "runs": describe_runs(runs),
@@ -46,7 +45,7 @@ def measure_drawings(
     }
 
 
-def drawings_of(learner: SamplingLearner[Any], name: str, splits: Splits, seed: int) -> dict[str, Any]:
+def drawings_of(learner: Learner, name: str, splits: Splits, seed: int) -> dict[str, Any]:
     """What one learner makes of one example of each of some classes, and between each two that follow each other."""
     episodes = Episodes(splits.test, way=1, shot=1, query=1)
     rows, states, between = [], [], []
@@ -73,9 +72,7 @@ def mix(first: Any, second: Any, share: float) -> Any:
     return tree_map(between, first, second)
 
 
-def measure_bounds(
-    learners: Mapping[str, GenerativeLearner[Any]], source: Source, *, tasks: int, seed: int
-) -> list[dict[str, Any]]:
+def measure_bounds(learners: Mapping[str, Learner], source: Source, *, tasks: int, seed: int) -> list[dict[str, Any]]:
     """For each variational autoencoder its bound at each number of examples that the classes have.
 
     A Neural Statistician's starts at 0 examples, the same network unconditioned.
@@ -83,9 +80,9 @@ def measure_bounds(
     shots = [shot for shot in SHOTS if shot + QUERY <= min(len(rows) for rows in source.rows)]
     found = []
     for name, learner in learners.items():
-        if not shots or isinstance(learner, DAGAN):  # which has no bound on a likelihood
+        if not shots or not learner.bounds_likelihood:
             continue
-        of = [0, *shots] if isinstance(learner, NeuralStatistician) else shots
+        of = [0, *shots] if learner.conditions_on_none else shots
         own = bounds(learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
         points = [
             {"shot": shot, "bound": interval(values), "more": paired_interval(values, own[of[0]])}

@@ -19,7 +19,7 @@ from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_beside
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.sentences import choose_words
-from upstairs.learners import GradientLearner, baselines_for, nearest_centroid, with_steps
+from upstairs.learners import baselines_for, nearest_centroid
 from upstairs.statistics import interval, paired_differences
 from upstairs.training.run import Run
 from upstairs.training.trainer import validation_episodes
@@ -149,9 +149,9 @@ def curves(learner: Learner, splits: Splits, way: int, query: int, *, more: bool
     it was trained on and new ones, and breadth over groups."""
     found: dict[str, list[Point]] = {}
     source, parts = splits.test, [(n, part) for n, part in zip(PARTS, splits, strict=True) if len(part) >= way]
-    if isinstance(learner, GradientLearner):
-        steps = sorted({*(MORE_STEPS if more else STEPS), learner.steps})
-        found["depth_steps"] = [({"steps": k}, with_steps(learner, k), source, 1) for k in steps]
+    if learner.inner_steps is not None:
+        steps = sorted({*(MORE_STEPS if more else STEPS), learner.inner_steps})
+        found["depth_steps"] = [({"steps": k}, learner.with_steps(k), source, 1) for k in steps]
     shots = [shot for shot in (MORE_SHOTS if more else SHOTS) if able(learner, source, way, shot + query)]
     found["depth_shots"] = [({"shot": shot}, learner, source, shot) for shot in shots]
     found["depth_gap"] = [({"group": n}, learner, part, 1) for n, part in parts if able(learner, part, way, 1 + query)]

@@ -273,7 +273,7 @@ def say_times(
     Args:
         reached: by target, seconds of meta-training.
         missed: targets that it never reached.
-        plain: the strongest baseline, on the same validation tasks.
+        plain: the strongest baseline without meta-training, on the same validation tasks.
         first: seconds to the first validation.
     """
     text = ""

@@ -4,8 +4,7 @@ Their tasks are sets of one class (a way of 1). The prediction for a query is on
 log-likelihood in nats, or the score that stands in its place; higher is better.
 """
 
-from abc import abstractmethod
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +71,16 @@ class Exemplars(NamedTuple):
 
 
 class GenerativeLearner(Learner[State]):
-    """A learner that models the class of its support set: it predicts a bound on the log-likelihood of a query."""
+    """A learner that models the class of its support set: it predicts a bound on the log-likelihood of a query.
+
+    One that draws more examples of the class has a `noise_size` and `draw`. All randomness comes in as standard normal
+    numbers, so that `draw` is a pure function of the state and of them: it has a gradient, and the same numbers under
+    two states show the same hand.
+    """
 
     loss_fn: LossFn = staticmethod(minus)
     way = 1
+    needs_hard_labels = "has one class in a task"
 
     @property
     def task_kind(self) -> TaskKind:
@@ -86,32 +91,13 @@ class GenerativeLearner(Learner[State]):
         return 1
 
 
-class SamplingLearner(GenerativeLearner[State]):
-    """A generative learner that draws more examples of the class of its support set.
-
-    All randomness comes in as standard normal numbers, so that `draw` is a pure function of the state and of them: it
-    has a gradient, and the same numbers under two states show the same hand.
-    """
-
-    noise_size: int  # standard normal numbers for one example
-
-    @abstractmethod
-    def draw(self, state: State, noise: Float[Tensor, "count k"], /) -> Float[Tensor, "count *feature"]:
-        """An example for each row of `noise_size` standard normal numbers, in the range of the inputs."""
-
-    @final
-    def sample(self, state: State, count: int, generator: torch.Generator) -> Float[Tensor, "count *feature"]:
-        """`count` new examples of the class."""
-        return self.draw(state, torch.randn(count, self.noise_size, generator=generator))
-
-
 class Unconditioned(GenerativeLearner[State]):
     """The same network without its examples: its state is that of an empty support set.
 
-    The baseline of a learner whose empty support set means something, such as the Neural Statistician's p(c).
+    It is the baseline of a generator that `conditions_on_none`, such as the Neural Statistician, whose prior is p(c).
     """
 
-    def __init__(self, generator: GenerativeLearner[State]) -> None:
+    def __init__(self, generator: Learner[State]) -> None:
         super().__init__()
         self.generator = generator
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.learners.generative.adversarial import nearness, zero_slope
-from upstairs.learners.generative.base import Exemplars, SamplingLearner
+from upstairs.learners.generative.base import Exemplars, GenerativeLearner
 from upstairs.learners.generative.games import Game, Side
 from upstairs.learners.generative.likelihood import scatter
 from upstairs.learners.model_based.conditioned import Noise
@@ -25,7 +25,7 @@ class Redrawer(nn.Module):
         self.read, self.draw = read, draw
 
 
-class DAGAN(Game[Exemplars], SamplingLearner[Exemplars]):
+class DAGAN(Game[Exemplars], GenerativeLearner[Exemplars]):
     """A generator redraws a picture of any class, and a critic tells such a copy from another picture of the class.
 
     Data augmentation GAN (Antoniou, Storkey and Edwards 2018): the critic sees pairs (s, x), s of the support set,

@@ -9,22 +9,13 @@ it is, and an ordinary learner is the case of one player.
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Learner, State, Task
+from upstairs.core import Examples, Learner, Player, Side, State, Task
 from upstairs.functional.call import functional_call
 from upstairs.tree import named_parameters_of
-
-
-class Side(NamedTuple):
-    """How one player of a game learns."""
-
-    turns: int = 1  # meta-steps in a row
-    lr: float = 1.0  # times the run's learning rate
-    betas: tuple[float, float] = (0.9, 0.999)  # of its AdamW
 
 
 class Game(Learner[State]):
@@ -47,6 +38,10 @@ class Game(Learner[State]):
         """The sum of the players' losses, whose gradient in each one's parameters is that of its own loss."""
         found = [Turn(self, name).meta_loss(task) for name in self.sides]
         return torch.stack([loss for loss, _ in found]).sum(), found[0][1]
+
+    def players(self) -> list[Player]:
+        mine = {n: [p for p in self.get_submodule(n).parameters() if p.requires_grad] for n in self.sides}
+        return [Player(name, Turn(self, name), mine[name], side) for name, side in self.sides.items()]
 
 
 class _Loss(nn.Module):
@@ -80,26 +75,6 @@ class Turn(Learner[State]):
         own = f"game.{self.name}."
         others = {n: p.detach() for n, p in named_parameters_of(self.loss).items() if not n.startswith(own)}
         return functional_call(self.loss, others, self.name, task)
-
-
-class Player(NamedTuple):
-    """One player as the trainer steps it."""
-
-    name: str  # empty for an ordinary learner, which is alone
-    learner: Learner
-    parameters: list[nn.Parameter]
-    side: Side
-
-
-def players_of(learner: Learner) -> list[Player]:
-    """The players of a game in the order of their turns; of any other learner, itself."""
-    if not isinstance(learner, Game):
-        return [Player("", learner, _trainable(learner), Side())]
-    return [Player(n, Turn(learner, n), _trainable(learner.get_submodule(n)), s) for n, s in learner.sides.items()]
-
-
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
 
 
 def whose_turn(players: list[Player], step: int) -> tuple[Player, int]:

@@ -52,6 +52,8 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         samples: behind the bound that `predict` gives.
     """
 
+    conditions_on_none = bounds_likelihood = True
+
     def __init__(
         self, read: nn.Module, write: nn.Module, size: int, *, latent: int, likelihood: LogLikelihood,
         samples: int = 50,

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
-from upstairs.learners.generative.base import Course, Exemplars, SamplingLearner
+from upstairs.learners.generative.base import Course, Exemplars, GenerativeLearner
 from upstairs.learners.generative.likelihood import Gaussian, bernoulli_log_p, gaussian, nth, scatter
 from upstairs.nets.drawing import Bender, pair_reader, picture_reader
 
 
-class Redrawing(SamplingLearner[Exemplars]):
+class Redrawing(GenerativeLearner[Exemplars]):
     """New pictures of a class are its support pictures redrawn, each with a latent of its own.
 
         p(x | S) = 1/|S| sum over s in S of integral of p(x | z, s) p(z | s) dz,   p(x | z, s) = Bernoulli(bender(z, s))
@@ -29,6 +29,8 @@ class Redrawing(SamplingLearner[Exemplars]):
         latent: numbers in z.
         samples: behind the bound that `predict` gives.
     """
+
+    bounds_likelihood = True
 
     def __init__(self, shape: tuple[int, ...], *, width: int, latent: int, samples: int = 50) -> None:
         super().__init__()

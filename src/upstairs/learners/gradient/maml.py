@@ -71,6 +71,17 @@ class GradientLearner(Learner[Params]):
     def max_way(self) -> int | None:
         return self.outputs
 
+    @property
+    def inner_steps(self) -> int:
+        return self.steps
+
+    def with_steps(self, steps: int) -> "GradientLearner":
+        if steps < 0:
+            raise UpstairsError(f"`inner_steps` is {steps}: it takes 0 or more")
+        other = copy.copy(self)
+        other.steps = steps
+        return other
+
     def start(self, support: Examples) -> Params:
         """Where the inner loop starts."""
         return self.adapting()
@@ -237,15 +248,8 @@ def imaml(
     return GradientLearner(net, SGD(inner_lr), way=way, differentiate=Implicit(strength, iterations), **options)
 
 
-def with_steps(learner: GradientLearner, steps: int) -> GradientLearner:
-    """The same meta-parameters with another number of inner steps."""
-    other = copy.copy(learner)
-    other.steps = steps
-    return other
-
-
 def scratch(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.2, steps: int = 8) -> GradientLearner:
-    """The opponent: `net` as it is trained on each support set; never meta-trained.
+    """A baseline without meta-learning: `net` as it is trained on each support set.
 
     A random net is training from scratch, a pretrained one fine-tuning. Its parameters are frozen for the outer loop.
     """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from upstairs.functional.batching.kernels import affine
 from upstairs.functional.rules import SGD
 from upstairs.learners.gradient.maml import GradientLearner, head_of
-from upstairs.nets.norm import BatchNorm, GroupNorm
+from upstairs.nets.norm import BatchNorm, GroupNorm, measurable
 
 
 class Scaled(nn.Module):
@@ -46,6 +46,7 @@ class Settled(nn.Module):
         self.weight = nn.Parameter(norm.weight.detach(), requires_grad=False)
         self.register_buffer("mean", norm.mean.clone())
         self.register_buffer("variance", norm.variance.clone())
+        measurable(self, measured=True)  # it is trained with them, whatever they are
 
     def forward(self, x: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         scale = self.weight * torch.rsqrt(self.variance + self.eps)

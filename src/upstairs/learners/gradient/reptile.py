@@ -19,6 +19,8 @@ class Reptile(GradientLearner):
     theta - phi is the gradient of the mean loss over all tasks, and nothing is learned about adapting.
     """
 
+    needs_hard_labels = "looks at none of them"
+
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         adapted = {name: p.detach() for name, p in self.adapt(task.support).items()}
         distances = [(p - adapted[name]).square().sum() for name, p in self.adapting().items()]

@@ -49,6 +49,7 @@ class DN4(MetricLearner[Places]):
     """
 
     loss_fn: LossFn = staticmethod(cross_entropy)
+    averages_views = False  # of its own kind of views: an example is as near as its nearest one
 
     def __init__(
         self, encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0,

@@ -83,6 +83,8 @@ class CoTraining(SimpleShot):
     The paper lets the share of the first fall in training; here it stays.
     """
 
+    needs_hard_labels = "reads them in two ways"
+
     def __init__(self, encoder: nn.Module, size: int, **options: Any) -> None:
         super().__init__(encoder, size, **options)
         self.log_sharpness = nn.Parameter(torch.tensor(10.0).log())

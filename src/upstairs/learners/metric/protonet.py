@@ -64,12 +64,9 @@ class MetricLearner(Learner[State]):
     Args:
         encoder: any module from inputs to vectors (to maps, for RelationNet).
         way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-
-    Attributes:
-        views: of each picture, in use: 1, 2 or 10.
     """
 
-    views: int = 1
+    averages_views = True
 
     def __init__(self, encoder: nn.Module, *, way: int | None) -> None:
         super().__init__()
@@ -86,6 +83,12 @@ class MetricLearner(Learner[State]):
     @property
     def transductive(self) -> bool:
         return is_transductive(self)
+
+    @property
+    def embeds_alone(self) -> bool:
+        """Not where a batch's statistics are used, nor where a subclass adapts or predicts in a way of its own."""
+        own = (type(self).adapt, type(self).predict) != (MetricLearner.adapt, MetricLearner.predict)
+        return not own and not self.transductive
 
     def features(self, x: Tensor) -> Float[Tensor, "n *d"]:
         """The encoder's; in use, the mean over as many views of each picture as `views` says (see `crops`)."""
@@ -152,7 +155,7 @@ class First(nn.Module):
 
 
 def nearest_centroid(source: Source | None = None, *, way: int) -> ProtoNet:
-    """The opponent without learning: the nearest mean of the raw inputs, by Euclidean distance.
+    """A baseline without learning: the nearest mean of the raw inputs, by Euclidean distance.
 
     Of a source with several readings of each text (`FrozenFormat`) by the first, the transformer's own.
     """

@@ -27,6 +27,8 @@ class StreamLearner(Reader[tuple[State, Tensor]]):
     step.
     """
 
+    needs_hard_labels = "is told them one by one"
+
     @abstractmethod
     def tokens(self, x: Tensor) -> Float[Tensor, "n e"]:
         """What a step reads of each input."""
