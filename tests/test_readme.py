@@ -27,7 +27,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
         line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.split("\n")
     ]
     commands = [line for line in shell if line.startswith("upstairs")]
-    python = re.findall(r"```python\n(import upstairs\n.*?)```", text, re.S)
+    python = re.findall(r"```python\n(import upstairs as up\n.*?)```", text, re.S)
     assert len(commands) >= 6 and len(python) == 1
     draw_folder(tmp_path / "my_pictures", classes=30, size=20)
     draw_folder(tmp_path / "my_classes", classes=3, examples=3, seed=1)
