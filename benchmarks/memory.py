@@ -94,6 +94,7 @@ def build(row: str, w: Workload) -> Step:
     learner = make_learner(w, net, first_order=row == "upstairs, first order")
 
     def step() -> dict[str, Any]:
+        learner.zero_grad()
         meta_backward(learner, tasks, recompute=row == "upstairs, recompute")
         return gradients_of(dict(net.named_parameters()))
 

@@ -43,6 +43,7 @@ def upstairs(compiled: Literal["off", "on"]) -> Peer:
         learner, named = make_learner(w, net, first_order=first_order), dict(net.named_parameters())
 
         def step() -> Gradients:
+            learner.zero_grad()
             meta_backward(learner, tasks, compile=compiled)
             return gradients_of(named)
 

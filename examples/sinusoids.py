@@ -23,5 +23,6 @@ def error(learner: Learner) -> float:
 def meta_train(learner: Learner, meta_steps: int) -> None:
     outer = torch.optim.Adam(learner.parameters(), lr=2e-3)
     for k in range(meta_steps):
+        outer.zero_grad()
         meta_backward(learner, tasks(10 * k, 10))
         outer.step()

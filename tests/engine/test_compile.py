@@ -32,8 +32,10 @@ def test_equals_eager_and_compiles_once_for_each_shape(monkeypatch: pytest.Monke
     learner = regression()
     for seed in range(5):
         tasks = sinusoids(4, seed)
+        learner.zero_grad()
         eager = meta_backward(learner, tasks)
         expected = [p.grad.clone() for p in learner.parameters()]
+        learner.zero_grad()
         fast = meta_backward(learner, tasks, compile="on")
         torch.testing.assert_close(fast.losses, eager.losses)
         for p, g in zip(learner.parameters(), expected, strict=True):
@@ -51,6 +53,7 @@ def test_one_task_compiles_too() -> None:
     """Its inner step p + alpha a b is what inductor takes for p + a b."""
     learner, tasks = regression(), sinusoids(1)
     eager = meta_backward(learner, tasks)
+    learner.zero_grad()
     torch.testing.assert_close(meta_backward(learner, tasks, compile="on").losses, eager.losses)
     assert compile_report(learner) == ["compiled (1 steps)"]
 
@@ -63,6 +66,7 @@ def test_what_cannot_be_traced_runs_eagerly_with_the_reason(caplog: pytest.LogCa
     torch.manual_seed(0)
     learner = maml(Reads(8, WAY), way=WAY, inner_lr=0.1, steps=1)
     expected = meta_backward(learner, blobs(2)).losses
+    learner.zero_grad()
     torch.testing.assert_close(meta_backward(learner, blobs(2), compile="on").losses, expected)
     assert "eager: " in compile_report(learner)[0]
     assert "runs eagerly" in caplog.text
@@ -74,6 +78,7 @@ def test_a_program_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> 
     )
     learner = regression()
     expected = meta_backward(learner, sinusoids(3)).losses
+    learner.zero_grad()
     torch.testing.assert_close(meta_backward(learner, sinusoids(3), compile="on").losses, expected)
     assert "losses differ from the eager step's" in compile_report(learner)[0]
 
@@ -82,6 +87,7 @@ def test_many_shapes_do_not_make_a_storm(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     learner = regression()
     for n in range(4, 4 + compiled.MOST + 3):
+        learner.zero_grad()
         meta_backward(learner, sinusoids(2, n=n), compile="on")
     report = compile_report(learner)
     assert sum(line.startswith("compiled") for line in report) == compiled.MOST
@@ -92,8 +98,10 @@ def test_auto_waits_and_leaves_large_tensors_alone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, *_, **__: graph)
     small = regression()
     for _ in range(compiled.PATIENCE):
+        small.zero_grad()
         meta_backward(small, sinusoids(2), compile="auto")
     assert compile_report(small) == [f"eager so far ({compiled.PATIENCE} steps)"]
+    small.zero_grad()
     meta_backward(small, sinusoids(2), compile="auto")
     assert compile_report(small)[0].startswith("compiled")
     monkeypatch.setattr(compiled, "PATIENCE", 0)
@@ -108,8 +116,10 @@ def test_a_program_is_not_used_for_another_rate_or_derivative(monkeypatch: pytes
     for change in (lambda: None, lambda: setattr(learner.rule, "lr", 0.03), lambda: setattr(learner, "steps", 1)):
         change()
         for how in (None, FirstOrder()):
+            learner.zero_grad()
             meta_backward(learner, tasks, differentiate=how)
             expected = [p.grad.clone() for p in learner.parameters()]
+            learner.zero_grad()
             meta_backward(learner, tasks, differentiate=how, compile="on")
             for p, g in zip(learner.parameters(), expected, strict=True):
                 torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6)
@@ -124,7 +134,9 @@ def test_buffers_and_frozen_weights_are_read_anew(monkeypatch: pytest.MonkeyPatc
     learner = maml(net, way=WAY, inner_lr=0.1, steps=2)
     meta_backward(learner, blobs(2), compile="on")
     net[0].weight.data.mul_(3)
+    learner.zero_grad()
     expected = meta_backward(learner, blobs(2)).losses
+    learner.zero_grad()
     torch.testing.assert_close(meta_backward(learner, blobs(2), compile="on").losses, expected)
     assert compile_report(learner) == ["compiled (2 steps)"]
 

@@ -33,6 +33,7 @@ def flat(learner: nn.Module) -> Tensor:
 def estimates(learner: Learner, tasks: Task) -> Tensor:
     found = []
     for _ in range(REPEATS):
+        learner.zero_grad()
         es_step(learner, tasks, pairs=1, sigma=1e-4)
         found.append(flat(learner).clone())
     return torch.stack(found)
@@ -61,6 +62,7 @@ def test_it_is_unbiased_over_unlike_tasks_and_as_long_as_theory_says() -> None:
     learner, tasks = small(), double(sinusoids(6))
     each = []
     for i in range(6):
+        learner.zero_grad()
         meta_backward(learner, index(tasks, slice(i, i + 1)))
         each.append(flat(learner).clone())
     gradients = torch.stack(each)
@@ -80,6 +82,7 @@ def test_many_pairs_are_the_gradient() -> None:
     meta_backward(learner, tasks)
     true = flat(learner).clone()
     torch.manual_seed(1)
+    learner.zero_grad()
     es_step(learner, tasks, pairs=100, sigma=1e-3)
     assert torch.cosine_similarity(flat(learner), true, 0) > 0.94
     torch.testing.assert_close(flat(learner).norm(), true.norm(), rtol=0.15, atol=0)
@@ -106,6 +109,7 @@ def test_chunks_do_not_matter_and_frozen_parameters_stay() -> None:
     found = []
     for chunk in (None, 1, 2):
         torch.manual_seed(3)
+        learner.zero_grad()
         step = es_step(learner, tasks, pairs=2, sigma=0.01, chunk=chunk)
         assert learner.net[0].weight.grad is None
         found.append(torch.cat([p.grad.flatten() for p in learner.parameters() if p.grad is not None]))
@@ -156,6 +160,7 @@ def test_it_trains_a_learner_whose_inner_loop_has_no_derivative() -> None:
     before = learner(sinusoids(100, 9999))[0].mean().item()
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-2)
     for seed in range(70):
+        learner.zero_grad()
         es_step(learner, sinusoids(25, seed), pairs=2, sigma=0.1)
         optimizer.step()
     after = learner(sinusoids(100, 9999))[0].mean().item()

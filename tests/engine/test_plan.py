@@ -1,7 +1,11 @@
 """Plans keep to a budget, and running out of memory is an error that says what would fit."""
 
+import gc
+import os
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -10,9 +14,10 @@ from torch import nn
 from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine import allocator as process
-from upstairs.engine.meta_backward import meta_backward, plan
-from upstairs.engine.plan import LARGE, LARGEST_BLOCK
+from upstairs.engine.meta_backward import explain, meta_backward, plan
+from upstairs.engine.plan import LARGE, LARGEST_BLOCK, known_of
 from upstairs.errors import UpstairsError
+from upstairs.functional.differentiate import FirstOrder
 from upstairs.learners import SGD, GradientLearner, MemoryLearner, ProtoNet, maml
 from upstairs.nets import conv4, mlp
 from upstairs.settings import parse_bytes
@@ -128,11 +133,48 @@ def test_many_small_calls_are_shared_by_all_tasks_and_large_tensors_are_not_fold
 def test_recomputed_steps_give_large_blocks_back_while_they_last(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(process, "_mallopt", lambda name, value: asked.append((name, value)))
-    monkeypatch.setattr(process, "_STEADY", [True])
-    monkeypatch.setattr(process, "_KEPT", [])
     one, tasks = learner(2), blobs(1, shot=1, query=6, shape=(1, 28, 28))
+    monkeypatch.setattr(process, "_HOLDERS", WeakSet([one]))
+    monkeypatch.setattr(process, "_KEPT", [])
     meta_backward(one, tasks, recompute=True)
     largest = plan(one, tasks, recompute=True).one.largest
     assert asked == [(-3, largest // 8), (-3, 32 * 2**20)]
     meta_backward(one, tasks, recompute=False)
     assert len(asked) == 2
+
+
+def test_the_heap_is_as_it_was_when_the_last_learner_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(process, "_mallopt", lambda name, value: asked.append((name, value)))
+    monkeypatch.setattr(process, "_HOLDERS", WeakSet())
+    monkeypatch.setattr(process, "_KEPT", [])
+    one, two = (maml(mlp((8,), out=WAY), way=WAY) for _ in range(2))
+    tasks = blobs(2)
+    for each in (one, two, one):
+        meta_backward(each, tasks)
+    assert asked == [(-1, 2**31 - 1)]
+    del each, one
+    gc.collect()
+    assert len(asked) == 1
+    del two
+    gc.collect()
+    assert asked == [(-1, 2**31 - 1), (-1, 2**26)]
+
+
+def test_a_plan_is_made_once_and_never_changes() -> None:
+    """It is what `meta_backward` runs by and what `explain` prints, with the precision and the derivative asked for."""
+    one, tasks = maml(mlp((8,), out=WAY), way=WAY), blobs(2)
+    found = plan(one, tasks, chunk=1, recompute=True, differentiate=FirstOrder(), precision="bf16")
+    assert (found.chunk, found.recompute, found.differentiate, found.precision) == (1, True, FirstOrder(), "bf16")
+    assert found.one_thread and "in one thread" in str(found)
+    with pytest.raises(FrozenInstanceError):
+        found.chunk = 2  # type: ignore[misc]
+    meta_backward(one, tasks)
+    (kept,) = known_of(one).plans.values()
+    meta_backward(one, tasks)
+    assert list(known_of(one).plans.values()) == [kept] == [plan(one, tasks)]
+    assert explain(one, tasks).plan == kept and str(kept) in str(explain(one, tasks))
+    meta_backward(one, blobs(3))
+    assert len(known_of(one).plans) == 2

@@ -47,6 +47,7 @@ def test_one_class_trains_on_all_three(name: str) -> None:
         before = [p.detach().clone() for p in learner.parameters()]
         losses = []
         for _ in range(5):
+            learner.zero_grad()
             losses.append(float(meta_backward(learner, tasks).losses.mean()))
             optimizer.step()
         assert min(losses) < losses[0] - 0.01, f"{name} on {kind}: {losses}"

@@ -49,6 +49,7 @@ def test_implicit_equals_the_closed_form(count: int) -> None:
     meta_backward(learner, tasks)
     found = torch.cat([net.weight.grad.flatten(), net.bias.grad])
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    learner.zero_grad()
     meta_backward(learner, tasks, differentiate=FirstOrder())
     assert (torch.cat([net.weight.grad.flatten(), net.bias.grad]) - expected).abs().max() > 0.01
 
@@ -77,6 +78,7 @@ def test_recomputed_equals_unrolled_with_shared_layers_and_learned_rules(rule: U
     grads = []
     for recompute in (False, True):
         learner = GradientLearner(net, rule, way=WAY, steps=4, fast=fast).double()
+        learner.zero_grad()
         meta_backward(learner, tasks, recompute=recompute)
         grads.append([p.grad.clone() for p in learner.parameters()])
     for a, b in zip(*grads, strict=True):
@@ -90,6 +92,7 @@ def test_recomputation_draws_the_same_dropout() -> None:
     learner, tasks, grads = maml(net, way=WAY, inner_lr=0.2, steps=3), double(blobs(2)), []
     for recompute in (False, True):
         torch.manual_seed(1)
+        learner.zero_grad()
         meta_backward(learner, tasks, chunk=2, recompute=recompute)
         grads.append(net[0].weight.grad.clone())
     assert grads[1].abs().sum() > 0
@@ -119,6 +122,7 @@ def test_how_to_differentiate_can_be_chosen_apart_from_the_learner() -> None:
     net = mlp((8,), out=WAY).double()
     grads = {}
     for how in (Exact(), FirstOrder(), None):
+        net.zero_grad()
         meta_backward(maml(net, way=WAY, inner_lr=0.3, steps=2), tasks, differentiate=how)
         grads[how] = net[1].weight.grad.clone()
     assert torch.equal(grads[Exact()], grads[None])

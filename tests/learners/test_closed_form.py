@@ -83,6 +83,7 @@ def test_ridge_regression_learns_to_learn() -> None:
     optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
     before = learner(sinusoids(100, 9999))[0].mean().item()
     for seed in range(150):
+        learner.zero_grad()
         meta_backward(learner, sinusoids(25, seed))
         optimizer.step()
     assert learner(sinusoids(100, 9999))[0].mean().item() < 0.5 * before

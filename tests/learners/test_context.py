@@ -24,6 +24,7 @@ def check(learner, tasks, answer, sizes: list[int], lr: float, steps: int, loss)
     trained = [p for p in learner.parameters() if p.requires_grad]
     expected = torch.autograd.grad(total / len(tasks.query.y), trained)
     for recompute in (False, True):
+        learner.zero_grad()
         meta_backward(learner, tasks, recompute=recompute)
         for p, g in zip(trained, expected, strict=True):
             assert g.abs().max() > 1e-6

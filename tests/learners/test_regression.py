@@ -46,6 +46,7 @@ def test_learns_to_learn(make, net, options: dict, share: float) -> None:
     before = error()
     for seed in range(150):
         learner.at(seed / 150)
+        learner.zero_grad()
         meta_backward(learner, sinusoids(25, seed, n=5))
         optimizer.step()
     assert error() < share * before

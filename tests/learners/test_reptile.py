@@ -42,6 +42,7 @@ def test_queries_have_no_part_in_the_meta_gradient() -> None:
     learner, tasks = reptile(mlp((8,), out=WAY), way=WAY, batch=5), blobs(2)
     meta_backward(learner, tasks)
     before = [p.grad.clone() for p in learner.parameters()]
+    learner.zero_grad()
     meta_backward(learner, tasks._replace(query=tasks.query._replace(x=tasks.query.x + 1)))
     assert all(torch.equal(p.grad, g) for p, g in zip(learner.parameters(), before, strict=True))
 

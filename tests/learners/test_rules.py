@@ -55,6 +55,7 @@ def compare(learner: GradientLearner, values: list[Tensor], update, steps: int) 
     expected = torch.autograd.grad(loss, [*theta.values(), *values])
     assert all(g.abs().max() > 1e-4 for g in expected)
     for recompute in (False, True):
+        learner.zero_grad()
         step = meta_backward(learner, tasks, recompute=recompute)
         torch.testing.assert_close(step.losses.mean(), loss.detach(), rtol=1e-12, atol=1e-12)
         for p, g in zip(learner.parameters(), expected, strict=True):

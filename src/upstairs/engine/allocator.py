@@ -1,14 +1,17 @@
-"""What belongs to the whole process: its memory and its signals."""
+"""What belongs to the whole process: its memory and its threads; put back when it is no longer needed."""
 
 import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from threading import Lock
+from weakref import WeakSet, finalize
 
 _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1  # of glibc's malloc.h
 _LARGEST_THRESHOLD = 32 * 2**20  # that glibc takes
-_STEADY: list[bool] = []  # is the heap kept between steps?
-_KEPT: list[bool] = []  # has the whole process been told to keep freed memory?
+_LOCK = Lock()
+_HOLDERS: WeakSet[object] = WeakSet()  # whose steps keep the heap as it is
+_KEPT: list[bool] = []  # does the whole process keep freed memory?
 
 
 def keep_freed_memory() -> None:
@@ -22,21 +25,31 @@ def keep_freed_memory() -> None:
     _KEPT.append(True)
 
 
-def steady_heap() -> None:
-    """Keep what a step frees for the next step, as far as its blocks are below 32 MiB (glibc only; once for a process).
+def steady_heap(holder: object) -> None:
+    """Keep what a step frees for the next step, as far as its blocks are below 32 MiB, while `holder` lives (glibc).
 
     glibc maps blocks from 128 KiB on, until one of them is freed, and gives the top of its heap back to the system: the
     pages of a step's tensors then fault in again in each step, 40,000 times for four tasks of Conv4. Whoever has set
-    malloc's variables in the environment has decided otherwise, and is left alone.
+    malloc's variables in the environment has decided otherwise, and nothing is touched. When the last holder is gone,
+    the top of the heap is given back as glibc would, and so is what was kept.
     """
-    if _STEADY or _KEPT or any(name.startswith("MALLOC_") for name in os.environ):
+    if holder in _HOLDERS or _KEPT or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    _STEADY.append(True)
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-        libc.free(libc.malloc(ctypes.c_size_t(31 * 2**20)))  # freed, a mapped block lifts the size from which they are
-    _mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    with _LOCK:
+        if not _HOLDERS:
+            with suppress(OSError, AttributeError):
+                libc = ctypes.CDLL("libc.so.6")
+                libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+                libc.free(libc.malloc(ctypes.c_size_t(31 * 2**20)))  # freed, a mapped block lifts the size of the next
+            _mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        _HOLDERS.add(holder)
+    finalize(holder, _let_go)
+
+
+def _let_go() -> None:
+    if not _KEPT and next(iter(_HOLDERS), None) is None:  # its length still counts the one that goes
+        _mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_THRESHOLD)  # what glibc takes after a freed block of that size
+        release_freed_memory()
 
 
 class one_thread:
@@ -67,7 +80,7 @@ class one_thread:
 @contextmanager
 def large_blocks_reused() -> Iterator[None]:
     """While it lasts, blocks above 32 MiB come from the heap too: for steps whose single tensors are that large."""
-    if _KEPT or not _STEADY:
+    if _KEPT or not _HOLDERS:
         yield
         return
     _mallopt(_MMAP_MAX, 0)
@@ -83,7 +96,7 @@ def large_blocks_returned(size: int) -> Iterator[None]:
 
     For steps that shall take little memory: in the heap, what lies between the blocks alive was half of it.
     """
-    if _KEPT or not _STEADY:
+    if _KEPT or not _HOLDERS:
         yield
         return
     _mallopt(_MMAP_THRESHOLD, size)

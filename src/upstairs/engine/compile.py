@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.core import Learner, Task
-from upstairs.engine.plan import estimate
+from upstairs.engine.plan import LOCK, estimate, known_of
 from upstairs.engine.rewrite import rewrite_products
 
 MOST = 8  # shapes of one learner that are compiled; more would be a storm, so they run eagerly
@@ -23,7 +22,7 @@ TOLERANCE = 1e-3  # relative, of losses and gradients, against the eager step
 log = logging.getLogger("upstairs.compile")
 
 
-class Result(NamedTuple):
+class CompiledStep(NamedTuple):
     """What a compiled step gives."""
 
     size: Tensor  # the sum of all absolute values of losses and gradients: finite where all of them are
@@ -66,13 +65,13 @@ class Compiled:
             self.run = _inductor.compile(graph, [*self.parameters, *self.constants, *leaves], options=options)
         self.check(learner, tasks)
 
-    def __call__(self, tasks: Task) -> Result:
+    def __call__(self, tasks: Task) -> CompiledStep:
         with torch.no_grad():
             out = self.run(*self.parameters, *self.constants, *tasks.support, *tasks.query)
         if self.cuda:  # a replayed graph writes to the same memory each time
             out = [t.clone() for t in out]
         size, losses, predictions, *grads = out
-        return Result(size, losses, predictions, grads)
+        return CompiledStep(size, losses, predictions, grads)
 
     def check(self, learner: Learner, tasks: Task) -> None:
         """Compare with the step as the learner itself takes it.
@@ -106,9 +105,6 @@ class _Shape:
         self.refused = ""
 
 
-_SHAPES: WeakKeyDictionary[Learner, dict[Any, _Shape]] = WeakKeyDictionary()
-
-
 def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compiled | None:
     """The program for tasks of this shape; None where the step shall run eagerly (`compile_report` says why).
 
@@ -116,7 +112,7 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
         key: what the program depends on beside the mode: the signature of learner and tasks, and whether inner steps
             are computed again.
     """
-    shapes = _SHAPES.setdefault(learner, {})
+    shapes: dict[Any, _Shape] = known_of(learner).programs
     shape = shapes.setdefault((mode, key), _Shape())
     shape.met += 1
     if shape.program or shape.refused:
@@ -131,7 +127,8 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
         shape.refused = f"{MOST} shapes are compiled already: give tasks of equal way, shot and query"
     else:
         try:
-            shape.program = Compiled(learner, tasks)
+            with LOCK:
+                shape.program = shape.program or Compiled(learner, tasks)
         except Exception as error:
             shape.refused = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
             log.warning("the meta-step runs eagerly, since it was not compiled: %s", shape.refused)
@@ -141,7 +138,7 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
 def compile_report(learner: Learner) -> list[str]:
     """One line for each shape of tasks that was met."""
     lines = []
-    for shape in _SHAPES.get(learner, {}).values():
+    for shape in known_of(learner).programs.values():
         state = "compiled" if shape.program else f"eager: {shape.refused}" if shape.refused else "eager so far"
         lines.append(f"{state} ({shape.met} steps)")
     return lines

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Learner, Task
 from upstairs.engine.chunks import chunks
-from upstairs.engine.meta_backward import Step, check_finite
+from upstairs.engine.meta_backward import MetaStep, check_finite
 from upstairs.functional.batching import BatchedTensor, vectorize
 from upstairs.functional.call import Params, functional_call
 from upstairs.functional.differentiate import inside_transform
@@ -62,8 +62,8 @@ def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor,
         return vectorize(one, (tasks, leaves), owner=learner, name="query_losses")
 
 
-def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> Step:
-    """Write the antithetic estimate of the meta-gradient into the `.grad` of the learner's parameters.
+def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> MetaStep:
+    """Add the antithetic estimate of the meta-gradient to the `.grad` of the learner's parameters.
 
     The noise is drawn from torch's global generator. Both of a pair meet the same random numbers inside the learner.
 
@@ -74,9 +74,8 @@ def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: i
         chunk: tasks at a time; the result is the same.
 
     Raises:
-        NonFiniteError: a task's loss is NaN or infinite; the parameters' `.grad` is cleared.
+        NonFiniteError: a task's loss is NaN or infinite; the parameters' `.grad` is as it was.
     """
-    learner.zero_grad(set_to_none=True)
     theta = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     count = len(tasks.query.mask)
     totals = {name: torch.zeros_like(p) for name, p in theta.items()}
@@ -96,5 +95,5 @@ def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: i
             totals[name] += grad
     losses, predictions = query_losses(learner, tasks, {n: p.expand(count, *p.shape) for n, p in theta.items()})
     for name, p in theta.items():
-        p.grad = totals[name]
-    return Step(losses, predictions)
+        p.grad = totals[name] if p.grad is None else p.grad + totals[name]
+    return MetaStep(losses, predictions)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from upstairs.core import Learner, Task
+from upstairs.engine.plan import Plan, plan
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.fallback import recording
 from upstairs.functional.batching.vectorize import chosen, forget
@@ -14,12 +15,13 @@ from upstairs.tree import index
 PLAIN = "one task, of layers that gain nothing from being stacked"
 
 
-class Report(NamedTuple):
+class StepReport(NamedTuple):
     """What `explain` found; printed, it is a table."""
 
     how: str  # stacked, vmap, loop, or plain for one simple task
     why: str  # what kept it from the ways before
     functions: dict[tuple[str, str, str], str]  # (function, how, module) -> why
+    plan: Plan | UpstairsError  # what `meta_backward` does, or why it cannot
 
     def __str__(self) -> str:
         lines = [f"{self.how}" + (f" ({self.why})" if self.why else "")]
@@ -27,19 +29,25 @@ class Report(NamedTuple):
             width = max((len(f) for f, _, _ in self.functions), default=0)
             for (function, how, module), why in sorted(self.functions.items(), key=lambda item: item[0][1]):
                 lines.append(f"  {function:{width}}  {how:8} {module}" + (f": {why}" if why else ""))
-        return "\n".join(lines)
+        return "\n".join([*lines, str(self.plan)])
 
 
-def explain(learner: Learner, tasks: Task) -> Report:
-    """Run the meta-loss of up to 2 tasks and tell how: all tasks stacked, under vmap, or one after another, and why.
+def explain(learner: Learner, tasks: Task) -> StepReport:
+    """Run the meta-loss of up to 2 tasks and report how: all tasks stacked, under vmap, or one after another, and why.
 
-    Within a stacked run each function of torch is told: by its own rule (stacked), by vmap, or by a loop over tasks.
+    Within a stacked run it names each function of torch: by its own rule (stacked), by vmap, or by a loop over tasks.
+    The plan is that of `meta_backward` for all of the tasks.
     """
     forget(learner)
     with recording() as functions, torch.random.fork_rng(devices=[]):
         learner(index(tasks, slice(0, 2)))
     way = chosen(learner, "meta_loss")
-    return Report(way.how, way.why, functions) if way else Report("plain", PLAIN, functions)
+    try:
+        planned: Plan | UpstairsError = plan(learner, tasks)
+    except UpstairsError as error:
+        planned = error
+    how, why = way or ("plain", PLAIN)
+    return StepReport(how, why, functions, planned)
 
 
 def preflight(learner: Learner, tasks: Task) -> None:

@@ -3,8 +3,10 @@
 import logging
 import os
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from threading import RLock
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
 import torch
@@ -14,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from upstairs.core import Learner, Task
+from upstairs.engine.chunks import depends_on_the_batch
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import FOLDS
 from upstairs.functional.batching.vectorize import chosen, forget
 from upstairs.functional.derivatives import check_differentiable
-from upstairs.functional.differentiate import NOW, Exact, FirstOrder, Implicit, executing
+from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
 from upstairs.settings import parse_bytes
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -29,9 +32,11 @@ SMALL = 2**18  # bytes of the largest tensor, up to which one thread is faster t
 CALL = 16 * 2**10  # bytes that are written in the time of a call: ANIL, which writes as much, is as fast either way
 MIB = 2**20
 
+Precision = Literal["full", "tf32", "bf16", "bf16-unsafe"]
+
 
 class Estimate(NamedTuple):
-    """Of the meta-step of one task, in bytes."""
+    """What the meta-step of one task takes, in bytes."""
 
     peak: int
     largest: int  # single tensor
@@ -45,30 +50,41 @@ class Estimate(NamedTuple):
         return self.folds and self.largest > LARGE and self.written > CALL * self.calls
 
 
-class Plan(NamedTuple):
-    """What a meta-step does. Printed, it is a sentence for each decision."""
+@dataclass(frozen=True)
+class Plan:
+    """How a meta-step runs, decided once for each shape of tasks. Printed, it is a sentence for each decision."""
 
     tasks: int
-    chunk: int
-    recompute: bool
-    bytes: int  # estimated peak, beside the parameters and the tasks themselves
-    budget: int
-    one: Estimate
-    note: str = ""
+    chunk: int  # tasks at a time
+    recompute: bool  # inner steps are computed again on the way back, one by one
+    differentiate: Differentiation | None  # None: the learner's own way
+    precision: Precision
+    whole: bool  # only tasks of equal size together: their statistics would count padding
+    running: bool  # torch's batch norms gather running statistics
+    one_thread: bool  # all tensors are so small that one thread is faster than several
+    blocks: Literal["returned", "reused", ""]  # large ones, when they are freed: to the system, or kept for the next
+    budget: int  # bytes
+    one: Estimate  # of the meta-step of one task
+
+    @property
+    def bytes(self) -> int:
+        """The estimated peak, without the parameters and the tasks themselves."""
+        return self.one.peak * self.chunk
 
     def __str__(self) -> str:
-        inner = "inner steps computed again one by one" if self.recompute else "inner steps unrolled"
         text = (
-            f"{self.tasks} tasks, {self.chunk} at a time, {inner}: about {self.bytes / MIB:,.0f} MiB of a budget of "
-            f"{self.budget / MIB:,.0f} MiB (one task: {self.one.peak / MIB:,.1f} MiB, its largest tensor "
-            f"{self.one.largest / MIB:,.1f} MiB)"
+            f"{self.tasks} tasks, {self.chunk} at a time, inner steps "
+            f"{'computed again one by one' if self.recompute else 'unrolled'}: about {self.bytes / MIB:,.0f} MiB of a "
+            f"budget of {self.budget / MIB:,.0f} MiB (one task: {self.one.peak / MIB:,.1f} MiB, its largest tensor "
+            f"{self.one.largest / MIB:,.1f} MiB){', in one thread' if self.one_thread else ''}"
         )
-        return text + (f"; {self.note}" if self.note else "")
+        over = self.bytes > self.budget
+        return text + "; that is more than the budget: one task alone needs it" * over
 
 
 def plan(
     learner: Learner, tasks: Task, *, memory: int | str | None = None, chunk: int | None = None,
-    recompute: bool | None = None,
+    recompute: bool | None = None, differentiate: Differentiation | None = None, precision: Precision = "full",
 ) -> Plan:  # fmt: skip
     """Decide how many tasks at a time, and whether inner steps are unrolled or computed again; nothing is run.
 
@@ -76,30 +92,59 @@ def plan(
         memory: the budget in bytes, or as "2 GiB"; half of the machine's where None.
         chunk: tasks at a time, where you decide.
         recompute: compute inner steps again, where you decide.
+        differentiate, precision: as for `meta_backward`.
 
     Raises:
-        UpstairsError: `memory` cannot be read as an amount.
+        UpstairsError: `memory` cannot be read as an amount, or a precision that ruins second derivatives.
     """
+    if precision == "bf16" and learner.second_order and not isinstance(differentiate, FirstOrder):
+        raise UpstairsError(
+            f"`precision` is bf16 and {type(learner).__name__} takes second derivatives, which bf16 ruins (50 to 70% "
+            'error): use "full", differentiate=FirstOrder(), or "bf16-unsafe" to do it all the same'
+        )
     budget = parse_bytes(memory) if memory is not None else memory_of(tasks.query.x.device) // 2
-    count = len(tasks.query.mask)
-    again = bool(recompute)
-    one = estimate(learner, tasks, recompute=again)
-    if recompute is None and one.peak > budget:
-        other = estimate(learner, tasks, recompute=True)
-        if other.peak < one.peak:
-            again, one = True, other
+    count, on_cpu = len(tasks.query.mask), tasks.query.x.device.type == "cpu"
+    with executing(differentiate=differentiate):
+        one = estimate(learner, tasks, recompute=bool(recompute))
+        if recompute is None and one.peak > budget:
+            other = estimate(learner, tasks, recompute=True)
+            if other.peak < one.peak:
+                recompute, one = True, other
     if chunk is None:
-        on_cpu = tasks.query.x.device.type == "cpu"
         cliff = LARGEST_BLOCK // max(one.largest, 1) if on_cpu else count
         if on_cpu and one.alone:
             cliff = 1
         chunk = max(1, min(count, budget // max(one.peak, 1), cliff))
         chunk = -(-count // -(-count // chunk))  # of even size
-    note = "" if one.peak * chunk <= budget else "that is more than the budget: one task alone needs it"
-    return Plan(count, min(chunk, count), again, one.peak * min(chunk, count), budget, one, note)
+    blocks = "reused" if on_cpu and one.largest > LARGEST_BLOCK else ""
+    return Plan(
+        count, min(chunk, count), bool(recompute), differentiate, precision, depends_on_the_batch(learner),
+        any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in learner.modules()),
+        on_cpu and one.largest * chunk <= SMALL, "returned" if recompute and one.largest > LARGE else blocks, budget,
+        one,
+    )  # fmt: skip
 
 
-_SEEN: WeakKeyDictionary[Learner, dict[Any, Estimate]] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class Known:
+    """What was found out about a learner's steps, by what it depends on (see `signature`)."""
+
+    estimates: dict[Any, Estimate] = field(default_factory=dict)
+    plans: dict[Any, Plan] = field(default_factory=dict)  # of steps that ran once, and wrote to no module
+    programs: dict[Any, Any] = field(default_factory=dict)  # compiled steps, see `compile`
+
+
+LOCK = RLock()  # one thread at a time plans or compiles
+_KNOWN: WeakKeyDictionary[Learner, Known] = WeakKeyDictionary()
+
+
+def known_of(learner: Learner) -> Known:
+    """The notes on a learner, which go when it does."""
+    found = _KNOWN.get(learner)
+    if found is None:
+        with LOCK:
+            found = _KNOWN.setdefault(learner, Known())
+    return found
 
 
 def signature(
@@ -141,9 +186,10 @@ def _plain(value: Any) -> Any:
 def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
     """Peak and largest tensor of one task's meta-step, from running it on tensors without storage."""
     key = (signature(learner, index(tasks, slice(0, 1))), recompute)
-    seen = _SEEN.setdefault(learner, {})
-    if key not in seen:
-        seen[key] = _measure(learner, tasks, recompute)
+    seen = known_of(learner).estimates
+    with LOCK:
+        if key not in seen:
+            seen[key] = _measure(learner, tasks, recompute)
     return seen[key]
 
 

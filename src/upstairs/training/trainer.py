@@ -186,6 +186,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
     run.learner.at(run.done)
     for group, one in zip(run.optimizer.param_groups, run.players, strict=True):
         group["lr"] = one.side.lr * s.lr * lr_factor(s.schedule, done=run.done, step=turn)
+    run.optimizer.zero_grad()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_seed(task_seed(s.seed, number)))

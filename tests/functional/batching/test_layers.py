@@ -224,6 +224,7 @@ def test_meta_gradient_is_that_of_a_loop(name: str) -> None:
         with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
             expected = loop_gradient(proto.ready(), tasks, inner_lr=0.2, steps=2, first_order=make is fomaml)
         learner = make(net, way=WAY, inner_lr=0.2, steps=2)
+        learner.zero_grad()
         meta_backward(learner, tasks, **options)
         how = chosen(learner, "meta_loss")
         assert how is not None
