@@ -10,7 +10,7 @@ et al. 2016, Ravi and Larochelle 2017).
 import torch
 from sinusoids import error, meta_train
 
-from upstairs.learners import learned_optimizer
+from upstairs.learners.learned_optimizer.rules import learned_optimizer
 from upstairs.nets import mlp
 
 

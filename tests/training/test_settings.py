@@ -1,12 +1,15 @@
 """Settings: options of all learners and of one, and files that older versions wrote."""
 
 import json
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import upstairs
+from upstairs import learners
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
@@ -115,6 +118,13 @@ def test_a_request_has_one_budget_and_counts_what_was_changed_as_given() -> None
 def test_entries_keep_the_rules_that_a_plugin_must(name: str) -> None:
     check_entry(LEARNERS[name], name)
     assert LEARNERS[name].kinds and callable(LEARNERS[name].builder)
+
+
+def test_every_lazy_name_of_the_learners_is_there_and_no_folder_hides_one() -> None:
+    for module in {*learners._HOME.values()}:
+        import_module(f"upstairs.{module}")
+    for name in learners.__all__:
+        assert not isinstance(getattr(learners, name), ModuleType), name
 
 
 def test_data_options_are_part_of_the_settings() -> None:

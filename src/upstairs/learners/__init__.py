@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from upstairs.learners.gradient.proto_maml import HeadPerTask, proto_maml, unicorn_maml
     from upstairs.learners.gradient.reptile import Reptile, reptile
     from upstairs.learners.gradient.sparse_maml import SparseSGD, sparse_maml, t_net, transformed
-    from upstairs.learners.learned_optimizer.rules import LSTMRule, MLPRule, learned_optimizer
+    from upstairs.learners.learned_optimizer.rules import LSTMRule, MLPRule
     from upstairs.learners.metric.bd_cspn import BDCSPN
     from upstairs.learners.metric.closed_form import R2D2, MetaOptNet
     from upstairs.learners.metric.dn4 import DN4
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from upstairs.settings import LearnerOptions
 
+# `learned_optimizer` is not among them: the folder of that name would hide it
 _NAMES = {
     "functional.rules": "LearnedRates MetaCurvature SGD StepRates UpdateRule",
     "learners.baselines": "GaussianPosterior SupportMean baselines_for",
@@ -72,7 +73,7 @@ _NAMES = {
     "learners.gradient.proto_maml": "HeadPerTask proto_maml unicorn_maml",
     "learners.gradient.reptile": "Reptile reptile",
     "learners.gradient.sparse_maml": "SparseSGD sparse_maml t_net transformed",
-    "learners.learned_optimizer.rules": "LSTMRule MLPRule learned_optimizer",
+    "learners.learned_optimizer.rules": "LSTMRule MLPRule",
     "learners.metric.bd_cspn": "BDCSPN",
     "learners.metric.closed_form": "MetaOptNet R2D2",
     "learners.metric.dn4": "DN4",
