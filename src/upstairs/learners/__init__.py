@@ -1,4 +1,4 @@
-"""The learners by name: a family a folder, imported when first used, so that naming them needs no torch."""
+"""The learners, a folder for each family; modules are imported when first used, so that this needs no torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from upstairs.learners.entries import Entry
     from upstairs.learners.generative.base import GenerativeLearner, Unconditioned
     from upstairs.learners.generative.dagan import DAGAN
-    from upstairs.learners.generative.games import Game, Turn, of_late, whose_turn
+    from upstairs.learners.generative.games import Game, Turn, recent_means, whose_turn
     from upstairs.learners.generative.neural_statistician import NeuralStatistician
     from upstairs.learners.generative.redrawing import Redrawing
     from upstairs.learners.gradient.cavia import Concatenated, cavia, modulated
@@ -62,7 +62,7 @@ _NAMES = {
     "learners.entries": "Entry",
     "learners.generative.base": "GenerativeLearner Unconditioned",
     "learners.generative.dagan": "DAGAN",
-    "learners.generative.games": "Game Turn of_late whose_turn",
+    "learners.generative.games": "Game Turn recent_means whose_turn",
     "learners.generative.neural_statistician": "NeuralStatistician",
     "learners.generative.redrawing": "Redrawing",
     "learners.gradient.cavia": "Concatenated cavia modulated",

@@ -22,7 +22,7 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
     ),
     "maml_pp": Entry(
         HERE + "build_maml_pp",
-        "MAML++: a query loss after each step, learned learning rates per step and layer (Antoniou 2019)", GradientOptions,
+        "MAML++: a loss after each step, learned learning rates per step and layer (Antoniou 2019)", GradientOptions,
         INNER_LOOP | {"inner_steps": 3}, FUNCTIONS_IN_STEPS,
     ),
     "imaml": Entry(
