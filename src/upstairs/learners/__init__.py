@@ -43,16 +43,7 @@ if TYPE_CHECKING:
     from upstairs.learners.model_based.recurrent import LSTMLearner, MemoryLearner, StreamLearner
     from upstairs.learners.model_based.snail import SequenceLearner, in_context, snail
     from upstairs.learners.open_set import ENOUGH, max_logit, threshold
-    from upstairs.learners.registry import (
-        LEARNERS,
-        changed,
-        defaults_for,
-        entry,
-        learners,
-        load_plugin,
-        make_settings,
-        read_settings,
-    )
+    from upstairs.learners.registry import LEARNERS, changed, defaults_for, learners, make_settings, read_settings
     from upstairs.settings import LearnerOptions
 
 _NAMES = {
@@ -85,7 +76,7 @@ _NAMES = {
     "learners.model_based.recurrent": "LSTMLearner MemoryLearner StreamLearner",
     "learners.model_based.snail": "SequenceLearner in_context snail",
     "learners.open_set": "ENOUGH max_logit threshold",
-    "learners.registry": "LEARNERS changed defaults_for entry learners load_plugin make_settings read_settings",
+    "learners.registry": "LEARNERS changed defaults_for learners make_settings read_settings",
     "settings": "LearnerOptions",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
