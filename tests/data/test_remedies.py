@@ -314,7 +314,7 @@ def test_the_command_takes_them_and_refuses_what_cannot_be(call: Call, tmp_path:
         assert status == 2 and message in err and err.count("\n") == 1, f"{given}: {err}"
     others = [
         (("reptile", "--data", tmp_path / "data", "--shot", 2, "--label-smoothing", 0.1), "looks at none of them"),
-        (("lstm", "--data", tmp_path / "data", "--interpolate", "metamix"), "is told them one by one"),
+        (("lstm", "--data", tmp_path / "data", "--interpolate", "metamix"), "receives them one by one"),
         (("co_training", "--data", tmp_path / "data", "--label-smoothing", 0.1), "reads them in two ways"),
         (("simpleshot", "--data", tmp_path / "data", "--interpolate", "mlti"), "classifies all training classes"),
         (("maml", "--data", "sinusoid", "--label-smoothing", 0.1), "--label-smoothing is about classes"),

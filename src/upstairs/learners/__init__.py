@@ -1,4 +1,4 @@
-"""The learners by name: a family a folder, imported when first used, so that naming them needs no torch."""
+"""The learners, a folder for each family; modules are imported when first used, so that this needs no torch."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from upstairs.learners.entries import Entry
     from upstairs.learners.generative.base import GenerativeLearner, Unconditioned
     from upstairs.learners.generative.dagan import DAGAN
-    from upstairs.learners.generative.games import Game, Turn, of_late, whose_turn
+    from upstairs.learners.generative.games import Game, Turn, recent_means, whose_turn
     from upstairs.learners.generative.neural_statistician import NeuralStatistician
     from upstairs.learners.generative.redrawing import Redrawing
     from upstairs.learners.gradient.cavia import Concatenated, cavia, modulated
@@ -43,16 +43,7 @@ if TYPE_CHECKING:
     from upstairs.learners.model_based.recurrent import LSTMLearner, MemoryLearner, StreamLearner
     from upstairs.learners.model_based.snail import SequenceLearner, in_context, snail
     from upstairs.learners.open_set import ENOUGH, max_logit, threshold
-    from upstairs.learners.registry import (
-        LEARNERS,
-        changed,
-        defaults_for,
-        entry,
-        learners,
-        load_plugin,
-        make_settings,
-        read_settings,
-    )
+    from upstairs.learners.registry import LEARNERS, changed, defaults_for, learners, make_settings, read_settings
     from upstairs.settings import LearnerOptions
 
 # `learned_optimizer` is not among them: the folder of that name would hide it
@@ -63,7 +54,7 @@ _NAMES = {
     "learners.entries": "Entry",
     "learners.generative.base": "GenerativeLearner Unconditioned",
     "learners.generative.dagan": "DAGAN",
-    "learners.generative.games": "Game Turn of_late whose_turn",
+    "learners.generative.games": "Game Turn recent_means whose_turn",
     "learners.generative.neural_statistician": "NeuralStatistician",
     "learners.generative.redrawing": "Redrawing",
     "learners.gradient.cavia": "Concatenated cavia modulated",
@@ -86,7 +77,7 @@ _NAMES = {
     "learners.model_based.recurrent": "LSTMLearner MemoryLearner StreamLearner",
     "learners.model_based.snail": "SequenceLearner in_context snail",
     "learners.open_set": "ENOUGH max_logit threshold",
-    "learners.registry": "LEARNERS changed defaults_for entry learners load_plugin make_settings read_settings",
+    "learners.registry": "LEARNERS changed defaults_for learners make_settings read_settings",
     "settings": "LearnerOptions",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -1,4 +1,4 @@
-"""Baselines without meta-learning: what a run is compared with."""
+"""Baselines without meta-learning, with which a run is compared."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from upstairs.settings import CONVOLUTIONAL, Settings
 
 
 class SupportMean(Learner[Tensor]):
-    """A baseline without learning: every query has the mean of the support targets."""
+    """A baseline without learning: it predicts the mean of the support targets."""
 
     loss_fn: LossFn = staticmethod(squared_error)
 
@@ -32,7 +32,7 @@ class SupportMean(Learner[Tensor]):
 
 
 class Posterior(NamedTuple):
-    """The support inputs, the weight of each, and the precision (K + noise^2 I)^-1; both are zero on padding."""
+    """The support inputs, their weights, and the precision (K + noise^2 I)^-1; both are zero for padding."""
 
     x: Float[Tensor, "n 1"]
     weights: Float[Tensor, "n 1"]
@@ -40,13 +40,13 @@ class Posterior(NamedTuple):
 
 
 class GaussianPosterior(Learner[Posterior]):
-    """The best possible on tasks of a Gaussian process: the predictive distribution of its posterior
-    (Rasmussen and Williams 2006, equations 2.25 and 2.26, with the noise of the target that is to be predicted).
+    """The optimal baseline for tasks of a Gaussian process: its posterior predictive distribution
+    (Rasmussen and Williams 2006, equations 2.25 and 2.26, plus the noise of the predicted target).
 
         mean = k(x, X) P y,   variance = k(x, x) - k(x, X) P k(X, x) + noise^2,   P = (k(X, X) + noise^2 I)^-1
 
     Args:
-        process: the one that the tasks were drawn from, with its length and noise.
+        process: the process that the tasks are drawn from, with its length and noise.
     """
 
     loss_fn: LossFn = staticmethod(gaussian_nll)
@@ -66,22 +66,22 @@ class GaussianPosterior(Learner[Posterior]):
     def predict(self, posterior: Posterior, x: Tensor, /) -> Float[Tensor, "n 2"]:
         near = self.process.kernel(x, posterior.x)
         explained = ((near @ posterior.precision) * near).sum(1, keepdim=True)
-        variance = (1 - explained).clamp(min=0) + self.process.noise**2  # clamped: rounding may leave less than none
+        variance = (1 - explained).clamp(min=0) + self.process.noise**2  # rounding may make it negative
         return torch.cat([near @ posterior.weights, 0.5 * variance.log()], 1)
 
 
 def plain_baselines(source: Source, way: int | None) -> dict[str, Learner]:
-    """Baselines without learning that suit a source.
+    """Returns the baselines without learning for a source, by name.
 
-    Classes: the nearest centroid of raw inputs; of texts by TF-IDF (words, pairs of words, characters) and cosine, its
-    frequencies counted over all texts without their labels. Regression: the mean of the support targets, and where
-    tasks are a Gaussian process the best possible. Sets of one class have none.
+    Classification: the nearest centroid of raw inputs; for texts with TF-IDF (words, pairs of words, characters) and
+    cosine, its frequencies counted over all texts without their labels. Regression: the mean of the support targets,
+    and for a Gaussian process its exact posterior. Sets of one class have none.
     """
     if source.task_kind == "regression" or way is None:
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
         return {"support_mean": SupportMean(), **best}
-    if way == 1 or isinstance(source.format, PieceFormat):  # nothing to tell apart; numbers of tokens are no vectors
+    if way == 1 or isinstance(source.format, PieceFormat):  # one class, or token ids, which are not vectors
         return {}
     if isinstance(source.format, TextFormat):
         return {"tf_idf": Cosine(TfIdf(*(part.inputs for part in source.parts or (source,))), way=way)}
@@ -89,11 +89,11 @@ def plain_baselines(source: Source, way: int | None) -> dict[str, Learner]:
 
 
 def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[str, Learner]:
-    """The baselines of a run: `plain_baselines`, and a network trained from scratch on each support set.
+    """Returns the baselines of a run: `plain_baselines`, and a network trained from scratch on each support set.
 
-    The network is of the run's kind (in regression the usual one), with 32 channels, and batch norm with the statistics
-    of the batch; it depends on the kind alone, so that runs of one kind have the same baselines. Where a pretrained
-    transformer is adapted, there is only the nearest centroid of its features before. For generation: none.
+    The network has the architecture of the run (in regression an MLP of width 40), 32 channels, and norm `batch`; it
+    depends on the architecture alone, so that runs with the same one have the same baselines. For a pretrained
+    transformer the only baseline is the nearest centroid of its frozen features. Generation has none.
     """
     if settings.task_kind == "generation":
         return {}
@@ -112,7 +112,7 @@ def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[s
 
 
 def seeded_net(settings: Settings, source: Source, out: int) -> nn.Module:
-    """A network whose weights depend on the seed alone."""
+    """Returns a network whose weights depend only on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return make_net(settings, source.feature_shape, out)

@@ -1,4 +1,4 @@
-"""How a learner is built from settings, with the network that they name."""
+"""Builds a learner and its network from settings."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ Options = TypeVar("Options", bound=LearnerOptions)
 
 
 def make_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
-    """The learner that the settings name, with fresh meta-parameters from torch's global generator."""
+    """Builds the learner of the settings, with meta-parameters drawn from torch's global generator."""
     learner = entry(settings.learner).builder(settings, shape, way)
     if isinstance(settings.own, ViewOptions):
         learner.views = settings.own.views
@@ -26,21 +26,21 @@ def make_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
 
 
 def seeded_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
-    """Fresh meta-parameters that depend on the seed alone; torch's global generator is left as it was."""
+    """As `make_learner`, drawn from the settings' seed; torch's global generator is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return make_learner(settings, shape, way)
 
 
 def own_options(settings: Settings, kind: type[Options]) -> Options:
-    """The learner's own options, where they are of this class."""
+    """Returns the learner's own options, checked to be of this class."""
     if not isinstance(settings.own, kind):
         raise TypeError(f"'{settings.learner}' has {type(settings.own).__name__}: its entry must name {kind.__name__}")
     return settings.own
 
 
 def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
-    """The network that `settings.net` names: an encoder where `out` is None, else a classifier with `out` logits."""
+    """Builds the network `settings.net`: an encoder where `out` is None, else a network with `out` outputs."""
     if settings.net in CONVOLUTIONAL:
         make = {"conv4": conv4, "resnet12": resnet12, "sound": sound_conv}[settings.net]
         steps = settings.own.inner_steps if isinstance(settings.own, InnerLoopOptions) else 1
@@ -64,18 +64,18 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
     return mlp(shape, widths=widths, out=out, dropout=settings.dropout)
 
 
-def on_net(make: Callable[..., Learner], wrap: Callable[[Any], Any] = lambda net: net) -> Build:
-    """On a network with a last layer, as `wrap` changes it."""
+def on_net(make: Callable[..., Learner]) -> Build:
+    """Returns a builder that calls `make` with a network with a last layer."""
 
     def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
-        net, own = wrap(make_net(settings, shape, 1 if way is None else way)), own_options(settings, GradientOptions)
+        net, own = make_net(settings, shape, 1 if way is None else way), own_options(settings, GradientOptions)
         return make(net, way=way, inner_lr=own.inner_lr, steps=own.inner_steps, batch=own.inner_batch)
 
     return build
 
 
 def on_encoder(make: Callable[..., Learner]) -> Build:
-    """From (encoder, length of its embeddings, settings, way)."""
+    """Returns a builder that calls `make` with (encoder, length of its embeddings, settings, way)."""
 
     def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
         encoder = make_net(settings, shape, None)
@@ -85,7 +85,7 @@ def on_encoder(make: Callable[..., Learner]) -> Build:
 
 
 def own_network(settings: Settings) -> None:
-    """Refuse inputs for which a learner that brings a network of its own has none."""
+    """Raises UpstairsError for inputs that a learner with its own network cannot read."""
     if settings.net not in (*CONVOLUTIONAL, "mlp"):
         raise UpstairsError(
             f"{settings.learner} brings a network of its own, for pictures and vectors, and `net` is {settings.net} ("
@@ -94,5 +94,5 @@ def own_network(settings: Settings) -> None:
 
 
 def scale(settings: Settings, size: int) -> float:
-    """The factor of the squared distance between embeddings of `size` numbers."""
+    """Returns the factor of the squared distance between embeddings of length `size`."""
     return own_options(settings, ScaleOptions).scale / size**0.5

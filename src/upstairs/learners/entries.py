@@ -1,4 +1,4 @@
-"""An entry of the registry: how a learner is built, what its options are, and their defaults. No torch."""
+"""An entry of the registry: the builder of a learner, its options and their defaults. No torch is imported."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from upstairs.settings import LearnerOptions, Settings, TaskKind
 
 Shape = tuple[int, ...]
 Build = Callable[[Settings, Shape, int | None], Any]  # (settings, shape of one input, way) -> learner
-Defaults = Mapping[str, Any]  # of common options and of the learner's own
+Defaults = Mapping[str, Any]  # values of common options and of the learner's own
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,12 @@ class Entry:
     """A learner in the registry.
 
     Args:
-        build: makes it from (settings, shape of one input, way): a function, or where one is to be imported,
+        build: a function from (settings, shape of one input, way) to the learner, or its import path
             "package.module:function". Way is None for regression.
-        summary: what it is in a sentence.
-        options: the options that are its own: a frozen dataclass whose fields are made by `upstairs.settings.option`.
-        classification: default options for tasks with classes; None where it is not for them.
-        regression: the same for tasks that are functions.
-        generation: the same for making more of a class.
+        summary: a description in one sentence.
+        options: the learner's own options: a frozen dataclass whose fields are made by `upstairs.settings.option`.
+        classification, regression, generation: default options for each kind of task; None where the learner does not
+            support that kind.
     """
 
     build: str | Build
@@ -36,7 +35,7 @@ class Entry:
 
     @property
     def builder(self) -> Build:
-        """What `build` names; the learner's module is imported now."""
+        """The function that `build` names; this imports the learner's module."""
         if not isinstance(self.build, str):
             return self.build
         module, _, name = self.build.partition(":")
@@ -50,12 +49,12 @@ class Entry:
 
     @property
     def kinds(self) -> list[TaskKind]:
-        """The kinds of tasks that it is for."""
+        """The kinds of tasks that the learner supports."""
         kinds: tuple[TaskKind, ...] = ("classification", "generation", "regression")
         return [kind for kind in kinds if self.defaults(kind) is not None]
 
     def defaults(self, kind: TaskKind) -> Defaults | None:
-        """Its default options for a kind of task, with the `way` that this kind has; None where it is not for it."""
+        """Returns the default options for a kind of task, with its `way`; None where it is not supported."""
         if kind == "classification":
             return self.classification
         found = self.regression if kind == "regression" else self.generation
@@ -66,7 +65,7 @@ INNER_LOOP = {
     "way": 5, "shot": "1", "query": 5, "tasks": 4, "width": 32, "norm": "batch", "inner_steps": 1, "inner_lr": 0.4,
     "lr": 3e-3,
 }  # fmt: skip
-SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_lr": 0.1}  # without second order a large step is not corrected
+SMALL_STEPS = INNER_LOOP | {"inner_steps": 5, "inner_lr": 0.1}  # first order needs smaller steps
 METRIC = {"way": 60, "shot": "1", "query": 5, "tasks": 1, "width": 64, "norm": "population", "lr": 2e-3}
 FUNCTIONS = {"shot": "5", "query": 10, "tasks": 25, "net": "mlp", "width": 40, "norm": "none", "lr": 1e-3}
 FUNCTIONS_IN_STEPS = FUNCTIONS | {"inner_steps": 1, "inner_lr": 0.01}

@@ -1,9 +1,8 @@
-"""Open sets: refuse what belongs to no class of the support set. For every learner whose predictions are logits.
+"""Open-set recognition: rejects inputs of no support class, for every learner whose predictions are logits.
 
-A score says how surely an input belongs to some class. Below a threshold it is of none. Nothing that is
-unknown is at hand when a task is learned, so the threshold comes from the support set itself: examples are left out in
-turn, and are then new examples of their class. Where there are few of each, it comes from tasks of other classes; and
-where there are no such tasks and one example of each, from leaving out classes (`threshold`).
+An input whose score is below a threshold is rejected. No unknown inputs are available when a task is learned, so the
+threshold is computed by cross-validation on the support set. With few examples per class it is computed on tasks of
+other classes, or with one example per class by leaving out classes (see `threshold`).
 """
 
 from collections.abc import Callable, Iterable
@@ -21,34 +20,34 @@ from upstairs.errors import UpstairsError
 from upstairs.tree import index
 
 FOLDS = 10
-ENOUGH = 5  # examples of each class: without one of them a learner is nearly as sure of what it knows
+ENOUGH = 5  # examples per class from which on leaving one out hardly changes the scores
 Score = Callable[[Float[Tensor, "n way"]], Float[Tensor, " n"]]
 
 
 def max_logit(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
-    """The largest logit (Vaze et al. 2022); of a ProtoNet, minus the scaled distance from the nearest prototype."""
+    """Returns the largest logit (Vaze et al. 2022); for a ProtoNet, the negative distance to a prototype."""
     return logits.amax(-1)
 
 
 def max_probability(logits: Float[Tensor, "n way"]) -> Float[Tensor, " n"]:
-    """The probability of the likeliest class (Hendrycks and Gimpel 2017)."""
+    """Returns the largest class probability (Hendrycks and Gimpel 2017)."""
     return logits.softmax(-1).amax(-1)
 
 
 def threshold(
     learner: Learner, support: Examples, *, share: float = 0.1, score: Score = max_logit, tasks: Iterable[Task] = ()
 ) -> float:
-    """The score below which an input is of no class: about a `share` of those that do belong to a class score below it.
+    """Returns the score below which an input is rejected; about a `share` of known inputs score below it.
 
-    Where every class has `ENOUGH` examples it is found on the support set (`threshold_by_examples`), else on `tasks`
-    (`threshold_by_tasks`). Without them, two examples of each class must do, and fewer than that share score below it.
-    With single ones it cannot be told: about a `share` of the inputs of no class score above (`threshold_by_classes`).
+    Where every class has `ENOUGH` examples it is computed on the support set (`threshold_by_examples`), else on `tasks`
+    (`threshold_by_tasks`). Without tasks, two examples per class suffice, but fewer known inputs than `share` score
+    below it. With one example per class, about a `share` of unknown inputs score above it (`threshold_by_classes`).
 
     Args:
-        tasks: of other classes than the learner was trained on, alike in way and shot.
+        tasks: tasks of similar way and shot, with classes that the learner was not trained on.
 
     Raises:
-        UpstairsError: fewer than 3 classes in the support set, or a share that is none.
+        UpstairsError: fewer than 3 classes in the support set, or a share that is not between 0 and 1.
     """
     counts = support.y[support.mask].bincount()
     fewest = int(counts[counts > 0].min())
@@ -60,14 +59,14 @@ def threshold(
 
 
 def threshold_by_examples(learner: Learner, support: Examples, refused: float, *, score: Score = max_logit) -> float:
-    """The score below which a share `refused` of the support examples are, each while it is left out.
+    """Returns the score below which a share `refused` of the support examples are when they are left out.
 
-    That is the share of new inputs of these classes too (the rank is that of conformal prediction), as far as the
-    number of examples allows: at least one of them is. Examples are left out in up to 10 parts, some of each class
-    together. A learner of fewer examples is less sure of what it knows: with few of them less than `refused` is.
+    New inputs of these classes have the same share (the rank is that of conformal prediction), up to the resolution of
+    the number of examples. Examples are left out in up to 10 stratified folds. Scores of a learner with fewer examples
+    are lower, so that with few examples less than `refused` of new inputs are below.
     """
     _refuse_share(refused, support)
-    place = torch.zeros_like(support.y)  # of an example within its class
+    place = torch.zeros_like(support.y)  # index of an example within its class
     for k in support.y[support.mask].unique().tolist():
         of_it = support.mask & (support.y == k)
         place[of_it] = torch.arange(int(of_it.sum()), device=place.device)
@@ -82,9 +81,9 @@ def threshold_by_examples(learner: Learner, support: Examples, refused: float, *
 
 
 def threshold_by_tasks(learner: Learner, tasks: Iterable[Task], refused: float, *, score: Score = max_logit) -> float:
-    """The score below which a share `refused` of the queries of these tasks are, each in its own task.
+    """Returns the score below which a share `refused` of the queries of these tasks are.
 
-    That is the share in a new task on average; one task may be far from it, since its classes are easier or harder.
+    New tasks have this share on average; a single task may differ, since its classes are easier or harder.
     """
     scores = []
     with evaluating(learner):
@@ -96,17 +95,17 @@ def threshold_by_tasks(learner: Learner, tasks: Iterable[Task], refused: float, 
 
 
 def _above_lowest(scores: Float[Tensor, " n"], share: float) -> float:
-    """Just above so many of the lowest (one at least) that the chance of a new score to be below is `share`."""
+    """Returns a number just above the lowest scores (at least one); a new score is below with probability `share`."""
     ordered = scores.double().sort()[0]
     rank = max(1, floor(share * (len(ordered) + 1)))
     return float(ordered[rank - 1].nextafter(torch.tensor(inf, dtype=torch.float64)))
 
 
 def threshold_by_classes(learner: Learner, support: Examples, accepted: float, *, score: Score = max_logit) -> float:
-    """The score that all but a share `accepted` of the support examples stay below while their class is left out.
+    """Returns the score above which a share `accepted` of the support examples are when their class is left out.
 
-    The share is that of a new example of no class too, if it is as far from the classes as they are from each other,
-    and as the number of examples allows: where it is below 1 / (examples + 1), the threshold is just above all scores.
+    Unknown inputs have the same share if they are as far from the classes as these are from each other. A share below
+    1 / (examples + 1) puts the threshold just above all scores.
     """
     _refuse_share(accepted, support)
     classes = support.y[support.mask].unique().tolist()
@@ -136,7 +135,7 @@ def _refuse_share(share: float, support: Examples) -> None:
 
 
 def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> float:
-    """The chance that an input of some class scores higher than one of none; ties count half (Mann, Whitney 1947)."""
+    """Returns the probability that a known input scores above an unknown one; ties count half (Mann, Whitney 1947)."""
     if len(known) == 0 or len(unknown) == 0:
         raise UpstairsError(f"there are {len(known)} known and {len(unknown)} unknown scores: give some of each")
     ranks = rankdata(np.concatenate([known, unknown]))[: len(known)]
@@ -144,18 +143,18 @@ def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> f
 
 
 class OpenScores(NamedTuple):
-    """One number for each task."""
+    """The open-set measures, one number for each task."""
 
-    auroc: Float[np.ndarray, " task"]  # of the score, known against unknown queries
-    accuracy: Float[np.ndarray, " task"]  # on known queries, were none refused
-    known_accepted: Float[np.ndarray, " task"]  # shares above the threshold that the support set gave
+    auroc: Float[np.ndarray, " task"]  # known against unknown queries, by score
+    accuracy: Float[np.ndarray, " task"]  # on known queries, without rejection
+    known_accepted: Float[np.ndarray, " task"]  # shares above the threshold of the support set
     unknown_accepted: Float[np.ndarray, " task"]
 
 
 def score_open_tasks(
     learner: Learner, tasks: Task, known: int, *, score: Score = max_logit, share: float = 0.1
 ) -> OpenScores:
-    """How well unknown inputs are told from known ones: of each task's classes only the first `known` are learned.
+    """Measures the detection of unknown inputs: only the first `known` classes of each task are in the support set.
 
     Args:
         tasks: a batch of tasks of more than `known` classes; the queries of the others are the unknown inputs.

@@ -1,4 +1,4 @@
-"""Finding a learner by its name, among those of the tables and those of plug-ins. Nothing here imports torch."""
+"""The registry finds a learner by name, in the tables and among plug-ins. Nothing here imports torch."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -15,23 +15,23 @@ from upstairs.learners.model_based.table import MODEL_BASED_LEARNERS
 from upstairs.settings import COMMON, LearnerOptions, Settings, TaskKind, options_in
 
 LEARNERS: dict[str, Entry] = GRADIENT_LEARNERS | METRIC_LEARNERS | MODEL_BASED_LEARNERS | GENERATIVE_LEARNERS
-OLD_NAMES = {"rate": "lr", "inner_rate": "inner_lr"}  # of options, in the files of older versions
+OLD_NAMES = {"rate": "lr", "inner_rate": "inner_lr"}  # names of options in files of older versions
 
 
 def learners() -> dict[str, Entry]:
-    """The tables, with the plug-ins (entry-point group `upstairs.learners`) that are installed and can be loaded."""
+    """Returns all learners: the tables, and installed plug-ins (entry-point group `upstairs.learners`) that load."""
     found = {}
     for point in entry_points(group="upstairs.learners"):
-        with suppress(UpstairsError):  # one that is broken is named when it is asked for, and harms no other
+        with suppress(UpstairsError):  # a broken plug-in raises its error only when it is used
             found[point.name] = load_plugin(point)
     return {**found, **LEARNERS}
 
 
 def load_plugin(point: EntryPoint) -> Entry:
-    """The entry of a plug-in.
+    """Returns the entry of a plug-in.
 
     Raises:
-        UpstairsError: it cannot be imported, is no `Entry`, or its options cannot be used.
+        UpstairsError: it cannot be imported, is not an `Entry`, or its options are not valid.
     """
     name = f"the plug-in '{point.name}' ({point.value})"
     try:
@@ -47,7 +47,7 @@ def load_plugin(point: EntryPoint) -> Entry:
 
 
 def check_entry(line: Entry, name: str) -> None:
-    """Raise UpstairsError where the options of a plug-in, or its defaults for options, cannot be used."""
+    """Raises UpstairsError where the options of a plug-in, or its defaults, are not valid."""
     kind = line.options
     if not (is_dataclass(kind) and isinstance(kind, type) and issubclass(kind, LearnerOptions)):
         raise UpstairsError(f"{name} has options that are no dataclass of upstairs.learners.LearnerOptions: derive one")
@@ -64,7 +64,7 @@ def check_entry(line: Entry, name: str) -> None:
 
 
 def entry(name: str) -> Entry:
-    """The entry of a published name; its error lists the names there are."""
+    """Returns the entry of a learner by name; the error lists all names."""
     if name in LEARNERS:
         return LEARNERS[name]
     for point in entry_points(group="upstairs.learners", name=name):
@@ -75,17 +75,17 @@ def entry(name: str) -> Entry:
 
 
 def options_of(learner: str) -> dict[str, Field[Any]]:
-    """Every option of a run of the learner by name: the common ones, then its own."""
+    """Returns every option of a run by name: the common ones, then the learner's own."""
     return COMMON | options_in(entry(learner).options)
 
 
 def owners_of(name: str) -> list[str]:
-    """The learners that have an option of this name of their own."""
+    """Returns the names of the learners that have their own option of this name."""
     return sorted(n for n, line in learners().items() if name in options_in(line.options))
 
 
 def check_names(learner: str, names: Iterable[str]) -> None:
-    """Raise UpstairsError for a name that is no option of the learner; it says whose option it is."""
+    """Raises UpstairsError for a name that is not an option of the learner; it says whose option it is."""
     for name in sorted({*names} - {*options_of(learner)}):
         if owners := owners_of(name):
             raise UpstairsError(
@@ -95,10 +95,10 @@ def check_names(learner: str, names: Iterable[str]) -> None:
 
 
 def defaults_for(learner: str, task_kind: TaskKind) -> Mapping[str, Any]:
-    """A learner's default options for a kind of task.
+    """Returns a learner's default options for a kind of task.
 
     Raises:
-        UpstairsError: there is no such learner, or it is not for that kind of task.
+        UpstairsError: there is no such learner, or it does not support that kind of task.
     """
     found = entry(learner).defaults(task_kind)
     if found is None:
@@ -115,10 +115,10 @@ def defaults_for(learner: str, task_kind: TaskKind) -> Mapping[str, Any]:
 
 
 def make_settings(learner: str, *, task_kind: TaskKind | None = None, **values: Any) -> Settings:
-    """Settings of a run: the learner's defaults for the kind of task, with `values` of its options in their place.
+    """Returns the settings of a run: the learner's defaults for the kind of task, updated with `values`.
 
     Args:
-        task_kind: None: the first of classification, generation and regression that the learner is for.
+        task_kind: None: the first of classification, generation and regression that the learner supports.
     """
     line = entry(learner)
     check_names(learner, values)
@@ -128,16 +128,16 @@ def make_settings(learner: str, *, task_kind: TaskKind | None = None, **values: 
 
 
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with other values of some options, common ones or the learner's own."""
+    """Returns the settings with new values of some options, common ones or the learner's own."""
     check_names(settings.learner, values)
     common, own = _divided(entry(settings.learner), values)
     return replace(settings, own=replace(settings.own, **own), **common)
 
 
 def read_settings(values: Mapping[str, Any]) -> Settings:
-    """The inverse of `Settings.to_json`; a file of an older version may lack newer options, or have older names.
+    """Inverts `Settings.to_json`; a file of an older version may lack options or use older names.
 
-    Files that have no kind of task stand for it by `way`: 0 for regression, 1 for generation.
+    Files without a kind of task encode it by `way`: 0 for regression, 1 for generation.
     """
     values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
     if "task_kind" not in values:
@@ -150,6 +150,6 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
 
 
 def _divided(line: Entry, values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Values of common options, and those of the learner's own."""
+    """Splits values into those of common options and those of the learner's own."""
     own = options_in(line.options)
     return {n: v for n, v in values.items() if n not in own}, {n: v for n, v in values.items() if n in own}

@@ -1,10 +1,10 @@
-"""Ordinary modules, nothing meta in them."""
+"""Ordinary networks and layers, without any meta-learning in them."""
 
 from upstairs.nets.cells import Mixed, cells, chain, discretise
 from upstairs.nets.conv import conv4, picture_maps, relation_conv, sound_conv, sound_maps
 from upstairs.nets.embedding import embedding_size
 from upstairs.nets.mlp import begin_centred, mlp, projection
-from upstairs.nets.norm import BatchNorm, Norm, batch_norm, convert_batch_norm, is_transductive
+from upstairs.nets.norm import BatchNorm, batch_norm, convert_batch_norm
 from upstairs.nets.pretrained import PretrainedTransformer, pretrained_transformer
 from upstairs.nets.resnet import resnet12
 from upstairs.nets.text import TfIdf, begin_at_idf, text_net
@@ -12,7 +12,6 @@ from upstairs.nets.text import TfIdf, begin_at_idf, text_net
 __all__ = [
     "BatchNorm",
     "Mixed",
-    "Norm",
     "PretrainedTransformer",
     "TfIdf",
     "batch_norm",
@@ -24,7 +23,6 @@ __all__ = [
     "convert_batch_norm",
     "discretise",
     "embedding_size",
-    "is_transductive",
     "mlp",
     "picture_maps",
     "pretrained_transformer",

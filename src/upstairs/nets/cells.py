@@ -1,4 +1,4 @@
-"""Networks whose structure is chosen: cells of mixed operations, and a chain of stages that can be left early."""
+"""Networks for learning structure: cells of mixed operations to search, and a chain of stages for early exits."""
 
 import copy
 from collections import OrderedDict
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from upstairs.nets.conv import channels_last
 from upstairs.nets.norm import Norm, make_norm
 
-SHARPNESS = 10.0  # of the softmax over operations: with the outer loop's rate a choice is made in some hundred steps
+SHARPNESS = 10.0  # of the softmax over operations: at the outer learning rate one of them wins in some hundred steps
 
 
 class Mixed(nn.Module):
-    """A choice between operations (DARTS, Liu, Simonyan and Yang 2019, equation 2), or the one that is chosen.
+    """A weighted mixture of operations, or the chosen one alone (DARTS, Liu, Simonyan and Yang 2019, equation 2).
 
         y = sum over k of p_k o_k(x),   p = softmax(SHARPNESS a / temperature)
 
-    `architecture` is a. In evaluation, and after `choose`, y is that of the operation with the largest a alone, and the
-    others are not computed. The start is even.
+    `architecture` is a, which starts at zero: all weights equal. In evaluation, and after `choose`, only the operation
+    with the largest a is computed.
     """
 
     temperature: Tensor
@@ -42,26 +42,26 @@ class Mixed(nn.Module):
         return reduce(torch.add, [share[k] * operation(x) for k, operation in enumerate(self.operations.values())])
 
     def choose(self) -> None:
-        """The operation with the largest weight alone from now on."""
+        """Computes only the operation with the largest weight from now on."""
         self.soft = False
         self.chosen = list(self.operations)[int(self.architecture.detach().argmax())]
 
     def soften(self, temperature: float) -> None:
-        """The mixture, in training mode; what evaluation sees is the choice as it now stands."""
+        """Computes the mixture in training mode; evaluation computes the operation that is now the largest."""
         self.choose()
         self.soft = True
         self.temperature.fill_(temperature)
 
 
 def _choose_again(mixed: Mixed, keys: object) -> None:
-    """Weights were loaded: the choice is theirs."""
+    """Chooses again after weights were loaded."""
     soft = mixed.soft
     mixed.choose()
     mixed.soft = soft
 
 
-class Cell(nn.Module):
-    """Two nodes and three edges: h = a(x), y = ReLU(b(x) + c(h))."""
+class SearchCell(nn.Module):
+    """A cell of two nodes and three edges: h = a(x), y = ReLU(b(x) + c(h))."""
 
     def __init__(self, a: nn.Module, b: nn.Module, c: nn.Module) -> None:
         super().__init__()
@@ -72,11 +72,11 @@ class Cell(nn.Module):
 
 
 def cells(shape: tuple[int, ...], *, width: int = 32, norm: Norm = "population", count: int = 3) -> nn.Sequential:
-    """An encoder of `count` cells whose every edge is `Mixed`: of pictures after a convolution that halves them, with a
-    2x2 max-pool between cells; of anything else after a linear layer.
+    """Returns an encoder of `count` cells in which every edge is `Mixed`.
 
-    Operations: a 3x3 convolution, a depthwise separable one, a 1x1 convolution, or none (the input as it is); on
-    vectors a linear layer after ReLU or after tanh, or none.
+    For pictures the cells follow a convolution that halves the size, with a 2x2 max-pool between cells; for other
+    inputs they follow a linear layer. Operations on pictures: a 3x3 convolution, a depthwise separable one, a 1x1
+    convolution, the identity. Operations on vectors: a linear layer after ReLU, one after tanh, the identity.
     """
     pictures = len(shape) == 3 and min(shape[1:]) >= 16
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -87,7 +87,7 @@ def cells(shape: tuple[int, ...], *, width: int = 32, norm: Norm = "population",
         layers["flatten"], layers["stem"] = nn.Flatten(), nn.Linear(prod(shape), width)
     operations = _on_maps if pictures else _on_vectors
     for i in range(count):
-        layers[f"cell{i}"] = Cell(*(Mixed(operations(width, norm)) for _ in range(3)))
+        layers[f"cell{i}"] = SearchCell(*(Mixed(operations(width, norm)) for _ in range(3)))
         if pictures and i < count - 1:
             layers[f"pool{i}"] = nn.MaxPool2d(2)
     if pictures:
@@ -116,12 +116,12 @@ def _on_vectors(width: int, norm: Norm) -> OrderedDict[str, nn.Module]:
 
 
 def mixtures(net: nn.Module) -> dict[str, Mixed]:
-    """The choices of a network, by name."""
+    """Returns the `Mixed` modules of a network, by name."""
     return {name: m for name, m in net.named_modules() if isinstance(m, Mixed)}
 
 
 def discretise(net: nn.Module) -> nn.Module:
-    """A copy of `net` that has only the chosen operations: an ordinary module, to train, save and export."""
+    """Returns a copy of `net` with only the chosen operations: an ordinary module to train, save and export."""
     if isinstance(net, Mixed):
         return copy.deepcopy(net.operations[net.chosen])
     other = copy.deepcopy(net)
@@ -132,7 +132,7 @@ def discretise(net: nn.Module) -> nn.Module:
 
 
 class Residual(nn.Module):
-    """ReLU(x + f(x))."""
+    """A residual connection: ReLU(x + f(x))."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -143,18 +143,18 @@ class Residual(nn.Module):
 
 
 class Exit(nn.Module):
-    """Maps are max-pooled 2x2, and all of an example is one vector."""
+    """Flattens each example to one vector, maps after a 2x2 max-pool."""
 
     def forward(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n d"]:
         return (F.max_pool2d(x, 2) if x.ndim == 4 else x).flatten(1)
 
 
 def chain(shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", depth: int = 3) -> nn.Sequential:
-    """Stages of like cost, each of which has the same shape of outputs, so that a network may end after any.
+    """Returns stages of similar cost and equal output shape, so that a network may end after any of them.
 
-    Of pictures: two convolutions of stride 2, then `depth` residual convolutions of `width` channels (He et al. 2016);
-    of anything else a linear layer, then residual linear layers. No stage has large maps: normalising and pooling them
-    would take most of the time, and no exit could save it.
+    For pictures: two convolutions of stride 2, then `depth` residual convolutions of `width` channels (He et al. 2016).
+    For other inputs: a linear layer, then residual linear layers. The first stage already makes the maps small, because
+    normalising and pooling large ones would take most of the time before the first exit.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if len(shape) != 3 or min(shape[1:]) < 16:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
+from upstairs.nets.mlp import with_head
 from upstairs.nets.norm import Norm, make_norm
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -17,52 +18,48 @@ def conv4(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None,
     dropout: float = 0.0,
 ) -> nn.Sequential:  # fmt: skip
-    """Four blocks of 3x3 convolution, normalisation, 2x2 max-pool, ReLU (Vinyals et al. 2016, appendix A.1).
+    """Returns four blocks of 3x3 convolution, norm, 2x2 max-pool, ReLU (Vinyals et al. 2016, appendix A.1).
 
-    Pooling comes before the ReLU: the same values (both are monotone) for a quarter of the work. Weights are stored
-    channels-last, in which pooling is 9 times faster on a CPU.
+    Pooling before the ReLU gives the same values (both are monotone) for a quarter of the work. Weights are stored
+    channels-last, where pooling is 9 times faster on a CPU.
 
     Args:
-        shape: of one input, (channels, height, width) in pixels; 16 pixels or more.
+        shape: shape of one input, (channels, height, width), of 16 pixels or more.
         width: channels of each block.
-        steps: of the inner loop, where `norm` is `per_step`.
-        out: outputs of a last linear layer named `head`; None leaves the flattened features.
-        dropout: share of each block's channels that training leaves out, as a whole (Tompson et al. 2015).
+        steps: number of inner steps, used where `norm` is `per_step`.
+        out: outputs of a last linear layer named `head`; None returns the flattened features.
+        dropout: share of each block's channels that are dropped whole in training (Tompson et al. 2015).
     """
     layers = _blocks(shape, width, norm, "pppp", steps=steps, dropout=dropout)
     layers["flatten"] = nn.Flatten()
-    if out is not None:
-        layers["head"] = nn.Linear(width * (shape[1] // 16) * (shape[2] // 16), out)
-    return channels_last(nn.Sequential(layers))
+    return channels_last(with_head(layers, width * (shape[1] // 16) * (shape[2] // 16), out))
 
 
 def sound_conv(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None,
     dropout: float = 0.0,
 ) -> nn.Sequential:  # fmt: skip
-    """`conv4` for log-mel pictures of sounds, which are large and smooth.
+    """Returns a `conv4` for log-mel pictures of sounds, which are large and smooth.
 
-    The first block has half the width and halves the picture once more (stride 2), the last one does not pool: a
-    seventh of conv4's work, and seven steps in place of one learn more than detail does.
+    The first block has half the width and stride 2, the last one does not pool. This is a seventh of conv4's work, and
+    seven times as many meta-steps help more than the lost detail.
 
     Args:
         shape, width, norm, steps, out, dropout: as for `conv4`.
     """
     layers = _blocks(shape, width, norm, "spp.", steps=steps, dropout=dropout)
     layers["flatten"] = nn.Flatten()
-    if out is not None:
-        height, length = (-(-side // 2) // 8 for side in shape[1:])
-        layers["head"] = nn.Linear(width * height * length, out)
-    return channels_last(nn.Sequential(layers))
+    height, length = (-(-side // 2) // 8 for side in shape[1:])
+    return channels_last(with_head(layers, width * height * length, out))
 
 
 def relation_conv(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population"
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """The encoder and the relation module of RelationNet (Sung et al. 2018, figure 2).
+    """Returns the encoder and the relation module of RelationNet (Sung et al. 2018, figure 2).
 
-    The encoder has conv4's blocks, of which only the first two pool: maps [n, width, h/4, w/4]. The relation module
-    takes two of them as one of 2 width channels: two blocks that pool, and layers of 8 units and 1.
+    The encoder has conv4's blocks, of which only the first two pool: it returns maps [n, width, h/4, w/4]. The relation
+    module reads two such maps, concatenated in channels: two blocks that pool, and linear layers of 8 units and 1.
     """
     encoder = _blocks(shape, width, norm, "pp..")
     relation = _blocks((2 * width, *shape[1:]), width, norm, "pp")
@@ -75,9 +72,9 @@ def relation_conv(
 def picture_maps(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", dropout: float = 0.0
 ) -> nn.Sequential:
-    """Maps [n, width, h/4, w/4] of pictures: conv4's blocks, of which only the first two pool.
+    """Returns an encoder of pictures to maps [n, width, h/4, w/4]: conv4's blocks, of which only the first two pool.
 
-    The first has half the width, where a picture is large, and the third has twice, where it is small: conv4's work.
+    The first block has half the width and the third twice the width, so that the cost stays that of conv4.
 
     Args:
         shape, width, norm, dropout: as for `conv4`.
@@ -88,10 +85,10 @@ def picture_maps(
 def sound_maps(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", dropout: float = 0.0
 ) -> nn.Sequential:
-    """`sound_conv` that keeps time: maps [n, width, 1, frames / 4], a vector every 40 ms of a log-mel picture.
+    """Returns a `sound_conv` that keeps time: maps [n, width, 1, frames / 4], one vector per 40 ms of a sound.
 
-    The later blocks pool along the bands alone, and what is left of the bands becomes one by a convolution. The picture
-    is seen twice, as it is and without its level (see `BesideLevel`).
+    The later blocks pool along the frequency bands only, and a convolution merges the remaining bands. The input is
+    read twice: as it is, and with the mean of each band subtracted (see `BesideLevel`).
 
     Args:
         shape, width, norm, dropout: as for `conv4`.
@@ -104,10 +101,10 @@ def sound_maps(
 
 
 class BesideLevel(nn.Module):
-    """Log-mel pictures, and beside each how far every band is from its own mean over time.
+    """Concatenates log-mel pictures with the same pictures minus each band's mean over time.
 
-    What a voice, a microphone and a room add to a band at every moment is then gone (mean normalisation, as cepstra
-    have it: Atal 1974). A moment counts as it is loud, in the mean and in the picture: silence stays silence.
+    Subtracting the mean removes what voice, microphone and room add to a band at every moment (cepstral mean
+    normalisation: Atal 1974). Frames are weighted by loudness, in the mean and in the result: silence stays silence.
     """
 
     def forward(self, x: Float[Tensor, "n c b t"]) -> Float[Tensor, "n c2 b t"]:
@@ -119,8 +116,11 @@ class BesideLevel(nn.Module):
 def _blocks(
     shape: tuple[int, ...], width: int, norm: Norm, pools: str, *, steps: int = 0, dropout: float = 0.0
 ) -> OrderedDict[str, nn.Module]:
-    """A block for each letter of `pools`: p has a 2x2 max-pool; h too, and half the width; s as h, and a convolution of
-    stride 2; f a max-pool of 2x1; d none, and twice the width."""
+    """Returns one block per letter of `pools`.
+
+    p: 2x2 max-pool. h: the same with half the width. s: as h, with a convolution of stride 2. f: 2x1 max-pool.
+    d: no pool, twice the width. A dot: no pool.
+    """
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(
             f"conv4 takes images of 16x16 pixels or more and was given inputs of shape {shape}: use `net` mlp"
@@ -139,7 +139,7 @@ def _blocks(
 
 
 def channels_last(net: Net) -> Net:
-    """`net` itself, its kernels stored channels-last."""
+    """Stores the kernels of `net` channels-last, in place; returns `net`."""
     for p in net.parameters():
         if p.ndim == 4:
             p.data = p.data.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Networks that read pictures and draw them: to a vector, from a vector, and by bending another picture."""
+"""Networks that encode pictures, decode them from a vector, or draw them by bending another picture."""
 
 from collections import OrderedDict
 from itertools import pairwise
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 
 from upstairs.nets.conv import channels_last
 
-CONTROLS = 7  # control points of a bend along each side
+CONTROLS = 7  # control points of a displacement along each side
 
 
 def halved(side: int, times: int) -> int:
-    """A side after convolutions of stride 2."""
+    """Returns the length of a side after this number of convolutions of stride 2."""
     for _ in range(times):
         side = (side + 1) // 2
     return side
 
 
 def double(x: Float[Tensor, "n c h w"], size: tuple[int, int]) -> Float[Tensor, "n c h2 w2"]:
-    """Each pixel as four, cut to `size`: the inverse of `halved`."""
+    """Repeats each pixel 2x2 and crops to `size`: the inverse of `halved`."""
     return F.interpolate(x, scale_factor=2)[:, :, : size[0], : size[1]]
 
 
 def picture_reader(shape: tuple[int, ...], *, width: int, out: int) -> nn.Sequential:
-    """Pictures as vectors: three convolutions of stride 2, of width, 2 width and 2 width channels, and two layers."""
+    """Returns an encoder: three convolutions of stride 2 (width, 2 width, 2 width channels) and two linear layers."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     before = shape[0]
     for i, channels in enumerate((width, 2 * width, 2 * width)):
@@ -41,12 +41,12 @@ def picture_reader(shape: tuple[int, ...], *, width: int, out: int) -> nn.Sequen
 
 
 class PictureWriter(nn.Module):
-    """Pictures from vectors: a quarter of the size, then doubled twice, with convolutions between.
+    """A decoder from vectors to pictures: it starts at a quarter of the size and doubles it twice, with convolutions.
 
     Args:
-        size: of a vector.
-        shape: of a picture, (channels, height, width).
-        width: channels at full size; twice as many below it.
+        size: length of a vector.
+        shape: shape of a picture, (channels, height, width).
+        width: channels at full size; twice as many at half the size.
     """
 
     def __init__(self, size: int, shape: tuple[int, ...], *, width: int) -> None:
@@ -65,7 +65,7 @@ class PictureWriter(nn.Module):
 
 
 def pair_reader(shape: tuple[int, ...], *, width: int, out: int) -> nn.Sequential:
-    """Two pictures, one above the other in channels, as a vector that tells how one becomes the other."""
+    """Returns an encoder of two pictures, concatenated in channels, to one vector."""
     layers: list[nn.Module] = []
     before = 2 * shape[0]
     for channels, stride in ((2 * width, 2), (2 * width, 1), (4 * width, 2), (4 * width, 1)):
@@ -77,18 +77,18 @@ def pair_reader(shape: tuple[int, ...], *, width: int, out: int) -> nn.Sequentia
 
 
 class Bender(nn.Module):
-    """Another drawing of what a picture shows: the picture is moved and bent as a vector says, and its strokes redrawn.
+    """A decoder that draws a picture s again: it warps s as a vector z says and redraws its strokes.
 
         out = a (w - 1/2) + r(w, z),   w(p) = s(A p + b + sum over k of B_k(p) d_k),   (A, b, d) = g(z, h)
 
-    Each pixel takes its value from where an affine map and smooth displacements d of 7x7 control points (bicubic B_k)
-    send it. What z can say to the small network r, which redraws the strokes, is a scale and a shift of each of its
-    channels: thicker or thinner, but no stroke that s has not. So a picture of a class that was never seen stays one.
+    Each pixel takes its value from where an affine map (A, b) and smooth displacements d of 7x7 control points (bicubic
+    B_k) send it. z changes the small network r, which redraws the strokes, only by a scale and a shift of each channel:
+    strokes become thicker or thinner, but none is added. So a picture of an unseen class stays in its class.
 
     Args:
-        size: of the vector z.
-        summary: of the vector h, which tells what s is like.
-        shape: of a picture, (channels, height, width).
+        size: length of the vector z.
+        summary: length of the vector h, an encoding of s.
+        shape: shape of a picture, (channels, height, width).
         width: channels of r.
     """
 
@@ -98,7 +98,7 @@ class Bender(nn.Module):
         self.bend = nn.Linear(size, numbers)
         self.bend_more = nn.Sequential(nn.Linear(size + summary, 128), nn.ReLU(), last := nn.Linear(128, numbers))
         self.style = nn.Linear(size, 2 * width)
-        with torch.no_grad():  # at the start it bends little
+        with torch.no_grad():  # small displacements at the start
             for layer in (self.bend, last, self.style):
                 layer.weight.mul_(0.1), layer.bias.zero_()
         self.read = nn.Conv2d(c, width, 3, padding=1)
@@ -111,21 +111,21 @@ class Bender(nn.Module):
     def forward(
         self, z: Float[Tensor, "n d"], s: Float[Tensor, "n c h w"], h: Float[Tensor, "n e"]
     ) -> Float[Tensor, "n c h w"]:
-        """Drawings as logits."""
+        """Returns the drawings as logits."""
         w = self.moved(s, self.bend(z) + self.bend_more(torch.cat([z, h], 1)))
         scale, shift = self.style(z)[:, :, None, None].chunk(2, 1)
         x = (self.read(w) * (1 + scale) + shift).relu()
         return self.contrast * (w - 0.5) + self.out(self.redraw(x).relu())
 
     def moved(self, s: Float[Tensor, "n c h w"], numbers: Float[Tensor, "n k"]) -> Float[Tensor, "n c h w"]:
-        """Pictures whose pixels come from where the numbers send them, 0 from outside."""
+        """Returns the warped pictures; pixels from outside are 0."""
         shift = numbers.reshape(len(numbers), 2, -1) @ self.basis
         points = (shift + self.basis[:2]).transpose(1, 2).reshape(len(s), *s.shape[2:], 2)
         return F.grid_sample(s, points, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def bend_basis(height: int, width: int) -> Float[Tensor, "basis points"]:
-    """For each pixel its x, its y (-1 to 1), 1, and the share of each control point in its displacement."""
+    """Returns for each pixel its x, its y (-1 to 1), 1, and the weight of each control point in its displacement."""
     x, y = ((torch.arange(side) * 2 + 1) / side - 1 for side in (width, height))
     controls = torch.eye(CONTROLS**2).view(1, -1, CONTROLS, CONTROLS)
     shares = F.interpolate(controls, (height, width), mode="bicubic", align_corners=True)[0]
@@ -134,11 +134,11 @@ def bend_basis(height: int, width: int) -> Float[Tensor, "basis points"]:
 
 
 def critic(shape: tuple[int, ...], *, width: int) -> nn.Sequential:
-    """One number for each picture of 16 pixels or more: higher for a real one.
+    """Returns a critic of pictures of 16 pixels or more: one number each, higher for a real one.
 
-    Three 3x3 convolutions of stride 2, of width, 2 width and 4 width channels. No normalisation, so that a penalty on
-    its gradient is of each input alone (Gulrajani 2017), and SiLU, whose second derivative is not zero, so that it
-    reaches all layers. The last layer has no bias: losses are of differences.
+    Three 3x3 convolutions of stride 2, of width, 2 width and 4 width channels. Without normalisation, so that a
+    gradient penalty depends on each input alone (Gulrajani 2017); with SiLU, whose second derivative is not zero, so
+    that the penalty reaches all layers. The last layer has no bias: the losses use differences.
     """
     channels = [shape[0], width, 2 * width, 4 * width]
     layers: list[nn.Module] = []

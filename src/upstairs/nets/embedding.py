@@ -1,4 +1,4 @@
-"""What an encoder takes and gives, found by asking it."""
+"""The input shapes and the embedding size of an encoder, found by running it."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from upstairs.core import evaluating
 from upstairs.errors import UpstairsError
 
 Shape = tuple[int, ...]
-SIDES = (64, 96)  # an encoder that gives embeddings of one length for both gives it for any size of its inputs
+SIDES = (64, 96)  # an encoder whose embeddings are equally long for both is assumed to do so for any input size
 
 
 def example_inputs(net: nn.Module, shape: Shape | None = None) -> list[Tensor]:
-    """Zeros that `net` takes, one input of `shape`; without a shape, of those that its first layer allows."""
+    """Returns zeros as inputs of `net`: one of `shape`, or without a shape those that its first layer accepts."""
     first = next((m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)), None)
     like = next(net.parameters(), torch.zeros(()))
     shapes: list[Shape] = [shape] if shape is not None else []
@@ -24,15 +24,15 @@ def example_inputs(net: nn.Module, shape: Shape | None = None) -> list[Tensor]:
 
 
 def embedding_size(encoder: nn.Module, shape: Shape | None = None) -> int:
-    """The number of values in one embedding, found by embedding zeros.
+    """Returns the number of values in one embedding, found by embedding zeros.
 
     Args:
         encoder: any module from inputs to vectors.
-        shape: of one input, such as (1, 28, 28). It can be left out where the first layer is linear, and where the
+        shape: shape of one input, such as (1, 28, 28). It may be None where the first layer is linear, or where the
             length of an embedding does not depend on the size of the inputs.
 
     Raises:
-        UpstairsError: the shape is needed, or does not fit; embeddings that are no vectors.
+        UpstairsError: the shape is needed or does not fit, or the embeddings are not vectors.
     """
     sizes: set[Shape] = set()
     with evaluating(encoder):

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, and a projection of features that are good already."""
+"""Multi-layer perceptrons, and a learned projection of pretrained features."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-EARLIER = 0.6  # weight of an earlier layer beside the last
+EARLIER = 0.6  # weight of an earlier layer's features; that of the last layer is 1
 
 
 def mlp(
     shape: tuple[int, ...], *, widths: tuple[int, ...] = (40, 40), out: int | None = None, dropout: float = 0.0
 ) -> nn.Sequential:
-    """Linear layers with ReLU between (Finn et al. 2017, section 5.1, for the sinusoids: 40, 40).
+    """Returns linear layers with ReLU between (Finn et al. 2017, section 5.1, for the sinusoids: 40, 40).
 
     Args:
-        shape: of one input; it is flattened.
-        widths: of the hidden layers.
-        out: outputs of a last linear layer named `head`; None leaves the last hidden layer's activations.
-        dropout: share of the hidden units that training leaves out (Srivastava et al. 2014).
+        shape: shape of one input, which is flattened.
+        widths: widths of the hidden layers.
+        out: outputs of a last linear layer named `head`; None returns the last hidden layer's activations.
+        dropout: share of the hidden units that are dropped in training (Srivastava et al. 2014).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     size = prod(shape)
@@ -31,17 +31,22 @@ def mlp(
         if dropout:
             layers[f"dropout{i}"] = nn.Dropout(dropout)
         size = width
+    return with_head(layers, size, out)
+
+
+def with_head(layers: OrderedDict[str, nn.Module], size: int, out: int | None) -> nn.Sequential:
+    """Returns the layers in sequence, with a last linear layer `head` from `size` to `out` unless `out` is None."""
     if out is not None:
         layers["head"] = nn.Linear(size, out)
     return nn.Sequential(layers)
 
 
 class Projection(nn.Module):
-    """A linear map of features that starts as none, and a length of sqrt(size), so that a number is of size 1.
+    """A linear map of features, the identity at the start; its outputs are scaled to length sqrt(size).
 
     Args:
-        shape: of the features: (size,), or (3, size) as `FrozenFormat` has them: then the two readings behind the first
-            are mapped together, the earlier layer's with a weight of `EARLIER`.
+        shape: shape of the features: (size,), or (3, size) as in `FrozenFormat`. Then the second and third reading are
+            concatenated, the third (an earlier layer) with the weight `EARLIER`.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -51,7 +56,7 @@ class Projection(nn.Module):
         nn.init.eye_(self.linear.weight), nn.init.zeros_(self.linear.bias)
 
     def read(self, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n size"]:
-        """The features as one vector."""
+        """Returns the features as one vector."""
         if x.ndim == 2:
             return x
         return F.normalize(torch.cat([x[:, 1], EARLIER * x[:, 2]], -1), dim=-1)
@@ -61,17 +66,14 @@ class Projection(nn.Module):
 
 
 def projection(shape: tuple[int, ...], *, out: int | None = None) -> nn.Sequential:
-    """`Projection` of features, with a last linear layer named `head` where `out` is given."""
+    """Returns a `Projection` of features, with a last linear layer named `head` where `out` is given."""
     body = Projection(shape)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(projection=body)
-    if out is not None:
-        layers["head"] = nn.Linear(body.size, out)
-    return nn.Sequential(layers)
+    return with_head(OrderedDict(projection=body), body.size, out)
 
 
 @torch.no_grad()
 def begin_centred(net: nn.Module, inputs: Iterable[np.ndarray]) -> None:
-    """Let every `Projection` of the network take away the mean of these features (several arrays of them)."""
+    """Sets the bias of every `Projection` in the network so that it subtracts the mean of these arrays of features."""
     if own := [module for module in net.modules() if isinstance(module, Projection)]:
         x = torch.cat([torch.from_numpy(np.ascontiguousarray(rows, np.float32)) for rows in inputs])
         for module in own:

@@ -1,11 +1,11 @@
-"""Normalisation as a named setting, with a batch norm that is exact under vmap and twice differentiable.
+"""Normalisation layers by name, with a batch norm that is exact under vmap and twice differentiable.
 
-`batch`       statistics of the batch at hand, always: the published MAML; predictions are transductive.
-`population`  statistics of the batch while training, and of the training tasks afterwards: inductive. They must be
-              measured before evaluation, with `upstairs.calibrate`; `evaluate` refuses those that never were.
-`per_step`    the same, with statistics of its own for each inner step and for the queries: weights that adapt see other
-              activations in each step (Antoniou, Edwards and Storkey 2019, section 4, BNRS).
-`group`       statistics of each example alone: inductive, and the same in training and use.
+`batch`       always the statistics of the current batch, as in the published MAML; predictions are transductive.
+`population`  statistics of the batch in training, of the training tasks in evaluation: inductive. `upstairs.calibrate`
+              must measure them before evaluation; `evaluate` raises an error otherwise.
+`per_step`    as `population`, with separate statistics for each inner step and for the queries, since activations
+              change as the weights adapt (Antoniou, Edwards and Storkey 2019, section 4, BNRS).
+`group`       statistics of each example alone: inductive, and the same in training and evaluation.
 `none`        no normalisation.
 """
 
@@ -25,11 +25,11 @@ from upstairs.settings import Norm
 
 
 class BatchNorm(nn.Module):
-    """Batch norm of [n, c], [n, c, l] or [n, c, h, w] that never writes to itself.
+    """Batch norm of [n, c], [n, c, l] or [n, c, h, w] whose `forward` never writes to its buffers.
 
     With `statistics="population"` it uses the batch in training mode and, in evaluation mode, the mean and variance
-    that `calibrate` measured; with `per_step` those of the inner step that runs, of `steps`. The buffer `measured`
-    says whether they ever were: before, they are 0 and 1.
+    that `calibrate` measured; with `per_step` those of the current inner step, out of `steps`. The buffer `measured`
+    says whether they were measured: before, they are 0 and 1.
     """
 
     mean: Tensor
@@ -37,13 +37,9 @@ class BatchNorm(nn.Module):
     measured: Tensor
 
     def __init__(
-        self,
-        features: int,
-        *,
-        statistics: Literal["batch", "population", "per_step"] = "batch",
-        steps: int = 1,
+        self, features: int, *, statistics: Literal["batch", "population", "per_step"] = "batch", steps: int = 1,
         eps: float = 1e-5,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.statistics, self.eps = statistics, eps
         self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
@@ -64,12 +60,12 @@ class BatchNorm(nn.Module):
 
     @property
     def row(self) -> int:
-        """Which statistics the inner step at hand has: the last row is that of the queries, and of all later steps."""
+        """The row of statistics of the current inner step; the last row is for the queries and all later steps."""
         return min(inner_step(), len(self.mean) - 1) if self.statistics == "per_step" else 0
 
 
 class Centre(nn.Module):
-    """x less the mean that `calibrate` measured of it; in training mode x as it is."""
+    """Subtracts the mean that `calibrate` measured; in training mode it returns x unchanged."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -93,7 +89,7 @@ class GroupNorm(nn.Module):
 
 
 def make_norm(norm: Norm, features: int, *, steps: int = 1) -> nn.Module:
-    """The layer that a setting names; `steps` of the inner loop matter to `per_step` alone."""
+    """Returns the normalisation layer of this name; only `per_step` uses `steps`, the number of inner steps."""
     if norm == "none":
         return nn.Identity()
     if norm == "group":
@@ -102,7 +98,7 @@ def make_norm(norm: Norm, features: int, *, steps: int = 1) -> nn.Module:
 
 
 def is_transductive(net: nn.Module) -> bool:
-    """Does a prediction of `net`, in evaluation mode, depend on the rest of the batch?"""
+    """Returns whether a prediction of `net`, in evaluation mode, depends on the rest of the batch."""
 
     def on_the_batch(m: nn.Module) -> bool:
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
@@ -113,7 +109,7 @@ def is_transductive(net: nn.Module) -> bool:
 
 
 def convert_batch_norm(net: nn.Module) -> nn.Module:
-    """A copy of `net` with every torch batch norm replaced by the one of this library, weights kept.
+    """Returns a copy of `net` with every torch batch norm replaced by `BatchNorm`, weights kept.
 
     One with running statistics becomes `population` (mean and variance kept), one without becomes `batch`.
     """
@@ -137,9 +133,9 @@ def convert_batch_norm(net: nn.Module) -> nn.Module:
 
 
 def measurable(layer: nn.Module, *, measured: bool = False) -> None:
-    """Give a layer the buffer `measured`; a checkpoint from before there was one has statistics that were measured.
+    """Registers the buffer `measured` of a layer; older checkpoints, which lack it, count as measured.
 
-    It is of the shape of `mean`, so that whoever copies tensors that fit copies both or neither.
+    It has the shape of `mean`, so that code which copies tensors of equal shape copies both or neither.
     """
     layer.register_buffer("measured", torch.full_like(layer.get_buffer("mean"), measured, dtype=torch.bool))
     layer.register_load_state_dict_pre_hook(_measured_before)
@@ -151,18 +147,18 @@ def _measured_before(layer: nn.Module, tensors: dict[str, Tensor], prefix: str, 
 
 
 def measurable_layers(net: nn.Module) -> list[nn.Module]:
-    """The layers of `net` whose population statistics `measuring` measures."""
+    """Returns the layers of `net` whose population statistics `measuring` measures."""
     return [m for m in net.modules() if isinstance(m, BatchNorm | Centre) and "measured" in m._buffers]
 
 
 @contextmanager
 def measuring(net: nn.Module) -> Iterator[None]:
-    """Measure the population statistics of `net` on the data that passes through it while the context is open.
+    """Measures the population statistics of `net` on the data that passes through it while the context is open.
 
     They are the mean over passes of each layer's batch mean and variance: precise batch norm (Wu and Johnson 2021,
-    section 3). There is no running average, so that they depend on the weights and the data alone. Meanwhile `net` is
-    in training mode, but for dropout: statistics are those of the whole network. A layer that no pass reached, such as
-    an operation that a search did not choose, keeps the statistics that it had.
+    section 3). Without a running average they depend on the weights and the data alone. Meanwhile `net` is in training
+    mode, except for dropout, which is off. A layer that no pass reaches, such as an operation that a search did not
+    choose, keeps its statistics.
     """
     layers, moments = measurable_layers(net), dict[tuple[nn.Module, int], list[tuple[int, Tensor, Tensor]]]()
 

@@ -1,4 +1,4 @@
-"""A pretrained transformer as a network to go on training."""
+"""A pretrained text transformer as an encoder whose last layers are trained further."""
 
 import copy
 from collections import OrderedDict
@@ -13,21 +13,21 @@ from upstairs.data.text.embeddings import load_encoder
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import raw_of
 
-TRAINED = 2  # of the last layers
-PART = 32  # texts that go through it together
+TRAINED = 2  # number of last layers that are trained
+PART = 32  # texts in one forward pass
 
 
 class PretrainedTransformer(nn.Module):
-    """The mean over the tokens of a text (or its first token), as a vector of length sqrt(size).
+    """Embeds a text as the mean over its last hidden states (or the first one), scaled to length sqrt(size).
 
-    Only the last layers are trained: those before them know the language, and hold most of the computing.
+    Only the last layers are trained: the earlier ones know the language and cost most of the computation.
 
     Args:
-        model: a folder, or a name that `transformers` knows.
-        trained: how many of the last layers change; 0 is the frozen transformer.
+        model: a folder, or a model name of `transformers`.
+        trained: number of last layers that are trained; 0 is the frozen transformer.
 
     Raises:
-        UpstairsError: it has not so many layers.
+        UpstairsError: the model has fewer layers than `trained`.
     """
 
     def __init__(self, model: str, *, trained: int = TRAINED) -> None:
@@ -46,12 +46,12 @@ class PretrainedTransformer(nn.Module):
     def forward(self, ids: Float[Tensor, "n length"]) -> Float[Tensor, "n size"]:
         if (lengths := lengths_of(ids)) is None:
             return self.read(ids)
-        order = lengths.argsort()  # texts alike in length together: little padding
+        order = lengths.argsort()  # texts of similar length share a part: little padding
         parts = [self.read(ids[rows, : int(lengths[rows].max().clamp(min=1))]) for rows in order.split(PART)]
         return torch.cat(parts)[order.argsort()]
 
     def read(self, ids: Float[Tensor, "n length"]) -> Float[Tensor, "n size"]:
-        """Texts padded to one length."""
+        """Embeds texts that are padded to one length."""
         real = ids > 0
         outside = torch.zeros_like(ids).masked_fill(~real, torch.finfo(ids.dtype).min)[:, None, None, :]
         words = (ids - 1).clamp(min=0).long()
@@ -62,7 +62,7 @@ class PretrainedTransformer(nn.Module):
 
 
 def lengths_of(ids: Tensor) -> Tensor | None:
-    """Tokens of each text, where values can be read and there are any."""
+    """Returns the number of tokens of each text; None where values cannot be read (vmap) or there are none."""
     raw = raw_of(ids)
     if type(raw) is not Tensor or torch._C._are_functorch_transforms_active() or raw.numel() == 0:
         return None
@@ -70,7 +70,7 @@ def lengths_of(ids: Tensor) -> Tensor | None:
 
 
 def layers_of(network: nn.Module) -> nn.ModuleList:
-    """The stack of a transformer's layers: the longest list of modules that are of one kind."""
+    """Returns the stack of a transformer's layers: the longest list of modules of one class."""
     stacks = [m for m in network.modules() if isinstance(m, nn.ModuleList) and len({type(c) for c in m}) == 1]
     if not stacks:
         raise UpstairsError(
@@ -80,7 +80,7 @@ def layers_of(network: nn.Module) -> nn.ModuleList:
 
 
 def pretrained_transformer(model: str | None, *, out: int | None = None) -> nn.Sequential:
-    """`PretrainedTransformer`, with a last linear layer named `head` where `out` is given."""
+    """Returns a `PretrainedTransformer`, with a last linear layer named `head` where `out` is given."""
     if not model:
         raise UpstairsError("`net` pretrained needs `encoder`: the folder or the name of a transformer to start from")
     body = PretrainedTransformer(model)

@@ -8,16 +8,17 @@ from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
 from upstairs.nets.conv import channels_last
+from upstairs.nets.mlp import with_head
 from upstairs.nets.norm import Norm, make_norm
 
 GROWTH = (1.0, 2.5, 5.0, 10.0)  # channels of the four blocks: 64, 160, 320 and 640
-SLOPE = 0.1  # of the leaky ReLU below 0
+SLOPE = 0.1  # slope of the leaky ReLU below 0
 
 
-class Residual(nn.Module):
-    """Three 3x3 convolutions beside a 1x1 one, 2x2 max-pool, leaky ReLU; a norm after each convolution.
+class ResidualBlock(nn.Module):
+    """Three 3x3 convolutions plus a 1x1 shortcut, 2x2 max-pool, leaky ReLU; a norm follows each convolution.
 
-    Pooling comes before the last leaky ReLU: the same values (both are monotone) for less work.
+    Pooling before the last leaky ReLU gives the same values (both are monotone) for less work.
     """
 
     def __init__(self, before: int, own: int, norm: Norm, *, steps: int) -> None:
@@ -31,24 +32,24 @@ class Residual(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         layers = list(zip(self.convs, self.norms, strict=True))
         conv, norm = layers.pop()
-        beside = norm(conv(x))
+        shortcut = norm(conv(x))
         for place, (conv, norm) in enumerate(layers):
             x = norm(conv(x))
             if place + 1 < len(layers):
                 x = F.leaky_relu(x, SLOPE)
-        return F.leaky_relu(F.max_pool2d(x + beside, 2), SLOPE)
+        return F.leaky_relu(F.max_pool2d(x + shortcut, 2), SLOPE)
 
 
 def resnet12(
     shape: tuple[int, ...], *, width: int = 64, norm: Norm = "population", steps: int = 1, out: int | None = None,
     dropout: float = 0.0,
 ) -> nn.Sequential:  # fmt: skip
-    """Four residual blocks of 64, 160, 320 and 640 channels (Lee et al. 2019, section 4.1), without DropBlock.
+    """Returns four residual blocks of 64, 160, 320 and 640 channels (Lee et al. 2019, section 4.1), without DropBlock.
 
-    As there, the last maps are not averaged but flattened: 2,560 features of a picture of 32 pixels.
+    As in the paper the last maps are flattened, not averaged: 2,560 features of a picture of 32 pixels.
 
     Args:
-        shape: of one input, (channels, height, width) in pixels; 16 pixels or more.
+        shape: shape of one input, (channels, height, width), of 16 pixels or more.
         width: channels of the first block; the others have 2.5, 5 and 10 times as many.
         norm, steps, out, dropout: as for `conv4`.
     """
@@ -57,10 +58,8 @@ def resnet12(
     channels = [shape[0], *(max(1, round(width * factor)) for factor in GROWTH)]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(4):
-        layers[f"block{i}"] = Residual(channels[i], channels[i + 1], norm, steps=steps)
+        layers[f"block{i}"] = ResidualBlock(channels[i], channels[i + 1], norm, steps=steps)
         if dropout:
             layers[f"dropout{i}"] = nn.Dropout2d(dropout)
     layers["flatten"] = nn.Flatten()
-    if out is not None:
-        layers["head"] = nn.Linear(channels[-1] * (shape[1] // 16) * (shape[2] // 16), out)
-    return channels_last(nn.Sequential(layers))
+    return channels_last(with_head(layers, channels[-1] * (shape[1] // 16) * (shape[2] // 16), out))

@@ -1,7 +1,7 @@
 """Networks that read a set or a stream: attention, causal convolution, a recurrent cell, a memory.
 
-The readers of a task take `tokens` [m + n, d], of which the first m are the support set (`mask`: which are real; any
-padding is in front) and the rest are queries: a query stands in the place after the support set, and sees no other.
+Networks of a whole task take `tokens` [m + n, d]: the first m are the support set (`mask` marks the real ones; padding
+comes first), the rest are queries. Every query has the position after the support set, and sees no other query.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def sees(mask: Bool[Tensor, " m"], queries: int, *, causal: bool) -> Bool[Tensor, "t t"]:
-    """Who sees whom, row by row: a support example the real ones (`causal`: up to itself), a query them and itself."""
+    """Returns the attention mask: all see the real support examples (`causal`: those before them) and themselves."""
     m = len(mask)
     own = torch.eye(m + queries, dtype=torch.bool, device=mask.device)
     before = torch.ones(m, m, dtype=torch.bool, device=mask.device).tril() if causal else own.new_ones(m, m)
@@ -26,9 +26,9 @@ def attend(
     query: Float[Tensor, "*b n k"], key: Float[Tensor, "*b m k"], value: Float[Tensor, "*b m v"],
     see: Bool[Tensor, "*c m"], *, heads: int,
 ) -> Float[Tensor, "*b n v"]:  # fmt: skip
-    """Scaled dot-product attention of several heads (Vaswani et al. 2017), in its plain form: differentiable twice.
+    """Computes multi-head scaled dot-product attention (Vaswani et al. 2017), unfused: twice differentiable.
 
-    a = softmax over the seen of (q k^T / sqrt(d)),   output = a v
+    a = softmax over the visible keys of (q k^T / sqrt(d)),   output = a v
     """
     q, k, v = (r.reshape(*r.shape[:-1], heads, -1).transpose(-3, -2) for r in (query, key, value))
     score = q @ k.transpose(-2, -1) / math.sqrt(k.shape[-1])
@@ -38,14 +38,14 @@ def attend(
 
 
 class Attention(nn.Module):
-    """A set that attends to itself (`attend`). Queries and keys start as the same map: alike then attends to alike."""
+    """Self-attention of a set. Query and key maps start equal, so that similar elements attend to each other."""
 
     def __init__(self, size: int, key: int, value: int, *, heads: int = 1) -> None:
         super().__init__()
         self.heads = heads
         self.query, self.key = nn.Linear(size, key, bias=False), nn.Linear(size, key, bias=False)
         self.value = nn.Linear(size, value)
-        nn.init.orthogonal_(self.key.weight, gain=1.5)  # sharp enough to tell a support set apart at the start
+        nn.init.orthogonal_(self.key.weight, gain=1.5)  # sharp enough to separate support examples at the start
         self.query.load_state_dict(self.key.state_dict())
 
     def forward(self, z: Float[Tensor, "*b t d"], see: Bool[Tensor, "*c t"]) -> Float[Tensor, "*b t v"]:
@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks of attention and of a two-layer network, each added to what it reads after a layer norm."""
+    """A pre-norm transformer: residual blocks of attention and of a two-layer network."""
 
     def __init__(self, tokens: int, *, width: int, layers: int, heads: int, out: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
         return self.read(tokens, sees(mask, len(tokens) - len(mask), causal=False))
 
     def read(self, tokens: Float[Tensor, "*b t d"], see: Bool[Tensor, "*c t"]) -> Float[Tensor, "*b t out"]:
-        """Of one set, or of several at once, where who sees whom is known."""
+        """Reads one set or several, with an attention mask `see`."""
         z = self.enter(tokens)
         for i, attention in enumerate(self.attention):
             z = z + attention(self.norm[2 * i](z), see)
@@ -88,17 +88,17 @@ class Dense(nn.Module):
         m = len(mask)
         real = torch.where(mask[:, None], z[:m], 0.0)
         zeros = torch.zeros_like(real[:1]).expand(self.dilation, -1)
-        before = torch.cat([zeros, real])[: m + 1]  # row i: what stands `dilation` before place i
+        before = torch.cat([zeros, real])[: m + 1]  # row i: the token `dilation` before position i
         before = torch.cat([before[:m], before[m:].expand(len(z) - m, -1)])
         a, b = (self.now(z) + self.past(before)).chunk(2, -1)
         return torch.cat([z, a.tanh() * b.sigmoid()], -1)
 
 
 class Snail(nn.Module):
-    """Attention and temporal convolution in turn, each beside what it reads (Mishra et al. 2018, section 3).
+    """Attention and temporal convolution in turn, outputs concatenated to inputs (Mishra et al. 2018, section 3).
 
-    Attention(64, 32), TC(128), Attention(256, 128), TC(128), Attention(512, 256), a linear layer, as in their appendix
-    for Omniglot; a TC is dense blocks of dilation 1, 2, 4 ... until they reach back over `length` places.
+    Attention(64, 32), TC(128), Attention(256, 128), TC(128), Attention(512, 256), a linear layer, as in the paper's
+    appendix for Omniglot. A TC is dense blocks of dilation 1, 2, 4 ... until they reach back over `length` positions.
     """
 
     def __init__(self, tokens: int, *, length: int, filters: int = 128, out: int) -> None:
@@ -122,7 +122,7 @@ class Snail(nn.Module):
 
 
 class LSTMCell(nn.Module):
-    """One step of a long short-term memory (Hochreiter and Schmidhuber 1997), of linear layers: vmap can stack it."""
+    """One step of an LSTM (Hochreiter and Schmidhuber 1997), built of linear layers so that vmap supports it."""
 
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class LSTMCell(nn.Module):
 
 
 class Slots(NamedTuple):
-    """A memory of rows, how much each was used, and how the last reading was spread over them."""
+    """The rows of a memory, the usage of each, and the read weights of the last step."""
 
     rows: Float[Tensor, "slot d"]
     usage: Float[Tensor, " slot"]
@@ -149,8 +149,8 @@ def write(
 ) -> Slots:
     """Least recently used access (Santoro et al. 2016, equations 5 to 8).
 
-    w = gate * (last reading) + (1 - gate) * (1 at the least used row, which is emptied first); every row gains w times
-    `row`, and its usage w. Where `told` is 0 nothing is written.
+    w = gate * (last read weights) + (1 - gate) * (1 at the least used row, which is cleared first). w times `row` is
+    added to every row, and w to its usage. Where `told` is 0 nothing is written.
     """
     least = F.one_hot(slots.usage.argmin(-1), len(slots.usage)).to(row.dtype)
     weight = told * (gate * slots.read + (1 - gate) * least)
@@ -159,12 +159,12 @@ def write(
 
 
 def unit(rows: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k"]:
-    """Each of length 1; zeros stay. (F.normalize has no rule for stacked tasks, and this is called at every step.)"""
+    """Scales rows to length 1; zeros stay. (F.normalize has no rule for stacked tasks, and every step calls this.)"""
     return rows / (rows.square().sum(-1, keepdim=True) + 1e-12).sqrt()
 
 
 def read(slots: Slots, key: Float[Tensor, " k"], scale: Float[Tensor, ""]) -> tuple[Float[Tensor, " d"], Slots]:
-    """By the softmax of scale * cosine of `key` and the first numbers of each row; usage gains the weights."""
+    """Reads by the softmax of scale * cosine of `key` and the start of each row; the weights are added to the usage."""
     rows = slots.rows[:, : len(key)]
     weight = (scale * unit(rows) @ unit(key)).softmax(-1)
     return weight @ slots.rows, Slots(slots.rows, slots.usage + weight, weight)

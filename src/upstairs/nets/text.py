@@ -1,6 +1,6 @@
-"""Networks that read rows of hashed tokens: [n, words, tokens of a word], as `upstairs.data.text.hashed` makes them.
+"""Networks that read hashed tokens [n, words, tokens of a word], as `upstairs.data.text.hashed` makes them.
 
-They start as TF-IDF: what a text is made of, each token as loud as it is rare. A learned reading stands beside it.
+An embedding starts as TF-IDF, tokens weighted by rarity, with the output of a learned network appended.
 """
 
 from collections import OrderedDict
@@ -13,20 +13,21 @@ from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor, nn
 
 from upstairs.data.text.hashed import BUCKETS, TOKENS
+from upstairs.nets.mlp import with_head
 from upstairs.nets.sequence import Transformer
 
-PLACES = 2**13  # of a sketch: an inner product of two texts is off by about 1 / sqrt(PLACES)
-LENGTH = 10.0  # of an embedding
+PLACES = 2**13  # length of a sketch: inner products of two texts have an error of about 1 / sqrt(PLACES)
+LENGTH = 10.0  # norm of an embedding
 READINGS = ("bag", "cnn", "transformer")
 
 
 class Tokens(nn.Module):
-    """The tokens of texts, each with a vector and a weight that are learned.
+    """An embedding of tokens, each with a learned vector and a learned weight.
 
         weight = (1 + log count) / count * exp(loudness of the token) * exp(loudness of its place in a word)
 
-    `count` is how often the token stands in the text, so that the weights of all its places add up to what TF-IDF has
-    where the loudness is log idf (`begin_at_idf`). Ids come as floats, which hold them exactly.
+    `count` is the number of times that the token occurs in the text, so the weights of all its occurrences add up to
+    TF-IDF where the loudness is log idf (`begin_at_idf`). Ids are floats, which hold them exactly.
     """
 
     def __init__(self, width: int) -> None:
@@ -45,7 +46,7 @@ class Tokens(nn.Module):
     def forward(
         self, ids: Float[Tensor, "n words tokens"], weight: Float[Tensor, "n words tokens"]
     ) -> Float[Tensor, "n words width"]:
-        """Each word as the weighted sum of its tokens' vectors."""
+        """Returns each word as the weighted sum of its tokens' vectors."""
         bags = F.embedding_bag(
             ids.long().flatten(0, 1), self.vectors.weight, mode="sum", per_sample_weights=weight.flatten(0, 1)
         )
@@ -53,17 +54,17 @@ class Tokens(nn.Module):
 
 
 def counts(rows: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """How often each number stands in its row."""
+    """Counts how often each number occurs in its row."""
     ordered = rows.sort(-1)[0]
     first, last = (torch.searchsorted(ordered, rows, right=right) for right in (False, True))
     return (last - first).to(rows.dtype)
 
 
 class Sketch(nn.Module):
-    """A text's weighted tokens in a vector of fixed size: each at its own place, with its own sign (feature hashing).
+    """Feature hashing (Weinberger et al. 2009): adds each weighted token, with a sign, at its place in a vector.
 
-    Weinberger et al. 2009: inner products are on average those of the vectors with a place for each token. Places and
-    signs are drawn from a fixed seed; nothing is learned.
+    Inner products equal in expectation those of vectors with a place for each token. Places and signs are drawn from a
+    fixed seed; nothing is learned.
     """
 
     place: Int[Tensor, " buckets"]
@@ -84,14 +85,14 @@ class Sketch(nn.Module):
 
 
 class TextNet(nn.Module):
-    """TF-IDF with learned weights, beside a learned reading of the words.
+    """TF-IDF with learned weights, concatenated with a learned reading of the words.
 
         f(x) = 10 unit([unit(sketch), share * unit(reading)])
 
     Args:
-        reading: from the vectors of words and which of them are real to a vector for each text.
-        width: of a token's vector.
-        share: of the reading, at the start (it is learned).
+        reading: a module from the vectors of words and their mask to a vector for each text.
+        width: length of a token's vector.
+        share: initial weight of the reading; it is learned.
     """
 
     def __init__(self, reading: nn.Module, width: int, *, share: float = 0.3) -> None:
@@ -107,16 +108,16 @@ class TextNet(nn.Module):
 
 
 class Sum(nn.Module):
-    """All words, whatever their order: a compressed TF-IDF whose vectors are learned."""
+    """Sums the words in any order: a compressed TF-IDF with learned vectors."""
 
     def forward(self, words: Float[Tensor, "n words width"], real: Bool[Tensor, "n words"]) -> Float[Tensor, "n width"]:
         return words.sum(1)
 
 
 class Convolution(nn.Module):
-    """Filters over two and three neighbouring words, the strongest answer of each (Kim 2014).
+    """Convolutions over two and three neighbouring words, then the maximum of each filter (Kim 2014).
 
-    There is no bias, so that padding says nothing.
+    They have no bias, so that padding has no effect.
     """
 
     def __init__(self, width: int) -> None:
@@ -129,7 +130,7 @@ class Convolution(nn.Module):
 
 
 class Attended(nn.Module):
-    """A small transformer over the words and their places; the mean over what it makes of them."""
+    """A small transformer over words with learned position embeddings; the sum over its outputs for real words."""
 
     def __init__(self, width: int, words: int, *, layers: int = 2) -> None:
         super().__init__()
@@ -142,21 +143,19 @@ class Attended(nn.Module):
 
 
 def text_net(name: str, width: int, *, words: int, out: int | None = None) -> nn.Sequential:
-    """One of `READINGS`, beside TF-IDF; with a last linear layer named `head` where `out` is given.
+    """Returns TF-IDF with one of `READINGS`, and a last linear layer named `head` where `out` is given.
 
     Args:
-        width: of a token's vector; of the transformer's layers; of the CNN's filters of each kind.
-        words: the most in a text.
+        width: length of a token's vector, width of the transformer, number of the CNN's filters of each size.
+        words: largest number of words in a text.
     """
     reading = {"bag": Sum, "cnn": lambda: Convolution(width), "transformer": lambda: Attended(width, words)}[name]()
-    layers: OrderedDict[str, nn.Module] = OrderedDict({name: TextNet(reading, width)})
-    if out is not None:
-        layers["head"] = nn.Linear(PLACES + (2 if name == "cnn" else 1) * width, out)
-    return nn.Sequential(layers)
+    size = PLACES + (2 if name == "cnn" else 1) * width
+    return with_head(OrderedDict({name: TextNet(reading, width)}), size, out)
 
 
 def idf(inputs: Iterable[UInt16[np.ndarray, "rows words tokens"]]) -> Float[np.ndarray, " buckets"]:
-    """1 + log((1 + texts) / (1 + texts with the token)), from the rows of all texts (several arrays of them)."""
+    """Returns 1 + log((1 + texts) / (1 + texts with the token)) of every token, from arrays of texts."""
     found, texts = np.zeros(BUCKETS), 0
     for rows in inputs:
         texts += len(rows)
@@ -169,7 +168,7 @@ def idf(inputs: Iterable[UInt16[np.ndarray, "rows words tokens"]]) -> Float[np.n
 
 @torch.no_grad()
 def begin_at_idf(net: nn.Module, inputs: Iterable[UInt16[np.ndarray, "rows words tokens"]]) -> None:
-    """Make every token of the network as loud as it is rare in these texts."""
+    """Sets the loudness of every token in the network to its log idf in these texts."""
     if own := [module for module in net.modules() if isinstance(module, Tokens)]:
         loudness = torch.from_numpy(np.log(idf(inputs))).float()
         for module in own:
@@ -177,7 +176,7 @@ def begin_at_idf(net: nn.Module, inputs: Iterable[UInt16[np.ndarray, "rows words
 
 
 class TfIdf(nn.Module):
-    """(1 + log count) * `idf` of each of a text's tokens, at unit length; nothing is learned."""
+    """TF-IDF vectors of unit length, (1 + log count) * `idf` for each token; nothing is learned."""
 
     idf: Tensor
 

@@ -22,7 +22,7 @@ from upstairs.engine.evolution import es_step
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.learners import of_late, seeded_learner, whose_turn
+from upstairs.learners import recent_means, seeded_learner, whose_turn
 from upstairs.learners.options import ViewOptions
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
@@ -160,7 +160,7 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
             name, *seen = take_step(run)
             windows[name].append((seen[0], seen[1]))
             progress.seconds = time.monotonic() - started
-            losses, score = of_late(windows)
+            losses, score = recent_means(windows)
             due = run.stage > stage or run.done >= 1
             if due:
                 validate(run, losses, score)

@@ -1,7 +1,7 @@
-"""Generative learners: they model the examples of one class, and some of them draw more of it.
+"""Generative learners, which model the examples of one class; some of them generate new ones.
 
-Their tasks are sets of one class (a way of 1). The prediction for a query is one number: a lower bound on its
-log-likelihood in nats, or the score that stands in its place; higher is better.
+Their tasks are sets of one class (a way of 1). The prediction for a query is one number, the higher the better: a lower
+bound on its log-likelihood in nats, or another score.
 """
 
 from typing import NamedTuple
@@ -18,15 +18,15 @@ from upstairs.settings import TaskKind
 
 
 def minus(prediction: Float[Tensor, "n 1"], y: Tensor) -> Float[Tensor, " n"]:
-    """The loss of a generator: less what it predicts of each query, whose label says nothing."""
+    """Returns the loss of a generator, the negative prediction for each query; labels are ignored."""
     return -prediction[:, 0]
 
 
 class Course(Noise):
-    """What changes while a variational autoencoder trains: its noise, the weight of its KL terms, what it is shown.
+    """The schedules of a variational autoencoder: its noise, the weight of its KL terms, and empty support sets.
 
-    `heat` rises from 0.1 to 1 over the first tenth of training. `kept` is 0 in one meta-step of eight, where the
-    support set is left out so that the network learns classes at large too; in evaluation both are 1.
+    The KL weight `heat` rises from 0.1 to 1 over the first tenth of training. `kept` is 0 in one meta-step of eight,
+    where the support set is left out so that the network also learns the prior over classes. In evaluation both are 1.
     """
 
     heat: Tensor
@@ -44,20 +44,20 @@ class Course(Noise):
             self.register_buffer(name, torch.tensor(float(value)), persistent=False)
 
     def rows(self, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n size"]:
-        """Noise for each example, other for each task: rows that depend on nothing but the examples."""
+        """Returns noise for each example; the rows depend only on the examples, and differ between tasks."""
         numbers = self().to(x.dtype)
         return F.embedding(scatter(x) % len(numbers), numbers)
 
 
 class Exemplars(NamedTuple):
-    """The support pictures, a vector that tells what each is like, and which are real."""
+    """The support pictures, an encoding of each, and which are real."""
 
     x: Float[Tensor, "n c h w"]
     summary: Float[Tensor, "n e"]
     mask: Bool[Tensor, " n"]
 
     def at(self, index: Int[Tensor, " m"]) -> tuple[Float[Tensor, "m c h w"], Float[Tensor, "m e"]]:
-        """For each index the picture and its summary."""
+        """Returns the picture and its summary for each index."""
         return F.embedding(index, self.x.flatten(1)).reshape(-1, *self.x.shape[1:]), F.embedding(index, self.summary)
 
     @property
@@ -65,17 +65,16 @@ class Exemplars(NamedTuple):
         return self.mask.sum().clamp(min=1)
 
     def choose(self, noise: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
-        """The place of a real picture for each standard normal number, all pictures alike."""
+        """Maps each standard normal number to the index of a real picture, uniformly."""
         share = 0.5 * (1 + torch.erf(noise / 2**0.5))  # uniform from 0 to 1
         return nth(self.mask, torch.minimum((share * self.size).long(), self.size - 1))
 
 
 class GenerativeLearner(Learner[State]):
-    """A learner that models the class of its support set: it predicts a bound on the log-likelihood of a query.
+    """A learner that models the class of its support set; it predicts a bound on the log-likelihood of a query.
 
-    One that draws more examples of the class has a `noise_size` and `draw`. All randomness comes in as standard normal
-    numbers, so that `draw` is a pure function of the state and of them: it has a gradient, and the same numbers under
-    two states show the same hand.
+    A learner that generates new examples has `noise_size` and `draw`. `draw` is a pure, differentiable function of the
+    state and of standard normal noise; equal noise under two states gives drawings of equal style.
     """
 
     loss_fn: LossFn = staticmethod(minus)
@@ -92,9 +91,9 @@ class GenerativeLearner(Learner[State]):
 
 
 class Unconditioned(GenerativeLearner[State]):
-    """The same network without its examples: its state is that of an empty support set.
+    """A baseline for a generator: the same network with the state of an empty support set.
 
-    It is the baseline of a generator that `conditions_on_none`, such as the Neural Statistician, whose prior is p(c).
+    It needs a generator that `conditions_on_none`, such as the Neural Statistician, whose prior is p(c).
     """
 
     def __init__(self, generator: Learner[State]) -> None:

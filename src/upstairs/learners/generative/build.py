@@ -1,4 +1,4 @@
-"""How the generative learners are built from settings."""
+"""Builders of the generative learners from settings."""
 
 from upstairs.core import Learner
 from upstairs.learners.building import own_options

@@ -1,4 +1,4 @@
-"""DAGAN: a generator draws a class again after one example of it, and a critic compares the two."""
+"""DAGAN: a generator redraws one example of a class, and a critic compares the copy with other examples."""
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ from upstairs.learners.generative.likelihood import scatter
 from upstairs.learners.model_based.conditioned import Noise
 from upstairs.nets.drawing import Bender, critic, picture_reader
 
-LOOKED_AT = 16  # draws behind the score that `predict` gives
+LOOKED_AT = 16  # number of draws in the score of `predict`
 
 
 class Redrawer(nn.Module):
-    """What the generator is: `read` says what a picture is like, `draw` is a `Bender`."""
+    """The generator: `read` encodes a picture, `draw` is a `Bender`."""
 
     def __init__(self, read: nn.Module, draw: Bender) -> None:
         super().__init__()
@@ -26,26 +26,26 @@ class Redrawer(nn.Module):
 
 
 class DAGAN(Game[Exemplars], GenerativeLearner[Exemplars]):
-    """A generator redraws a picture of any class, and a critic tells such a copy from another picture of the class.
+    """DAGAN: a generator redraws a picture, and a critic tells such a copy from another picture of the class.
 
-    Data augmentation GAN (Antoniou, Storkey and Edwards 2018): the critic sees pairs (s, x), s of the support set,
-    x real or made from s, so that what is made must be of the same class, and yet not s again.
+    Data augmentation GAN (Antoniou, Storkey and Edwards 2018): the critic reads pairs (s, x), s from the support set, x
+    real or generated from s. A generated x must therefore be of the same class as s, but differ from it.
 
         L_critic    = mean of softplus(D(made) - D(real)) + penalty (R1 + R2),   D(real) = D(s, x_i, x_i+1)
         L_generator = mean of softplus(D(real) - D(made)),                       D(made) = D(s, G(s, z_i), G(s, z_i+1))
 
-    Three changes keep it from collapsing in minutes of training: the critic sees two at a time, so that a generator
-    which ignores z is caught (PacGAN: Lin et al. 2018); the loss is relativistic with penalties at zero slope (R3GAN:
-    Huang et al. 2024) in place of WGAN-GP; and the generator bends s and redraws its strokes (`Bender`), where the
-    paper's has to draw it anew. `predict` gives `nearness`, a bound of its own kind: not to be compared with a VAE's.
+    Three changes prevent mode collapse: the critic reads two pictures at a time, which detects a generator that ignores
+    z (PacGAN: Lin et al. 2018); the loss is relativistic with zero-centred gradient penalties (R3GAN: Huang et al.
+    2024) instead of WGAN-GP; and the generator warps s and redraws its strokes (`Bender`), where the paper's decodes a
+    new picture. `predict` returns `nearness`, which is not comparable with the bound of a VAE.
 
     Args:
-        generator: bends a picture and redraws its strokes, as `size` numbers z say.
-        critic: one number for each of pictures of three times the channels, [s, x, x'].
-        size: of z.
-        penalty: weight of the squared slopes.
-        turns: steps of the critic for each one of the generator.
-        truncation: z is so much smaller where it draws than in training: less variety, each more like its class (the
+        generator: warps a picture and redraws its strokes, given a vector z.
+        critic: a module from pictures of three times the channels, [s, x, x'], to one number.
+        size: length of z.
+        penalty: weight of the gradient penalties.
+        turns: critic steps for each generator step.
+        truncation: factor of z in `draw`; below 1 drawings vary less and are more typical of their class (the
             truncation trick: Brock, Donahue and Simonyan 2019).
     """
 
@@ -70,7 +70,7 @@ class DAGAN(Game[Exemplars], GenerativeLearner[Exemplars]):
     def redraw(
         self, state: Exemplars, which: Float[Tensor, " count"], z: Float[Tensor, "count k"]
     ) -> tuple[Float[Tensor, "count c h w"], Float[Tensor, "count c h w"]]:
-        """Support pictures, and each of them drawn again."""
+        """Returns chosen support pictures, and each of them redrawn."""
         after, read = state.at(state.choose(which))
         return after, self.generator.draw(z, after, read).sigmoid()
 
@@ -79,7 +79,7 @@ class DAGAN(Game[Exemplars], GenerativeLearner[Exemplars]):
 
     def player_loss(self, name: str, task: Task) -> tuple[Tensor, Tensor]:
         state, x = self.adapt(task.support), task.query.x
-        noise = F.embedding(scatter(x) % len(self.noise.drawn), self.noise.drawn.to(x.dtype))  # other for each task
+        noise = F.embedding(scatter(x) % len(self.noise.drawn), self.noise.drawn.to(x.dtype))  # differs between tasks
         after, made = self.redraw(state, noise[:, 0], noise[:, 1:])
         packs = [torch.cat([after, each, each.roll(1, 0)], 1) for each in (x, made)]
         real, fake = (self.judged(pack) for pack in packs)
@@ -96,9 +96,9 @@ def dagan(shape: tuple[int, ...], *, width: int = 16, turns: int = 1) -> DAGAN:
     """Data augmentation GAN (Antoniou, Storkey and Edwards 2018): L_critic = mean of softplus(D(made) - D(real)).
 
     Args:
-        shape: of one picture, (channels, height, width), of 16 pixels or more.
+        shape: shape of one picture, (channels, height, width), of 16 pixels or more.
         width: channels of the drawing network at full size; the critic has twice as many.
-        turns: steps of the critic for each one of the generator.
+        turns: critic steps for each generator step.
 
     Raises:
         UpstairsError: inputs of another shape.

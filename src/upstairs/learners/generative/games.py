@@ -1,9 +1,9 @@
-"""Several players in one learner: each has meta-parameters and a loss of its own, and they take turns.
+"""Learners with several players, such as a generator and a critic (Goodfellow et al. 2014), which take turns.
 
-    theta_p <- theta_p - rate_p * d L_p(theta_1, ..., theta_n) / d theta_p,   one player p after another
+    theta_p <- theta_p - lr_p * d L_p(theta_1, ..., theta_n) / d theta_p,   one player p after another
 
-A generator and a critic (Goodfellow et al. 2014) are two. The trainer knows no game: it steps whatever learner's turn
-it is, and an ordinary learner is the case of one player.
+Each player has its own meta-parameters and its own loss. The trainer treats every player as a learner; an ordinary
+learner is the case of one player.
 """
 
 import math
@@ -21,21 +21,21 @@ from upstairs.tree import named_parameters_of
 class Game(Learner[State]):
     """A learner whose meta-parameters belong to players with different losses.
 
-    Each player is a submodule, named in `sides` in the order of their turns; all meta-parameters must be in one of
-    them. Training reports the score of the first one's predictions.
+    Each player is a submodule, named in `sides` in the order of turns; every meta-parameter must belong to one of them.
+    Training reports the score of the first player's predictions.
     """
 
     sides: dict[str, Side]
 
     @abstractmethod
     def player_loss(self, name: str, task: Task) -> tuple[Tensor, Tensor]:
-        """The loss of one player on one task, and predictions, of the queries where it is the first player.
+        """Returns one player's loss on one task, with the other players' parameters constant, and predictions.
 
-        The parameters of the others are constants here.
+        The first player's predictions are those of the queries.
         """
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        """The sum of the players' losses, whose gradient in each one's parameters is that of its own loss."""
+        """Returns the sum of the players' losses; its gradient in each player's parameters is that of its own loss."""
         found = [Turn(self, name).meta_loss(task) for name in self.sides]
         return torch.stack([loss for loss, _ in found]).sum(), found[0][1]
 
@@ -54,7 +54,7 @@ class _Loss(nn.Module):
 
 
 class Turn(Learner[State]):
-    """A game as one player sees it: its meta-loss is its own, and only its own parameters learn."""
+    """A game as one player's learner: the meta-loss is that player's, and only its parameters are trained."""
 
     def __init__(self, game: Game, name: str) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ class Turn(Learner[State]):
 
 
 def whose_turn(players: list[Player], step: int) -> tuple[Player, int]:
-    """The player who moves at this meta-step, and which round it is."""
+    """Returns the player of this meta-step, and the number of the round."""
     order = [player for player in players for _ in range(player.side.turns)]
     return order[step % len(order)], step // len(order)
 
 
-def of_late(steps: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[dict[str, float], float]:
-    """The mean of each player's recent losses, and of the recent scores, which are the first player's.
+def recent_means(steps: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[dict[str, float], float]:
+    """Returns the means of the players' recent losses, and of the first player's recent scores.
 
-    Of several players there is each one's loss too, as `loss_NAME`, and the loss is their sum.
+    With several players each one's loss is given as `loss_NAME`, and `loss` is their sum.
     """
     means = {name: [sum(column) / len(seen) for column in zip(*seen, strict=True)] for name, seen in steps.items()}
     each = {f"loss_{name}": mean[0] for name, mean in means.items() if name and mean}

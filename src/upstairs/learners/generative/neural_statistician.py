@@ -1,4 +1,4 @@
-"""The Neural Statistician: a variational autoencoder of sets, with a latent of the set and one of each example."""
+"""The Neural Statistician: a variational autoencoder of sets, with a latent for the set and one per example."""
 
 from math import prod
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from upstairs.nets.drawing import PictureWriter, picture_reader
 
 
 class Factors(NamedTuple):
-    """The posterior over the latent of the set, as the product of the prior and a Gaussian factor of each example."""
+    """The posterior over the latent of the set: the product of the prior and a Gaussian factor of each example."""
 
     precision: Float[Tensor, " d"]
     weighted: Float[Tensor, " d"]  # precision times mean
@@ -25,12 +25,12 @@ class Factors(NamedTuple):
         return Gaussian(self.weighted / self.precision, -0.5 * self.precision.log())
 
     def times(self, other: "Factors") -> "Factors":
-        """With what another set says, whose own prior counts once."""
+        """Multiplies by the factors of another set, counting the prior once."""
         return Factors(self.precision + other.precision - 1, self.weighted + other.weighted)
 
 
 def product(each: Factors, examples: Examples) -> Factors:
-    """The prior N(0, I) times the factors of the real examples."""
+    """Returns the prior N(0, I) times the factors of the real examples."""
     real = examples.mask[:, None].to(each.weighted.dtype)
     return Factors(1 + (real * each.precision).sum(0), (real * each.weighted).sum(0))
 
@@ -41,15 +41,15 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         p(set) = integral of p(c) prod over x of (integral of p(x | z, c) p(z | c) dz) dc,   p(c) = N(0, I)
         meta-loss = (KL(q(c | S, Q) || q(c | S)) + sum over Q of (KL(q(z | x, c) || p(z | c)) - log p(x | z, c))) / |Q|
 
-    S is the support set, Q the queries. The state is q(c | S); that of an empty set is p(c), and in one meta-step of
-    eight S is left out: the meta-loss is then the paper's, of the set Q. `predict` gives the importance-weighted bound
+    S is the support set, Q the queries. The state is q(c | S), for an empty set p(c). In one meta-step of eight S is
+    left out, and the meta-loss is then the paper's, of the set Q. `predict` returns the importance-weighted bound
     (Burda et al. 2016) on log p(x | S) of each query, with c drawn from q(c | S, x) and z from q(z | x, c).
 
     Args:
-        read: from inputs to vectors of `size` numbers.
-        write: from vectors of 2 latent numbers to the parameters of `likelihood`.
-        latent: numbers in c, and in z.
-        samples: behind the bound that `predict` gives.
+        read: encoder from inputs to vectors of length `size`.
+        write: decoder from vectors of length 2 `latent` to the parameters of `likelihood`.
+        latent: length of c, and of z.
+        samples: number of samples in the bound of `predict`.
     """
 
     conditions_on_none = bounds_likelihood = True
@@ -69,7 +69,7 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         self.course.at(progress)
 
     def factors(self, x: Float[Tensor, "n *feature"]) -> tuple[Float[Tensor, "n d"], Factors]:
-        """What was read of each example, and its factor; the precision is small at the start."""
+        """Returns the encoding of each example and its factor, whose initial precision is small."""
         h = self.read(x)
         mean, raw = self.factor(h).chunk(2, -1)
         precision = F.softplus(raw - 2)
@@ -79,7 +79,7 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         return product(self.factors(support.x)[1], support)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Float[Tensor, "n 1"]]:
-        """The negative evidence lower bound of the queries given the support set, per query; and each one's part."""
+        """Returns the negative evidence lower bound per query given the support set, and each query's bound."""
         x = task.query.x
         support, (h, own) = self.adapt(task.support), self.factors(x)
         kept = self.course.kept
@@ -113,10 +113,10 @@ def neural_statistician(shape: tuple[int, ...], *, width: int = 32) -> NeuralSta
         p(set) = integral of p(c) prod over x of (integral of p(x | z, c) p(z | c) dz) dc
 
     Args:
-        shape: of one input; of one channel it is ink or paper, else each value has a mean and a scale.
-        width: channels of the networks at full size; vectors have four times as many numbers.
+        shape: shape of one input; pictures of one channel have Bernoulli likelihoods, other inputs Gaussian ones.
+        width: channels of the networks at full size; vectors are four times as long.
     """
-    drawings = len(shape) == 3 and shape[0] == 1  # ink or paper; all else has a mean and a scale for each value
+    drawings = len(shape) == 3 and shape[0] == 1
     likelihood, parameters = (bernoulli_log_p, 1) if drawings else (gaussian_log_p, 2)
     size = 4 * width
     read: nn.Module

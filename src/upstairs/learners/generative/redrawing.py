@@ -1,4 +1,4 @@
-"""A variational autoencoder that redraws: an example of a class is another one, bent by a latent of the writer's."""
+"""A variational autoencoder that redraws: an example of a class is another one, warped by a latent."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,22 +12,22 @@ from upstairs.nets.drawing import Bender, pair_reader, picture_reader
 
 
 class Redrawing(GenerativeLearner[Exemplars]):
-    """New pictures of a class are its support pictures redrawn, each with a latent of its own.
+    """A generator whose new pictures of a class are its support pictures redrawn, each with its own latent.
 
         p(x | S) = 1/|S| sum over s in S of integral of p(x | z, s) p(z | s) dz,   p(x | z, s) = Bernoulli(bender(z, s))
         meta-loss = mean over queries x, with s one of S, of KL(q(z | x, s) || p(z | s)) - log p(x | z, s)
 
-    The decoder does not draw the class anew from a code, which blurs what it never saw: it moves and bends the support
-    picture and redraws its strokes (`Bender`; one-shot generation with a spatial transformer: Rezende et al. 2016).
+    The decoder warps the support picture and redraws its strokes (`Bender`; one-shot generation with a spatial
+    transformer: Rezende et al. 2016). Decoding from a code alone would blur unseen classes.
 
-    `predict` gives the importance-weighted bound on log p(x | S) of each query: the draws are shared out over the
-    support pictures, more to those that look like the query. Values above a half are ink (1), others paper (0).
+    `predict` returns the importance-weighted bound on log p(x | S) of each query; its samples are divided among the
+    support pictures, the nearest first. Values above a half are ink (1), others paper (0).
 
     Args:
-        shape: of one input, (1, height, width), of 16 pixels or more.
+        shape: shape of one input, (1, height, width), of 16 pixels or more.
         width: channels of the drawing network at full size.
-        latent: numbers in z.
-        samples: behind the bound that `predict` gives.
+        latent: length of z.
+        samples: number of samples in the bound of `predict`.
     """
 
     bounds_likelihood = True
@@ -38,7 +38,7 @@ class Redrawing(GenerativeLearner[Exemplars]):
         self.summarise = picture_reader(shape, width=width, out=size)
         self.recognise = pair_reader(shape, width=width, out=2 * latent)
         self.prior = nn.Sequential(nn.ReLU(), last := nn.Linear(size, 2 * latent))
-        with torch.no_grad():  # a standard normal, nearly, at the start
+        with torch.no_grad():  # nearly a standard normal at the start
             last.weight.mul_(0.1), last.bias.zero_()
         self.bender = Bender(latent, size, shape, width=width)
         self.course = Course(latent, samples=samples)
@@ -50,7 +50,7 @@ class Redrawing(GenerativeLearner[Exemplars]):
         return Exemplars(support.x, self.summarise(support.x), support.mask)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Float[Tensor, "n 1"]]:
-        """The negative evidence lower bound of a query, each given one of the support pictures."""
+        """Returns the negative evidence lower bound per query, each given one of the support pictures."""
         x, state = task.query.x, self.adapt(task.support)
         s, h = state.at(nth(state.mask, scatter(x) // 7 % state.size))
         q = self.posterior(x, s)
@@ -59,7 +59,7 @@ class Redrawing(GenerativeLearner[Exemplars]):
         return -task.query.mean(bound), bound[:, None]
 
     def posterior(self, x: Float[Tensor, "n c h w"], s: Float[Tensor, "n c h w"]) -> Gaussian:
-        """q(z | x, s)."""
+        """Returns q(z | x, s)."""
         return gaussian(self.recognise(torch.cat([x, s], 1)))
 
     def predict(self, state: Exemplars, x: Tensor, /) -> Float[Tensor, "n 1"]:
@@ -74,12 +74,12 @@ class Redrawing(GenerativeLearner[Exemplars]):
             s, h = state.at((near * (places == rank)).sum(1))
             z = q.at(row)
             fit = bernoulli_log_p(self.bender(z, s, h), x) + gaussian(self.prior(h)).log_p(z) - q.log_p(z)
-            share = (len(numbers) - 1 - rank) // state.size + 1  # draws that this support picture has
+            share = (len(numbers) - 1 - rank) // state.size + 1  # number of samples for this support picture
             logs.append(fit - (share * state.size).to(x.dtype).log())
         return torch.stack(logs).logsumexp(0)[:, None]
 
     def nearest(self, state: Exemplars, x: Tensor) -> Int[Tensor, "n m"]:
-        """For each query the places of the support pictures, the nearest first, padding last."""
+        """Returns for each query the indices of the support pictures, nearest first, padding last."""
         a, b = x.flatten(1), state.x.flatten(1)
         distance = b.square().sum(1) - 2 * a @ b.T
         return torch.where(state.mask, distance, torch.finfo(a.dtype).max).argsort(1)
@@ -87,14 +87,14 @@ class Redrawing(GenerativeLearner[Exemplars]):
     def draw(self, state: Exemplars, noise: Float[Tensor, "count k"], /) -> Tensor:
         s, h = state.at(state.choose(noise[:, 0]))
         logits = self.bender(gaussian(self.prior(h)).at(noise[:, 1:]), s, h)
-        return (4 * (logits + 0.5)).sigmoid()  # strokes, ink from a probability of 0.38 on, and not the haze around
+        return (4 * (logits + 0.5)).sigmoid()  # sharpened, with ink above a probability of 0.38
 
 
 def redrawing(shape: tuple[int, ...], *, width: int = 16) -> Redrawing:
     """A variational autoencoder that redraws: p(x | S) = 1/|S| sum over s of integral p(x | z, s) p(z | s) dz.
 
     Args:
-        shape: of one picture, (1, height, width), of 16 pixels or more.
+        shape: shape of one picture, (1, height, width), of 16 pixels or more.
         width: channels of the drawing network at full size.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The table of generative learners."""
+"""The registry's entries of the generative learners."""
 
 from upstairs.learners.entries import Entry
 from upstairs.learners.options import CriticOptions
@@ -6,7 +6,7 @@ from upstairs.learners.options import CriticOptions
 HERE = "upstairs.learners.generative.build:"
 _SETS = {"query": 4, "norm": "none", "lr": 1e-3, "validations": 10, "validation_tasks": 60}
 
-# what was measured, did not help and is no longer here: docs/generation.md has the numbers
+# learners that did not help and were removed: docs/generation.md has the measurements
 REMOVED = {
     "metagan": "it was 3 points worse than its own classifier, so train protonet",
     "figr": "its drawings were recognised no more often than by guessing, so train dagan or redrawing",
@@ -21,7 +21,7 @@ GENERATIVE_LEARNERS: dict[str, Entry] = {
         generation=_SETS | {"shot": "1-10", "width": 32},
     ),
     "redrawing": Entry(
-        HERE + "build_redrawing", "a variational autoencoder that bends and redraws the support pictures",
+        HERE + "build_redrawing", "a variational autoencoder that warps and redraws the support pictures",
         generation=_SETS | {"width": 16},
     ),
 }  # fmt: skip

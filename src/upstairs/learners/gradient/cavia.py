@@ -1,4 +1,4 @@
-"""CAVIA: a small vector, the context, is all that adapts; the network that reads it is shared by all tasks."""
+"""CAVIA: only a small vector, the context, adapts; the network that reads it is shared by all tasks."""
 
 import copy
 from typing import Unpack
@@ -12,7 +12,7 @@ from upstairs.learners.gradient.maml import GradientLearner, Options
 
 
 class Concatenated(nn.Module):
-    """`net` of the input with the context beside it: f([x, c]); `net` takes `size` inputs more."""
+    """Concatenates a context to the input: f([x, c]); `net` takes `size` more inputs."""
 
     def __init__(self, net: nn.Module, size: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Concatenated(nn.Module):
 
 
 class Film(nn.Module):
-    """Features scaled and shifted as the context says (Perez et al. 2018): (1 + A c) * z + B c."""
+    """Scales and shifts features by a linear function of a context (Perez et al. 2018): (1 + A c) * z + B c."""
 
     def __init__(self, features: int, size: int) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Film(nn.Module):
 
 
 def modulated(net: nn.Module, size: int) -> nn.Module:
-    """A copy of `net` with a `Film` before each ReLU, each with a context of its own of `size` numbers."""
+    """Returns a copy of `net` with a `Film` before each ReLU, each with its own context of length `size`."""
     other = copy.deepcopy(net)
     for parent in list(other.modules()):
         features = 0
@@ -51,12 +51,12 @@ def modulated(net: nn.Module, size: int) -> nn.Module:
 def cavia(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 1.0, **options: Unpack[Options]
 ) -> GradientLearner:
-    """Fast context adaptation (Zintgraf et al. 2019): MAML whose parameters named `context` alone adapt, from zero.
+    """CAVIA (Zintgraf et al. 2019): MAML in which only the parameters named `context` adapt, from zero.
 
         c_0 = 0,  c_{k+1} = c_k - lr * grad_c L_support(c_k, theta),  meta-gradient = d L_query(c_K, theta) / d theta
 
     Args:
-        net: with parameters named `context` (see `Concatenated` and `modulated`); any other is `modulated` with 100.
+        net: with parameters named `context` (see `Concatenated`, `modulated`); other nets become `modulated(net, 100)`.
     """
     if not any(name.split(".")[-1] == "context" for name, _ in net.named_parameters()):
         net = modulated(net, size=100)

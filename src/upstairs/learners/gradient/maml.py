@@ -1,14 +1,14 @@
-"""Learners whose inner loop descends a gradient: MAML, FOMAML, ANIL, BOIL, Meta-SGD, Meta-Curvature, iMAML.
+"""Learners whose inner loop is gradient descent: MAML, FOMAML, ANIL, BOIL, Meta-SGD, Meta-Curvature, iMAML.
 
-    phi_0 = theta,  phi_{k+1} = phi_k - rate * grad L_support(phi_k),  meta-gradient = d L_query(phi_K) / d theta
+    phi_0 = theta,  phi_{k+1} = phi_k - lr * grad L_support(phi_k),  meta-gradient = d L_query(phi_K) / d theta
 
-One class; the published names are what they choose: which parameters adapt, by which rule, and how the meta-gradient
-passes the inner loop.
+All are one class with different choices: which parameters adapt, by which update rule, and how the meta-gradient is
+computed through the inner loop.
 """
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from jaxtyping import Float
@@ -24,22 +24,25 @@ from upstairs.nets.norm import is_transductive
 from upstairs.nets.text import Tokens
 from upstairs.tree import modules_of, named_parameters_of
 
-Fast = Callable[[str], bool]  # does the parameter of this name adapt?
+Fast = Callable[[str], bool]  # name of a parameter -> whether it adapts
 
 
 class GradientLearner(Learner[Params]):
-    """Start from the meta-learned `net`, descend on the support set; the state is the adapted ("fast") weights.
+    """A learner that adapts `net` by gradient descent on the support set; the state is the adapted ("fast") weights.
 
     Args:
-        net: any module; for classification its outputs are logits, as many as the largest way.
-        rule: the inner optimiser.
-        steps: inner steps.
-        differentiate: `Exact()`, `FirstOrder()` or `Implicit()`: how the meta-gradient passes the inner loop.
-        fast: which parameters, by name, adapt; the others are shared by all tasks. None: those that are not frozen
-            (all, where all are).
-        batch: support examples in an inner step, as `minibatch` takes them; None: all of them.
-        way: classes that `predict` answers; None for regression.
-        loss_fn: None is cross-entropy, and for regression the squared error.
+        net: any module; for classification its outputs are logits for the largest number of classes.
+        rule: the update rule of the inner loop.
+        steps: number of inner steps.
+        differentiate: `Exact()`, `FirstOrder()` or `Implicit()`: the meta-gradient through the inner loop.
+        fast: selects by name the parameters that adapt; the others are shared by all tasks. None: those that are not
+            frozen, or all where all are frozen.
+        batch: support examples in an inner step, chosen by `minibatch`; None: all of them.
+        way: number of classes that `predict` answers; None for regression.
+        loss_fn: None is cross-entropy, for regression the squared error.
+
+    Raises:
+        UpstairsError: no parameter would adapt, or `batch` does not fit.
     """
 
     def __init__(
@@ -53,10 +56,16 @@ class GradientLearner(Learner[Params]):
         self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
         self.batch, self.way = batch, way
         self.outputs: int | None = way
-        check_adapting(self)
+        if not self.adapting():
+            names = ", ".join(name for name, _ in net.named_parameters())
+            raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
+        if batch is not None and (batch < 1 or isinstance(differentiate, Implicit)):
+            raise UpstairsError(
+                f"batch is {batch}: it takes 1 or more, and None for iMAML, whose loop has one minimum to find"
+            )
 
     def adapting(self) -> Params:
-        """The parameters that adapt, by name."""
+        """Returns the parameters that adapt, by name."""
         return adapting(self.net, self.fast)
 
     @property
@@ -83,7 +92,7 @@ class GradientLearner(Learner[Params]):
         return other
 
     def start(self, support: Examples) -> Params:
-        """Where the inner loop starts."""
+        """Returns the parameters from which the inner loop starts."""
         return self.adapting()
 
     def adapt(self, support: Examples, /) -> Params:
@@ -97,68 +106,52 @@ class GradientLearner(Learner[Params]):
             return self.answer(params, x)
 
     def answer(self, params: Params, x: Tensor) -> Tensor:
-        """The network's output with these parameters, at whichever inner step."""
-        prediction = one_tensor(self.net, functional_call(self.net, params, x))
+        """Returns the network's output with these parameters, at the current inner step."""
+        prediction = functional_call(self.net, params, x)
+        if not isinstance(prediction, Tensor):
+            raise UpstairsError(
+                f"{type(self.net).__name__} returned a {type(prediction).__name__} and a learner needs one tensor: "
+                "wrap it in a module whose forward returns the one to predict with"
+            )
         return prediction if self.way is None else prediction[..., : self.way]
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
-        """The mean over the real examples."""
+        """Returns the mean loss over the real examples."""
         return mean_loss(self.loss_fn, self.answer(params, examples.x), examples)
 
     def inner_loss(self, params: Params, support: Examples) -> Float[Tensor, ""]:
-        """What an inner step descends."""
+        """Returns the loss of the current inner step."""
         return self.loss(params, support if self.batch is None else minibatch(support, self.batch, inner_step()))
 
 
-def check_adapting(learner: GradientLearner) -> None:
-    """Raise UpstairsError where nothing would adapt, or where minibatches cannot be."""
-    if not learner.adapting():
-        names = ", ".join(name for name, _ in learner.net.named_parameters())
-        raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
-    if learner.batch is not None and (learner.batch < 1 or isinstance(learner.differentiate, Implicit)):
-        raise UpstairsError(
-            f"batch is {learner.batch}: it takes 1 or more, and None for iMAML, whose loop has one minimum to find"
-        )
-
-
-def one_tensor(net: nn.Module, output: Any) -> Tensor:
-    """The output, where it is one."""
-    if isinstance(output, Tensor):
-        return output
-    raise UpstairsError(
-        f"{type(net).__name__} returned a {type(output).__name__} and a learner needs one tensor: "
-        "wrap it in a module whose forward returns the one to predict with"
-    )
-
-
 def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
-    """The parameters that `fast` chooses by name; without it those that are not frozen, and all where all are.
+    """Returns the parameters that `fast` selects by name; without it those that are not frozen, or all where all are.
 
-    The vectors of a text's tokens are shared by all tasks, since one task has few of them.
+    The token embeddings of texts do not adapt, since one task contains few of the tokens.
     """
     params = named_parameters_of(net)
     if fast is not None:
         return {name: p for name, p in params.items() if fast(name) and p.is_floating_point()}
     if tokens := {id(p) for module in modules_of(net) if isinstance(module, Tokens) for p in module.parameters()}:
         params = {name: p for name, p in params.items() if id(p) not in tokens} or params
-    able = {name: p for name, p in params.items() if p.requires_grad}  # whole numbers never do
+    able = {name: p for name, p in params.items() if p.requires_grad}  # integer tensors never do
     return able or {name: p for name, p in params.items() if p.is_floating_point()}
 
 
 def head_of(net: nn.Module) -> str:
-    """How the names of the last layer's parameters start: with `head`, or else with the name of the last module."""
+    """Returns the name prefix of the last layer's parameters: `head`, or else the name of the last module."""
     names = [name for name, _ in net.named_parameters()]
     before, dot, _ = names[-1].rpartition(".")
     return "head" if any(name.startswith("head") for name in names) else before + dot
 
 
 def minibatch(examples: Examples, size: int, step: int) -> Examples:
-    """The `size` examples that step number `step` meets on a walk round the set, in an order that scatters neighbours.
+    """Returns the `size` examples of inner step `step`, in a cyclic order that mixes the classes.
 
-    It is a pure function of the step: nothing to seed, and nothing to store for resuming. Example i of those that are
-    real stands at the fractional part of i times the golden ratio (Knuth's multiplicative hashing), so classes that
-    follow each other are mixed evenly; which example is where, a task's own seed has drawn. Every step has other
-    examples until all were met; padding is met only where there are fewer than `size`, and stays masked.
+    It is a pure function of the step: there is nothing to seed or to store. Real example i has the sort key frac(i *
+    golden ratio) (Knuth's multiplicative hashing), which spreads neighbours, so that consecutive classes mix evenly.
+    Successive steps use different examples until all were used. Padding is included only where there are fewer than
+    `size` real examples, and stays masked.
     """
     n = len(examples.mask)
     if size >= n:
@@ -171,7 +164,7 @@ def minibatch(examples: Examples, size: int, step: int) -> Examples:
 
 
 class Options(TypedDict, total=False):
-    """What every learner below passes on to `GradientLearner`."""
+    """The options that every learner below passes on to `GradientLearner`."""
 
     steps: int
     batch: int | None
@@ -196,7 +189,7 @@ def anil(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str | None = None,
     **options: Unpack[Options],
 ) -> GradientLearner:  # fmt: skip
-    """Almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020).
+    """ANIL, almost no inner loop: only the parameters whose names start with `head` adapt (Raghu et al. 2020).
 
     Args:
         head: None is the last layer: see `head_of`.
@@ -209,7 +202,7 @@ def boil(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str | None = None,
     **options: Unpack[Options],
 ) -> GradientLearner:  # fmt: skip
-    """Body only in the inner loop: all adapt but the parameters whose names start with `head` (Oh et al. 2021).
+    """BOIL, body only in the inner loop: parameters whose names start with `head` do not adapt (Oh et al. 2021).
 
     Args:
         head: None is the last layer: see `head_of`.
@@ -225,7 +218,7 @@ def boil(
 def meta_sgd(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, **options: Unpack[Options]
 ) -> GradientLearner:
-    """Meta-SGD: MAML with a learned rate for each weight (Li et al. 2017)."""
+    """Meta-SGD: MAML with a learned learning rate for each weight (Li et al. 2017)."""
     return GradientLearner(net, LearnedRates(adapting(net), inner_lr), way=way, **options)
 
 
@@ -242,16 +235,16 @@ def imaml(
 ) -> GradientLearner:  # fmt: skip
     """iMAML: the meta-gradient at the minimum of support loss + strength / 2 |phi - theta|^2 (Rajeswaran et al. 2019).
 
-    Steps, rate and strength go together: the steps must come near the minimum (rate below 1 / curvature), and a weak
-    pull lets them go far, without which a task is not learned from so few examples.
+    The steps must come near the minimum (learning rate below 1 / curvature), and `strength` must be small enough that
+    the minimum is far from theta, or else a task is not learned from few examples.
     """
     return GradientLearner(net, SGD(inner_lr), way=way, differentiate=Implicit(strength, iterations), **options)
 
 
 def scratch(net: nn.Module, *, way: int | None = None, inner_lr: float = 0.2, steps: int = 8) -> GradientLearner:
-    """A baseline without meta-learning: `net` as it is trained on each support set.
+    """A baseline without meta-learning: `net` is trained on each support set.
 
-    A random net is training from scratch, a pretrained one fine-tuning. Its parameters are frozen for the outer loop.
+    With a random net this is training from scratch, with a pretrained one fine-tuning. The outer loop trains nothing.
     """
     for parameter in net.parameters():
         parameter.requires_grad_(False)

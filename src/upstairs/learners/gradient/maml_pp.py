@@ -1,4 +1,4 @@
-"""MAML++ (Antoniou, Edwards and Storkey 2019): what steadies MAML's training, as a composition."""
+"""MAML++ (Antoniou, Edwards and Storkey 2019): changes that stabilise the training of MAML."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ from upstairs.learners.gradient.maml import GradientLearner, adapting
 
 
 class MultiStep(GradientLearner):
-    """MAML judged after every inner step, first order at the beginning of training.
+    """MAML with a query loss after every inner step, and first order at the beginning of training.
 
         L = sum over k of w_k * L_query(phi_k),   w_k = (1 - t / until) / K for k < K,   w_K = 1 - the others
 
-    t is the share of training that is over: all steps count alike at t = 0, the last one alone from `until` on. Before
-    `exact_from` inner gradients are constants (derivative-order annealing).
+    t is the share of training that is over: all steps have equal weight at t = 0, only the last one from `until` on.
+    Before `exact_from` inner gradients are constants (derivative-order annealing).
 
     Args:
-        net, rule, options: those of `GradientLearner`; the rule is one without a state.
-        until: the share of training in which the steps before the last one count.
-        exact_from: the share of training that is first order.
+        net, rule, options: as for `GradientLearner`; the rule must have no state.
+        until: share of training in which the steps before the last one have a weight.
+        exact_from: share of training that is first order.
     """
 
     progress: Tensor
@@ -38,7 +38,7 @@ class MultiStep(GradientLearner):
         self.every_step = False
 
     def at(self, progress: float) -> None:
-        """Numbers go to a buffer, choices to attributes: a step is planned and compiled once for each choice."""
+        """Sets the progress as a buffer and the choices as attributes, since each choice is compiled once."""
         self.progress.fill_(progress)
         self.every_step = progress < self.until
         self.differentiate = FirstOrder() if progress < self.exact_from else EXACT
@@ -67,9 +67,9 @@ def maml_pp(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, steps: int = 3, until: float = 0.15,
     exact_from: float = 0.15, batch: int | None = None, loss_fn: LossFn | None = None,
 ) -> MultiStep:  # fmt: skip
-    """MAML++: `MultiStep` with a learned rate for each tensor of weights and each step.
+    """MAML++: `MultiStep` with a learned learning rate for each tensor of weights and each step.
 
-    The cosine schedule of the outer rate is the trainer's; batch statistics of each step are a norm of the network.
+    The paper's other changes lie elsewhere: the trainer has the cosine schedule, the norm `per_step` the statistics.
     """
     rule = StepRates(adapting(net), inner_lr, steps=steps)
     return MultiStep(

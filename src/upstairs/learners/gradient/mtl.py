@@ -1,7 +1,7 @@
-"""Meta-transfer learning: a network that classified all training classes is frozen, and tasks learn to use it.
+"""Meta-transfer learning: a pretrained network is frozen, and its scales and shifts are meta-learned.
 
-1. pretrain    `Pretrained` (pretrained.py): ordinary classification, one output for each training class
-2. meta-train  `mtl`: its weights frozen; learned across tasks are a scale and a shift, and where a task's head starts
+1. pretrain    `Pretrained` (metric/pretrained.py): ordinary classification of all training classes
+2. meta-train  `mtl`: weights are frozen; scales, shifts and the initial head are learned across tasks
 3. fine-tune   the head, on the support set: the inner loop
 """
 
@@ -19,9 +19,9 @@ from upstairs.nets.norm import BatchNorm, GroupNorm, measurable
 
 
 class Scaled(nn.Module):
-    """A convolution or linear layer whose weights are frozen, and scaled by what is learned: (weight * scale) x + bias.
+    """A convolution or linear layer with frozen weights and a learned scale: (weight * scale) x + bias.
 
-    The scale is one number for each filter of a convolution, [out, in, 1, 1], or each unit of a linear layer, [out, 1].
+    The scale has one number for each filter of a convolution, [out, in, 1, 1], or unit of a linear layer, [out, 1].
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
@@ -38,7 +38,7 @@ class Scaled(nn.Module):
 
 
 class Settled(nn.Module):
-    """Batch norm whose statistics stay those of pretraining; its bias is the learned shift."""
+    """Batch norm with the fixed statistics of pretraining; its bias is the learned shift."""
 
     def __init__(self, norm: BatchNorm) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Settled(nn.Module):
         self.weight = nn.Parameter(norm.weight.detach(), requires_grad=False)
         self.register_buffer("mean", norm.mean.clone())
         self.register_buffer("variance", norm.variance.clone())
-        measurable(self, measured=True)  # it is trained with them, whatever they are
+        measurable(self, measured=True)  # meta-training uses them as they are
 
     def forward(self, x: Float[Tensor, "n c *space"]) -> Float[Tensor, "n c *space"]:
         scale = self.weight * torch.rsqrt(self.variance + self.eps)
@@ -54,10 +54,10 @@ class Settled(nn.Module):
 
 
 def scale_shift(net: nn.Module, *, head: str = "head") -> nn.Module:
-    """A copy of `net` with all weights frozen but those of `head`, scales beside them, and biases for shifts.
+    """Returns a copy of `net` with all weights except those of `head` frozen, and with learned scales and shifts.
 
     The published shift is a bias after the scaled convolution. Where a norm follows, which would cancel it, the norm's
-    own bias is the shift. Parameters keep their names, so that the checkpoint of a pretrained network fits.
+    own bias is the shift. Parameters keep their names, so that the checkpoint of a pretrained network loads.
     """
     other = copy.deepcopy(net)
     for path, parent in list(other.named_modules()):
@@ -77,14 +77,14 @@ def mtl(
     net: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 10, head: str | None = None,
     batch: int | None = None,
 ) -> GradientLearner:  # fmt: skip
-    """Meta-transfer learning (Sun, Liu, Chua and Schiele 2019): `net` frozen, a scale and shift learned across tasks.
+    """Meta-transfer learning (Sun, Liu, Chua and Schiele 2019): `net` is frozen, scales and shifts are meta-learned.
 
         f(x) = head_phi(((W * scale) x + shift) ...),   phi from head_theta by `steps` on the support set,
         scale, shift and theta by the gradient of the query loss
 
     Args:
-        net: pretrained; its weights may also come later, by their names.
-        head: the name of its last layer, which adapts; None finds it (see `head_of`).
+        net: a pretrained network; its weights may also be loaded later, by name.
+        head: name of the last layer, which adapts; None finds it (see `head_of`).
     """
     start = head or head_of(net)
     return GradientLearner(

@@ -1,7 +1,6 @@
-"""Gradient learners whose last layer is made anew for each task: ProtoMAML, Unicorn-MAML.
+"""Gradient learners whose last layer is computed for each task: ProtoMAML, Unicorn-MAML.
 
-The head is a function of the support set's embeddings, so no class has a place in it; the inner loop then adapts it
-together with the encoder.
+The head is a function of the support set's embeddings; the inner loop then adapts it together with the encoder.
 """
 
 from collections import OrderedDict
@@ -22,7 +21,7 @@ MakeHead = Callable[[Prototypes], tuple[Float[Tensor, "way d"], Float[Tensor, " 
 
 
 class TaskHead(nn.Module):
-    """A linear layer without weights of its own: each task brings them."""
+    """A linear layer without parameters: each task provides the weights."""
 
     weight: Tensor
     bias: Tensor
@@ -37,22 +36,16 @@ class TaskHead(nn.Module):
 
 
 class HeadPerTask(GradientLearner):
-    """Inner gradient steps on an encoder and on a linear head that `make_head` makes from the class means.
+    """A gradient learner whose inner loop adapts an encoder and a linear head computed from the class means.
 
-    The meta-gradient passes through the head's making too. No class is tied to a place in the head, so the
-    meta-parameters serve any number of classes, and renumbering them permutes the predictions.
+    The meta-gradient also passes through `make_head`. No output is tied to a class, so the meta-parameters serve any
+    number of classes, and renumbering the classes permutes the predictions.
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        rule: UpdateRule,
-        *,
-        way: int,
-        make_head: MakeHead,
-        steps: int = 5,
+        self, encoder: nn.Module, rule: UpdateRule, *, way: int, make_head: MakeHead, steps: int = 5,
         differentiate: Differentiation = EXACT,
-    ) -> None:
+    ) -> None:  # fmt: skip
         net = nn.Sequential(OrderedDict(encoder=encoder, head=TaskHead()))
         super().__init__(net, rule, way=way, steps=steps, differentiate=differentiate)
         self.make_head, self.outputs = make_head, None
@@ -61,25 +54,20 @@ class HeadPerTask(GradientLearner):
         means = class_means(self.net.get_submodule("encoder")(support.x), support, self.way)
         weight, bias = self.make_head(means)
         unseen = torch.finfo(bias.dtype).min
-        # The head depends on the weights, and an inner gradient in them must not pass through it: so they are others.
+        # The head depends on the weights, but the inner gradient must not pass through it: so these are views.
         own = {n: p.view_as(p) for n, p in self.adapting().items()}
         return {**own, "head.weight": weight, "head.bias": torch.where(means.seen, bias, unseen)}
 
 
 def proto_maml(
-    encoder: nn.Module,
-    *,
-    way: int,
-    inner_lr: float = 0.1,
-    steps: int = 5,
-    scale: float = 1.0,
+    encoder: nn.Module, *, way: int, inner_lr: float = 0.1, steps: int = 5, scale: float = 1.0,
     differentiate: Differentiation = EXACT,
-) -> HeadPerTask:
-    """ProtoMAML: MAML from the head that ProtoNet amounts to (Triantafillou et al. 2020).
+) -> HeadPerTask:  # fmt: skip
+    """ProtoMAML: MAML whose head starts as the linear layer equivalent to ProtoNet (Triantafillou et al. 2020).
 
         w_k = 2 scale c_k,   b_k = -scale |c_k|^2,   then inner gradient steps on encoder and head
 
-    Without a step it is ProtoNet, whose logits these are but for a term that no class differs in.
+    Without inner steps it is ProtoNet: the logits differ only by a term that is equal for all classes.
     """
 
     def make_head(means: Prototypes) -> tuple[Tensor, Tensor]:
@@ -93,8 +81,8 @@ def unicorn_maml(encoder: nn.Module, *, way: int, inner_lr: float = 0.4, steps: 
 
         w_k = w for every class k,   then inner gradient steps on encoder and head
 
-    The paper learns w. It need not be: with w every logit has the same term w f(x), which softmax does not see, and so
-    does no gradient of the cross-entropy, at any inner step. So w is zero here (the tests hold it against others).
+    The paper learns w. Here w is zero: w f(x) is added to every logit alike, so neither the softmax nor any gradient of
+    the cross-entropy depends on w, at any inner step (the tests compare other values).
     """
 
     def make_head(means: Prototypes) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Reptile: move the start towards where each task ends."""
+"""Reptile: the initial weights move towards the adapted weights of each task."""
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,13 @@ from upstairs.learners.gradient.maml import GradientLearner
 
 
 class Reptile(GradientLearner):
-    """Descend on the support set, then step from the start towards the end (Nichol, Achiam and Schulman 2018).
+    """A learner that moves the initial weights towards the adapted ones (Nichol, Achiam and Schulman 2018).
 
-        theta <- theta - rate * (theta - phi_K)
+        theta <- theta - lr * (theta - phi_K)
 
-    theta - phi_K is the gradient of |theta - phi_K|^2 / 2 with phi_K held fixed, and that is the meta-loss: its value
-    says nothing about the queries, which only the predictions see. Two inner steps or more are needed: with one,
-    theta - phi is the gradient of the mean loss over all tasks, and nothing is learned about adapting.
+    The meta-loss is |theta - phi_K|^2 / 2 with phi_K held fixed, whose gradient is theta - phi_K; its value does not
+    depend on the queries. Two or more inner steps are needed: with one, theta - phi is the gradient of the mean loss
+    over all tasks, and adapting is not learned.
     """
 
     needs_hard_labels = "looks at none of them"
@@ -31,5 +31,5 @@ def reptile(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.1, steps: int = 8, batch: int | None = 10,
     loss_fn: LossFn | None = None,
 ) -> Reptile:  # fmt: skip
-    """Reptile with plain gradient descent on minibatches of the support set as its inner loop."""
+    """Reptile whose inner loop is gradient descent on minibatches of the support set."""
     return Reptile(net, SGD(inner_lr), way=way, steps=steps, batch=batch, loss_fn=loss_fn, differentiate=FirstOrder())

@@ -1,4 +1,4 @@
-"""Gradient learners that learn which parameters adapt, or in which geometry: sparse-MAML, T-Net."""
+"""Gradient learners that learn which weights adapt, or the geometry of their steps: sparse-MAML, T-Net."""
 
 import copy
 from typing import Any, Unpack
@@ -13,7 +13,7 @@ from upstairs.learners.gradient.maml import GradientLearner, Options, adapting
 
 
 class _Threshold(torch.autograd.Function):
-    """1 where a number is 0 or more, else 0; on the way back the identity (straight-through, Bengio et al. 2013)."""
+    """1 where a number is 0 or more, else 0; its backward is the identity (straight-through, Bengio et al. 2013)."""
 
     generate_vmap_rule = True
 
@@ -31,15 +31,14 @@ class _Threshold(torch.autograd.Function):
 
 
 class SparseSGD(nn.Module):
-    """Gradient descent on the weights that a learned mask lets adapt
-    ("Learning where to learn", von Oswald et al. 2021).
+    """Gradient descent with a learned binary mask ("Learning where to learn", von Oswald et al. 2021).
 
         theta <- theta - lr * 1[m >= 0] * gradient,   d 1[m >= 0] / d m taken as 1 (straight-through)
 
     Args:
         params: the parameters that adapt.
-        lr: of the inner steps.
-        start: where every score m starts; above 0 all weights adapt at first, as in MAML.
+        lr: learning rate of the inner steps.
+        start: initial value of every score m; above 0 all weights adapt at first, as in MAML.
     """
 
     def __init__(self, params: Params, lr: float, *, start: float = 0.01) -> None:
@@ -56,7 +55,7 @@ class SparseSGD(nn.Module):
 
     @torch.no_grad()
     def adapting(self) -> dict[str, float]:
-        """The share of the weights of each tensor that adapt."""
+        """Returns the share of the weights of each tensor that adapt."""
         return {n: float((m >= 0).float().mean()) for n, m in zip(self.names, self.scores, strict=True)}
 
 
@@ -68,10 +67,9 @@ def sparse_maml(
 
 
 class Transformed(nn.Module):
-    """A linear layer or convolution, and a linear map T of its outputs that no task adapts: y = T (W x + b).
+    """A linear layer or convolution followed by a linear map T that does not adapt: y = T (W x + b).
 
-    The two are multiplied first, (T W) x + T b, which takes one pass over the inputs where T after W would take two.
-    T starts as the identity.
+    It is computed as (T W) x + T b, in one pass over the inputs. T starts as the identity.
     """
 
     def __init__(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> None:
@@ -89,10 +87,10 @@ class Transformed(nn.Module):
 
 
 def transformed(net: nn.Module) -> nn.Module:
-    """A copy of `net` whose linear layers and convolutions are each `Transformed`.
+    """Returns a copy of `net` whose linear layers and convolutions are each `Transformed`.
 
     Raises:
-        UpstairsError: it has none.
+        UpstairsError: `net` has none.
     """
     other = copy.deepcopy(net)
     for parent in list(other.modules()):
@@ -111,10 +109,10 @@ def t_net(
 
         y = T W x;  W adapts, T is learned across tasks:   T W <- T W - inner_lr * T T' dL/d(T W)
 
-    so that a step descends in the metric (T T')^-1.
+    so that a step is gradient descent in the metric (T T')^-1.
 
     Args:
-        net: as `transformed` gives it, which is what any other becomes; parameters named `transform` do not adapt.
+        net: other nets than those of `transformed` are transformed; parameters named `transform` do not adapt.
     """
     net = net if any(isinstance(m, Transformed) for m in net.modules()) else transformed(net)
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.endswith("transform"), **options)

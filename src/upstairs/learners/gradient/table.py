@@ -1,4 +1,4 @@
-"""Meta gradient descent, meta stochastic gradient descent, meta transfer learning: steps along gradients or losses."""
+"""The registry's entries of the gradient learners."""
 
 from upstairs.learners.entries import FUNCTIONS_IN_STEPS, INNER_LOOP, SMALL_STEPS, Entry
 from upstairs.learners.options import GradientOptions
@@ -9,20 +9,20 @@ _STRATEGY = {"estimator": "es", "tasks": 25, "pairs": 2, "sigma": 0.02, "lr": 1e
 GRADIENT_LEARNERS: dict[str, Entry] = {
     # meta gradient descent
     "maml": Entry(
-        HERE + "build_maml", "MAML: a start from which few gradient steps suffice (Finn 2017)", GradientOptions,
+        HERE + "build_maml", "MAML: initial weights from which few gradient steps suffice (Finn 2017)", GradientOptions,
         INNER_LOOP, FUNCTIONS_IN_STEPS,
     ),
     "anil": Entry(
-        HERE + "build_anil", "ANIL: MAML that adapts its last layer alone (Raghu 2020)", GradientOptions,
+        HERE + "build_anil", "ANIL: MAML that adapts only its last layer (Raghu 2020)", GradientOptions,
         INNER_LOOP, FUNCTIONS_IN_STEPS,
     ),
     "boil": Entry(
-        HERE + "build_boil", "BOIL: MAML that adapts all but its last layer (Oh 2021)", GradientOptions,
+        HERE + "build_boil", "BOIL: MAML that adapts all layers except the last (Oh 2021)", GradientOptions,
         INNER_LOOP, FUNCTIONS_IN_STEPS,
     ),
     "maml_pp": Entry(
         HERE + "build_maml_pp",
-        "MAML++: judged after each step, a learned rate for each step and layer (Antoniou 2019)", GradientOptions,
+        "MAML++: a loss after each step, learned learning rates per step and layer (Antoniou 2019)", GradientOptions,
         INNER_LOOP | {"inner_steps": 3}, FUNCTIONS_IN_STEPS,
     ),
     "imaml": Entry(
@@ -30,7 +30,7 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
         FUNCTIONS_IN_STEPS | {"inner_steps": 16, "inner_lr": 0.003},  # larger steps diverge within a few thousand
     ),
     "cavia": Entry(
-        HERE + "build_cavia", "CAVIA: a context that the network reads is all that adapts (Zintgraf 2019)",
+        HERE + "build_cavia", "CAVIA: only a context vector that the network reads adapts (Zintgraf 2019)",
         GradientOptions, INNER_LOOP | {"inner_lr": 20.0, "inner_steps": 3}, FUNCTIONS_IN_STEPS,
     ),
     # meta stochastic gradient descent
@@ -39,7 +39,7 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
         SMALL_STEPS, FUNCTIONS_IN_STEPS,
     ),
     "meta_sgd": Entry(
-        HERE + "build_meta_sgd", "Meta-SGD: MAML with a learned rate for each weight (Li 2017)", GradientOptions,
+        HERE + "build_meta_sgd", "Meta-SGD: MAML with a learning rate learned per weight (Li 2017)", GradientOptions,
         INNER_LOOP, FUNCTIONS_IN_STEPS,
     ),
     "meta_curvature": Entry(
@@ -48,7 +48,7 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
     ),
     # meta transfer learning
     "reptile": Entry(
-        HERE + "build_reptile", "Reptile: the start moves to where tasks end (Nichol 2018)", GradientOptions,
+        HERE + "build_reptile", "Reptile: initial weights move towards adapted ones (Nichol 2018)", GradientOptions,
         INNER_LOOP | {"shot": "10", "inner_steps": 8, "inner_batch": 10, "inner_lr": 0.1},
         FUNCTIONS_IN_STEPS | {"shot": "10", "inner_steps": 8, "inner_lr": 0.02},
     ),
@@ -68,7 +68,7 @@ GRADIENT_LEARNERS: dict[str, Entry] = {
     # learned optimisers: the rule of the inner loop is a network
     "learned_optimizer": Entry(
         HERE + "build_learned_optimizer",
-        "a learned optimiser: an LSTM writes the inner steps, from a learned start (Ravi 2017)", GradientOptions,
+        "a learned optimiser: an LSTM computes the steps, from learned initial weights (Ravi 2017)", GradientOptions,
         INNER_LOOP | {"inner_steps": 2, "inner_lr": 0.2, "lr": 6e-3}, FUNCTIONS_IN_STEPS,
     ),
     # learning of structure: which parameters adapt, and in which geometry

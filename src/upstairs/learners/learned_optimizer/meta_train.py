@@ -1,12 +1,12 @@
-"""Meta-training of an update rule over long inner loops: the training of whole networks, hundreds of steps.
+"""Meta-training of an update rule over long inner loops: the training of whole networks over hundreds of steps.
 
     phi_{k+1} = phi_k + rule_theta(grad L_k(phi_k)),   J(theta) = mean over windows of score(the losses of its steps)
 
-    truncated    autograd through one window, its start a constant: cheap, and biased towards short-sighted rules
-    ES           antithetic evolution strategies, through the whole loop
-    PES          persistent evolution strategies (Vicol, Metz and Sohl-Dickstein 2021): one window, and no such bias
+    truncated    autograd through one window with a constant start: cheap, biased towards short-sighted rules
+    ES           antithetic evolution strategies over the whole loop
+    PES          persistent evolution strategies (Vicol, Metz and Sohl-Dickstein 2021): one window, without that bias
 
-An inner loop is a pure function of its seed: where it starts and which minibatches it meets.
+The initial weights and minibatches of an inner loop are pure functions of its seed.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,16 +29,16 @@ from upstairs.tree import detach
 
 LoopState = tuple[Params, Any]  # parameters of the network; state of the rule, () before its `init`
 Batch = tuple[Tensor, Tensor]
-Score = Callable[[Tensor], Tensor]  # losses [steps] -> what meta-training makes small
+Score = Callable[[Tensor], Tensor]  # losses [steps] -> the objective that meta-training minimises
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkTraining:
-    """A network to be trained: `make` gives one with random weights, `x` and `y` are its examples.
+    """A training problem: `make` returns a network with random weights, `x` and `y` are its examples.
 
     Args:
         make: called with torch's global generator seeded.
-        batch: examples in a step.
+        batch: number of examples in a step.
     """
 
     make: Callable[[], nn.Module]
@@ -53,13 +53,13 @@ class NetworkTraining:
             object.__setattr__(self, "net", self.make())
 
     def start(self, seed: int) -> Params:
-        """The weights that a loop starts from."""
+        """Returns the initial weights of a loop."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return {n: p.detach().clone() for n, p in self.make().named_parameters()}
 
     def minibatches(self, seed: int, first: int, steps: int) -> list[Batch]:
-        """Those of the steps from `first` on, each drawn with replacement."""
+        """Returns the minibatches of the steps from `first` on, each drawn with replacement."""
         generator = torch.Generator()
         drawn = []
         for step in range(first, first + steps):
@@ -74,7 +74,7 @@ class NetworkTraining:
 def unroll(
     rule: UpdateRule, training: NetworkTraining, carry: LoopState, batches: list[Batch]
 ) -> tuple[LoopState, Tensor]:
-    """A step for each minibatch: the carry after them, and the loss before each."""
+    """Runs a step for each minibatch; returns the carry after them, and the loss before each step."""
     params, state = carry
     state = state or rule.init(params)
     losses = []
@@ -87,18 +87,18 @@ def unroll(
 
 
 def mean_log(losses: Tensor) -> Tensor:
-    """log(mean loss + 0.001): a tenth less counts alike in easy and hard trainings; a diverged one costs log 1000."""
+    """Returns log(mean loss + 0.001), which weights relative improvements equally; losses are clamped to 1000."""
     return (losses.nan_to_num(1e3, posinf=1e3).clamp(max=1e3).mean() + 1e-3).log()
 
 
 class Windows:
-    """The windows of one loop after another, each loop from the next seed and of the next training.
+    """The windows of successive loops, each with the next seed and the next training problem.
 
     Args:
-        trainings: whose networks are alike.
-        horizon: the steps of a loop.
-        window: the steps of a window.
-        seed: the first loop has the next one.
+        trainings: training problems with networks of the same architecture.
+        horizon: number of steps of a loop.
+        window: number of steps of a window.
+        seed: the first loop has the seed after this one.
     """
 
     def __init__(self, trainings: Sequence[NetworkTraining], *, horizon: int, window: int, seed: int = 0) -> None:
@@ -110,7 +110,7 @@ class Windows:
         self.seed, self.step = seed, horizon
 
     def following(self) -> tuple[Params | None, list[Batch]]:
-        """The minibatches of the next window; where a loop begins also the weights that it starts from."""
+        """Returns the minibatches of the next window, and at the beginning of a loop its initial weights."""
         begins = self.step >= self.horizon
         if begins:
             self.seed, self.step = self.seed + 1, 0
@@ -131,7 +131,7 @@ class TruncatedBackpropagation:
         self.rule, self.windows, self.score = rule, windows, score
 
     def backward(self) -> Tensor:
-        """Add the gradient of one window's score to the `.grad` of the rule's parameters; the score."""
+        """Adds the gradient of one window's score to the `.grad` of the rule's parameters; returns the score."""
         start, batches = self.windows.following()
         if start is not None:
             self.carry: LoopState = start, ()
@@ -143,18 +143,18 @@ class TruncatedBackpropagation:
 
 
 class PersistentEvolution:
-    """PES (Vicol et al. 2021, algorithm 2): in each window anew, every particle perturbs theta; its sums stay with it.
+    """PES (Vicol et al. 2021, algorithm 2): every particle perturbs theta anew in each window and sums its noise.
 
         grad J  ~  mean over pairs of  xi * (score(theta + e) - score(theta - e)) / (2 sigma^2),   xi = sum of its e
 
-    Particles of a pair meet the same start and the same minibatches. With one window to a loop it is ES.
+    Both particles of a pair have the same initial weights and minibatches. With one window per loop it is ES.
 
     Args:
         rule: an `UpdateRule` with parameters.
-        pairs: of opposite particles.
-        sigma: standard deviation of a perturbation of one window.
-        seed: of the perturbations.
-        compile: trace a step once and give it to inductor: half a minute, then it is three times as fast.
+        pairs: number of antithetic pairs.
+        sigma: standard deviation of the perturbation of one window.
+        seed: seed of the perturbations.
+        compile: compile a step with inductor: it takes half a minute and makes steps three times as fast.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class PersistentEvolution:
 
     @torch.no_grad()
     def backward(self) -> Tensor:
-        """Add the estimate from one window to the `.grad` of the rule's parameters; the particles' mean score."""
+        """Adds the estimate from one window to the `.grad` of the rule's parameters; returns the mean score."""
         theta = dict(self.rule.named_parameters())
         start, batches = self.windows.following()
         noise = draw_noise(theta, self.sigma, self.pairs, self.dice)
@@ -190,8 +190,8 @@ class PersistentEvolution:
         return scores.mean()
 
     def advance(self, particles: Params, carry: LoopState, x: Tensor, y: Tensor) -> tuple[LoopState, Tensor]:
-        """A step of every particle."""
-        if self.compile and carry[1]:  # the first step, in which the rule's state begins, is another program
+        """Runs a step of every particle."""
+        if self.compile and carry[1]:  # the first step, which creates the rule's state, differs
             self.program = self.program or compiled(self.eagerly, particles, carry, x, y)
             return self.program(particles, carry, x, y)
         return self.eagerly(particles, carry, x, y)
@@ -205,7 +205,7 @@ class PersistentEvolution:
 
 
 class _Loop(nn.Module):
-    """A step of `unroll` as a module, whose rule can be called with other parameters."""
+    """A step of `unroll` as a module, so that the rule's parameters can be replaced by `functional_call`."""
 
     def __init__(self, rule: Any, training: NetworkTraining) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ class _Loop(nn.Module):
 
 
 def compiled(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
-    """The program of `function` for arguments of these shapes, whose leaves are tensors."""
+    """Compiles `function` for arguments of these shapes, whose leaves are tensors."""
     leaves, given = tree_flatten(args)
     made = tree_flatten(function(*args))[1]
 
@@ -226,9 +226,9 @@ def compiled(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
 
     leaves = [t.contiguous() for t in leaves]
     graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
-    graph.graph.eliminate_dead_code()  # views that were tried and would not do
+    graph.graph.eliminate_dead_code()  # views left over from tracing
     graph.recompile()
-    from torch import _inductor  # late: it takes a second
+    from torch import _inductor  # imported late, since it takes a second
 
     run = _inductor.compile(graph, leaves, options={"cpp_wrapper": True})
     return lambda *args: tree_unflatten(list(run(*(t.contiguous() for t in tree_flatten(args)[0]))), made)

@@ -1,4 +1,4 @@
-"""A learned update rule as an ordinary `torch.optim.Optimizer`, and the file that holds one.
+"""A learned update rule as a `torch.optim.Optimizer`, and its file format.
 
 optimizer = LearnedOptimizer.load("rule.safetensors", net.parameters(), steps=500)
 """
@@ -20,15 +20,15 @@ RULES: dict[str, type[LSTMRule] | type[MLPRule]] = {"lstm": LSTMRule, "mlp": MLP
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
-    """Steps of a learned rule, which is as it was trained: nothing of it learns here.
+    """An optimiser whose steps a learned rule computes; the rule itself is not trained further.
 
-    Each tensor has its own state and is updated on its own, as in meta-training.
+    Each tensor has its own state and is updated separately, as in meta-training.
 
     Args:
         params: as for any optimiser: parameters, or groups of them.
-        rule: an `LSTMRule` or `MLPRule`; it is copied, in the precision of the parameters.
-        steps: how many there will be: the rule's schedule spans them. None: as many as it was trained for.
-        lr: multiplies every update; 1 is what was learned.
+        rule: an `LSTMRule` or `MLPRule`; it is copied in the dtype of the parameters.
+        steps: total number of steps, which the rule's schedule spans. None: as many as in meta-training.
+        lr: factor of every update; 1 is the learned size.
     """
 
     def __init__(self, params: Any, rule: LearnedRule, *, steps: int | None = None, lr: float = 1.0) -> None:
@@ -42,7 +42,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()  # torch's types split `step` into overloads, with a closure and without
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; what `closure` returns."""
+        """Updates every parameter that has a gradient; returns the result of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -54,7 +54,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return loss
 
     def update(self, p: Tensor, grad: Tensor, lr: float) -> None:
-        """One parameter's. Its state is the rule's, under the names of its fields."""
+        """Updates one parameter; its state holds the fields of the rule's state."""
         if grad.is_sparse:
             raise UpstairsError("a gradient is sparse and a learned rule needs dense ones: use sparse=False")
         own = self.state[p]
@@ -64,26 +64,26 @@ class LearnedOptimizer(torch.optim.Optimizer):
         p.add_(updates["p"], alpha=lr)
 
     def save(self, path: str | Path) -> None:
-        """Write the rule to a safetensors file. `state_dict` holds the state of training, as with any optimiser."""
+        """Writes the rule to a safetensors file. `state_dict` holds the optimiser's state, as with any optimiser."""
         save_rule(self.rule, path)
 
     @classmethod
     def load(cls, path: str | Path, params: Any, *, steps: int | None = None, lr: float = 1.0) -> "LearnedOptimizer":
-        """With the rule of a file."""
+        """Creates an optimiser with the rule of a file."""
         return cls(params, load_rule(path), steps=steps, lr=lr)
 
 
 def save_rule(rule: LearnedRule, path: str | Path) -> None:
-    """Write a rule's meta-parameters, and what it was made with, to a safetensors file."""
+    """Writes a rule's meta-parameters and constructor arguments to a safetensors file."""
     name = next(name for name, kind in RULES.items() if type(rule) is kind)
     save_tensors(Path(path), dict(rule.state_dict()), {"rule": name, "made": rule.made}, kind="rule")
 
 
 def load_rule(path: str | Path) -> LearnedRule:
-    """What `save_rule` wrote.
+    """Reads a rule that `save_rule` wrote.
 
     Raises:
-        UpstairsError: no such file; damaged; not a rule's; a rule that this version does not know or makes otherwise.
+        UpstairsError: no such file; damaged; not a rule; a rule that this version does not know or that differs.
     """
     tensors, meta = load_tensors(Path(path), kind="rule")
     name, made = meta.get("rule"), dict(meta.get("made") or {})

@@ -1,8 +1,7 @@
-"""Learned optimisers: update rules that are small networks, the same one for every coordinate.
+"""Learned optimisers: update rules that apply one small network to every coordinate.
 
-Both begin as an ordinary step, which their networks then change: with the last layer at zero the LSTM rule is gradient
-descent, the MLP rule is Adam or momentum. A tensor's update depends on that tensor alone, so a rule that was
-meta-trained on one network trains any other.
+With the last layer at zero the LSTM rule is gradient descent, the MLP rule is Adam or momentum; both start near that.
+A tensor's update depends on that tensor alone, so a rule that was meta-trained on one network can train any other.
 """
 
 from collections.abc import Callable
@@ -19,12 +18,12 @@ from upstairs.functional.call import Params
 from upstairs.functional.differentiate import FirstOrder
 from upstairs.learners.gradient.maml import GradientLearner, Options
 
-SMALL = 1e-3  # standard deviation of a last layer at the start: at zero the layers before it would get no gradient
+SMALL = 1e-3  # initial standard deviation of a last layer: at zero the layers before it would have no gradient
 TINY = 1e-24  # keeps a root differentiable at zero
 
 
 def log_and_sign(g: Float[Tensor, " n"], p: float = 10.0) -> Float[Tensor, "2 n"]:
-    """A gradient of any size as two numbers of size 1 (Andrychowicz et al. 2016, appendix A).
+    """Encodes a gradient of any magnitude as two numbers of order 1 (Andrychowicz et al. 2016, appendix A).
 
     (log|g| / p, sign g)  where |g| >= exp(-p),   else  (-1, exp(p) g)
     """
@@ -34,23 +33,23 @@ def log_and_sign(g: Float[Tensor, " n"], p: float = 10.0) -> Float[Tensor, "2 n"
 
 
 class LSTMState(NamedTuple):
-    """An LSTM's state, a column for each coordinate."""
+    """The state of the LSTM rule, a column for each coordinate."""
 
     h: Float[Tensor, "hidden n"]
     c: Float[Tensor, "hidden n"]
 
 
 class LSTMRule(nn.Module):
-    """An LSTM that reads each coordinate's gradients and writes its updates (Andrychowicz et al. 2016).
+    """An update rule by an LSTM that reads the gradients of each coordinate (Andrychowicz et al. 2016).
 
         h, c <- LSTM([log|g| / p, sign g], h, c),   (d, e) = W h + b,   update = lr * (d - exp(e) * g)
 
-    The paper's update is d alone. Here the gradient is added, scaled by a gate (as in Ravi and Larochelle 2017,
-    whose initial state is learned as here): the rule begins as gradient descent and works before it is trained.
+    The paper's update is d alone. Here the gradient is added, scaled by a gate, so that the rule starts as gradient
+    descent. The gate and the learned initial state are those of Ravi and Larochelle 2017.
 
     Args:
-        lr: where the learned rate starts.
-        hidden: numbers that each coordinate remembers.
+        lr: initial learning rate; it is learned.
+        hidden: length of each coordinate's hidden state.
     """
 
     State = LSTMState
@@ -65,7 +64,7 @@ class LSTMRule(nn.Module):
 
     @property
     def made(self) -> dict[str, Any]:
-        """What another like it is made with."""
+        """The constructor arguments that `save_rule` stores."""
         return {"hidden": self.hidden}
 
     def init(self, params: Params) -> LSTMState:
@@ -79,9 +78,9 @@ class LSTMRule(nn.Module):
         return split_like(grads, self.log_rate.exp() * (direction - gate.exp() * g)), after
 
     def cell(self, x: Float[Tensor, "2 n"], state: LSTMState) -> LSTMState:
-        """One step of an LSTM (Hochreiter and Schmidhuber 1997), its gates in the order of nn.LSTMCell.
+        """Computes a step of an LSTM (Hochreiter and Schmidhuber 1997), its gates in the order of nn.LSTMCell.
 
-        Columns for coordinates: a gate is then one block of memory, which is computed several times as fast.
+        With coordinates as columns a gate is one block of memory, which is several times as fast.
         """
         gates = self.input.weight @ x + self.recurrent.weight @ state.h + self.input.bias[:, None]
         i, f, g, o = gates.chunk(4, 0)
@@ -90,8 +89,8 @@ class LSTMRule(nn.Module):
 
 
 class MLPState(NamedTuple):
-    """What the MLP rule keeps, for all coordinates in one row: the step, mean gradients over each timescale, mean
-    squares, and what never changes (the size of the tensor's first weights, whether it is a vector).
+    """The state of the MLP rule, a column for each coordinate: the step, mean gradients at each timescale, mean
+    squares, and two constants (the size of the tensor's initial weights, whether it is a vector).
     """
 
     step: Float[Tensor, ""]
@@ -105,12 +104,12 @@ BETAS = (0.5, BETA, 0.99)  # timescales of 2, 10 and 100 steps
 
 
 def adam(mean: Tensor, scale: Tensor, step: Tensor) -> Tensor:
-    """Adam's step of rate 1, downhill (Kingma and Ba 2015)."""
+    """Returns minus Adam's step with learning rate 1 (Kingma and Ba 2015)."""
     return mean / (1 - BETA**step) / scale
 
 
 def momentum(mean: Tensor, scale: Tensor, step: Tensor) -> Tensor:
-    """The step of gradient descent with heavy-ball momentum 0.9, of rate 1, downhill (Polyak 1964)."""
+    """Returns minus the step of heavy-ball momentum 0.9 with learning rate 1 (Polyak 1964)."""
     return mean / (1 - BETA)
 
 
@@ -118,19 +117,20 @@ BASES: dict[str, Callable[..., Tensor]] = {"adam": adam, "momentum": momentum}
 
 
 class MLPRule(nn.Module):
-    """A small MLP on what Adam keeps, at several timescales (Metz et al. 2019, 2020, 2022).
+    """An update rule by a small MLP on Adam's statistics at several timescales (Metz et al. 2019, 2020, 2022).
 
         (d, e) = MLP(features),   update = -lr * exp(e) * (base + d)
 
-    Features of a coordinate: its mean gradients over 2, 10 and 100 steps and the last one, each over the root mean
-    square; that root against the tensor's. Of its tensor: how steady gradients are, the size of its weights at the
-    start, whether it is a vector. Of time: the share of `horizon` that is over, and how young training is. None
-    changes when the loss is multiplied by a number (but for Adam's own epsilon).
+    Features of a coordinate: its mean gradients over 2, 10 and 100 steps and the last gradient, each divided by the
+    root mean square; that root relative to the tensor's. Features of its tensor: the consistency of gradients, the size
+    of its initial weights, whether it is a vector. Features of time: the share of `horizon` that is over,
+    exp(-step / 20).
+    They do not change when the loss is multiplied by a number (except for Adam's epsilon).
 
     Args:
-        lr: where the learned rate starts.
-        horizon: the steps there will be: what the rule's schedule spans.
-        base: the step it starts as, "adam" or "momentum".
+        lr: initial learning rate; it is learned.
+        horizon: total number of steps, which the rule's schedule spans.
+        base: the step that the rule starts as, "adam" or "momentum".
     """
 
     State = MLPState
@@ -147,7 +147,7 @@ class MLPRule(nn.Module):
 
     @property
     def made(self) -> dict[str, Any]:
-        """What another like it is made with."""
+        """The constructor arguments that `save_rule` stores."""
         return {"hidden": self.hidden, "horizon": self.horizon, "base": self.base}
 
     def init(self, params: Params) -> MLPState:
@@ -163,7 +163,7 @@ class MLPRule(nn.Module):
         g = torch.cat([t.reshape(-1) for t in grads.values()])
         mean = self.betas * state.mean + (1 - self.betas) * g
         square = SQUARE_BETA * state.square + (1 - SQUARE_BETA) * g.square()
-        scale = root(square / (1 - SQUARE_BETA**step)) + EPS
+        scale = (square / (1 - SQUARE_BETA**step) + TINY).sqrt() + EPS
         steps = mean / (1 - self.betas**step) / scale
         spread = per_tensor([s.mean() for s in square.split(lengths)], grads)
         steady = per_tensor([s.square().mean() for s in steps[BETAS.index(BETA)].split(lengths)], grads)
@@ -183,31 +183,27 @@ class MLPRule(nn.Module):
 
 
 def split_like(grads: Params, flat: Float[Tensor, " n"]) -> Params:
-    """All coordinates in one row, as the tensors that they belong to."""
+    """Splits one row of all coordinates into the tensors that they belong to."""
     parts = flat.split([g.numel() for g in grads.values()])
     return {n: part.reshape(g.shape) for (n, g), part in zip(grads.items(), parts, strict=True)}
 
 
 def per_tensor(values: list[Tensor], params: Params) -> Float[Tensor, " n"]:
-    """One value for each tensor, repeated for its coordinates."""
+    """Repeats one value per tensor for all its coordinates."""
     return torch.cat([v.expand(t.numel()) for v, t in zip(values, params.values(), strict=True)])
 
 
 def learned_optimizer(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.1, **options: Unpack[Options]
 ) -> GradientLearner:
-    """An LSTM writes the inner steps, and where they start is learned with it (Ravi and Larochelle 2017).
+    """A learner whose inner loop is an LSTM rule, meta-learned with the initial weights (Ravi and Larochelle 2017).
 
-    As published, the inner gradients are constants to the meta-gradient, which still passes the rule through all steps.
+    As published, the meta-gradient treats inner gradients as constants, but passes through the rule in all steps.
     """
     return GradientLearner(net, LSTMRule(lr=inner_lr), way=way, differentiate=FirstOrder(), **options)
 
 
-def root(x: Tensor) -> Tensor:
-    return (x + TINY).sqrt()
-
-
 def small(layer: nn.Linear) -> nn.Linear:
-    """The same layer, starting near zero."""
+    """Initialises a layer near zero and returns it."""
     nn.init.normal_(layer.weight, std=SMALL), nn.init.zeros_(layer.bias)
     return layer

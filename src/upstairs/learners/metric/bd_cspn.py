@@ -1,6 +1,4 @@
-"""Learners that look at all queries of a task at once before they answer any: BD-CSPN."""
-
-from typing import NamedTuple
+"""A transductive learner, which reads all queries of a task before it answers any: BD-CSPN."""
 
 import torch
 import torch.nn.functional as F
@@ -9,29 +7,22 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples
 from upstairs.learners.metric.pretrained import Pretrained
-from upstairs.learners.metric.protonet import members, only_seen
+from upstairs.learners.metric.protonet import SupportSet, members, only_seen
 from upstairs.nets.embedding import embedding_size
-
-
-class SupportSet(NamedTuple):
-    """Directions of the support examples, and whose they are."""
-
-    z: Float[Tensor, "n d"]
-    member: Float[Tensor, "n way"]
 
 
 class BDCSPN(Pretrained[SupportSet]):
     """Prototypes rectified by the queries, in cosine similarity (Liu, Song and Qin 2020, "BD-CSPN").
 
-        xi = mean of z_support - mean of z_query,   every z_query moves by xi                    (cross-class bias)
-        each query gets the class of the nearest prototype c_k; X_k: class k's support examples and its Z surest queries
+        xi = mean of z_support - mean of z_query,   every z_query is shifted by xi               (cross-class bias)
+        each query gets the class of the nearest prototype c_k; X_k: support set of class k and its Z surest queries
         c'_k = sum over X_k of softmax(epsilon cos(z, c_k)) z,   logits = scale cos(z, c'_k)     (intra-class bias)
 
-    Transductive: the answer for a query depends on which others are asked with it.
+    Transductive: the prediction for a query depends on the other queries.
 
     Args:
         epsilon: sharpness of the weights (10 in the paper).
-        most: Z, queries that a class takes (8 in the paper).
+        most: Z, number of queries added to a class (8 in the paper).
     """
 
     epsilon: float = 10.0

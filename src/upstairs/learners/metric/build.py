@@ -1,4 +1,4 @@
-"""How the metric learners are built from settings."""
+"""Builders of the metric learners from settings."""
 
 from collections.abc import Callable
 
@@ -21,12 +21,12 @@ from upstairs.settings import Settings
 
 
 def pretrained(make: Callable[..., Learner]) -> Build:
-    """A network that classifies all training classes."""
+    """Returns a builder of a learner that classifies all training classes."""
     return on_encoder(lambda net, size, s, way: make(net, size, classes=s.classes or way, way=way, centred=True))
 
 
 def on_encoder_with_steps(make: Callable[..., Learner]) -> Build:
-    """On an encoder, with an inner loop."""
+    """Returns a builder of a learner with an encoder and an inner loop."""
 
     def build(net, size, s, way):
         own = own_options(s, InnerLoopOptions)
@@ -37,6 +37,7 @@ def on_encoder_with_steps(make: Callable[..., Learner]) -> Build:
 
 build_protonet = on_encoder(lambda net, size, s, way: ProtoNet(net, way=way, scale=scale(s, size)))
 build_matchingnet = on_encoder(lambda net, size, s, way: MatchingNet(net, way=way))
+build_r2d2 = on_encoder(lambda net, size, s, way: r2d2(net, way=way))
 build_metaoptnet = on_encoder(lambda net, size, s, way: metaoptnet(net, way=way))
 build_co_training, build_simpleshot, build_bd_cspn = (pretrained(kind) for kind in (CoTraining, SimpleShot, BDCSPN))
 build_proto_maml = on_encoder_with_steps(
@@ -46,10 +47,6 @@ build_unicorn_maml = on_encoder_with_steps(lambda net, size, s, **options: unico
 build_baseline_pp = on_encoder_with_steps(
     lambda net, size, s, way, **options: BaselinePlusPlus(net, size, classes=s.classes or way, way=way, **options)
 )
-
-
-def build_r2d2(settings: Settings, shape: Shape, way: int | None) -> Learner:
-    return r2d2(make_net(settings, shape, None), way=way)
 
 
 def build_relationnet(settings: Settings, shape: Shape, way: int) -> Learner:

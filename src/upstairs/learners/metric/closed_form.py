@@ -1,6 +1,6 @@
-"""Heads that solve for their weights: R2D2 by ridge regression, MetaOptNet by a support vector machine.
+"""Heads with a convex solver: R2D2 by ridge regression, MetaOptNet by a support vector machine.
 
-The encoder is trained through the solution, so that features are learned for which so simple a head suffices.
+The encoder is trained through the solution, so that it learns features for which a linear head suffices.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from upstairs.learners.metric.protonet import MetricLearner, members, only_seen
 
 
 class LinearHead(NamedTuple):
-    """A weight vector for each class (or target), and which classes the support set had."""
+    """A weight vector for each class (or target), and which classes occur in the support set."""
 
     weight: Float[Tensor, "d out"]
     seen: Bool[Tensor, " out"]
@@ -23,7 +23,7 @@ class LinearHead(NamedTuple):
 def ridge(
     z: Float[Tensor, "n d"], targets: Float[Tensor, "n out"], strength: Float[Tensor, ""]
 ) -> Float[Tensor, "d out"]:
-    """W that minimises |z W - targets|^2 + strength |W|^2, by the smaller of two equal systems (Woodbury).
+    """Returns the W that minimises |z W - targets|^2 + strength |W|^2, by the smaller of two systems (Woodbury).
 
     W = z^T (z z^T + strength I)^-1 targets = (z^T z + strength I)^-1 z^T targets
     """
@@ -35,30 +35,25 @@ def ridge(
 
 
 class R2D2(MetricLearner[LinearHead]):
-    """The head is ridge regression on the support set, solved in closed form (Bertinetto et al. 2019).
+    """R2D2: the head is ridge regression on the support set, solved in closed form (Bertinetto et al. 2019).
 
         W = Z^T (Z Z^T + lambda I)^-1 Y,   prediction = alpha f(x) W + beta
 
-    lambda, alpha and beta are learned with the encoder. Y has a 1 for the class of each example, or is the regression
-    target. In classification there is no beta: softmax does not see what is added to every class alike.
+    lambda, alpha and beta are learned with the encoder. Y is one-hot, or the regression target. In classification there
+    is no beta, since softmax ignores a constant that is added to every class.
 
     Args:
         encoder: any module from inputs to vectors.
-        way: classes that `predict` answers (the meta-parameters serve any number); None for regression.
-        strength: lambda at the start.
-        scale: alpha at the start.
-        loss_fn: None is cross-entropy, and for regression the squared error.
+        way: number of classes that `predict` answers (see `for_way`); None for regression.
+        strength: initial lambda.
+        scale: initial alpha.
+        loss_fn: None is cross-entropy, for regression the squared error.
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        way: int | None = None,
-        strength: float = 1.0,
-        scale: float = 1.0,
+        self, encoder: nn.Module, *, way: int | None = None, strength: float = 1.0, scale: float = 1.0,
         loss_fn: LossFn | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(encoder, way=way)
         self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
         self.log_strength = nn.Parameter(torch.tensor(strength).log())
@@ -77,11 +72,11 @@ class R2D2(MetricLearner[LinearHead]):
 
 
 def onto_simplex(v: Float[Tensor, "n way"], size: float, seen: Bool[Tensor, " way"]) -> Float[Tensor, "n way"]:
-    """The nearest point to each row whose entries are 0 or more, sum to `size`, and are 0 off the seen classes.
+    """Projects each row on the simplex: entries are 0 or more, sum to `size`, and are 0 for unseen classes.
 
-    v - tau, cut off at 0, where tau is the largest of (sum of the j largest entries - size) / j.
+    max(v - tau, 0), where tau is the largest of (sum of the j largest entries - size) / j.
     """
-    lowest = v.amin(-1, keepdim=True) - size  # as low as that, an entry becomes 0
+    lowest = v.amin(-1, keepdim=True) - size  # so low that the entry becomes 0
     v = torch.where(seen, v, lowest)
     sums = v.sort(-1, descending=True)[0].cumsum(-1)
     tau = ((sums - size) / torch.arange(1, v.shape[-1] + 1, device=v.device, dtype=v.dtype)).amax(-1, keepdim=True)
@@ -91,18 +86,18 @@ def onto_simplex(v: Float[Tensor, "n way"], size: float, seen: Bool[Tensor, " wa
 def svm_dual(
     z: Float[Tensor, "n d"], member: Float[Tensor, "n way"], *, cost: float, iterations: int
 ) -> Float[Tensor, "n way"]:
-    """The dual variables of the multi-class support vector machine of Crammer and Singer (2001).
+    """Returns the dual variables of the multi-class support vector machine of Crammer and Singer (2001).
 
         minimise 1/2 |A^T Z|^2 - sum_i A[i, y_i]   with   A[i, k] <= cost 1[k = y_i]   and   sum_k A[i, k] = 0
 
-    With A = cost Y - V each row of V is on a simplex: projected gradient steps, accelerated (FISTA; Beck and Teboulle
-    2009), `iterations` of them, so that the solution is differentiated through them. Padding (a row of zeros in
-    `member`) has zeros.
+    With A = cost Y - V each row of V is on a simplex. It is solved by `iterations` accelerated projected gradient steps
+    (FISTA; Beck and Teboulle 2009), through which the solution is differentiated. Padding (a row of zeros in `member`)
+    has zeros.
     """
     real, seen = member.sum(-1, keepdim=True), member.sum(0) > 0
     z = z * real
     gram = z @ z.T
-    rate = 1 / gram.square().sum().sqrt().clamp(min=torch.finfo(z.dtype).tiny)  # no eigenvalue is above that norm
+    rate = 1 / gram.square().sum().sqrt().clamp(min=torch.finfo(z.dtype).tiny)  # the norm bounds the eigenvalues
     v = ahead = cost * member
     for k in range(iterations):
         slope = member - gram @ (cost * member - ahead)
@@ -112,21 +107,19 @@ def svm_dual(
 
 
 class MetaOptNet(MetricLearner[LinearHead]):
-    """The head is a support vector machine on the support set (Lee et al. 2019).
+    """MetaOptNet: the head is a support vector machine on the support set (Lee et al. 2019).
 
         W = argmin 1/2 |W|^2 + cost sum_i max_k (f(x_i) w_k + 1[k != y_i] - f(x_i) w_{y_i}),   logits = scale f(x) W
 
-    Its dual is solved by a fixed number of steps (`svm_dual`), where the paper has a solver of quadratic programs.
+    Its dual is solved by a fixed number of steps (`svm_dual`); the paper uses a solver of quadratic programs.
 
     Args:
         encoder: any module from inputs to vectors.
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        cost: of a margin that is not kept (0.1 in the paper).
-        iterations: of the solver.
-        scale: of the logits at the start (it is learned).
+        way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        cost: cost of a violated margin (0.1 in the paper).
+        iterations: number of solver steps.
+        scale: initial factor of the logits; it is learned.
     """
-
-    loss_fn: LossFn = staticmethod(cross_entropy)
 
     def __init__(
         self, encoder: nn.Module, *, way: int, cost: float = 0.1, iterations: int = 30, scale: float = 1.0
@@ -153,7 +146,7 @@ def r2d2(
     Args:
         encoder: any module from inputs to vectors.
         way: None is regression.
-        strength, scale: at the start; they are learned. None is 10 for classes and 1 for regression.
+        strength, scale: initial values; they are learned. None is 10 for classes and 1 for regression.
     """
     start = 1.0 if way is None else 10.0
     strength, scale = (start if value is None else value for value in (strength, scale))
@@ -165,7 +158,7 @@ def metaoptnet(encoder: nn.Module, *, way: int, cost: float = 0.1, scale: float 
 
     Args:
         encoder: any module from inputs to vectors.
-        cost: of a margin that is not kept.
-        scale: of the logits, at the start; it is learned.
+        cost: cost of a violated margin.
+        scale: initial factor of the logits; it is learned.
     """
     return MetaOptNet(encoder, way=way, cost=cost, scale=scale)

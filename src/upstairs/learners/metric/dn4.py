@@ -1,4 +1,4 @@
-"""Learners that compare an example part by part, each with the parts that it is most like: DN4."""
+"""A metric learner that compares local features, each with the most similar ones of a class: DN4."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,48 +8,46 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, LossFn, cross_entropy
+from upstairs.core import Examples
 from upstairs.learners.metric.protonet import MetricLearner, members, only_seen
 
 
 class Places(NamedTuple):
-    """The direction at each place of the support set's maps, for each view of it, and whose they are."""
+    """The unit feature vector at each place of the support set's maps, for each view, and class membership."""
 
     z: Float[Tensor, "view n place c"]
     member: Float[Tensor, "n way"]
 
 
 def directions(z: Float[Tensor, "n c *space"]) -> Float[Tensor, "n place c"]:
-    """The vector at each place of a map, of length 1; a vector is a map of one place."""
+    """Returns the unit vector at each place of a map; a vector counts as a map of one place."""
     return F.normalize(z.reshape(*z.shape[:2], -1).transpose(1, 2), dim=-1)
 
 
 def as_it_is(x: Tensor) -> Tensor:
-    """The one view of inputs where there are no others."""
+    """Returns the inputs as their only view."""
     return x[None]
 
 
 class DN4(MetricLearner[Places]):
-    """A query is as near as its parts are to the parts of a class (Li et al. 2019, "image-to-class").
+    """DN4: similarity of a query to a class by their local features (Li et al. 2019, "image-to-class").
 
         s(x, x_i) = 1/2 mean over places p of max over q of cos(f_p(x), f_q(x_i)), + 1/2 the same with x and x_i changed
         logits_k  = scale * mean of s(x, x_i) over the support examples of class k
 
-    With a window, q is at most so far from p along the last axis: in a sound the same moment, said sooner or later. The
-    paper looks from the query alone, at the 3 nearest among all of a class's places, and has no scale; here it is
-    learned.
+    A window limits the distance of q from p along the last axis, for sounds the time. The paper compares only from the
+    query's side, with the 3 nearest among all places of a class, and has no scale; here the scale is learned.
 
     Args:
         encoder: any module from inputs to maps [n, c, *space] or vectors [n, c].
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        window: the farthest that is compared, as a share of the last axis; None is everything.
-        scale: of the similarity, at the start.
-        views: of inputs [n, *feature] -> [view, n, *feature], for `adapt` and `predict`; training has one. An example
-            is as near as its nearest view; a query's logits are the mean over its views.
+        way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        window: largest distance that is compared, as a share of the last axis; None is no limit.
+        scale: initial factor of the similarity.
+        views: [n, *feature] -> [view, n, *feature], for `adapt` and `predict`; training uses one view. The similarity
+            to an example is that of its nearest view; a query's logits are the mean over its views.
     """
 
-    loss_fn: LossFn = staticmethod(cross_entropy)
-    averages_views = False  # of its own kind of views: an example is as near as its nearest one
+    averages_views = False  # it has its own views, of which the nearest counts
 
     def __init__(
         self, encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0,
@@ -76,7 +74,7 @@ class DN4(MetricLearner[Places]):
     def alike(
         self, own: Float[Tensor, "n place c"], other: Float[Tensor, "m place c"], width: int
     ) -> Float[Tensor, "n m"]:
-        """s(x, x_i) of every two; `width` is the length of the maps' last axis."""
+        """Returns s(x, x_i) for all pairs; `width` is the length of the maps' last axis."""
         (n, places, _), m = own.shape, len(other)
         pairs = (own.flatten(0, 1) @ other.flatten(0, 1).T).reshape(n, places, m, places)
         if self.window is not None and places > 1:
@@ -87,11 +85,11 @@ class DN4(MetricLearner[Places]):
 
 
 def dn4(encoder: nn.Module, *, way: int, window: float | None = None, scale: float = 10.0) -> DN4:
-    """DN4 (Li et al. 2019): a class scores the similarity of a query's local features to its most alike ones.
+    """DN4 (Li et al. 2019): logits are similarities of a query's local features to the nearest ones of each class.
 
     Args:
         encoder: any module from inputs to maps [n, c, *space], or to vectors [n, c].
         window: see `DN4`.
-        scale: of the similarity, at the start; it is learned.
+        scale: initial factor of the similarity; it is learned.
     """
     return DN4(encoder, way=way, window=window, scale=scale)

@@ -1,4 +1,4 @@
-"""How deep: a depth for each query, decided by how sure of its answer the network is by then."""
+"""A ProtoNet with early exits: each query leaves the encoder once its prediction is certain enough."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,45 +7,42 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy, evaluating
+from upstairs.core import Examples, Task, evaluating
 from upstairs.errors import UpstairsError
-from upstairs.learners.metric.protonet import Prototypes, by_distance, class_means
+from upstairs.learners.metric.protonet import EncoderLearner, Prototypes, by_distance, class_means
 from upstairs.nets.cells import Exit
 from upstairs.nets.embedding import example_inputs
-from upstairs.nets.norm import is_transductive
 
 
 class Answers(NamedTuple):
-    """At each depth the logits, and of each query the probability to end there if not before."""
+    """The logits at each depth, and each query's probability to exit there if it has not exited before."""
 
     logits: tuple[Float[Tensor, "n way"], ...]
     gates: tuple[Float[Tensor, " n"], ...]
 
 
-class EarlyExit(Learner[list[Prototypes]]):
-    """A ProtoNet that may end after any stage of its encoder, for each query as soon as its answer is sure enough.
+class EarlyExit(EncoderLearner[list[Prototypes]]):
+    """A ProtoNet in which each query may exit after any stage of the encoder.
 
-        p_l(k | x) = softmax over k of -scale_l |f_l(x) - c_lk|^2    the answer at depth l
-        H_l = entropy of p_l                                         how unsure it is, in nats
-        g_l = sigmoid(10 (u_l - v_l log H_l)),  g_L = 1              the probability to end at l, if not before
+        p_l(k | x) = softmax over k of -scale_l |f_l(x) - c_lk|^2    the prediction at depth l
+        H_l = entropy of p_l                                         its uncertainty, in nats
+        g_l = sigmoid(10 (u_l - v_l log H_l)),  g_L = 1              the probability to exit at l, if not before
         q_l = g_l * product over j < l of (1 - g_j)
         loss = mean over queries of  sum over l of q_l (CE_l + price * cost_l) + mean over l of CE_l
 
-    In training depth is a mixture (adaptive computation, Graves 2016; exits by entropy, Teerapittayanon et al. 2016);
-    in use a query ends at the first depth with g_l above a half: `solve_early` computes nothing beyond it. The price
-    makes depth worth its while: it is what a whole pass may cost in nats. Embeddings are not trained to please the
-    gates: H_l is a constant to them.
+    In training the depth is a mixture (adaptive computation, Graves 2016; exits by entropy, Teerapittayanon et al.
+    2016). In evaluation a query exits at the first depth with g_l above a half, and `solve_early` computes nothing
+    beyond it. `price` is the cost of a full pass in nats. H_l is treated as a constant, so that the gates do not train
+    the embeddings.
 
     Args:
-        stages: modules, each reading the last one's output.
-        sizes: of the vector at each exit, which scale the distance.
-        costs: of all stages up to each, as shares of the whole; the last is 1.
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        scale: of the squared distance over the square root of its size, at the start.
-        price: of a full pass, in nats.
+        stages: modules, each of which reads the output of the one before.
+        sizes: length of the vector at each exit; they scale the distances.
+        costs: cost of all stages up to each, as a share of the whole; the last is 1.
+        way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        scale: initial factor of the squared distance, divided by the square root of the vector's length.
+        price: cost of a full pass, in nats.
     """
-
-    loss_fn: LossFn = staticmethod(cross_entropy)
 
     def __init__(
         self, stages: nn.Sequential, *, sizes: list[int], costs: list[float], way: int, scale: float = 0.8,
@@ -60,17 +57,13 @@ class EarlyExit(Learner[list[Prototypes]]):
         self.bias = nn.Parameter(torch.full((len(stages) - 1,), -0.2))
         self.slope = nn.Parameter(torch.full((len(stages) - 1,), 0.1))
 
-    @property
-    def transductive(self) -> bool:
-        return is_transductive(self)
-
     def embeddings(self, x: Tensor) -> list[Float[Tensor, "n d"]]:
         return [self.exit(x := stage(x)) for stage in self.stages]
 
     def answer(
         self, depth: int, prototypes: Prototypes, z: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n way"], Float[Tensor, " n"]]:
-        """Each query's logits at exit `depth`, and g_l: the probability to end there, if it has come so far."""
+        """Returns each query's logits at exit `depth`, and g_l: its probability to exit there if not before."""
         logits = by_distance(prototypes, z, self.log_scale[depth].exp())
         if depth == len(self.stages) - 1:
             return logits, torch.ones_like(z[:, 0])
@@ -98,7 +91,7 @@ class EarlyExit(Learner[list[Prototypes]]):
 
 
 def endings(gates: Sequence[Tensor]) -> list[Tensor]:
-    """q_l, the probability to end at each depth, from the probability to end there if not before."""
+    """Returns q_l, the probability to exit at each depth, from the gates g_l."""
     left, shares = torch.ones_like(gates[0]), []
     for gate in gates:
         shares.append(left * gate)
@@ -107,7 +100,7 @@ def endings(gates: Sequence[Tensor]) -> list[Tensor]:
 
 
 def ended(answers: Answers) -> Float[Tensor, "n way"]:
-    """Each query's logits at the first depth whose gate is above a half."""
+    """Returns each query's logits at the first depth whose gate is above a half."""
     ends = endings([(gate > 0.5).to(gate.dtype) for gate in answers.gates])
     each = [torch.where(end[:, None] > 0.5, z, 0.0) for end, z in zip(ends, answers.logits, strict=True)]
     return torch.stack(each).sum(0)
@@ -115,10 +108,10 @@ def ended(answers: Answers) -> Float[Tensor, "n way"]:
 
 @torch.no_grad()
 def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float[Tensor, "n way"], Int[Tensor, " n"]]:
-    """The predictions of one task and the stage that each query ended after; no later stage reads it.
+    """Returns the predictions of one task and the stage after which each query exited; later stages do not run for it.
 
-    What `learner.predict(learner.adapt(support), x)` gives, which runs every stage since it answers many tasks at once.
-    The support set goes as deep as the deepest query.
+    The predictions are those of `learner.predict(learner.adapt(support), x)`, which runs every stage. The support set
+    is computed as deep as the deepest query.
 
     Raises:
         UpstairsError: the network is normalised with the statistics of the queries, which must then stay together.
@@ -145,7 +138,7 @@ def solve_early(learner: EarlyExit, support: Examples, x: Tensor) -> tuple[Float
 
 
 def costs_of(stages: nn.Sequential, shape: tuple[int, ...]) -> list[float]:
-    """Multiplications of all stages up to each, as shares of the whole."""
+    """Returns the multiplications of all stages up to each, as shares of the whole."""
     counts: list[int] = []
 
     def count(layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
@@ -168,13 +161,13 @@ def costs_of(stages: nn.Sequential, shape: tuple[int, ...]) -> list[float]:
 def early_exit(
     stages: nn.Sequential, *, way: int, shape: tuple[int, ...] | None = None, scale: float = 0.8, price: float = 0.1
 ) -> EarlyExit:
-    """A ProtoNet that each query leaves after as many stages as it needs (Graves 2016, Teerapittayanon 2016).
+    """A ProtoNet with early exits, one depth for each query (Graves 2016, Teerapittayanon 2016).
 
         loss = mean over queries of  sum over l of q_l (CE_l + price * cost_l) + mean over l of CE_l
 
     Args:
-        stages: modules of an encoder, each reading the last one's output: vectors, or maps of pictures.
-        shape: of one input; it can be left out where the first layer is linear.
+        stages: modules of an encoder, each of which reads the output of the one before: vectors, or maps of pictures.
+        shape: shape of one input; it may be None where the first layer is linear.
         scale, price: see `EarlyExit`.
 
     Raises:

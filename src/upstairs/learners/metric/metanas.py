@@ -1,4 +1,4 @@
-"""What the network is: a search over cells across tasks, pruned to a discrete network that goes on training."""
+"""MetaNAS: a differentiable architecture search across tasks, pruned to a discrete network that trains further."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,23 +13,23 @@ from upstairs.nets.cells import discretise, mixtures
 
 
 class MetaNAS(ProtoNet):
-    """A differentiable search for the network across tasks, then that network as a ProtoNet
+    """A differentiable architecture search across tasks, then the found network as a ProtoNet
     (Elsken et al. 2020, "Meta-learning of neural architectures for few-shot learning"; T-NAS, Lian et al. 2020).
 
         search:  a_task = a - inner_lr * d L_support(a, w) / d a,   minimise over tasks L_query(a_task, w) in a and w
-        prune:   each edge keeps the operation of the largest a, with the weights that it has
+        prune:   each edge keeps the operation with the largest a, and its weights
         train:   minimise L_query(w)
 
-    L is ProtoNet's loss; that of the support set has its own examples as queries. As in MetaNAS the mixture sharpens
-    while the search goes on (its temperature falls from 1 to 0.1), so that pruning changes little and the network need
-    not be trained anew. Weights are shared by all tasks where the papers adapt them too: prototypes do that work.
+    L is ProtoNet's loss; L_support uses the support examples as queries. As in MetaNAS the temperature of the mixture
+    falls from 1 to 0.1 during the search, so that pruning changes little and the network need not be retrained. The
+    papers adapt the weights w to each task too; here they are shared, since the prototypes adapt.
 
     Args:
-        encoder: with `Mixed` operations in it, as `nets.cells` makes it.
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        scale: of the squared distance.
-        until: the share of training that is search.
-        inner_lr: of a task's step on the architecture.
+        encoder: a network with `Mixed` operations, such as `nets.cells` makes.
+        way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        scale: factor of the squared distance.
+        until: share of training that is search.
+        inner_lr: learning rate of a task's step on the architecture.
     """
 
     def __init__(
@@ -53,37 +53,33 @@ class MetaNAS(ProtoNet):
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
         if not (self.searching and self.training):
             return super().meta_loss(task)
-        architecture = self.own_architecture(task.support)
+        shared: Params = {n: p for n, p in self.encoder.named_parameters() if n.endswith("architecture")}
+        architecture = inner_loop(self.support_loss, shared, task.support, rule=self.rule, steps=1)
         support, query = (functional_call(self.encoder, architecture, examples.x) for examples in task)
         prediction = self.logits(self.fit(support, task.support), query)
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
-
-    def own_architecture(self, support: Examples) -> Params:
-        """One step from the shared one on the support set's loss."""
-        shared: Params = {n: p for n, p in self.encoder.named_parameters() if n.endswith("architecture")}
-        return inner_loop(self.support_loss, shared, support, rule=self.rule, steps=1)
 
     def support_loss(self, architecture: Params, support: Examples) -> Float[Tensor, ""]:
         z = functional_call(self.encoder, architecture, support.x)
         return support.mean(self.loss_fn(self.logits(self.fit(z, support), z), support.y))
 
     def found(self) -> nn.Module:
-        """The discrete encoder alone, as an ordinary module of its own."""
+        """Returns a copy of the discrete encoder as an ordinary module."""
         return discretise(self.encoder)
 
 
 def metanas(encoder: nn.Module, *, way: int, scale: float | None = None, until: float = 1 / 3) -> MetaNAS:
-    """MetaNAS (Elsken et al. 2020): a search for the network across tasks, then that network as a ProtoNet.
+    """MetaNAS (Elsken et al. 2020): an architecture search across tasks, then the found network as a ProtoNet.
 
         a_task = a - inner_lr * d L_support(a, w) / d a,   minimise over tasks L_query(a_task, w) in a and w
 
     Args:
-        encoder: with choices in it, such as `upstairs.nets.cells((1, 28, 28))`.
+        encoder: a network with `Mixed` operations, such as `upstairs.nets.cells((1, 28, 28))`.
         scale: None is 0.8 over the square root of the embeddings' length.
-        until: the share of training that is search, which `learner.at(progress)` counts.
+        until: share of training that is search; the loop calls `learner.at(progress)`.
 
     Raises:
-        UpstairsError: an encoder without a choice.
+        UpstairsError: an encoder without `Mixed` operations.
     """
     if not mixtures(encoder):
         raise UpstairsError(

@@ -1,7 +1,6 @@
-"""Learners of an encoder that is trained to classify all training classes; tasks see its features.
+"""Metric learners whose encoder is trained to classify all training classes: SimpleShot, Baseline++, co-training.
 
-SimpleShot, Baseline++ and, with episodes beside it, co-training here; BD-CSPN in transductive.py; in transfer.py it is
-the first stage of meta-transfer learning.
+BD-CSPN is in bd_cspn.py; meta-transfer learning (gradient/mtl.py) uses `Pretrained` as its first stage.
 """
 
 from typing import Any
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, LossFn, State, Task, cross_entropy
+from upstairs.core import Examples, State, Task
 from upstairs.functional.differentiate import FirstOrder
 from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, Params
@@ -21,22 +20,21 @@ from upstairs.nets.norm import Centre
 
 
 class Pretrained(MetricLearner[State]):
-    """Trained by ordinary classification, with one output for each training class.
+    """A learner that is trained by ordinary classification, with one output for each training class.
 
         loss = mean over support and query examples of CE(scale cos(f(x), w_c), the class's own number)
 
-    Cosines (Chen et al. 2019) instead of a linear layer: with thousands of classes they learn far faster.
+    Cosines (Chen et al. 2019) learn thousands of classes far faster than a linear layer.
 
     Args:
         encoder: any module from inputs to vectors.
-        size: of these vectors.
-        classes: training classes, each with a weight vector of its own.
-        way: classes that `predict` answers; the encoder serves any number (`for_way`).
+        size: length of these vectors.
+        classes: number of training classes, each of which has a weight vector.
+        way: number of classes that `predict` answers; the encoder serves any number (`for_way`).
         centred: subtract the mean feature of the training classes in evaluation; it is measured before each validation.
-        scale: of the cosine, at the start (it is learned).
+        scale: initial factor of the cosine; it is learned.
     """
 
-    loss_fn: LossFn = staticmethod(cross_entropy)
     global_labels = True
 
     def __init__(
@@ -48,17 +46,17 @@ class Pretrained(MetricLearner[State]):
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
 
     def embed(self, x: Tensor) -> Float[Tensor, "n d"]:
-        """Features of length 1, centred where that was asked for."""
+        """Returns features of length 1, centred where `centred` is set."""
         return F.normalize(self.centre(self.features(x)), dim=-1)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        both = Examples(*(torch.cat([a, b]) for a, b in zip(task.support, task.query, strict=True)))
+        both = task.together()
         logits = self.log_scale.exp() * self.embed(both.x) @ F.normalize(self.head.weight, dim=-1).T
         return both.mean(self.loss_fn(logits, both.y)), logits[len(task.support.x) :]
 
 
 class SimpleShot(Pretrained[Prototypes]):
-    """The nearest class mean of centred features of length 1 (Wang et al. 2019, "CL2N").
+    """SimpleShot: the nearest class mean of centred features of length 1 (Wang et al. 2019, "CL2N").
 
         z = (f(x) - mu) / |f(x) - mu|,   p(y = k | x)  ~  exp(-scale/2 |z - c_k|^2),   c_k = mean of z over class k
 
@@ -75,12 +73,12 @@ class SimpleShot(Pretrained[Prototypes]):
 
 
 class CoTraining(SimpleShot):
-    """Episodes and an auxiliary classification of all training classes, together (Oreshkin et al. 2018, section 3.4).
+    """Co-training of episodes and a classification of all training classes (Oreshkin et al. 2018, section 3.4).
 
         loss = 1/2 CE(s cos(f(x), w_c), the class's own number) + 1/2 CE(-t/2 |z - c_k|^2, k among the task's classes)
 
-    The first is `Pretrained`'s over support and query, the second SimpleShot's over the queries; s and t are learned.
-    The paper lets the share of the first fall in training; here it stays.
+    The first term is `Pretrained`'s over support and query, the second SimpleShot's over the queries; s and t are
+    learned. In the paper the share of the first term falls in training; here it is constant.
     """
 
     needs_hard_labels = "reads them in two ways"
@@ -90,7 +88,7 @@ class CoTraining(SimpleShot):
         self.log_sharpness = nn.Parameter(torch.tensor(10.0).log())
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Labels are the classes' own numbers: the episode is a task of all classes, of which it has seen a few."""
+        """Labels are global class numbers, so the episode is a task of all classes, of which only a few are seen."""
         both, n = task.together(), len(task.support.x)
         z = self.embed(both.x)
         classify = self.log_scale.exp() * z @ F.normalize(self.head.weight, dim=-1).T
@@ -104,17 +102,17 @@ class CoTraining(SimpleShot):
 
 
 class BaselinePlusPlus(Pretrained[Prototypes]):
-    """On each task a cosine classifier is trained over the frozen encoder (Chen et al. 2019, "Baseline++").
+    """Baseline++: on each task a cosine classifier is trained on the frozen encoder (Chen et al. 2019).
 
         logits = scale cos(f(x), w_k),   w by `steps` of gradient descent on the support set's cross-entropy
 
-    The paper starts w at random; here it starts at the class means (weight imprinting; Qi, Brown and Lowe 2018), so
-    that the answer does not depend on chance or on the order of the classes.
+    The paper initialises w at random; here it starts at the class means (weight imprinting; Qi, Brown and Lowe 2018),
+    so that the prediction is deterministic and independent of the order of the classes.
 
     Args:
-        encoder, size, options: those of `Pretrained`.
-        inner_lr: of the gradient steps.
-        steps: how many.
+        encoder, size, options: as for `Pretrained`.
+        inner_lr: learning rate of the gradient steps.
+        steps: number of gradient steps.
     """
 
     def __init__(
@@ -149,8 +147,8 @@ def simpleshot(
 
     Args:
         encoder: any module from inputs to vectors.
-        classes: the number of training classes. Train on `Episodes(..., global_labels=True)`.
-        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+        classes: number of training classes. Train on `Episodes(..., global_labels=True)`.
+        shape: shape of one input; needed where the encoder does not determine it (see `embedding_size`).
         centred: subtract mu, the mean feature of the training classes, which `calibrate` measures.
     """
     return SimpleShot(encoder, embedding_size(encoder, shape), classes=classes, way=way, centred=centred)
@@ -159,7 +157,7 @@ def simpleshot(
 def co_training(
     encoder: nn.Module, *, way: int, classes: int, shape: tuple[int, ...] | None = None, centred: bool = True
 ) -> CoTraining:
-    """Episodes and an auxiliary classification of all training classes (Oreshkin et al. 2018): half of each loss.
+    """Co-training (Oreshkin et al. 2018): the mean of an episode's loss and a classification of all training classes.
 
     Args:
         encoder, classes, shape, centred: as for `simpleshot`.

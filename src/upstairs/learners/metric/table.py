@@ -1,4 +1,4 @@
-"""Learning of categories: what a class is, from embeddings of its examples."""
+"""The registry's entries of the metric learners."""
 
 from upstairs.learners.entries import FUNCTIONS, INNER_LOOP, METRIC, Entry
 from upstairs.learners.options import (
@@ -29,7 +29,7 @@ METRIC_LEARNERS: dict[str, Entry] = {
         ViewOptions, METRIC | {"way": 5, "tasks": 4, "query": 10},
     ),
     "dn4": Entry(
-        HERE + "build_dn4", "local features, each compared with those that it is most like (Li 2019)",
+        HERE + "build_dn4", "DN4: local features, each compared with the most similar ones (Li 2019)",
         classification=METRIC | {"way": 20, "query": 2},
     ),
     "r2d2": Entry(
@@ -40,11 +40,11 @@ METRIC_LEARNERS: dict[str, Entry] = {
         HERE + "build_metaoptnet", "a support vector machine on each task (Lee 2019)", ViewOptions, _SOLVER
     ),
     "proto_maml": Entry(
-        HERE + "build_proto_maml", "MAML from the head that ProtoNet amounts to (Triantafillou 2020)",
+        HERE + "build_proto_maml", "MAML whose head starts as the linear form of ProtoNet (Triantafillou 2020)",
         ProtoMamlOptions, METRIC | {"way": 20, "inner_lr": 0.1},
     ),
     "unicorn_maml": Entry(
-        HERE + "build_unicorn_maml", "MAML from a head that is the same for every class (Ye and Chao 2022)",
+        HERE + "build_unicorn_maml", "MAML whose head starts equal for every class (Ye and Chao 2022)",
         InnerLoopOptions, INNER_LOOP,
     ),
     "co_training": Entry(
@@ -52,7 +52,7 @@ METRIC_LEARNERS: dict[str, Entry] = {
         "prototypes, with an auxiliary classification of all training classes (Oreshkin 2018)",
         ViewOptions, _PRETRAINED | {"lr": 6e-3},
     ),
-    # no meta-learning: a network that classified all training classes
+    # no meta-learning: a classifier of all training classes
     "simpleshot": Entry(
         HERE + "build_simpleshot", "no meta-learning: nearest mean of centred, normalised features (Wang 2019)",
         ViewOptions, _PRETRAINED,
@@ -66,10 +66,10 @@ METRIC_LEARNERS: dict[str, Entry] = {
         HERE + "build_bd_cspn", "prototypes rectified by the queries; transductive (Liu 2020)", ViewOptions,
         _PRETRAINED,
     ),
-    # learning of structure: what the network is, and how deep
+    # learning of structure: the network and its depth
     "metanas": Entry(
         HERE + "build_metanas",
-        "MetaNAS: a search for the network across tasks, then that network as a ProtoNet (Elsken 2020)",
+        "MetaNAS: an architecture search across tasks, then that network as a ProtoNet (Elsken 2020)",
         PrototypeOptions, METRIC | {"way": 20, "width": 32},
     ),
     "early_exit": Entry(

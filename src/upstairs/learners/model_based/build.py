@@ -1,4 +1,4 @@
-"""How the model-based learners are built from settings."""
+"""Builders of the model-based learners from settings."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,12 +22,12 @@ def build_film(settings: Settings, shape: Shape, way: int) -> Learner:
 
 
 def process(make: Callable[..., Learner]) -> Build:
-    """A neural process, which reads vectors."""
+    """Returns a builder of a neural process, which reads vectors."""
     return lambda s, shape, way: make(shape[0], width=s.width)
 
 
 def reader(make: Callable[..., Learner]) -> Build:
-    """On an encoder, for a fixed number of classes."""
+    """Returns a builder of a learner from an encoder and the length of its embeddings."""
     return on_encoder(lambda net, size, s, way: make(net, size, way=way))
 
 

@@ -1,6 +1,6 @@
-"""Learners whose weights for a task are written by a network that reads its support set: f(x) = g(theta, support)(x).
+"""Learners whose weights for a task are predicted by a network from its support set: f(x) = g(theta, support)(x).
 
-Nothing is minimised within a task: one pass writes what the task needs. Hypernetwork, VERSA (a distribution over
+There is no inner optimisation: one forward pass predicts the weights. Hypernetwork, VERSA (a distribution over
 weights), FiLM (a scale and a shift of every channel).
 """
 
@@ -12,21 +12,28 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Learner, LossFn, Task, cross_entropy
+from upstairs.core import Examples, Task
 from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
 from upstairs.learners.gradient.cavia import modulated
-from upstairs.learners.metric.protonet import SCALE, MetricLearner, Prototypes, by_distance, class_means, only_seen
+from upstairs.learners.metric.protonet import (
+    SCALE,
+    EncoderLearner,
+    MetricLearner,
+    Prototypes,
+    by_distance,
+    class_means,
+    only_seen,
+)
 from upstairs.nets.embedding import embedding_size
-from upstairs.nets.norm import is_transductive
 
-MOST_CLASSES = 512  # for whose logits VERSA has noise
+MOST_CLASSES = 512  # largest way of VERSA, which has noise for so large a number of logits
 
 
 class Noise(nn.Module):
-    """Standard normal numbers [samples, size]: in training those of the step, in evaluation always the same.
+    """Standard normal noise [samples, size]: drawn for each step in training, fixed in evaluation.
 
-    `at` draws them from the progress alone, so that a learner which reads them stays a pure function.
+    `at` draws it from the progress alone, so that a learner which reads it is a pure function.
     """
 
     def __init__(self, size: int, *, samples: int, judged: int) -> None:
@@ -45,7 +52,7 @@ class Noise(nn.Module):
 
 
 class ClassWeights(NamedTuple):
-    """A linear layer: one weight vector and one bias for each class, and which classes the support set had."""
+    """A weight vector and a bias for each class, and which classes occur in the support set."""
 
     weight: Float[Tensor, "way d"]
     bias: Float[Tensor, " way"]
@@ -53,19 +60,17 @@ class ClassWeights(NamedTuple):
 
 
 class Hypernetwork(MetricLearner[ClassWeights]):
-    """A network writes the weights of each class (Ha, Dai and Le 2017, made for tasks of any number of classes).
+    """A hypernetwork predicts the weights of each class (Ha, Dai and Le 2017), for any number of classes.
 
         (w_k, b_k) = g([c_k, c]),   logits_k(x) = w_k f(x) / sqrt(d) + b_k
 
-    c_k is the mean embedding of the class's support examples, c that of the classes: g sees a class and its task, so
-    that any number of classes can be written and renumbering them permutes the answers.
+    c_k is the mean embedding of the class's support examples, c the mean over classes. g reads one class and its task,
+    so it serves any number of classes, and renumbering them permutes the predictions.
 
     Args:
-        encoder: any module from inputs to vectors of `size` numbers.
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        encoder: any module from inputs to vectors of length `size`.
+        way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
     """
-
-    loss_fn: LossFn = staticmethod(cross_entropy)
 
     def __init__(self, encoder: nn.Module, size: int, *, way: int) -> None:
         super().__init__(encoder, way=way)
@@ -82,7 +87,7 @@ class Hypernetwork(MetricLearner[ClassWeights]):
 
 
 class WeightPosterior(NamedTuple):
-    """A Gaussian over each class's weights, the bias last, and which classes the support set had."""
+    """A Gaussian over each class's weights, the bias last, and which classes occur in the support set."""
 
     mean: Float[Tensor, "way d1"]
     variance: Float[Tensor, "way d1"]
@@ -90,21 +95,19 @@ class WeightPosterior(NamedTuple):
 
 
 class Versa(MetricLearner[WeightPosterior]):
-    """A network writes a distribution over the weights of each class (Gordon et al. 2019).
+    """VERSA: a network predicts a distribution over the weights of each class (Gordon et al. 2019).
 
         q(w_k) = N(mu(c_k), sigma^2(c_k)),   p(y | x) = 1/L sum over l of softmax_y(w^l [f(x), 1] / sqrt(d)),   w^l ~ q
 
-    Predictions are log p(y | x), whose cross-entropy is the paper's objective (there is no KL term). The logits of one
+    Predictions are log p(y | x), whose cross-entropy is the paper's objective (there is no KL term). The logits of a
     query are Gaussian under q, so they are sampled instead of the weights (Kingma, Salimans and Welling 2015): the same
-    p(y | x) of each query for far fewer random numbers, which `Noise` has.
+    p(y | x) with far fewer random numbers.
 
     Args:
-        encoder: any module from inputs to vectors of `size` numbers.
-        way: classes that `predict` answers; the meta-parameters serve any number up to 512 (`for_way`).
-        samples: L in training; in evaluation it is 10 times as many, always with the same noise.
+        encoder: any module from inputs to vectors of length `size`.
+        way: number of classes that `predict` answers; the meta-parameters serve any number up to 512 (`for_way`).
+        samples: L in training; in evaluation it is 10 times as large, with fixed noise.
     """
-
-    loss_fn: LossFn = staticmethod(cross_entropy)
 
     def __init__(self, encoder: nn.Module, size: int, *, way: int, samples: int = 10) -> None:
         super().__init__(encoder, way=way)
@@ -121,7 +124,7 @@ class Versa(MetricLearner[WeightPosterior]):
     def fit(self, z: Float[Tensor, "n d"], support: Examples) -> WeightPosterior:
         means = class_means(z, support, self.way)
         mean, log_variance = self.write(means.mean).chunk(2, 1)
-        return WeightPosterior(mean, (log_variance - 2).exp(), means.seen)  # small at the start: the mean is heard
+        return WeightPosterior(mean, (log_variance - 2).exp(), means.seen)  # the variance starts small
 
     def logits(self, state: WeightPosterior, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         features = F.pad(z, (0, 1), value=1.0) / z.shape[1] ** 0.5
@@ -134,42 +137,36 @@ class Versa(MetricLearner[WeightPosterior]):
 
 
 class Conditioned(NamedTuple):
-    """What modulates the encoder, and the class means under it."""
+    """The context that modulates the encoder, and the class means of the modulated encoder."""
 
     context: Float[Tensor, " size"]
     prototypes: Prototypes
 
 
-class FilmLearner(Learner[Conditioned]):
+class FilmLearner(EncoderLearner[Conditioned]):
     """A set encoder scales and shifts every channel of the encoder (Requeima et al. 2019, CNAPs).
 
         t = h(mean of s(x_i) over the support set),   z -> (1 + A t) * z + B t  before each ReLU of f
         p(y = k | x)  ~  exp(-scale * |f_t(x) - c_k|^2),   c_k the class means of f_t
 
-    The paper's encoder is pretrained and its head is written too; here all is trained together, with prototypes.
+    The paper's encoder is pretrained and its head is predicted too; here all is trained together, with prototypes.
 
     Args:
         encoder: any module from inputs to vectors, with ReLUs.
-        summary: the set encoder s, any module from inputs to vectors of `size` numbers.
-        way: classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        scale: of the squared distance.
+        summary: the set encoder s, any module from inputs to vectors of length `size`.
+        way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
+        scale: factor of the squared distance.
     """
-
-    loss_fn: LossFn = staticmethod(cross_entropy)
 
     def __init__(self, encoder: nn.Module, summary: nn.Module, size: int, *, way: int, scale: float) -> None:
         super().__init__()
         self.encoder, self.summary, self.way, self.scale = modulated(encoder, size), summary, way, scale
         self.condition = nn.Linear(size, size)
-        with torch.no_grad():  # near the plain encoder at the start, yet with a gradient for what lies before
+        with torch.no_grad():  # near the plain encoder at the start, yet not zero, so that `summary` has a gradient
             self.condition.weight.mul_(0.1), self.condition.bias.zero_()
         self.contexts = [name for name, _ in self.encoder.named_parameters() if name.split(".")[-1] == "context"]
         if not self.contexts:
             raise UpstairsError("FiLM scales what goes into a ReLU and this network has none: use `net` conv4 or mlp")
-
-    @property
-    def transductive(self) -> bool:
-        return is_transductive(self)
 
     def context(self, support: Examples) -> Float[Tensor, " size"]:
         return self.condition(support.pool(self.summary(support.x))[None])[0]
@@ -185,7 +182,7 @@ class FilmLearner(Learner[Conditioned]):
         return by_distance(state.prototypes, self.embed(state.context, x), self.scale)
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        """The query loss, with support and query embedded as one batch."""
+        """Returns the query loss; support and query are embedded as one batch."""
         z = self.embed(self.context(task.support), torch.cat([task.support.x, task.query.x]))
         n = len(task.support.x)
         prediction = by_distance(class_means(z[:n], task.support, self.way), z[n:], self.scale)
@@ -193,21 +190,21 @@ class FilmLearner(Learner[Conditioned]):
 
 
 def hypernetwork(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None) -> Hypernetwork:
-    """A network writes the weights of each class (Ha, Dai and Le 2017): logits_k(x) = w_k f(x) / sqrt(d) + b_k.
+    """A hypernetwork predicts the weights of each class (Ha, Dai and Le 2017): logits_k(x) = w_k f(x) / sqrt(d) + b_k.
 
     Args:
         encoder: any module from inputs to vectors.
-        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+        shape: shape of one input; needed where the encoder does not determine it (see `embedding_size`).
     """
     return Hypernetwork(encoder, embedding_size(encoder, shape), way=way)
 
 
 def versa(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None, samples: int = 10) -> Versa:
-    """VERSA (Gordon et al. 2019): a network writes a Gaussian over each class's weights, q(w_k) = N(mu(c_k), s^2(c_k)).
+    """VERSA (Gordon et al. 2019): a network predicts a Gaussian over class weights, q(w_k) = N(mu(c_k), s^2(c_k)).
 
     Args:
         encoder, shape: as for `hypernetwork`.
-        samples: of the weights in training; ten times as many in evaluation.
+        samples: number of weight samples in training; ten times as many in evaluation.
     """
     return Versa(encoder, embedding_size(encoder, shape), way=way, samples=samples)
 
@@ -222,7 +219,7 @@ def film(
         encoder: any module from inputs to vectors, with ReLUs.
         summary: the set encoder whose mean over the support set gives t; None is a copy of the encoder.
         shape: as for `hypernetwork`.
-        scale: of the squared distance to class means; None is 0.8 over the square root of the embeddings' length.
+        scale: factor of the squared distance; None is 0.8 over the square root of the embeddings' length.
     """
     size = embedding_size(encoder, shape)
     summary = copy.deepcopy(encoder) if summary is None else summary

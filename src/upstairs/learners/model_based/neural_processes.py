@@ -1,6 +1,6 @@
-"""Neural processes: a set encoder reads the support set, and a decoder answers with a Gaussian for each query.
+"""Neural processes: a set encoder reads the support set, and a decoder predicts a Gaussian for each query.
 
-A prediction is [mean, log scale]. Scales are at least 0.05, so that no single query can have a likelihood without end.
+A prediction is [mean, log scale]. Scales are at least 0.05, so that the likelihood of a query is bounded.
 """
 
 from itertools import pairwise
@@ -19,7 +19,7 @@ LEAST = 0.05
 
 
 def layers(*sizes: int) -> nn.Sequential:
-    """Linear layers of these sizes with GELU between."""
+    """Returns linear layers of these sizes with GELU between."""
     net = nn.Sequential()
     for i, (a, b) in enumerate(pairwise(sizes)):
         net.extend([nn.GELU(), nn.Linear(a, b)] if i else [nn.Linear(a, b)])
@@ -27,20 +27,20 @@ def layers(*sizes: int) -> nn.Sequential:
 
 
 def bounded(raw: Float[Tensor, "*n d2"]) -> Float[Tensor, "*n d2"]:
-    """[mean, log scale] with scale = 0.05 + 0.95 softplus."""
+    """Returns [mean, log scale] with scale = 0.05 + 0.95 softplus."""
     mean, scale = raw.chunk(2, -1)
     return torch.cat([mean, (LEAST + (1 - LEAST) * F.softplus(scale)).log()], -1)
 
 
 class CNP(Learner[Tensor]):
-    """Conditional neural process (Garnelo et al. 2018): a mean over the support set is all that a task leaves.
+    """Conditional neural process (Garnelo et al. 2018): the state is a mean over the support set.
 
         r = mean of h([x_i, y_i]),   p(y | x) = N(g([x, r]))
 
     Args:
-        size: numbers in one input.
-        width: of all hidden layers.
-        outputs: numbers in one target.
+        size: length of an input.
+        width: width of all hidden layers.
+        outputs: length of a target.
     """
 
     loss_fn: LossFn = staticmethod(gaussian_nll)
@@ -70,15 +70,15 @@ class LNP(Learner[Latent]):
         q(z | S) = N(m(r), s(r)),   r = mean of h([x_i, y_i]) over the set S,   p(y | x, z) = N(g([x, z]))
         meta-loss = -log(1/L sum over l of product over queries of p(y_j | x_j, z_l)) / queries,  z_l ~ q(z | support)
 
-    This is the likelihood of all queries together, estimated by L draws. (The first paper's bound underfits: with it
-    the mean squared error was no better than that of a network from scratch.) `predict` answers with the Gaussian that
-    has the mean and the variance of the mixture over draws.
+    This is the joint likelihood of all queries, estimated by L draws. (The bound of the first paper underfits: its mean
+    squared error was no better than that of a network from scratch.) `predict` returns the Gaussian with the mean and
+    the variance of the mixture over draws.
 
     Args:
-        size: numbers in one input.
-        width: of all hidden layers, and of the latent.
-        outputs: numbers in one target.
-        samples: L in training; in evaluation 32, always with the same noise.
+        size: length of an input.
+        width: width of all hidden layers, and of the latent.
+        outputs: length of a target.
+        samples: L in training; in evaluation 32, with fixed noise.
     """
 
     loss_fn: LossFn = staticmethod(gaussian_nll)
@@ -99,7 +99,7 @@ class LNP(Learner[Latent]):
         return Latent(mean, 0.01 + 0.99 * scale.sigmoid())
 
     def answers(self, state: Latent, x: Tensor) -> Float[Tensor, "samples n out"]:
-        """p(y | x, z) for each draw z of the latent."""
+        """Returns p(y | x, z) for each draw z of the latent."""
         z = state.mean + state.scale * self.noise().to(x.dtype)
         count, n = len(z), len(x)
         both = torch.cat([x[None].expand(count, n, -1), z[:, None].expand(count, n, -1)], 2)
@@ -109,7 +109,7 @@ class LNP(Learner[Latent]):
         return mixture(self.answers(state, x))
 
     def meta_loss(self, task: Task) -> tuple[Float[Tensor, ""], Float[Tensor, "n out"]]:
-        """-log p(all queries | support), by draws of q(z | support), per query."""
+        """Returns -log p(all queries | support) per query, estimated by draws of q(z | support)."""
         answers = self.answers(self.adapt(task.support), task.query.x)
         count = len(answers)
         y = task.query.y[None].expand(count, -1, -1).flatten(0, 1)
@@ -120,7 +120,7 @@ class LNP(Learner[Latent]):
 
 
 def mixture(answers: Float[Tensor, "samples n d2"]) -> Float[Tensor, "n d2"]:
-    """The Gaussian with the mean and the variance of a mixture of Gaussians, [mean, log scale]."""
+    """Returns the Gaussian with the mean and the variance of a mixture, [mean, log scale]."""
     means, logs = answers.chunk(2, -1)
     mean = means.mean(0)
     variance = (2 * logs).exp().mean(0) + (means - mean).square().mean(0)
@@ -128,11 +128,11 @@ def mixture(answers: Float[Tensor, "samples n d2"]) -> Float[Tensor, "n d2"]:
 
 
 class CrossAttention(nn.Module):
-    """Attention of several heads to the real examples of a set (Vaswani et al. 2017), written out, and what follows.
+    """Multi-head attention to the real examples of a set, and an MLP (Vaswani et al. 2017).
 
         a = softmax(q k / sqrt(d)) v of each head,   out = u + MLP(u),   u = from_ + a
 
-    There is one place more to attend to, whose key and value are learned: it says that nothing is near.
+    One learned token is added to the set; attending to it means that no example is near.
     """
 
     def __init__(self, width: int, *, heads: int = 8) -> None:
@@ -153,7 +153,7 @@ class CrossAttention(nn.Module):
 
 
 class Memory(NamedTuple):
-    """What is kept of each support example, and which are real."""
+    """The representation of each support example, and which are real."""
 
     r: Float[Tensor, "n d"]
     mask: Bool[Tensor, " n"]
@@ -164,14 +164,14 @@ class ANP(Learner[Memory]):
 
         r = self-attention of h([w(x_i), y_i]),   u = attention of e(w(x)) to r, twice,   p(y | x) = N(g(u))
 
-    w(x) = [x, sin(A x), cos(A x)] with A learned: products of queries and keys can then depend on x - x'. The paper's
-    latent path is left out: it makes samples coherent and has to be trained by a bound; this is trained by the
-    likelihood itself.
+    w(x) = [x, sin(A x), cos(A x)] with A learned, so that products of queries and keys can depend on x - x'. The
+    paper's latent path, which makes samples coherent and is trained by a bound, is left out: training uses the
+    likelihood.
 
     Args:
-        size: numbers in one input.
-        width: of all hidden layers.
-        outputs: numbers in one target.
+        size: length of an input.
+        width: width of all hidden layers.
+        outputs: length of a target.
     """
 
     loss_fn: LossFn = staticmethod(gaussian_nll)
@@ -207,8 +207,8 @@ def cnp(inputs: int = 1, *, outputs: int = 1, width: int = 128) -> CNP:
     """Conditional neural process (Garnelo et al. 2018): r = mean of h([x_i, y_i]),   p(y | x) = N(g([x, r])).
 
     Args:
-        inputs, outputs: numbers in one x and in one y.
-        width: of all hidden layers.
+        inputs, outputs: length of one x and of one y.
+        width: width of all hidden layers.
     """
     return CNP(inputs, width=width, outputs=outputs)
 

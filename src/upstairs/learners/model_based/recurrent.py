@@ -1,4 +1,4 @@
-"""Meta recurrent networks: y_t = f(y_{t-1}, x_t), a network that learns a task while its examples pass by."""
+"""Meta recurrent networks: y_t = f(y_{t-1}, x_t), a recurrent network that learns a task from a stream of examples."""
 
 from abc import abstractmethod
 from functools import partial
@@ -12,39 +12,39 @@ from torch.utils._pytree import tree_map
 
 from upstairs.core import Examples, State, Task
 from upstairs.learners.metric.protonet import members
-from upstairs.learners.model_based.snail import Reader, content_order
+from upstairs.learners.model_based.snail import SupportReader, content_order
 from upstairs.nets.embedding import embedding_size
 from upstairs.nets.sequence import LSTMCell, Slots, read, write
 
 
-class StreamLearner(Reader[tuple[State, Tensor]]):
-    """A recurrent network that is told each label one step late (Hochreiter, Younger and Conwell 2001).
+class StreamLearner(SupportReader[tuple[State, Tensor]]):
+    """A recurrent network that receives each label one step late (Hochreiter, Younger and Conwell 2001).
 
         (s_t, p_t) = step(s_{t-1}, y_{t-1}, x_t)
 
-    `adapt` reads the support set in one pass and keeps the last label, which is told with the query: each query is the
-    step after the support set. It is trained on streams: support set and queries shuffled together, the loss of every
-    step.
+    `adapt` reads the support set in one pass and keeps the last label, which is an input together with the query: each
+    query is the step after the support set. Training uses streams of support set and queries, shuffled together, and
+    the loss of every step.
     """
 
-    needs_hard_labels = "is told them one by one"
+    needs_hard_labels = "receives them one by one"
 
     @abstractmethod
     def tokens(self, x: Tensor) -> Float[Tensor, "n e"]:
-        """What a step reads of each input."""
+        """Returns the vector that a step reads for each input."""
 
     @abstractmethod
     def begin(self, like: Tensor) -> State:
-        """Before the first step."""
+        """Returns the initial state."""
 
     @abstractmethod
     def step(self, state: State, label: Float[Tensor, " way"], token: Tensor) -> tuple[State, Float[Tensor, " way"]]:
-        """Told the last label (zeros before the first step), sees the next input, predicts."""
+        """Reads the last label (zeros before the first step) and the next input; returns the new state and logits."""
 
     def stream(
         self, tokens: Float[Tensor, "t e"], label: Float[Tensor, "t way"], mask: Bool[Tensor, " t"]
     ) -> tuple[tuple[State, Tensor], Float[Tensor, "t way"]]:
-        """The state after a stream of examples, and what was predicted of each before its label was told."""
+        """Returns the state after a stream of examples, and the prediction for each before its label is read."""
         state, told, predictions = self.begin(tokens), torch.zeros_like(label[0]), []
         for t in range(len(tokens)):
             new, prediction = self.step(state, told, tokens[t])
@@ -61,7 +61,7 @@ class StreamLearner(Reader[tuple[State, Tensor]]):
         return torch.stack([self.step(kept, told, token)[1] for token in self.tokens(x)])[:, : self.way]
 
     def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        """The loss of every step of one stream of support set and queries, and the predictions of the queries."""
+        """Returns the loss over all steps of one stream of support set and queries, and the query predictions."""
         both = task.together()
         order, tokens = content_order(both), self.tokens(both.x)
         _, prediction = self.stream(tokens[order], members(both, self.most, tokens)[order], both.mask[order])
@@ -69,22 +69,22 @@ class StreamLearner(Reader[tuple[State, Tensor]]):
         return both.mean(self.loss_fn(prediction, both.y)), prediction[len(task.support.x) :, : self.way]
 
 
-class Cell(NamedTuple):
-    """The state of an LSTM: what it puts out and what it keeps."""
+class LSTMCarry(NamedTuple):
+    """The state of an LSTM: its output and its cell."""
 
     h: Float[Tensor, " e"]
     c: Float[Tensor, " e"]
 
 
-class LSTMLearner(StreamLearner[Cell]):
-    """An LSTM that learns a task in its state, by its weights alone (Hochreiter, Younger and Conwell 2001).
+class LSTMLearner(StreamLearner[LSTMCarry]):
+    """An LSTM whose state learns a task (Hochreiter, Younger and Conwell 2001).
 
         (h_t, c_t) = LSTM([norm(f(x_t)), y_{t-1}], h_{t-1}, c_{t-1}),   p(y_t) = softmax(head(h_t))
 
     Args:
-        encoder: any module from inputs to vectors of `size` numbers.
-        way: the most classes of a task.
-        block: units of the LSTM for each class, and as many again.
+        encoder: any module from inputs to vectors of length `size`.
+        way: largest number of classes in a task.
+        block: the LSTM has (way + 1) * block units.
     """
 
     def __init__(self, encoder: nn.Module, size: int, *, way: int, block: int = 64) -> None:
@@ -97,22 +97,22 @@ class LSTMLearner(StreamLearner[Cell]):
         z = self.encoder(x)
         return F.layer_norm(z, z.shape[-1:])
 
-    def begin(self, like: Tensor) -> Cell:
+    def begin(self, like: Tensor) -> LSTMCarry:
         zeros = like.new_zeros(self.head.in_features)
-        return Cell(zeros, zeros)
+        return LSTMCarry(zeros, zeros)
 
-    def step(self, state: Cell, label: Tensor, token: Tensor) -> tuple[Cell, Float[Tensor, " way"]]:
-        state = Cell(*self.cell(torch.cat([token, label]), *state))
+    def step(self, state: LSTMCarry, label: Tensor, token: Tensor) -> tuple[LSTMCarry, Float[Tensor, " way"]]:
+        state = LSTMCarry(*self.cell(torch.cat([token, label]), *state))
         return state, self.head(state.h)
 
 
 @torch.no_grad()
 def start_as_memory(cell: LSTMCell, head: nn.Linear, *, way: int, block: int) -> None:
-    """Where an LSTM's training starts: gates that keep a label together with what was seen one step before.
+    """Initialises an LSTM so that it stores a label together with the input of one step before.
 
-    The last block of units repeats P x_t, so that it is heard at t + 1; block k takes that up when label k is told, and
-    puts it out where it agrees with P x_t; the head adds each block up. From an ordinary start an LSTM finds this only
-    after very many tasks. P has orthogonal rows.
+    The last block of units outputs P x_t for step t + 1; block k stores it when label k is read, and outputs it where
+    it agrees with P x_t; the head sums each block. From an ordinary initialisation an LSTM finds this only after very
+    many tasks. P has orthogonal rows.
     """
     for p in (*cell.parameters(), head.weight):
         p.mul_(0.1)
@@ -131,7 +131,7 @@ def start_as_memory(cell: LSTMCell, head: nn.Linear, *, way: int, block: int) ->
 
 
 class Recall(NamedTuple):
-    """Between two steps: the cell, the memory, and the key of the last step, until its label is told."""
+    """The state between two steps: the LSTM, the memory, and the key of the last step, whose label comes next."""
 
     h: Float[Tensor, " e"]
     c: Float[Tensor, " e"]
@@ -143,17 +143,16 @@ class MemoryLearner(StreamLearner[Recall]):
     """A memory-augmented LSTM (Santoro et al. 2016).
 
         (h_t, c_t) = LSTM([f(x_t), y_{t-1}], h_{t-1}, c_{t-1})
-        write [k_{t-1}, y_{t-1}] into the least recently used row, or where was read last
+        write [k_{t-1}, y_{t-1}] into the least recently used row, or the row that was read last
         r_t = read by the cosine with k_t = W norm(f(x_t)),      p(y_t) = softmax(head([h_t, r_t]))
 
-    Difference from the paper: a row is the key with the label that belongs to it, where the paper's controller must
-    learn to put the two together.
+    Difference from the paper: a row holds a key and its label, which the paper's controller must learn to combine.
 
     Args:
-        encoder: any module from inputs to vectors of `size` numbers.
-        way: the most classes of a task.
-        hidden: units of the LSTM, and numbers of a key.
-        rows: of the memory; a longer stream overwrites the least recently used.
+        encoder: any module from inputs to vectors of length `size`.
+        way: largest number of classes in a task.
+        hidden: units of the LSTM, and length of a key.
+        rows: number of rows; a longer stream overwrites the least recently used one.
     """
 
     def __init__(self, encoder: nn.Module, size: int, *, way: int, hidden: int = 64, rows: int = 64) -> None:
@@ -163,12 +162,12 @@ class MemoryLearner(StreamLearner[Recall]):
         self.cell = LSTMCell(size + way, hidden)
         self.head = nn.Linear(2 * hidden + way, way)
         nn.init.orthogonal_(self.key.weight)
-        with torch.no_grad():  # it starts by answering the label that it reads
+        with torch.no_grad():  # at the start it predicts the label that it reads
             self.head.weight[:, -way:] = 5 * torch.eye(way)
         self.gate, self.log_scale = nn.Parameter(torch.tensor(-2.0)), nn.Parameter(torch.tensor(10.0).log())
 
     def tokens(self, x: Tensor) -> Float[Tensor, "n e"]:
-        """The embedding and its key."""
+        """Returns the embedding and its key."""
         z = self.encoder(x)
         return torch.cat([z, self.key(F.layer_norm(z, z.shape[-1:]))], 1)
 
@@ -186,12 +185,12 @@ class MemoryLearner(StreamLearner[Recall]):
 
 
 def lstm(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None) -> LSTMLearner:
-    """An LSTM that learns a task in its state (Hochreiter et al. 2001): (s_t, p_t) = step(s_t-1, y_t-1, x_t).
+    """An LSTM whose state learns a task (Hochreiter et al. 2001): (s_t, p_t) = step(s_t-1, y_t-1, x_t).
 
     Args:
         encoder: any module from inputs to vectors.
-        way: the most classes of a task.
-        shape: of one input; needed where the encoder does not say it (see `embedding_size`).
+        way: largest number of classes in a task.
+        shape: shape of one input; needed where the encoder does not determine it (see `embedding_size`).
     """
     return LSTMLearner(encoder, embedding_size(encoder, shape), way=way)
 
@@ -201,6 +200,6 @@ def memory(encoder: nn.Module, *, way: int, shape: tuple[int, ...] | None = None
 
     Args:
         encoder, way, shape: as for `lstm`.
-        rows: of the memory.
+        rows: number of rows of the memory.
     """
     return MemoryLearner(encoder, embedding_size(encoder, shape), way=way, rows=rows)

@@ -1,4 +1,4 @@
-"""Meta transfer by a network that reads the support set: f(x) = g(theta, support)(x)."""
+"""The registry's entries of the model-based learners."""
 
 from upstairs.learners.entries import FUNCTIONS, METRIC, Entry
 from upstairs.learners.options import ScaleOptions, ViewOptions
@@ -9,7 +9,7 @@ _READER = METRIC | {"way": 5, "tasks": 8}
 
 MODEL_BASED_LEARNERS: dict[str, Entry] = {
     "hypernetwork": Entry(
-        HERE + "build_hypernetwork", "a network writes each class's weights (Ha 2017)", ViewOptions,
+        HERE + "build_hypernetwork", "a hypernetwork predicts each class's weights (Ha 2017)", ViewOptions,
         METRIC | {"way": 20, "tasks": 2},
     ),
     "film": Entry(
@@ -17,7 +17,7 @@ MODEL_BASED_LEARNERS: dict[str, Entry] = {
         ScaleOptions, METRIC,
     ),
     "versa": Entry(
-        HERE + "build_versa", "a network writes a distribution over each class's weights (Gordon 2019)", ViewOptions,
+        HERE + "build_versa", "VERSA: a predicted distribution over each class's weights (Gordon 2019)", ViewOptions,
         METRIC | {"way": 20, "tasks": 2},
     ),
     "cnp": Entry(
@@ -39,7 +39,7 @@ MODEL_BASED_LEARNERS: dict[str, Entry] = {
     ),
     "in_context": Entry(
         HERE + "build_in_context",
-        "a transformer that reads the support set and answers in one pass (TabPFN, Hollmann 2023)",
+        "a transformer that reads the support set and predicts in one pass (TabPFN, Hollmann 2023)",
         classification=_READER,
     ),
     # meta recurrent networks
