@@ -46,9 +46,9 @@ def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
 
         def follow(status: Status) -> None:
             (name, value), *_ = status.score.items()
-            words = f"step {status.step}, loss {status.loss:.3f}, training tasks {write_number(name, value)}"
+            words = f"step {status.step}, loss {status.loss:.3f}, training tasks {write_value(name, value)}"
             if status.validation and name in status.validation:
-                words += f", validation {write_number(name, status.validation[name])}"
+                words += f", validation {write_value(name, status.validation[name])}"
             if tell:
                 tell(status.done, words, status.seconds)
 
@@ -90,15 +90,15 @@ def print_results(results: list[dict[str, Any]]) -> None:
     rows, kind = [], score_name(results[0])
     sign = -1 if kind == "mse" else 1
     for r in results:
-        cells = [write_score(r["baselines"].get(name)) for name in names]
-        note = f"each query alone: {write_score(r['inductive'])}" if "inductive" in r else write_likelihood(r)
+        cells = [write_mean(r["baselines"].get(name)) for name in names]
+        note = f"each query alone: {write_mean(r['inductive'])}" if "inductive" in r else write_likelihood(r)
         for name in BEST if "likelihood" in r else ():
             best = write_likelihood(r["baselines"].get(name, {}))
             note += best and f"; {name.replace('_', ' ')}: {best}"
         beaten = [n for n, b in r["baselines"].items() if n not in BEST and sign * (b[kind] - r[kind]) >= 0]
         if beaten:
             note += f"; does NOT beat {', '.join(beaten)}"
-        rows.append((r["learner"], write_task(r), write_score(r), *cells, note.strip("; ")))
+        rows.append((r["learner"], write_task(r), write_mean(r), *cells, note.strip("; ")))
     columns = ("learner", "task", kind, *(name.replace("_", " ") for name in names), "note")
     show_table(title_of(results[0]), columns, rows, DAGGER if seen else None)
 
@@ -130,12 +130,12 @@ def score_name(result: Mapping[str, Any]) -> str:
     return next(name for name in ("accuracy", "mse", "bound") if name in result)
 
 
-def write_number(name: str, value: float) -> str:
+def write_value(name: str, value: float) -> str:
     """An accuracy in per cent, an error to three digits."""
     return _write(name, value)
 
 
-def write_score(score: Mapping[str, Any] | None) -> str:
+def write_mean(score: Mapping[str, Any] | None) -> str:
     """The mean and its interval."""
     if score is None:
         return ""

@@ -185,7 +185,7 @@ def options_in(group: Any) -> dict[str, Field[Any]]:
 COMMON: dict[str, Field[Any]] = {name: f for group in GROUPS for name, f in options_in(group).items()}
 
 
-def kinds_of(group: Any) -> dict[str, tuple[Any, ...]]:
+def option_kinds(group: Any) -> dict[str, tuple[Any, ...]]:
     """What each option of a class may be: types, or the choices there are."""
 
     def flat(kind: Any) -> Iterator[Any]:
@@ -199,7 +199,7 @@ def kinds_of(group: Any) -> dict[str, tuple[Any, ...]]:
 
 def check_options(options: Any) -> None:
     """Raise UpstairsError for an option that is none of its choices, or not among the numbers that it may be."""
-    kinds = kinds_of(type(options))
+    kinds = option_kinds(type(options))
     for name, one in options_in(options).items():
         check_option(one, kinds[name], getattr(options, name))
 

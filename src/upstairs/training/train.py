@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from upstairs.console import tell_user, write_number
+from upstairs.console import tell_user, write_value
 from upstairs.data.open import limited, open_splits, with_paths
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
@@ -108,7 +108,7 @@ def _train(trainer: Trainer, *, quiet: bool) -> Run:
     run = load(trainer.out)
     if not quiet:
         kind, value = score_kind(trainer.episodes), trainer.progress.best
-        best = "no validation" if value is None else f"best on validation tasks {write_number(kind.name, value)}"
+        best = "no validation" if value is None else f"best on validation tasks {write_value(kind.name, value)}"
         stopped = f", stopped after {trainer.settings.patience} validations without a better one" * trainer.stale
         steps = f"{trainer.progress.step} steps{stopped}"
         tell_user(f"{trainer.out}: {steps}, {best}; next: upstairs evaluate {trainer.out}")

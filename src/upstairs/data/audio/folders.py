@@ -11,7 +11,7 @@ import torch
 from upstairs.data.audio.augment import Hearing
 from upstairs.data.audio.format import RATE, AudioFormat, read_sound, usual_length
 from upstairs.data.cache import Progress
-from upstairs.data.files import SOUNDS, FileClass, Tree, arrange, open_tree
+from upstairs.data.files import SOUNDS, FileClass, Tree, group_files, open_tree
 from upstairs.data.images.folders import source_of
 from upstairs.data.source import Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_class
@@ -97,7 +97,7 @@ def open_index(
     index = index_of(path)
     with ExitStack() as stack:
         tree = stack.enter_context(open_tree(_container(path) if index else path, SOUNDS))
-        classes, speaker, parts = _from_index(tree, index) if index else (arrange(tree), {}, {})
+        classes, speaker, parts = _from_index(tree, index) if index else (group_files(tree), {}, {})
         names = [name for one in classes for name in one.names]
         format = format or _suited(tree, names)
         source = source_of(tree, classes, format, name=path.stem, progress=progress)

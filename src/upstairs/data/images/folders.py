@@ -12,7 +12,7 @@ from PIL import Image
 
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress, memory_mapped
-from upstairs.data.files import PICTURES, FileClass, Files, Tree, arrange, open_tree
+from upstairs.data.files import PICTURES, FileClass, Files, Tree, group_files, open_tree
 from upstairs.data.images.format import ImageFormat, background_of, read_picture
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
@@ -74,10 +74,10 @@ def folder_source(
     Labels are 'class', or 'group/class'. Hidden files and files that are no pictures are ignored.
 
     Raises:
-        UpstairsError: as `open_tree`, `arrange` and `source_of`.
+        UpstairsError: as `open_tree`, `group_files` and `source_of`.
     """
     with open_tree(path) as tree:
-        classes = arrange(tree)
+        classes = group_files(tree)
         format = guess_format(tree, classes, size=size, channels=channels, ink=ink)
         return source_of(tree, classes, format, name=_name(path), progress=progress)
 
@@ -111,7 +111,7 @@ def folder_splits(
             raise UpstairsError(f"{tree.name} holds {' and '.join(tops)}: it needs train, test and at most one val")
         classes, owner = [], {}
         for top in tops:
-            for label, group, names in arrange(tree.below(top)):
+            for label, group, names in group_files(tree.below(top)):
                 if label in owner:
                     raise UpstairsError(
                         f"{tree.name}: class '{label}' is in both {owner[label]} and {top}: a task is new only "
@@ -134,13 +134,13 @@ def files_by_class(path: str | Path, files: Files = PICTURES) -> dict[str, list[
     """The files of a folder arranged as class/file, such as a user's support examples; one of each will do.
 
     Raises:
-        UpstairsError: no such folder, groups of classes in it, or anything `arrange` refuses.
+        UpstairsError: no such folder, groups of classes in it, or anything `group_files` refuses.
     """
     path = Path(path)
     if path.is_file():
         raise UpstairsError(f"{path} is a file: give a folder with one folder of {files.what} for each class")
     with open_tree(path, files) as tree:
-        classes = arrange(tree)
+        classes = group_files(tree)
     if classes[0].group:
         raise UpstairsError(
             f"{path} holds folders of class folders, such as {classes[0].label}: give one that holds class/file"

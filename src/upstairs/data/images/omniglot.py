@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from upstairs.data.cache import Progress
-from upstairs.data.files import Tree, _text, arrange, open_tree
+from upstairs.data.files import Tree, _text, group_files, open_tree
 from upstairs.data.images.folders import source_of
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.source import Source
@@ -49,4 +49,4 @@ def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:
         folders = frozenset().union(*(tree.folders for tree in trees))
         stamps = {name: tree.stamps[name] for name, tree in owner.items()}
         both = Tree(str(path), stamps, folders, lambda name: owner[name].item(name))
-        return source_of(both, arrange(both), ImageFormat(size, 1, True), name="omniglot", progress=progress)
+        return source_of(both, group_files(both), ImageFormat(size, 1, True), name="omniglot", progress=progress)
