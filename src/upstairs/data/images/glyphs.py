@@ -67,9 +67,9 @@ def glyphs(*, size: int = 28, progress: Callable[[int, int], None] | None = None
     compatibility letters are left out, and letters that look like an earlier one in the same face.
 
     Every example is warped anew each time it is drawn (see `Warp`), in all three splits. A letter repeats its faces
-    until it has 20 rows, so a face may occur in both support and query of a task, under two warps. At 1 shot and 15 queries
-    this affects 2% of the queries of a letter with 16 faces, 4% with 12, 8% with 8, 21% with 4 and 30% with 3. It
-    raises nearest centroid on raw pixels by 3 points for letters with 4 faces, and not measurably with 6 or more.
+    until it has 20 rows, so a face may occur in both support and query of a task, under two warps. At 1 shot and 15
+    queries this affects 2% of the queries of a letter with 16 faces, 4% with 12, 8% with 8, 21% with 4 and 30% with 3.
+    It raises nearest centroid on raw pixels by 3 points for letters with 4 faces, and not measurably with 6 or more.
 
     The first call takes some seconds; later ones open the cache.
 
