@@ -58,7 +58,7 @@ def demo(
     seed: Annotated[int, arg(help="Seed of all random numbers.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Watch a network learn to learn: it trains on letters of some scripts, then recognises letters of unseen scripts.
+    """Watch a network learn to learn: it trains on some scripts, then reads letters of unseen scripts.
 
     Ends with a table, and a page with pictures to open in a browser. Takes about 6 minutes on 2 cores.
     """

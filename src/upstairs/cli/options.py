@@ -131,16 +131,7 @@ def _optional(help: str, default: str, *, metavar: str) -> Any:
     return arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
 
 
-Way = Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")]
-Shot = Annotated[
-    int | None, _optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
-]
-Query = Annotated[int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")]
 InnerSteps = Annotated[int | None, _optional("Gradient learners: inner steps.", "as trained", metavar="INT")]
-OtherData = Annotated[str | None, _optional("Data to test on.", "the run's test classes", metavar="PATH")]
-Part = Annotated[
-    str | None, _optional("The classes to test on: train, val, test or all.", "test; all of other data", metavar="NAME")
-]
 RunDirectory = Annotated[
     Path | None, _optional("The run's directory: checkpoints, settings, learning curve.", "runs/NAME", metavar="PATH")
 ]
@@ -153,11 +144,18 @@ Json = Annotated[bool, arg(help="Print the result as JSON.")]
 class TaskOptions:
     """The tasks that runs are evaluated on."""
 
-    data: OtherData = None
-    split: Part = None
-    way: Way = None
-    shot: Shot = None
-    query: Query = None
+    data: Annotated[str | None, _optional("Data to test on.", "the run's test classes", metavar="PATH")] = None
+    split: Annotated[
+        str | None,
+        _optional("The classes to test on: train, val, test or all.", "test; all of other data", metavar="NAME"),
+    ] = None
+    way: Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")] = None
+    shot: Annotated[
+        int | None, _optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
+    ] = None
+    query: Annotated[
+        int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")
+    ] = None
     tasks: Annotated[int, arg(help="Number of tasks; use 600 or more for a reliable score.")] = 600
     seed: Annotated[
         int, arg(help="Seed of the frozen list of tasks: with the same seed, every learner receives the same tasks.")

@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -123,7 +123,7 @@ def _build(
     progress: Progress | None,
 ) -> None:
     need = _bytes(shape, kind)
-    with _clear_errors(path.parent, need):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for abandoned in path.parent.glob("*.partial"):
             with suppress(OSError):
@@ -144,6 +144,11 @@ def _build(
                     raise
         finally:
             partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UpstairsError(
+            f"the cache folder {path.parent} cannot take {need / 1e6:.0f} MB ({error}): "
+            "free some disk, or set UPSTAIRS_CACHE to a folder that can be written"
+        ) from error
 
 
 def _write(
@@ -169,14 +174,3 @@ def _write(
     stream.write(_checksum(_map(path, shape, kind)))
     stream.flush()
     os.fsync(stream.fileno())  # otherwise a crash after the rename could leave a file of zeros
-
-
-@contextmanager
-def _clear_errors(folder: Path, need: int) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UpstairsError(
-            f"the cache folder {folder} cannot take {need / 1e6:.0f} MB ({error}): "
-            "free some disk, or set UPSTAIRS_CACHE to a folder that can be written"
-        ) from error

@@ -157,10 +157,6 @@ def _natural_part(part: str) -> list[str | int]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(DIGITS.split(part.casefold()))]
 
 
-def _is_ignored(name: str) -> bool:
-    return any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/"))
-
-
 class _Folders(LocalFileSystem):
     """A local file system that follows links to folders."""
 
@@ -177,7 +173,7 @@ def _tree_of(system: AbstractFileSystem, path: Path, files: Files, item: Callabl
     found: Any = system.find(root, maxdepth=deepest, withdirs=True, detail=True, on_error="raise")
     for info in found.values():
         name = info["name"].removeprefix(root).strip("/")
-        if not name or _is_ignored(name):
+        if not name or any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/")):
             continue
         if info["type"] == "directory":
             folders.add(name)

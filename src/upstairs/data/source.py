@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from upstairs.data.cache import Progress
 from upstairs.errors import UpstairsError
 from upstairs.settings import Net, TaskKind
 
@@ -65,6 +66,15 @@ class InputFormat(ABC):
     @abstractmethod
     def read(self, item: Any, *, name: str | None = None) -> np.ndarray:
         """Reads one input as a row; `name` is used in errors."""
+
+    def read_many(self, items: Sequence[Any], progress: Progress | None = None) -> np.ndarray:
+        """Reads all inputs as rows [n, *shape]."""
+        rows = []
+        for done, item in enumerate(items, 1):
+            rows.append(self.read(item))
+            if progress and (done % 1000 == 0 or done == len(items)):
+                progress(done, len(items))
+        return np.stack(rows)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}

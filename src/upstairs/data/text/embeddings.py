@@ -49,22 +49,22 @@ class FrozenFormat(InputFormat):
     def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, "*rows size"]:
         return encode_layers(self.model, [as_text(item, name)])[0, : self.rows].reshape(self.shape)
 
-    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Float32[np.ndarray, "n *rows size"]:
+    def read_many(self, items: Sequence[str], progress: Progress | None = None) -> Float32[np.ndarray, "n *rows size"]:
         """Returns the features of all texts from the cache, where they are computed once."""
-        key = hashlib.sha256(json.dumps([stamp(self.model), self.shape, *texts]).encode())
+        key = hashlib.sha256(json.dumps([stamp(self.model), self.shape, *items]).encode())
 
         def rows() -> Iterator[np.ndarray]:
-            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # similar lengths need little padding
-            found = np.zeros((len(texts), *self.shape), np.float32)
+            order = sorted(range(len(items)), key=lambda i: len(items[i]))  # similar lengths need little padding
+            found = np.zeros((len(items), *self.shape), np.float32)
             for start in range(0, len(order), BATCH):
                 here = order[start : start + BATCH]
-                own = encode_layers(self.model, [texts[i] for i in here])
+                own = encode_layers(self.model, [items[i] for i in here])
                 found[here] = own[:, : self.rows].reshape(-1, *self.shape)
                 if progress:
                     progress(min(start + BATCH, len(order)), len(order))
             yield from found
 
-        return memory_mapped(key.hexdigest(), rows, (len(texts), *self.shape), dtype=np.float32)
+        return memory_mapped(key.hexdigest(), rows, (len(items), *self.shape), dtype=np.float32)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputFormat:

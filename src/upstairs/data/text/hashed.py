@@ -156,22 +156,10 @@ def text_source(
     read = [as_text(text, f"text {i + 1} of {name}") for i, text in enumerate(texts)]
     if format is None:
         format = TextFormat(min(64, max(len(words_of(text)) for text in read)))
-    inputs = read_all(format, read, progress)
+    inputs = format.read_many(read, progress)
     order = sorted(set(labels))
     place = {label: k for k, label in enumerate(order)}
     own = np.array([place[label] for label in labels])
     rows = tuple(np.flatnonzero(own == k) for k in range(len(order)))
     named = tuple(groups[int(r[0])] for r in rows) if groups is not None else ()
     return Source(name, inputs, tuple(order), rows, named if any(named) else (), format=format, texts=tuple(read))
-
-
-def read_all(format: InputFormat, texts: Sequence[str], progress: Progress | None) -> np.ndarray:
-    """Reads all texts as rows."""
-    if hasattr(format, "read_many"):
-        return format.read_many(texts, progress)
-    rows = []
-    for i, text in enumerate(texts, 1):
-        rows.append(format.read(text))
-        if progress and (i % 1000 == 0 or i == len(texts)):
-            progress(i, len(texts))
-    return np.stack(rows)

@@ -36,9 +36,9 @@ class PieceFormat(InputFormat):
     def read(self, item: Any, *, name: str | None = None) -> Int32[np.ndarray, " length"]:
         return self.read_many([as_text(item, name)])[0]
 
-    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Int32[np.ndarray, "n length"]:
-        rows = np.zeros((len(texts), self.length), np.int32)
-        for row, ids in zip(rows, _ids(self.model, texts, self.length), strict=True):
+    def read_many(self, items: Sequence[str], progress: Progress | None = None) -> Int32[np.ndarray, "n length"]:
+        rows = np.zeros((len(items), self.length), np.int32)
+        for row, ids in zip(rows, _ids(self.model, items, self.length), strict=True):
             row[: len(ids)] = np.array(ids) + 1
         return rows
 
