@@ -65,8 +65,8 @@ class DataOptions:
     train_classes: int | None = option(
         None, "Use only this number of the training classes, at random. Left out: all.", least=2
     )
-    rotate_classes: bool = option(False, "Pictures: a class turned by 90, 180 or 270 degrees is one more class.")
-    mirror_classes: bool = option(False, "Letters and drawings: a class mirrored left to right is one more class.")
+    rotate_classes: bool = option(False, "Pictures: a class rotated by 90, 180 or 270 degrees is an additional class.")
+    mirror_classes: bool = option(False, "Letters and drawings: a class mirrored left to right is an additional class.")
     splice: int | None = option(
         None,
         "Sounds: this number of additional classes, spliced from halves of two. Left out: two for each class there is.",
@@ -74,12 +74,12 @@ class DataOptions:
     )
     spoken: int | None = option(
         None,
-        "Sounds: half of the training tasks come from this number of made-up words, said by eSpeak NG. Left out: none.",
+        "Sounds: half of the training tasks come from this number of made-up words, spoken by eSpeak NG. Left out: none.",
         least=24,
     )
     train_on_validation: bool = option(
         False,
-        "Train on the validation classes too. The last weights are then used, since none are validated.",
+        "Train on the validation classes too. The last weights are then kept, since no validation can select any.",
     )
 
     def __post_init__(self) -> None:

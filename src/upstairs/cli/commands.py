@@ -17,7 +17,8 @@ from upstairs.cli.options import Json, Named, Page, Quiet, first_name, parse_run
 class SearchCommand:
     """Search a learner's settings: upstairs search protonet --vary lr=1e-4..1e-1:log --trials 20 --steps 500
 
-    Trials are scored on validation tasks, so evaluate the best run. Needs Optuna: pip install 'upstairs[search]'.
+    Trials are scored on validation tasks; evaluate the best run on test tasks. The search needs Optuna: pip install
+    'upstairs[search]'.
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a preset.")]

@@ -17,8 +17,8 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
 from upstairs.errors import UpstairsError
 
-# The prefix of a script's letters in Unicode, and the script. Of two look-alikes the earlier in this order stays, so
-# that no test letter has a twin in training. Unicode names three scripts Georgian.
+# The prefix of the Unicode names of a script's letters, and the script. Of two look-alikes the earlier in this order
+# stays, so that no test letter has a twin in training. Unicode names three scripts Georgian.
 TRAIN = {
     "LATIN": "Latin",
     "GREEK": "Greek",
