@@ -74,7 +74,7 @@ class DataOptions:
     )
     spoken: int | None = option(
         None,
-        "Sounds: half of the training tasks come from this number of made-up words, spoken by eSpeak NG. Left out: none.",
+        "Sounds: half of the training tasks are of this number of made-up words, spoken by eSpeak NG. Left out: none.",
         least=24,
     )
     train_on_validation: bool = option(
