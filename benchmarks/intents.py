@@ -22,7 +22,7 @@ from record import surroundings, write
 from torch import Tensor, nn
 
 from upstairs.core import Examples, evaluating
-from upstairs.data.text.embeddings import encode
+from upstairs.data.text.embeddings import encode_layers
 from upstairs.data.text.hashed import TextFormat
 from upstairs.learners import R2D2, ProtoNet
 from upstairs.learners.open_set import auroc, max_logit, max_probability, threshold
@@ -36,7 +36,7 @@ def main() -> None:
     words.add_argument("--shots", type=int, nargs="+", default=[1, 5, 10])
     words.add_argument("--seed", type=int, default=0)
     chosen = words.parse_args()
-    encode(chosen.encoder, ["the encoder is loaded before the clock starts"])
+    encode_layers(chosen.encoder, ["the encoder is loaded before the clock starts"])
     test, strange = test_set(chosen.data), read(chosen.data, "oos_test")
     asked = [text for text, _ in (*test, *strange)]
     frozen = encoded(chosen.encoder, asked)
@@ -64,7 +64,7 @@ def main() -> None:
 def encoded(encoder: str, texts: list[str]) -> Tensor:
     """Return features of these texts, computed in batches of 64 with similar lengths."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    found = [encode(encoder, [texts[i] for i in order[k : k + 64]]) for k in range(0, len(order), 64)]
+    found = [encode_layers(encoder, [texts[i] for i in order[k : k + 64]])[:, 0] for k in range(0, len(order), 64)]
     return torch.from_numpy(np.concatenate(found))[np.argsort(order)]
 
 

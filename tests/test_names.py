@@ -7,12 +7,7 @@ from pathlib import Path
 import upstairs
 
 HOME = Path(upstairs.__file__).parent
-# Names that two modules still define. Take a name out when one of its two is renamed; add none.
-ALLOWED = {
-    "Result", "Row", "arrange", "bounds", "breadth", "check_settings", "chosen",
-    "compare", "describe", "draw_breadth", "encode", "evaluate", "judge", "read_series", "reproduce", "search", "train",
-    "write", "write_difference", "write_score",
-}  # fmt: skip
+ALLOWED: set[str] = set()  # names that two modules define: none
 
 
 def names_of(source: str) -> set[str]:

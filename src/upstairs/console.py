@@ -1,4 +1,4 @@
-"""What the terminal shows: bars with the time left, plain lines where the output is no terminal, and tables."""
+"""Terminal output: progress bars (plain lines if the output is not a terminal) and tables."""
 
 import sys
 import time
@@ -15,14 +15,14 @@ from rich.table import Table
 from upstairs.statistics import write_interval
 
 Progress = Callable[[int, int], None]
-BEST = ("exact_posterior",)  # among the baselines, but no learner can beat it
+BEST = ("exact_posterior",)  # a bound among the baselines, which no learner can beat
 LINE_EVERY = 10.0  # seconds between plain lines
 DAGGER = "† transductive: it sees all queries of a task at once"
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a training, for who follows it."""
+    """The state of a training, for progress output."""
 
     done: float  # share of the budget, 0 to 1
     step: int
@@ -34,21 +34,21 @@ class Status:
 
 @contextmanager
 def counting(what: str, *, quiet: bool) -> Iterator[Progress | None]:
-    """A bar for work that counts (done, total); on a plain output, a line when it took over two seconds."""
+    """Shows a progress bar for (done, total); on a plain output, a line after more than two seconds."""
     with _following(what, quiet=quiet) as tell:
         yield None if tell is None else lambda done, total: tell(done / max(total, 1), f"{done}/{total}", None)
 
 
 @contextmanager
 def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
-    """A bar with the time left and the recent score; on a plain output, a line every ten seconds."""
+    """Shows a bar with the time left and the recent score; on a plain output, a line every ten seconds."""
     with _following(what, quiet=quiet) as tell:
 
         def follow(status: Status) -> None:
             (name, value), *_ = status.score.items()
-            words = f"step {status.step}, loss {status.loss:.3f}, training tasks {write_number(name, value)}"
+            words = f"step {status.step}, loss {status.loss:.3f}, training tasks {write_value(name, value)}"
             if status.validation and name in status.validation:
-                words += f", validation {write_number(name, status.validation[name])}"
+                words += f", validation {write_value(name, status.validation[name])}"
             if tell:
                 tell(status.done, words, status.seconds)
 
@@ -57,7 +57,7 @@ def training(what: str, *, quiet: bool) -> Iterator[Callable[[Status], None]]:
 
 @contextmanager
 def _following(what: str, *, quiet: bool) -> Iterator[Callable[[float, str, float | None], None] | None]:
-    """Shows the share that is done and some words; the end of short work only where its seconds are given."""
+    """Shows the completed share and some words; the end of short work only if its seconds are given."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
@@ -79,32 +79,32 @@ def _following(what: str, *, quiet: bool) -> Iterator[Callable[[float, str, floa
 
 
 def tell_user(text: str) -> None:
-    """A line for the user on standard error: standard output is for results."""
+    """Prints a line on standard error, since standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_results(results: list[dict[str, Any]]) -> None:
-    """The table of learners and baselines, one row for each result."""
+    """Prints the table of learners and baselines, one row for each result."""
     seen = any(s.get("transductive") for r in results for s in (r, *r["baselines"].values()))
     names = list(dict.fromkeys(name for r in results for name in r["baselines"]))
     rows, kind = [], score_name(results[0])
     sign = -1 if kind == "mse" else 1
     for r in results:
-        cells = [write_score(r["baselines"].get(name)) for name in names]
-        note = f"each query alone: {write_score(r['inductive'])}" if "inductive" in r else write_likelihood(r)
+        cells = [write_mean(r["baselines"].get(name)) for name in names]
+        note = f"each query alone: {write_mean(r['inductive'])}" if "inductive" in r else write_likelihood(r)
         for name in BEST if "likelihood" in r else ():
             best = write_likelihood(r["baselines"].get(name, {}))
             note += best and f"; {name.replace('_', ' ')}: {best}"
         beaten = [n for n, b in r["baselines"].items() if n not in BEST and sign * (b[kind] - r[kind]) >= 0]
         if beaten:
             note += f"; does NOT beat {', '.join(beaten)}"
-        rows.append((r["learner"], write_task(r), write_score(r), *cells, note.strip("; ")))
+        rows.append((r["learner"], write_task(r), write_mean(r), *cells, note.strip("; ")))
     columns = ("learner", "task", kind, *(name.replace("_", " ") for name in names), "note")
     show_table(title_of(results[0]), columns, rows, DAGGER if seen else None)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str | None = None) -> None:
-    """Text to the left, numbers (cells that hold a ±) to the right."""
+    """Prints a table with text aligned left, and numbers (cells with ±) aligned right."""
     table = Table(title=title, caption=caption)
     for place, column in enumerate(columns):
         numbers = any("±" in row[place] and not row[place][0].isalpha() for row in rows)
@@ -116,7 +116,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def title_of(result: Mapping[str, Any]) -> str:
-    """What a table of results is about."""
+    """Returns the title of a table of results."""
     part = f"{result['split']} {'functions' if result['way'] is None else 'classes'}"
     return f"{result['data']}, {part}, {result['tasks']} tasks, 95% intervals"
 
@@ -126,34 +126,30 @@ def write_task(result: Mapping[str, Any]) -> str:
 
 
 def score_name(result: Mapping[str, Any]) -> str:
-    """How a result is judged: accuracy, mse or bound."""
+    """Returns the name of a result's score: accuracy, mse or bound."""
     return next(name for name in ("accuracy", "mse", "bound") if name in result)
 
 
-def write_number(name: str, value: float) -> str:
-    """An accuracy in per cent, an error to three digits."""
-    return _write(name, value)
+def write_value(name: str, mean: float, ci95: float | None = None, *, signed: bool = False) -> str:
+    """Returns a score with its interval, if known: an accuracy in per cent, an error to three digits."""
+    share = name == "accuracy"
+    return write_interval(mean, ci95, percent=share, digits=1 if share else None, signed=signed)
 
 
-def write_score(score: Mapping[str, Any] | None) -> str:
-    """The mean and its interval."""
+def write_mean(score: Mapping[str, Any] | None) -> str:
+    """Returns a result's score with its interval; empty without a result."""
     if score is None:
         return ""
     name = score_name(score)
-    return _write(name, score[name], score.get("ci95")) + "†" * bool(score.get("transductive"))
+    return write_value(name, score[name], score.get("ci95")) + "†" * bool(score.get("transductive"))
 
 
 def write_likelihood(score: Mapping[str, Any]) -> str:
-    """The mean log-likelihood of a query with its interval; nothing where predictions are not Gaussian."""
+    """Returns the mean log-likelihood of a query with its interval; empty if predictions are not Gaussian."""
     own = score.get("likelihood")
     return f"log-likelihood {write_interval(*own.values(), percent=False, digits=3)} nats" if own else ""
 
 
 def write_difference(name: str, pair: Mapping[str, Any]) -> str:
-    """A paired difference and its interval: accuracies in points."""
-    return _write(name, pair["difference"], pair["ci95"], signed=True)
-
-
-def _write(name: str, mean: float, ci95: float | None = None, *, signed: bool = False) -> str:
-    share = name == "accuracy"
-    return write_interval(mean, ci95, percent=share, digits=1 if share else None, signed=signed)
+    """Returns a paired difference and its interval: accuracies in points."""
+    return write_value(name, pair["difference"], pair["ci95"], signed=True)

@@ -1,4 +1,4 @@
-"""The errors that a user can correct: what was given, what is needed and what to do, in one sentence."""
+"""Errors that a user can correct. A message says what was given, what is needed and what to do."""
 
 import re
 from collections.abc import Container
@@ -7,11 +7,11 @@ from collections.abc import Container
 class UpstairsError(Exception):
     """Input that cannot be used. The command line prints its message and exits with status 2.
 
-    Names of options and arguments stand in backticks in the message, such as `inner_lr`: a Python user reads them so.
+    A message has names of options and arguments in backticks, such as `inner_lr`.
     """
 
     def for_command(self, options: Container[str]) -> str:
-        """The message with the names among `options` written as flags: --inner-lr."""
+        """Returns the message with names among `options` written as flags: --inner-lr."""
 
         def flag(match: re.Match[str]) -> str:
             return f"--{match[1].replace('_', '-')}" if match[1] in options else match[0]

@@ -1,4 +1,4 @@
-"""How the outer loop's learning rate changes while training goes on, as a setting names it.
+"""Learning-rate schedules of the outer loop.
 
 `cosine`            a warm-up of 50 steps, then half a cosine from 1 to 0 over the budget
 `linear`            from 1 to 0 over the budget (Nichol, Achiam and Schulman 2018)
@@ -16,14 +16,14 @@ WARM_UP = 50
 
 
 def lr_factor(schedule: str, *, done: float, step: int) -> float:
-    """What the highest rate is multiplied by.
+    """Returns the factor of the highest learning rate.
 
     Args:
         done: the share of the budget that is spent, 0 to 1.
         step: the number of the meta-step, from 0.
 
     Raises:
-        UpstairsError: there is no such schedule.
+        UpstairsError: an unknown schedule.
     """
     done = min(done, 1.0)
     if schedule == "cosine":

@@ -1,4 +1,4 @@
-"""Settings: everything that decides a training run, as one frozen value that travels in its checkpoint."""
+"""The settings of a training run, as one frozen value that is saved in its checkpoint."""
 
 import re
 from collections.abc import Iterator
@@ -20,16 +20,16 @@ TaskKind = Literal["classification", "regression", "generation"]
 def option(
     default: Any, help: str, *, least: float | None = None, above: float | None = None, below: float | None = None
 ) -> Any:
-    """A field that is an option: its default, what it is, and the numbers that it may be.
+    """Returns a dataclass field that is an option, with its help and its range.
 
-    Where the default is None, the help ends in "Left out: " and what happens then.
+    If the default is None, the help ends in "Left out: " and the behaviour without a value.
     """
     return field(default=default, metadata={"help": help, "least": least, "above": above, "below": below})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerOptions:
-    """The options that one learner has and others do not. Subclasses add fields by `option`; this class has none."""
+    """The base class of a learner's own options, which are fields made by `option`."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -37,9 +37,7 @@ class LearnerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which data, how it is split, and which of its classes are trained on."""
-
-    # `net` is among them because it decides how texts with an encoder are read
+    """The data, its split, and its training classes. `net` is one of them, since it decides how texts are read."""
 
     data: str = option(
         "glyphs", "`glyphs`, `languages`, `sinusoid`, `gp`, or the path of a folder, a zip, a table or a data set."
@@ -49,14 +47,14 @@ class DataOptions:
         "How classes are split into train, val and test: `ratio`, `group`, or a name that the data set has. "
         "Left out: what suits the data.",
     )
-    split_seed: int = option(0, "Which random split, where the split is random.")
-    mix: str | None = option(None, "Of several data sets (--data 'A + B'): shares, such as 2,1. Left out: equal.")
+    split_seed: int = option(0, "Seed of a random split.")
+    mix: str | None = option(None, "Shares of several data sets (--data 'A + B'), such as 2,1. Left out: equal.")
     columns: str | None = option(
-        None, "A table's columns for text and label, such as utterance,intent. Left out: found by name."
+        None, "The table's columns for text and label, such as utterance,intent. Left out: found by name."
     )
     encoder: str | None = option(
         None,
-        "Texts: a pretrained transformer, a folder or a name. Its features are used; --net pretrained trains it. "
+        "Texts: a pretrained transformer, by folder or name. Its features are used; --net pretrained trains it. "
         "Left out: none.",
     )
     net: Net = option(
@@ -67,8 +65,8 @@ class DataOptions:
     train_classes: int | None = option(
         None, "Use only this number of the training classes, at random. Left out: all.", least=2
     )
-    rotate_classes: bool = option(False, "Pictures: a class turned by 90, 180 or 270 degrees is one more class.")
-    mirror_classes: bool = option(False, "Letters and drawings: a class mirrored left to right is one more class.")
+    rotate_classes: bool = option(False, "Pictures: a class rotated by 90, 180 or 270 degrees is an additional class.")
+    mirror_classes: bool = option(False, "Letters and drawings: a class mirrored left to right is an additional class.")
     splice: int | None = option(
         None,
         "Sounds: this number of additional classes, spliced from halves of two. Left out: two for each class there is.",
@@ -76,11 +74,12 @@ class DataOptions:
     )
     spoken: int | None = option(
         None,
-        "Sounds: half of the training tasks come from this number of made-up words, said by eSpeak NG. Left out: none.",
+        "Sounds: half of the training tasks are of this number of made-up words, spoken by eSpeak NG. Left out: none.",
         least=24,
     )
     train_on_validation: bool = option(
-        False, "Train on the validation classes too. The last weights are taken then, since nothing chooses among them."
+        False,
+        "Train on the validation classes too. The last weights are then kept, since no validation can select any.",
     )
 
     def __post_init__(self) -> None:
@@ -98,11 +97,11 @@ class TrainingTaskOptions:
     speakers: int | None = option(
         None, "Sounds: speakers of a training task. Left out: 6 where they are known.", least=1
     )
-    jitter: bool = option(False, "Training pictures are changed at random: photos mirrored and shifted, ink bent.")
+    jitter: bool = option(False, "Augment training pictures at random: mirror and shift photos, warp drawings.")
     interpolate: Interpolation = option(
         "none", "More training tasks by mixing: mlti mixes two tasks, metamix the queries with support examples."
     )
-    mixing: float = option(0.5, "Shares that --interpolate mixes by are drawn from Beta(mixing, mixing).", above=0)
+    mixing: float = option(0.5, "The shares of --interpolate are drawn from Beta(mixing, mixing).", above=0)
     hard: float = option(
         0.0, "Share of the meta-steps on the classes that were recently the hardest of their tasks.", least=0
     )
@@ -112,10 +111,10 @@ class TrainingTaskOptions:
 class NetworkOptions:
     """The network."""
 
-    width: int = option(64, "Its width, in channels or units.", least=1)
+    width: int = option(64, "Width of the network, in channels or units.", least=1)
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
     dropout: float = option(
-        0.0, "Share of the channels (or units) that training leaves out; not for texts.", least=0, below=1
+        0.0, "Share of the channels (or units) that are dropped in training; not for texts.", least=0, below=1
     )
 
 
@@ -127,7 +126,7 @@ class TrainingOptions:
     minutes: float | None = option(
         None, "The budget in minutes of training, instead of steps. Left out: 10, unless --steps is given.", above=0
     )
-    lr: float = option(2e-3, "Learning rate of the outer loop at its highest: see --schedule.", above=0)
+    lr: float = option(2e-3, "Highest learning rate of the outer loop: see --schedule.", above=0)
     schedule: str = option(
         "cosine",
         "How the learning rate changes: cosine (after a warm-up to 0), linear, constant, halve:STEPS, or "
@@ -142,19 +141,19 @@ class TrainingOptions:
     label_smoothing: float = option(
         0.0, "Share of a query's label that is spread over all classes of its task.", least=0, below=1
     )
-    clip: float = option(10.0, "Largest norm of the meta-gradient: a longer one is shortened to this norm.", above=0)
+    clip: float = option(10.0, "Largest norm of the meta-gradient, which is clipped to it.", above=0)
     estimator: Literal["autograd", "es"] = option(
-        "autograd", "The meta-gradient: autograd, or es (evolution strategies, by losses alone)."
+        "autograd", "Estimator of the meta-gradient: autograd, or es (evolution strategies, from losses alone)."
     )
     pairs: int = option(1, "Evolution strategies: pairs of opposite perturbations of each task.", least=1)
     sigma: float = option(0.02, "Evolution strategies: standard deviation of a perturbation.", above=0)
     start_from: str | None = option(
-        None, "A run whose weights to start from, as far as their names and shapes fit. Left out: random weights."
+        None, "A run whose weights are copied at the start, if names and shapes fit. Left out: random weights."
     )
     pretrain: float = option(
-        0.0, "Share of the budget that goes to classifying all training classes first.", least=0, below=1
+        0.0, "Share of the budget for pretraining, which classifies all training classes.", least=0, below=1
     )
-    validations: int = option(10, "Number of times that the run stops to score the validation tasks.", least=1)
+    validations: int = option(10, "Number of validations.", least=1)
     validation_tasks: int = option(100, "Number of validation tasks.", least=1)
     patience: int | None = option(
         None,
@@ -162,11 +161,9 @@ class TrainingOptions:
         least=1,
     )
     seed: int = option(0, "Seed of the initialisation and of the training tasks.")
-    device: Literal["auto", "cpu", "cuda"] = option(
-        "auto", "Where to compute: auto takes a CUDA device if there is one."
-    )
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "Device: auto is CUDA if available.")
     chunk: int | None = option(
-        None, "Tasks at a time; changes the speed, never the result. Left out: as many as fit.", least=1
+        None, "Number of tasks computed at a time, which changes only the speed. Left out: as many as fit.", least=1
     )
     memory: str | None = option(None, "Memory for a meta-step, such as 2GiB. Left out: half of the machine's memory.")
     compile: Literal["off", "on", "auto"] = option(
@@ -178,15 +175,15 @@ GROUPS = (DataOptions, TrainingTaskOptions, NetworkOptions, TrainingOptions)
 
 
 def options_in(group: Any) -> dict[str, Field[Any]]:
-    """The options of a class (or of an instance) by name, in order."""
+    """Returns the options of a class or an instance by name, in order."""
     return {f.name: f for f in fields(group) if "help" in f.metadata}
 
 
 COMMON: dict[str, Field[Any]] = {name: f for group in GROUPS for name, f in options_in(group).items()}
 
 
-def kinds_of(group: Any) -> dict[str, tuple[Any, ...]]:
-    """What each option of a class may be: types, or the choices there are."""
+def option_kinds(group: Any) -> dict[str, tuple[Any, ...]]:
+    """Returns the types or the choices of each option of a class."""
 
     def flat(kind: Any) -> Iterator[Any]:
         parts = get_args(kind)
@@ -198,14 +195,14 @@ def kinds_of(group: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def check_options(options: Any) -> None:
-    """Raise UpstairsError for an option that is none of its choices, or not among the numbers that it may be."""
-    kinds = kinds_of(type(options))
+    """Raises UpstairsError for an option that is not one of its choices, or out of range."""
+    kinds = option_kinds(type(options))
     for name, one in options_in(options).items():
         check_option(one, kinds[name], getattr(options, name))
 
 
 def check_option(one: Field[Any], kinds: tuple[Any, ...], value: Any) -> None:
-    """Raise UpstairsError for a value that the option cannot have."""
+    """Raises UpstairsError for a value that the option cannot have."""
     name, (least, above, below) = one.name, (one.metadata[bound] for bound in ("least", "above", "below"))
     if not any(isinstance(kind, type) for kind in kinds):
         if value not in kinds:
@@ -225,9 +222,9 @@ def check_option(one: Field[Any], kinds: tuple[Any, ...], value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(DataOptions, TrainingTaskOptions, NetworkOptions, TrainingOptions):
-    """What `train` does: the options that every run has, and the learner's own options in `own`.
+    """The settings of a run: the options of every run, and the learner's own options in `own`.
 
-    `task_kind` and `classes` (the number of training classes) are filled in. `way` is None for regression.
+    `task_kind` and `classes` (the number of training classes) are derived. `way` is None for regression.
     """
 
     learner: str
@@ -244,16 +241,16 @@ class Settings(DataOptions, TrainingTaskOptions, NetworkOptions, TrainingOptions
         return parse_range(self.shot)
 
     def to_json(self) -> dict[str, Any]:
-        """All options by name, in one flat dict; `upstairs.learners.read_settings` is the inverse."""
+        """Returns all options in one flat dict; `upstairs.learners.read_settings` is the inverse."""
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "own"}
         return flat | {f.name: getattr(self.own, f.name) for f in fields(self.own)}
 
 
 def check_settings(s: Settings) -> None:
-    """Raise UpstairsError for settings that cannot be together."""
+    """Raises UpstairsError for settings that exclude each other."""
     if s.memory is not None:
         parse_bytes(s.memory)
-    lr_factor(s.schedule, done=0, step=0)  # refuses a schedule that does not exist
+    lr_factor(s.schedule, done=0, step=0)  # raises for an unknown schedule
     low, high = parse_range(s.shot)
     if s.steps is not None and s.minutes is not None:
         raise UpstairsError("both `steps` and `minutes` were given: a run has one budget, so give one of them")
@@ -279,7 +276,7 @@ def check_settings(s: Settings) -> None:
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """'3' or '1-5' as (lowest, highest)."""
+    """Parses '3' or '1-5' as (lowest, highest)."""
     match = re.fullmatch(r"(-?\d+)(?:-(\d+))?", text.strip())
     if match is None:
         raise UpstairsError(f"`shot` is '{text}': give a number such as 1, or a range such as 1-5")
@@ -294,7 +291,7 @@ _UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2
 
 
 def parse_bytes(text: int | str) -> int:
-    """1500000, "1.5 MB" or "2 GiB" as bytes."""
+    """Parses 1500000, "1.5 MB" or "2 GiB" as bytes."""
     match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]*)\s*", str(text))
     unit = match and match[2].lower()
     try:

@@ -1,4 +1,4 @@
-"""Intervals over tasks, and of paired differences on the same tasks."""
+"""Confidence intervals over tasks, and of paired differences on the same tasks."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ class Interval(NamedTuple):
 def write_interval(
     mean: float, ci95: float | None = None, *, percent: bool = True, digits: int | None = 1, signed: bool = False
 ) -> str:
-    """A mean with half the width of its 95% interval, where that is known: '96.8% ± 0.3'.
+    """Returns a mean with half the width of its 95% interval, if known: '96.8% ± 0.3'.
 
     Args:
         percent: the mean is a share from 0 to 1.
@@ -38,7 +38,7 @@ def write_interval(
 
 
 def interval(values: ArrayLike) -> Interval:
-    """Student's t interval of the mean of independent values (one per task); infinite for a single value."""
+    """Returns Student's t interval of the mean of independent values (one per task); infinite for a single value."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return Interval(float(values.mean()), float("inf"))
@@ -47,13 +47,12 @@ def interval(values: ArrayLike) -> Interval:
 
 
 def paired_interval(first: ArrayLike, second: ArrayLike) -> Interval:
-    """The mean of first - second over the same tasks, with Student's paired t interval (Student 1908).
+    """Returns the mean of first - second over the same tasks, with Student's paired t interval (Student 1908).
 
-    Tasks differ in difficulty, and what both find hard falls out of the difference: it is far narrower than that of
-    two intervals put together.
+    The difficulty of a task cancels out, so the interval is far narrower than for separate tasks.
 
     Raises:
-        UpstairsError: not as many values in one as in the other.
+        UpstairsError: different numbers of values.
     """
     first, second = (np.asarray(values, dtype=np.float64) for values in (first, second))
     if len(first) != len(second):
@@ -66,14 +65,14 @@ def paired_interval(first: ArrayLike, second: ArrayLike) -> Interval:
 def paired_differences(
     scores: Mapping[str, ArrayLike], *, less_is_better: bool = False, baselines: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Every two contestants, the better one first: the difference of their means, and its paired interval.
+    """Returns the difference of means and its paired interval for every two learners, the better one first.
 
     Args:
-        scores: each task's score, by contestant; all on the same tasks.
-        baselines: contestants that are not compared with each other.
+        scores: each task's score, by learner; all on the same tasks.
+        baselines: learners that are not compared with each other.
 
     Returns:
-        `first`, `second`, `difference` (first - second), `ci95`, and `clear`: does the interval leave out zero?
+        `first`, `second`, `difference` (first - second), `ci95`, and `clear` (the interval excludes zero).
     """
     sign = 1 if less_is_better else -1
     order = sorted(scores, key=lambda name: sign * interval(scores[name]).mean)

@@ -1,4 +1,4 @@
-"""Files of tensors with a json header (safetensors), written whole or not at all."""
+"""Atomic files of tensors with a JSON header (safetensors)."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from torch import Tensor
 import upstairs
 from upstairs.errors import UpstairsError
 
-FORMAT = 1  # of the json header; raised when a reader of the old one would misread the new one
+FORMAT = 1  # version of the JSON header; raise it when old readers would misread a file
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The file at `path` is the old one or the new one, whatever happens in between.
+    """Replaces the file at `path` atomically.
 
     Raises:
-        UpstairsError: the disk is full or the folder cannot be written; the old file is as it was.
+        UpstairsError: the disk is full or the folder cannot be written; the old file stays unchanged.
     """
     temporary = None
     try:
@@ -48,22 +48,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """The value as json, whole or not at all."""
+    """Writes the value as JSON, atomically."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *, kind: str) -> None:
-    """Write tensors and a json header of `kind` ("run", "adapted" or "rule") in one atomic file."""
+    """Writes tensors and a JSON header of `kind` ("run", "adapted", "rule" or "bilevel") in one atomic file."""
     header = {"upstairs": json.dumps({"format": FORMAT, "kind": kind, **meta}, allow_nan=True)}
     content = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, header)
     write_atomically(path, content)
 
 
 def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_tensors` wrote.
+    """Returns the tensors and the header that `save_tensors` wrote.
 
     Raises:
-        UpstairsError: no such file; cut or damaged; not one of this library's; another format or kind.
+        UpstairsError: the file is missing, damaged, of another library, or of another format or kind.
     """
     path = Path(path)
     if not path.is_file():
@@ -99,7 +99,7 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as named tensors and json."""
+    """Returns an optimiser's state as named tensors and JSON."""
     state = optimizer.state_dict()
     tensors, rest = {}, {}
     for index, values in state["state"].items():
@@ -112,12 +112,10 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Give the optimiser what `pack_optimizer` took from one like it."""
+    """Loads the state that `pack_optimizer` returned into an optimiser."""
     state: dict[int, dict[str, Any]] = {}
-    for key, value in [(k.removeprefix("optimizer."), t) for k, t in tensors.items() if k.startswith("optimizer.")]:
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    for key, value in meta["rest"].items():
+    own = {k.removeprefix("optimizer."): t for k, t in tensors.items() if k.startswith("optimizer.")}
+    for key, value in {**own, **meta["rest"]}.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": meta["groups"]})

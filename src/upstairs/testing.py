@@ -1,6 +1,6 @@
-"""The laws that every learner keeps, shipped for authors of plug-ins: `check_learner(learner, tasks)`.
+"""Conformance checks for learners: `check_learner(learner, tasks)`.
 
-A law that a learner cannot keep is named with its reason, as in scikit-learn:
+A law that a learner cannot keep is listed with its reason, as in scikit-learn:
 `check_learner(learner, tasks, expected_failures={"support_order": "reads the support set in order"})`.
 """
 
@@ -18,10 +18,10 @@ Law = Callable[[Learner, Task], None]
 
 
 def check_learner(learner: Learner, tasks: Task, *, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Check all laws on a batch of at least 2 tasks with integer labels or regression targets.
+    """Checks all laws on a batch of at least 2 tasks with integer labels or regression targets.
 
     Raises:
-        AssertionError: naming each law that is broken, or that was expected to be and is kept.
+        AssertionError: lists each law that is broken, or is kept although expected to fail.
     """
     expected = expected_failures or {}
     if unknown := set(expected) - set(LAWS):
@@ -71,7 +71,7 @@ def check_state_of_tensors(learner: Learner, tasks: Task) -> None:
 
 
 def check_vectorised(learner: Learner, tasks: Task) -> None:
-    """All tasks at once give what one after another gives."""
+    """A batch of tasks gives the same results as its tasks one by one."""
     losses, predictions = learner(tasks)
     for i in range(len(losses)):
         loss, prediction = learner.meta_loss(index(tasks, i))
@@ -118,7 +118,7 @@ def check_gradients(learner: Learner, tasks: Task) -> None:
 
 
 def check_no_grad(learner: Learner, tasks: Task) -> None:
-    """Without a graph it answers the same, and builds none."""
+    """Under no_grad the predictions are the same, and no graph is built."""
     support, query = index(tasks, 0)
     with torch.no_grad():
         answer = _answer(learner, support, query.x)
@@ -127,7 +127,7 @@ def check_no_grad(learner: Learner, tasks: Task) -> None:
 
 
 def check_saved(learner: Learner, tasks: Task) -> None:
-    """Weights through a safetensors file give equal predictions."""
+    """Weights saved to safetensors and loaded give equal predictions."""
     support, query = index(tasks, 0)
     with evaluating(learner):
         before = _answer(learner, support, query.x)
@@ -136,7 +136,7 @@ def check_saved(learner: Learner, tasks: Task) -> None:
 
 
 def check_relabelled(learner: Learner, tasks: Task) -> None:
-    """Other numbers for the classes permute the predictions; regression has no classes."""
+    """Renumbering the classes permutes the predictions; regression has no classes."""
     support, query = index(tasks, 0)
     if learner.task_kind == "regression":
         return

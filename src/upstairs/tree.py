@@ -1,4 +1,4 @@
-"""The few operations on pytrees of tensors, and on trees of modules, in use."""
+"""Operations on pytrees of tensors and on trees of modules."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
-    """`tree_map`, without its cost for the tuples and dicts that tasks, states and predictions nearly always are."""
+    """Applies a function to every tensor, as `tree_map`, but faster for tuples and dicts."""
     kind: Any = type(tree)
     if isinstance(tree, Tensor):
         return function(tree)
@@ -23,33 +23,32 @@ def map_tensors(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def first_tensor(tree: Any) -> Tensor:
-    """Any tensor of a tree of tuples."""
+    """Returns the first tensor of a tree."""
     while not isinstance(tree, Tensor):
         tree = tree[0] if isinstance(tree, tuple | list) else tree_leaves(tree)[0]
     return tree
 
 
 def index(tree: Any, index: int | slice | Tensor) -> Any:
-    """Index every leaf's first axis: one task (int) or some tasks (slice, or their places) of a batch."""
+    """Indexes every leaf's first axis: one task (int) or some tasks (slice, or their places) of a batch."""
     return map_tensors(lambda leaf: leaf[index], tree)
 
 
 def to_device_of(module: nn.Module, tree: Any) -> Any:
-    """The tree's tensors on the device that the module's parameters are on; as they are where it has none."""
+    """Moves the tree's tensors to the device of the module's parameters, if it has any."""
     first = next(module.parameters(), None)
     return tree if first is None else map_tensors(lambda t: t.to(first.device, non_blocking=True), tree)
 
 
 def detach(tree: Any) -> Any:
-    """The same values without their history."""
+    """Detaches every tensor from its graph."""
     return map_tensors(torch.detach, tree)
 
 
 def modules_of(root: nn.Module) -> list[nn.Module]:
-    """Every module below `root`, itself first; one that is shared comes as often as it is met.
+    """Returns every module below `root`, itself first; a shared one appears several times.
 
-    `nn.Module.modules` without names and sets: every meta-step asks, and for a small network that took as long as its
-    matrix products.
+    It is faster than `nn.Module.modules`, which matters in every meta-step of a small network.
     """
     found = [root]
     for module in found:  # grows while it is walked
@@ -60,7 +59,7 @@ def modules_of(root: nn.Module) -> list[nn.Module]:
 
 
 def named_parameters_of(root: nn.Module) -> dict[str, Tensor]:
-    """`nn.Module.named_parameters`, for the same reason without its generators: a shared one has its first name."""
+    """Returns `dict(root.named_parameters())`, faster; a shared parameter has its first name."""
     found: dict[str, Tensor] = {}
     _gather(root, "", found, set())
     return found
@@ -77,5 +76,5 @@ def _gather(module: nn.Module, prefix: str, found: dict[str, Tensor], seen: set[
 
 
 def parameters_of(modules: list[nn.Module]) -> list[nn.Parameter]:
-    """The parameters that these modules hold themselves."""
+    """Returns the parameters that these modules hold directly."""
     return [p for m in modules for p in m._parameters.values() if p is not None]

@@ -15,7 +15,7 @@ from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 from upstairs.learners import LEARNERS, make_settings, read_settings
 from upstairs.learners.registry import check_entry
-from upstairs.settings import COMMON, DataOptions, Settings, check_option, kinds_of
+from upstairs.settings import COMMON, DataOptions, Settings, check_option, option_kinds
 from upstairs.storage import load_tensors, save_tensors
 from upstairs.training.defaults import request_run
 
@@ -103,7 +103,7 @@ def test_values_of_another_type() -> None:
         ("net", "x", "`net` is 'x': choose conv4"),
     ):
         with pytest.raises(UpstairsError, match=needed):
-            check_option(COMMON[name], kinds_of(Settings)[name], value)
+            check_option(COMMON[name], option_kinds(Settings)[name], value)
 
 
 def test_a_request_has_one_budget_and_counts_what_was_changed_as_given() -> None:

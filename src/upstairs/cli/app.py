@@ -1,4 +1,4 @@
-"""The command line: what a user types, and what an error or an interruption looks like."""
+"""The command line: its commands, and how errors and interruptions are reported."""
 
 import os
 import sys
@@ -18,10 +18,10 @@ from upstairs.cli.commands import (
     generate,
     print_json,
     report,
-    reproduce,
+    reproduce_command,
     results,
-    search,
-)
+    search_command,
+)  # fmt: skip
 from upstairs.cli.options import (
     InnerSteps,
     Json,
@@ -32,7 +32,7 @@ from upstairs.cli.options import (
     first_name,
     flags_in,
     parse_run,
-)
+)  # fmt: skip
 from upstairs.cli.signals import interrupt_on_terminate
 from upstairs.engine.allocator import keep_freed_memory
 from upstairs.errors import UpstairsError
@@ -46,19 +46,19 @@ def demo(
     *,
     kind: Annotated[
         Literal["image", "text", "audio"],
-        arg(help="image: letters. text: which language is it? audio: recordings of --data, or eSpeak NG's."),
+        arg(help="image: letters. text: which language is it? audio: recordings in --data, or words by eSpeak NG."),
     ] = "image",
-    data: Annotated[str | None, arg(help="Other data of that kind, as --data of `upstairs train`.")] = None,
+    data: Annotated[str | None, arg(help="Other data of that kind, as in `upstairs train --data`.")] = None,
     out: Annotated[
         Path | None,
-        arg(help="Where the runs, results.json and report.html go: runs/demo, for other kinds runs/demo-KIND."),
+        arg(help="The folder for the runs, results.json and report.html: runs/demo, for other kinds runs/demo-KIND."),
     ] = None,
-    minutes: Annotated[float, arg(help="Minutes of training, all learners together.")] = 2.5,
-    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
-    seed: Annotated[int, arg(help="Of everything that is drawn.")] = 0,
+    minutes: Annotated[float, arg(help="Minutes of training for all learners together.")] = 2.5,
+    tasks: Annotated[int, arg(help="Number of test tasks.")] = 600,
+    seed: Annotated[int, arg(help="Seed of all random numbers.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Watch a network learn to learn: it trains on letters of some scripts, then reads scripts it never saw.
+    """Watch a network learn to learn: it trains on some scripts, then reads letters of unseen scripts.
 
     Ends with a table, and a page with pictures to open in a browser. Takes about 6 minutes on 2 cores.
     """
@@ -72,7 +72,7 @@ def demo(
 class TrainCommand:
     """Meta-train a learner: upstairs train protonet --data my_pictures/ --minutes 10 --out runs/mine
 
-    The budget is --steps or --minutes (10 minutes where neither is given). A stopped run goes on with --resume.
+    The budget is --steps or --minutes (10 minutes by default). --resume continues a stopped run.
     """
 
     name: Annotated[
@@ -81,12 +81,12 @@ class TrainCommand:
     out: RunDirectory = None
     resume: Annotated[
         bool,
-        arg(help="Go on with the run in --out (or named instead of NAME); the result is as if it had never stopped."),
+        arg(help="Continue the run in --out (or named instead of NAME); the result is the same as without a stop."),
     ] = False
     quiet: Quiet = False
 
 
-def train(words: Sequence[str]) -> None:
+def train_command(words: Sequence[str]) -> None:
     name = first_name(words)
     stored = Path(name) if name and "resume" in flags_in(words) and (Path(name) / CHECKPOINT).is_file() else None
     named = Named.find(name) if name and stored is None else None
@@ -104,7 +104,7 @@ def train(words: Sequence[str]) -> None:
         start_run(request_run(str(name), **values), out, quiet=command.quiet)
 
 
-def evaluate(
+def evaluate_command(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
     /,
     *,
@@ -113,7 +113,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Accuracy on tasks of classes that were not trained on, with a 95% interval, and that of the baselines."""
+    """Evaluate a run on tasks of unseen classes: accuracy with a 95% interval, and that of the baselines."""
     from upstairs.experiments.evaluate import evaluate_run
 
     result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
@@ -125,44 +125,44 @@ def evaluate(
         print_results([result])
 
 
-def compare(
+def compare_command(
     runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Two or more runs on the same data.")],
     /,
     *,
     on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
-    out: Annotated[Path | None, arg(help="A file to write the result to, as json.")] = None,
+    out: Annotated[Path | None, arg(help="A JSON file for the result.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Several runs on the same tasks: each one's accuracy, and the paired differences with 95% intervals."""
-    from upstairs.experiments import compare as room
+    """Compare runs on the same tasks: their accuracies, and paired differences with 95% intervals."""
+    from upstairs.experiments.compare import compare, print_comparison
     from upstairs.storage import write_json
 
-    result = room.compare(runs, **vars(on), quiet=quiet or json)
+    result = compare(runs, **vars(on), quiet=quiet or json)
     if out is not None:
         write_json(out, result)
-    print_json(result) if json else room.print_comparison(result)
+    print_json(result) if json else print_comparison(result)
 
 
-def breadth(
+def breadth_command(
     runs: Annotated[Positional[list[Path]], arg(metavar="RUN...", help="Directories that `upstairs train` wrote.")],
     /,
     *,
-    data: Annotated[list[str], arg(help="Kinds of data to test on, each as --data of `upstairs train`.")],
+    data: Annotated[list[str], arg(help="Data sets to test on, each as in `upstairs train --data`.")],
     way: Annotated[int, arg(help="Classes in a task.")] = 5,
     shot: Annotated[int, arg(help="Support examples of each class.")] = 1,
-    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
+    tasks: Annotated[int, arg(help="Number of test tasks for each score.")] = 600,
     out: Annotated[Path | None, arg(help="A page or a picture to write: breadth.html, breadth.png.")] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """How far learning reaches: every run on the test classes of every kind of data, with the mean and the worst."""
-    from upstairs.experiments import breadth as room
+    """Evaluate every run on the test classes of every data set, with the mean and the worst score."""
+    from upstairs.experiments.breadth import breadth, print_breadth, write_breadth
 
-    result = room.breadth(runs, data, way=way, shot=shot, tasks=tasks, quiet=quiet or json)
+    result = breadth(runs, data, way=way, shot=shot, tasks=tasks, quiet=quiet or json)
     if out is not None:
-        room.write_breadth(result, out, command=command_line())
-    print_json(result) if json else room.print_breadth(result)
+        write_breadth(result, out, command=command_line())
+    print_json(result) if json else print_breadth(result)
 
 
 def adapt(
@@ -175,7 +175,7 @@ def adapt(
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
     unknown: Annotated[
         float | None,
-        arg(help="Let it answer `none of these`: about this share, such as 0.1, of what has a class is refused too."),
+        arg(help="Allow the answer `none of these`, which refuses about this share (such as 0.1) of known inputs."),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -195,15 +195,15 @@ def predict(
         Positional[tuple[Path, ...]],
         arg(
             metavar="INPUT...",
-            help="Pictures to name; for a model of texts: files with one on each line, tables, or - (standard input).",
+            help="Pictures to classify; for a text model: files with one text per line, tables, or - (standard input).",
         ),
     ] = (),
     /,
     *,
-    text: Annotated[tuple[str, ...], arg(help="Texts to name, as they stand here, each in quotes.")] = (),
+    text: Annotated[tuple[str, ...], arg(help="Texts to classify, each in quotes.")] = (),
     json: Json = False,
 ) -> None:
-    """Name inputs with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
+    """Classify inputs with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
     from upstairs.experiments.predict import predict_file
 
     rows = predict_file(model, inputs, text)
@@ -215,7 +215,7 @@ def predict(
 
 
 def list_names(*, json: Json = False) -> None:
-    """Name every learner, kind of data, preset and experiment."""
+    """List every learner, kind of data, preset and experiment."""
     from upstairs.experiments.listing import list_all
 
     table = list_all()
@@ -228,20 +228,21 @@ def list_names(*, json: Json = False) -> None:
             print(f"  {row['name']:<18} {row['summary']}")
 
 
-# what parses its own words comes second: its options depend on the learner that is named
+# the options of RUN_COMMANDS depend on the learner, so these parse their own arguments
 COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "evaluate": evaluate, "compare": compare, "breadth": breadth, "adapt": adapt, "predict": predict,
-    "generate": generate, "report": report, "reproduce": reproduce, "results": results, "list": list_names,
+    "demo": demo, "evaluate": evaluate_command, "compare": compare_command, "breadth": breadth_command, "adapt": adapt,
+    "predict": predict, "generate": generate, "report": report, "reproduce": reproduce_command, "results": results,
+    "list": list_names,
 }  # fmt: skip
 RUN_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], type[Any]]] = {
-    "train": (train, TrainCommand),
-    "search": (search, SearchCommand),
+    "train": (train_command, TrainCommand),
+    "search": (search_command, SearchCommand),
 }
 ORDER = "demo train search evaluate compare breadth adapt predict generate report reproduce results list"
 
 
 def run_command(words: Sequence[str]) -> None:
-    """Do what the words ask for; without any, or with --help, say which commands there are."""
+    """Runs the command that the arguments name; without any, or with --help, prints the list of commands."""
     name, *rest = words or ["--help"]
     if name in RUN_COMMANDS:
         RUN_COMMANDS[name][0](rest)
@@ -254,7 +255,7 @@ def run_command(words: Sequence[str]) -> None:
 
 
 def describe_commands() -> str:
-    """The help of the whole command: a line for each of its commands."""
+    """Returns the help of `upstairs`: a line for each command."""
     docs = {name: command.__doc__ for name, command in COMMANDS.items()}
     docs |= {name: kind.__doc__ for name, (_, kind) in RUN_COMMANDS.items()}
     lines = [f"  {name:<11}{str(docs[name]).strip().splitlines()[0]}" for name in ORDER.split()]
@@ -263,7 +264,7 @@ def describe_commands() -> str:
 
 
 def option_names() -> set[str]:
-    """The names that are options of a command: an error writes them as flags."""
+    """Returns the names of all options, which errors write as flags."""
     own = {f.name for _, kind in RUN_COMMANDS.values() for f in fields(kind)} | {f.name for f in fields(TaskOptions)}
     for command in COMMANDS.values():
         own |= {p.name for p in signature(command).parameters.values() if p.kind is p.KEYWORD_ONLY}
@@ -272,7 +273,7 @@ def option_names() -> set[str]:
 
 
 def main() -> None:
-    """Entry point: an error that the user can fix is one sentence and status 2, an interruption 130."""
+    """The entry point: an UpstairsError prints one sentence and exits with status 2, an interruption with 130."""
     interrupt_on_terminate()
     keep_freed_memory()
     try:

@@ -1,4 +1,4 @@
-"""The commands `search`, `generate`, `reproduce`, `results` and `report`, and what commands share."""
+"""The commands `search`, `generate`, `reproduce`, `results` and `report`, and helpers of all commands."""
 
 import json
 import shlex
@@ -17,24 +17,28 @@ from upstairs.cli.options import Json, Named, Page, Quiet, first_name, parse_run
 class SearchCommand:
     """Search a learner's settings: upstairs search protonet --vary lr=1e-4..1e-1:log --trials 20 --steps 500
 
-    Judged on validation tasks; evaluate the best run on test tasks. Needs Optuna: pip install 'upstairs[search]'.
+    Trials are scored on validation tasks; evaluate the best run on test tasks. The search needs Optuna: pip install
+    'upstairs[search]'.
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a preset.")]
     vary: Annotated[
-        list[str], arg(metavar="SETTING...", help="What to vary: lr=1e-4..1e-1:log inner_steps=1..5 norm=batch,group")
+        list[str],
+        arg(metavar="SETTING...", help="Settings to vary: lr=1e-4..1e-1:log inner_steps=1..5 norm=batch,group"),
     ]
-    trials: Annotated[int, arg(help="How many in all; the same command goes on, with more if there are more.")] = 20
-    out: Annotated[Path | None, arg(help="Where the trials' runs go: runs/search-NAME.")] = None
-    storage: Annotated[str | None, arg(help="A file, or a storage URL of Optuna: search.db beside --out.")] = None
+    trials: Annotated[
+        int, arg(help="Number of trials in all; the same command continues a search, with more trials if asked.")
+    ] = 20
+    out: Annotated[Path | None, arg(help="The folder for the trials: runs/search-NAME.")] = None
+    storage: Annotated[str | None, arg(help="A file, or a storage URL of Optuna: search.db in --out.")] = None
     earlier: Annotated[
         tuple[str, ...],
-        arg(metavar="NAME...", help="Searches in that storage, by their folders' names, to start from."),
+        arg(metavar="NAME...", help="Searches in that storage to start from, by the names of their folders."),
     ] = ()
     quiet: Quiet = False
 
 
-def search(words: Sequence[str]) -> None:
+def search_command(words: Sequence[str]) -> None:
     name = first_name(words)
     named = Named.find(name) if name else None
     command, values = parse_run(SearchCommand, words, prog="upstairs search", named=named)
@@ -55,42 +59,46 @@ def generate(
     /,
     *,
     support: Annotated[
-        Path, arg(help="A folder with a folder of pictures for each class (or pictures of one class): one will do.")
+        Path, arg(help="A folder of class folders, or of pictures of one class; one picture of a class is enough.")
     ],
     out: Annotated[Path, arg(help="A new folder: OUT/class/number.png, and OUT/sheet.png to look at.")],
     count: Annotated[int, arg(help="New pictures of each class.")] = 20,
     seed: Annotated[int, arg(help="The same seed draws the same pictures.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Draw more of classes seen once: upstairs generate runs/redrawing --support my_letters/ --out more/"""
+    """Generate pictures of classes seen once: upstairs generate runs/redrawing --support my_letters/ --out more/"""
     from upstairs.experiments.generate import generate_folder
 
     generate_folder(run, support=support, out=out, count=count, seed=seed, quiet=quiet)
 
 
-def reproduce(
+def reproduce_command(
     name: Annotated[
         Positional[str | None], arg(metavar="NAME", help="An experiment, such as omniglot-5w1s-maml.")
     ] = None,
     /,
     *,
-    list: Annotated[bool, arg(help="Name every experiment, its published number and the data it needs.")] = False,
-    data: Annotated[str | None, arg(metavar="PATH", help="Where the experiment's data is.")] = None,
+    list: Annotated[bool, arg(help="List every experiment, its published number and the data it needs.")] = False,
+    data: Annotated[str | None, arg(metavar="PATH", help="The path of the experiment's data.")] = None,
     budget: Annotated[
         float | None,
-        arg(metavar="MINUTES", help="Train for so long, all seeds together: a shorter protocol, and the card says so."),
+        arg(
+            metavar="MINUTES",
+            help="Minutes of training for all seeds together, in place of the published budget; the card says so.",
+        ),
     ] = None,
-    seeds: Annotated[int, arg(help="Trainings that differ in their seed alone.")] = 3,
-    tasks: Annotated[int, arg(help="Test tasks, the same for all seeds: 1000 or more.")] = 1000,
-    out: Annotated[Path, arg(help="Where trainings and cards go.")] = Path("runs/reproduce"),
-    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="auto takes CUDA if it is there.")] = "auto",
-    note: Annotated[str, arg(help="A sentence for the card, such as what else the machine was doing.")] = "",
+    seeds: Annotated[int, arg(help="Number of trainings, which differ only in their seed.")] = 3,
+    tasks: Annotated[int, arg(help="Number of test tasks, the same for all seeds: 1000 or more.")] = 1000,
+    out: Annotated[Path, arg(help="The folder for runs and result cards.")] = Path("runs/reproduce"),
+    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="The device; auto is CUDA if available.")] = "auto",
+    note: Annotated[str, arg(help="A note for the card, such as the load of the machine.")] = "",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """A paper's number by its own protocol: upstairs reproduce omniglot-5w1s-protonet --data OMNIGLOT --budget 30
+    """Reproduce a published result: upstairs reproduce omniglot-5w1s-protonet --data OMNIGLOT --budget 30
 
-    Trains, judges on fixed test tasks and writes a card. What was stopped goes on by the same command.
+    The command follows the published protocol, evaluates on fixed test tasks and writes a result card. Run again, it
+    continues where it stopped.
     """
     from upstairs.errors import UpstairsError
     from upstairs.experiments.cards import card_markdown
@@ -101,9 +109,9 @@ def reproduce(
         return
     if name is None:
         raise UpstairsError("no experiment was named: `upstairs reproduce --list` names them all")
-    from upstairs.experiments.reproduce import reproduce as run
+    from upstairs.experiments.reproduce import reproduce
 
-    card = run(
+    card = reproduce(
         name, data=data, budget=budget, seeds=seeds, tasks=tasks, out=out, device=device, note=note, quiet=quiet or json
     )  # fmt: skip
     if json:
@@ -117,10 +125,10 @@ def results(
     /,
     *,
     out: Annotated[
-        Path | None, arg(help="A page to put the table into, between its marker lines; made where there is none.")
+        Path | None, arg(help="A page that receives the table between its marker lines; created if it does not exist.")
     ] = None,
 ) -> None:
-    """A table of result cards: what was run here, for how long, and what is published."""
+    """Print a table of result cards: measured results, their training times, and the published numbers."""
     from upstairs.experiments.cards import BEGIN, END, put_between, read_card, results_table
     from upstairs.storage import write_atomically
 
@@ -139,21 +147,21 @@ def report(
     out: Page = None,
     all: Annotated[
         bool,
-        arg(help="All of depth and breadth, with the small trainings that it needs; the same command goes on."),
+        arg(help="Include all measurements of depth and breadth, with the small trainings that they need."),
     ] = False,
-    minutes: Annotated[float, arg(help="With --all: of each of these trainings.")] = 1.0,
+    minutes: Annotated[float, arg(help="With --all: minutes of each of these trainings.")] = 1.0,
     data: Annotated[
         tuple[str, ...],
-        arg(metavar="DATA...", help="With --all: data sets to test every run on. Left out: those of the runs."),
+        arg(metavar="DATA...", help="With --all: data sets to test every run on, by default those of the runs."),
     ] = (),
-    tasks: Annotated[int, arg(help="Test tasks behind each number.")] = 600,
-    seed: Annotated[int, arg(help="Which frozen list of tasks.")] = 0,
+    tasks: Annotated[int, arg(help="Number of test tasks for each score.")] = 600,
+    seed: Annotated[int, arg(help="Seed of the frozen list of test tasks.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """One page with pictures from one or more runs on the same data: learning curves, depth, breadth, the table.
+    """Write a page about one or more runs on the same data: learning curves, depth, breadth, the table of results.
 
-    With --all also: up to 100 adaptation steps and 20 shots, the length of the inner loop, the number of training
-    classes, and what was trained on one kind of data tested on others (runs may then be on different data).
+    --all adds up to 100 adaptation steps and 20 shots, the length of the inner loop, the number of training classes,
+    and tests of runs on one kind of data on other kinds (runs may then be on different data).
     """
     if all:
         from upstairs.experiments.report.survey import survey
@@ -169,7 +177,7 @@ def report(
 
 
 def command_line() -> str:
-    """The command as the user typed it."""
+    """Returns the command as the user typed it."""
     return shlex.join(["upstairs", *sys.argv[1:]])
 
 

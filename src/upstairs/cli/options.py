@@ -1,4 +1,4 @@
-"""Options that several commands share, and the options of a run, which are those of its learner."""
+"""Options that several commands share, and the options of a run, which depend on its learner."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, fields, make_dataclass
@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import check_names, entry, owners_of
-from upstairs.settings import COMMON, GROUPS, LearnerOptions, TaskKind, kinds_of, options_in
+from upstairs.settings import COMMON, GROUPS, LearnerOptions, TaskKind, option_kinds, options_in
 from upstairs.training.presets import PRESETS
 
 OWN = "the options of one learner: see `upstairs train NAME --help`"
@@ -21,14 +21,14 @@ GROUP_NAMES = dict(zip(("data", "training_task", "network", "training"), GROUPS,
 
 @dataclass(frozen=True)
 class Named:
-    """What the name on the command line stands for: a learner, with the settings of a preset."""
+    """A learner with the settings of a preset, as a name on the command line."""
 
     learner: str
     settings: Mapping[str, Any]
 
     @classmethod
     def find(cls, name: str) -> "Named":
-        """The learner or preset of this name, which may be a plug-in's."""
+        """Returns the learner or preset of this name, which may be a plug-in's."""
         settings = dict(PRESETS[name].settings) if name in PRESETS else {"learner": name}
         return cls(settings.pop("learner"), settings)
 
@@ -41,14 +41,14 @@ class Named:
 def parse_run(
     command: type[Any], words: Sequence[str], *, prog: str, named: Named | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The words of a command on a run, and the settings among them that were given.
+    """Parses the arguments of a command on a run, and returns them with the settings that were given.
 
     Args:
-        command: a dataclass of what the command itself takes.
-        named: whose options there are, with its own defaults; None: those that all learners have.
+        command: a dataclass of the command's own arguments.
+        named: the learner whose options are accepted; None: the options that all learners have.
 
     Raises:
-        UpstairsError: an option of other learners; it says whose.
+        UpstairsError: an option of other learners, which the error names.
     """
     groups = GROUP_NAMES | ({named.learner: named.options} if named and options_in(named.options) else {})
     known = {*(f.name for f in fields(command)), *(name for group in groups.values() for name in options_in(group))}
@@ -66,13 +66,13 @@ def parse_run(
 
 
 def flags_in(words: Sequence[str]) -> set[str]:
-    """The names of the options among the words, whether any command has them or not."""
+    """Returns the names of all flags among the words, known or not."""
     names = (word[2:].split("=")[0] for word in words if word.startswith("--"))
     return {name.replace("-", "_").removeprefix("no_") for name in names if name}
 
 
 def first_name(words: Sequence[str]) -> str | None:
-    """The first word that is neither an option nor the value of one."""
+    """Returns the first word that is neither an option nor the value of one."""
     switches = {name for name, f in COMMON.items() if f.type is bool} | {"resume", "quiet", "help"}
     rest = iter(words)
     for word in rest:
@@ -84,20 +84,20 @@ def first_name(words: Sequence[str]) -> str | None:
 
 
 def _option_classes(groups: Mapping[str, type[Any]], named: Named | None) -> dict[str, type[Any]]:
-    """For each group a class whose fields may all be left out, and whose help has the real defaults."""
+    """Returns a class for each group, whose fields are optional and whose help shows the learner's defaults."""
     defaults: dict[TaskKind, dict[str, Any]] = {}
     if named is not None:
         line = entry(named.learner)
         defaults = {kind: {**(line.defaults(kind) or {}), **named.settings} for kind in line.kinds}
     classes = {}
     for key, group in groups.items():
-        kinds, made = kinds_of(group), []
+        kinds, made = option_kinds(group), []
         for name, one in options_in(group).items():
             own = {kind: values.get(name, one.default) for kind, values in defaults.items()} or {None: one.default}
             described = _describe(one, kinds[name], own)
             if bool in kinds[name]:
                 made.append((name, Annotated[bool, described], next(iter(own.values()))))
-            else:  # whether it is one of the choices is checked with the others, in a sentence
+            else:  # choices are checked later, with a better error
                 value = next((kind if isinstance(kind, type) else type(kind)) for kind in kinds[name])
                 made.append((name, Annotated[value | None, described], None))
         classes[key] = make_dataclass(group.__name__, made, frozen=True, namespace={"__doc__": group.__doc__})
@@ -105,7 +105,7 @@ def _option_classes(groups: Mapping[str, type[Any]], named: Named | None) -> dic
 
 
 def _describe(one: Field[Any], kinds: Sequence[Any], own: Mapping[Any, Any]) -> Any:
-    """An option's help, its default for each kind of task (from `own`), and a short word for its value."""
+    """Returns an option's help, with its default for each kind of task (from `own`) and a short name for its value."""
     help, _, left_out = one.metadata["help"].partition(" Left out: ")
     said = {kind: _write(one.name, value, left_out) for kind, value in own.items()}
     texts = [*dict.fromkeys(text for text in said.values() if text)] or ["none"]
@@ -118,7 +118,7 @@ def _describe(one: Field[Any], kinds: Sequence[Any], own: Mapping[Any, Any]) -> 
 
 
 def _write(name: str, value: Any, left_out: str) -> str:
-    """A default in words; nothing where tasks have no classes to count."""
+    """Returns a default in words."""
     if name == "net" and value == "conv4":
         return "what suits the data"
     if isinstance(value, bool):
@@ -127,39 +127,39 @@ def _write(name: str, value: Any, left_out: str) -> str:
 
 
 def _optional(help: str, default: str, *, metavar: str) -> Any:
-    """An option that may be left out, with what happens then in words."""
+    """Returns the help of an optional flag, whose default is described in words."""
     return arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
 
 
-Way = Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")]
-Shot = Annotated[
-    int | None, _optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
-]
-Query = Annotated[int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")]
 InnerSteps = Annotated[int | None, _optional("Gradient learners: inner steps.", "as trained", metavar="INT")]
-OtherData = Annotated[str | None, _optional("Other data than the run's own.", "the run's test classes", metavar="PATH")]
-Part = Annotated[
-    str | None, _optional("train, val, test, or all classes.", "test; all of a foreign folder", metavar="NAME")
-]
 RunDirectory = Annotated[
     Path | None, _optional("The run's directory: checkpoints, settings, learning curve.", "runs/NAME", metavar="PATH")
 ]
 Page = Annotated[Path | None, _optional("The page to write.", "report.html in the first run", metavar="PATH")]
-Quiet = Annotated[bool, arg(help="Say nothing while working.")]
-Json = Annotated[bool, arg(help="Print the result as json.")]
+Quiet = Annotated[bool, arg(help="Print no progress.")]
+Json = Annotated[bool, arg(help="Print the result as JSON.")]
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The tasks that runs are put to."""
+    """The tasks that runs are evaluated on."""
 
-    data: OtherData = None
-    split: Part = None
-    way: Way = None
-    shot: Shot = None
-    query: Query = None
-    tasks: Annotated[int, arg(help="How many tasks; 600 or more for a number worth telling.")] = 600
-    seed: Annotated[int, arg(help="Which frozen list of tasks: the same seed gives every learner the same tasks.")] = 0
+    data: Annotated[str | None, _optional("Data to test on.", "the run's test classes", metavar="PATH")] = None
+    split: Annotated[
+        str | None,
+        _optional("The classes to test on: train, val, test or all.", "test; all of other data", metavar="NAME"),
+    ] = None
+    way: Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")] = None
+    shot: Annotated[
+        int | None, _optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
+    ] = None
+    query: Annotated[
+        int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")
+    ] = None
+    tasks: Annotated[int, arg(help="Number of tasks; use 600 or more for a reliable score.")] = 600
+    seed: Annotated[
+        int, arg(help="Seed of the frozen list of tasks: with the same seed, every learner receives the same tasks.")
+    ] = 0
     baselines: Annotated[
         bool, arg(help="Score baselines without meta-learning, such as training from scratch, on the same tasks.")
     ] = True

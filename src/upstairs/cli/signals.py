@@ -5,7 +5,7 @@ from typing import NoReturn
 
 
 def interrupt_on_terminate() -> None:
-    """SIGTERM stops a run as Ctrl-C does: it is saved, and says how to go on."""
+    """Makes SIGTERM stop a run as Ctrl-C does: the run is saved and can be resumed."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt

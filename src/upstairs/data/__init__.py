@@ -1,9 +1,9 @@
-"""From files to tasks. Here: the kinds of data by name, with a sentence each; nothing is imported to know them."""
+"""From files to tasks. This module lists the kinds of data by name and imports nothing."""
 
 KINDS: dict[str, str] = {
-    "glyphs": "characters of many scripts drawn from installed fonts; always there, split by script",
-    "folder": "class/picture or group/class/picture; with train, val and test folders on top if you have them; "
-    "or images/ beside train.csv, val.csv and test.csv (mini-ImageNet)",
+    "glyphs": "characters of many scripts drawn from installed fonts; no download, split by script",
+    "folder": "class/picture or group/class/picture, optionally below train, val and test folders; "
+    "or images/ next to train.csv, val.csv and test.csv (mini-ImageNet)",
     "zip": "the same in a zip, read without unpacking",
     "omniglot": "the folder with images_background.zip, images_evaluation.zip and splits/vinyals, or one zip alone",
     "cifar": "the folder with sheets/ and splits/: --split cifar-fs or fc100",
@@ -12,7 +12,7 @@ KINDS: dict[str, str] = {
     "languages": "texts: which language is it? names of things in 140 languages (needs Babel, extra [text])",
     "sounds": "recordings as class/file, in a folder or a zip, or named by an index.tsv (needs extra [audio])",
     "sinusoid": "regression: a sinusoid for each task (Finn 2017)",
-    "gp": "regression: a function of a Gaussian process for each task, whose best possible answer is known",
+    "gp": "regression: a sample of a Gaussian process for each task, whose best possible prediction is known",
     "arrays": "in Python: Source.from_arrays(x, y)",
 }
-BUILT_IN = ("glyphs", "languages", "sinusoid", "gp")  # names of data, where all others are paths
+BUILT_IN = ("glyphs", "languages", "sinusoid", "gp")  # names; any other data is a path

@@ -1,4 +1,4 @@
-"""Rows decoded once and kept in memory-mapped files: a set larger than memory is read page by page."""
+"""A disk cache of decoded rows in memory-mapped files, so that a data set may be larger than memory."""
 
 import hashlib
 import io
@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,13 +20,13 @@ from upstairs.errors import UpstairsError
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
 
-VERSION = 1  # raise it when the same inputs are decoded to other values: old files are then never read again
-BLOCK, BLOCKS = 2**20, 256  # the checksum reads a whole file up to 256 MiB, and that much of a larger one
-ABANDONED = 3600  # seconds without a write after which a partial file belongs to a process that was killed
+VERSION = 1  # raise it when decoding changes: old files are then ignored
+BLOCK, BLOCKS = 2**20, 256  # the checksum covers a whole file up to 256 MiB, and about as much of a larger one
+ABANDONED = 3600  # seconds without a write after which a partial file is deleted
 
 
 def cache_directory() -> Path:
-    """Where decoded files are kept: the environment's UPSTAIRS_CACHE, or else 'upstairs' in the user's cache folder."""
+    """Returns the cache folder: the environment's UPSTAIRS_CACHE, or 'upstairs' in the user's cache folder."""
     if chosen := os.environ.get("UPSTAIRS_CACHE"):
         return Path(chosen).expanduser().absolute()
     try:
@@ -34,7 +34,7 @@ def cache_directory() -> Path:
             return Path.home() / "Library" / "Caches" / "upstairs"
         if sys.platform == "win32":
             return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "upstairs"
-        chosen = os.environ.get("XDG_CACHE_HOME", "")  # relative ones are to be ignored, says its specification
+        chosen = os.environ.get("XDG_CACHE_HOME", "")  # its specification ignores relative paths
         return (Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache") / "upstairs"
     except RuntimeError as error:
         raise UpstairsError("this user has no home folder for a cache: set UPSTAIRS_CACHE to a folder") from error
@@ -48,20 +48,20 @@ def memory_mapped(
     dtype: type[np.generic] = np.uint8,
     progress: Progress | None = None,
 ) -> Shaped[np.ndarray, "rows *feature"]:
-    """The rows as one memory-mapped array, made by `rows()` the first time and only opened afterwards.
+    """Returns the rows as one memory-mapped array, computed by `rows()` only if the cache does not hold them.
 
-    Rows are written one by one to a partial file that takes its name when it is whole, so a killed process leaves no
-    broken file, and two processes at once each write their own. A file that is short or altered is made again.
+    Rows are written to a partial file that is renamed when complete, so a killed process leaves no broken file, and
+    concurrent processes each write their own. A truncated or altered file is written again.
 
     Args:
-        key: changes whenever the rows would; any length.
-        rows: makes the rows, in order; called only where there is no good file.
+        key: any text that changes whenever the rows do.
+        rows: yields the rows in order; called only without a valid file.
         shape: [rows, *feature], at least one row.
-        dtype: of every row.
-        progress: called about a hundred times while the file is made.
+        dtype: the type of every row.
+        progress: called about a hundred times while the file is written.
 
     Returns:
-        Copy-on-write: writing to it changes neither the file nor another process.
+        A copy-on-write array: writing to it changes neither the file nor another process.
 
     Raises:
         UpstairsError: the cache folder cannot be written, or is full.
@@ -89,12 +89,12 @@ def _header(shape: tuple[int, ...], kind: np.dtype) -> bytes:
 
 
 def _map(path: Path, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
-    # a plain view: np.memmap's own indexing is slower, and torch needs no more than the memory
+    # a plain view, since np.memmap indexes more slowly
     return np.memmap(path, kind, "c", offset=len(_header(shape, kind)), shape=shape).view(np.ndarray)
 
 
 def _load(path: Path, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray | None:
-    """The file's array, or None where it is absent, short, or not what was written."""
+    """Returns the file's array, or None if the file is missing, truncated or altered."""
     header, size = _header(shape, kind), _bytes(shape, kind)
     try:
         with path.open("rb") as stream:
@@ -123,19 +123,32 @@ def _build(
     progress: Progress | None,
 ) -> None:
     need = _bytes(shape, kind)
-    with _clear_errors(path.parent, need):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
+        for abandoned in path.parent.glob("*.partial"):
+            with suppress(OSError):
+                if time.time() - abandoned.stat().st_mtime > ABANDONED:
+                    abandoned.unlink()
         if shutil.disk_usage(path.parent).free < need:
             raise OSError("no space left on the disk")
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".partial")
+        partial = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
-                _write(stream, Path(name), rows(), shape, kind, progress)
-            Path(name).chmod(0o644)  # temporary files are private, and a cache may be shared
-            _rename(Path(name), path, shape, kind)
+                _write(stream, partial, rows(), shape, kind, progress)
+            partial.chmod(0o644)  # temporary files are private, and a cache may be shared
+            try:
+                os.replace(partial, path)  # noqa: PTH105 (documented as atomic)
+            except PermissionError:  # Windows: another process has mapped the file, which is then valid
+                if _load(path, shape, kind) is None:
+                    raise
         finally:
-            Path(name).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UpstairsError(
+            f"the cache folder {path.parent} cannot take {need / 1e6:.0f} MB ({error}): "
+            "free some disk, or set UPSTAIRS_CACHE to a folder that can be written"
+        ) from error
 
 
 def _write(
@@ -146,7 +159,7 @@ def _write(
     kind: np.dtype,
     progress: Progress | None,
 ) -> None:
-    # plain writes and not a writable map: on a full disk a map kills the process where a write can be refused
+    # plain writes, since on a full disk a writable map kills the process and a write raises
     done, step = 0, max(1, shape[0] // 100)
     stream.write(_header(shape, kind))
     for done, row in enumerate(rows, 1):
@@ -160,31 +173,4 @@ def _write(
     stream.flush()
     stream.write(_checksum(_map(path, shape, kind)))
     stream.flush()
-    os.fsync(stream.fileno())  # or a crash after the rename could leave a whole name on a file of zeros
-
-
-def _rename(partial: Path, path: Path, shape: tuple[int, ...], kind: np.dtype) -> None:
-    try:
-        os.replace(partial, path)  # noqa: PTH105 (the one that is named for being atomic)
-    except PermissionError:
-        if _load(path, shape, kind) is None:  # Windows keeps a file that another process has mapped; it is then as good
-            raise
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left."""
-    for partial in folder.glob("*.partial"):
-        with suppress(OSError):
-            if time.time() - partial.stat().st_mtime > ABANDONED:
-                partial.unlink()
-
-
-@contextmanager
-def _clear_errors(folder: Path, need: int) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UpstairsError(
-            f"the cache folder {folder} cannot take {need / 1e6:.0f} MB ({error}): "
-            "free some disk, or set UPSTAIRS_CACHE to a folder that can be written"
-        ) from error
+    os.fsync(stream.fileno())  # otherwise a crash after the rename could leave a file of zeros

@@ -1,4 +1,4 @@
-"""More training classes (turned and mirrored pictures, spliced sounds, made-up words), and fewer, to see the gain."""
+"""Changes the number of training classes: rotated, mirrored, spliced or synthetic ones, or a random subset."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
 
-SPLICES = 2  # made classes for each that there is: as many as are worth it where words are few
+SPLICES = 2  # spliced classes for each training class, by default
 TURNS = ("rot000", "rot090", "rot180", "rot270")
 
 
@@ -24,14 +24,17 @@ def training_classes(
     validation: bool = False, splice: int | None = None, spoken: int = 0, seed: int = 0,
     progress: Progress | None = None,
 ) -> Splits:  # fmt: skip
-    """The splits with `count` of the training classes, turned and mirrored ones, and `splice` made of two (None: see
-    SPLICES).
+    """Returns the splits with other training classes; the test classes stay as they are.
 
-    With `spoken` half of the training tasks are of so many made-up words (see spoken.py). With `validation` the
-    validation classes are training classes, and there is none left. Test classes are as they were.
+    Args:
+        count: the number of training classes, drawn at random; None keeps all.
+        rotate, mirror: add rotated and mirrored classes (see `turned`).
+        validation: train on the validation classes too, so that none are left for validation.
+        splice: the number of spliced classes (see `spliced`); None is `SPLICES` per class for sounds, else 0.
+        spoken: the number of synthetic words (see `made_up_words`) that half of the training tasks come from.
 
     Raises:
-        UpstairsError: there are no classes, fewer than were asked for, or they are no pictures to turn.
+        UpstairsError: the source has no classes, too few of them, or inputs that an augmentation does not fit.
     """
     train, val = splits.train, splits.val
     if (count or rotate or mirror or validation) and train.functions:
@@ -52,7 +55,7 @@ def training_classes(
 
 
 def joined(parts: Iterable[Source], *, name: str | None = None) -> Source:
-    """The classes of sources that share their examples as one source."""
+    """Returns one source with the classes of sources that share their inputs."""
     first, *_ = parts = list(parts)
     labels, rows, groups, turns = (
         tuple(value for part in parts for value in getattr(part, what))
@@ -62,10 +65,10 @@ def joined(parts: Iterable[Source], *, name: str | None = None) -> Source:
 
 
 def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:
-    """`count` of the classes at random; of a seed, fewer classes are among those of a larger count.
+    """Returns `count` classes at random; with the same seed, a larger count contains the classes of a smaller one.
 
     Raises:
-        UpstairsError: there are not so many.
+        UpstairsError: the source has fewer classes.
     """
     if count > len(source):
         raise UpstairsError(f"`train_classes` is {count} and {source.name} has {len(source)} training classes")
@@ -74,15 +77,14 @@ def some_classes(source: Source, count: int, *, seed: int = 0) -> Source:
 
 
 def turned(source: Source, *, rotate: bool, mirror: bool) -> Source:
-    """Every class and its turns by 90, 180 and 270 degrees, its mirror image, or (with both) all eight; each a class.
+    """Adds each class rotated by 90, 180 and 270 degrees, mirrored, or (with both) in all eight ways, as new classes.
 
-    Task augmentation by rotation (Santoro et al. 2016 for Omniglot; Liu, Chao and Lin 2020 for photographs): it gives
-    tasks that were not there, where augmenting examples gives other examples of the same tasks. What the source has as
-    a class already (Omniglot's usual split has all four turns) is not added again. Where such a class can look like
-    another one (Latin n and u, b and d), one picture has two labels; few letters are so.
+    This is task augmentation (Santoro et al. 2016 for Omniglot; Liu, Chao and Lin 2020 for photographs): it adds new
+    tasks, where augmenting examples adds examples of the same tasks. A class that the source already has (Omniglot's
+    usual split has all four rotations) is not added again. A few letters then look like another class (n and u).
 
     Raises:
-        UpstairsError: the inputs are no square pictures, or are photos, which mirrored are of the same class.
+        UpstairsError: the inputs are not square pictures, or are photos, which keep their class when mirrored.
     """
     shape, form = source.feature_shape, source.format
     if len(shape) != 3 or shape[1] != shape[2] or not isinstance(form, ImageFormat | None):
@@ -107,9 +109,9 @@ def turned(source: Source, *, rotate: bool, mirror: bool) -> Source:
 
 
 def _also(turn: int, *, rotate: bool, mirror: bool) -> list[tuple[int, str]]:
-    """The other ways to see a class that is read with `turn` (see `Source.turns`), and what they are called."""
+    """Returns the additional values of `Source.turns` for a class that has `turn`, with their names."""
     sides = [(turn, "")]
-    if mirror:  # a mirrored quarter turn is the mirror image, turned the other way
+    if mirror:  # mirroring reverses the direction of a quarter turn
         sides.append((4 * (turn < 4) + -turn % 4, "mirrored"))
     more = range(4 if rotate else 1)
     ways = [(4 * (side // 4) + (side + k) % 4, how, TURNS[k] if k else "") for side, how in sides for k in more]

@@ -1,4 +1,4 @@
-"""Episodes: a source and way/shot/query become tasks. A task is a pure function of its seed."""
+"""Episodes draw few-shot tasks from a source. A task is a pure function of its seed."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,13 @@ from upstairs.tree import map_tensors
 Range = int | tuple[int, int]
 
 
-def bounds(value: Range) -> tuple[int, int]:
-    """A number as a range of one."""
+def as_range(value: Range) -> tuple[int, int]:
+    """Returns (lowest, highest) of a number or a range."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def check_settings(source: Source, way: tuple[int, int] | None, shot: tuple[int, int], query: int) -> None:
-    """Tasks that the source has not the classes or the examples for.
-
-    Raises:
-        UpstairsError: see `Episodes`.
-    """
+def check_task_sizes(source: Source, way: tuple[int, int] | None, shot: tuple[int, int], query: int) -> None:
+    """Raises UpstairsError if the source has too few classes or examples for such tasks."""
     if source.functions and way is not None:
         raise UpstairsError(f"`way` is {way[1]} and {source.name} is regression, which has no classes: leave it out")
     if not source.functions and way is None:
@@ -50,10 +46,10 @@ def check_settings(source: Source, way: tuple[int, int] | None, shot: tuple[int,
 
 
 def voices(source: Source) -> list[Tensor]:
-    """For each class who says each of its rows, by number: 0, 1, ... of those who say any row of any class.
+    """Returns the speaker of each row of each class, numbered from 0 over all classes.
 
     Raises:
-        UpstairsError: speakers are not known.
+        UpstairsError: the source does not know its speakers.
     """
     if not source.speakers:
         raise UpstairsError(f"`speakers` is about sounds of known speakers and {source.name} names none: leave it out")
@@ -65,7 +61,7 @@ def voices(source: Source) -> list[Tensor]:
 def by_few(
     rows: list[Tensor], voices: list[Tensor], speakers: int, need: int, generator: torch.Generator
 ) -> list[Tensor]:
-    """Of each class's rows those by so many speakers, drawn for all; at least `need`, by as few more as will do."""
+    """Returns each class's rows by `speakers` random speakers, and by further ones until there are `need` rows."""
     rank = torch.randperm(1 + max(int(own.max()) for own in voices), generator=generator)
     ranks = [rank[own].sort(stable=True) for own in voices]
     return [
@@ -74,7 +70,7 @@ def by_few(
 
 
 def padded(x: Tensor, labels: Sequence[Tensor]) -> Examples:
-    """Tasks one after the other in x, brought to the length of the longest: [task, n, ...] with a mask."""
+    """Stacks tasks, concatenated in x, padded to the length of the longest: [task, n, ...] with a mask."""
     longest = max(len(own) for own in labels)
     y = torch.zeros(len(labels), longest, dtype=torch.long)
     mask = torch.zeros(len(labels), longest, dtype=torch.bool)
@@ -94,18 +90,18 @@ class Episodes:
     largest task, with `mask` False on the padding. Support and query never share an example. Classes are uniform over
     those of the source, without repetition and in random order; so are a class's examples.
 
-    Since a task depends on its seed alone, a stream needs no state to be resumed, a frozen list of tasks is a
-    list of seeds, and a task that made trouble is had again by `batch([seed])`.
+    Since a task depends on its seed alone, a stream is resumed without any state, a frozen list of tasks is a list of
+    seeds, and `batch([seed])` draws a task again.
 
-    With `global_labels` a class has the same label in every task, its place in the source. A source of functions has no
-    classes: leave `way` out, and `shot` and `query` are examples of a task.
+    With `global_labels` a class has the same label in every task: its place in the source. A source of functions has no
+    classes: leave `way` out; `shot` and `query` then count the examples of a task.
 
-    With `speakers` the examples of a task are all by so many, drawn anew for each task (of a class that they say too
-    little of, by as few more as will do): a wrong support example is then often in the query's own voice.
+    With `speakers` all examples of a task are by this number of speakers, drawn anew for each task (and by a few more
+    where a class would have too few examples), so that the voice does not give the class away.
 
     Raises:
-        UpstairsError: a way below 1 or above the classes there are, a shot or query below 1, a class too small;
-            speakers where they are not known.
+        UpstairsError: a way below 1 or above the number of classes, a shot or query below 1, a class with too few
+            examples, or `speakers` where the source does not know them.
     """
 
     def __init__(
@@ -113,35 +109,35 @@ class Episodes:
         speakers: int | None = None,
     ) -> None:  # fmt: skip
         self.global_labels, self.speakers = global_labels, speakers
-        self.source, self.shot, self.query = source, bounds(shot), query
-        self.way = None if way is None else bounds(way)
-        check_settings(source, self.way, self.shot, query)
+        self.source, self.shot, self.query = source, as_range(shot), query
+        self.way = None if way is None else as_range(way)
+        check_task_sizes(source, self.way, self.shot, query)
         self._rows = [torch.from_numpy(rows) for rows in source.rows]
         self._turns = torch.tensor(source.turns) if any(source.turns) else None
         self._voices = voices(source) if speakers else []
 
     @property
     def task_kind(self) -> TaskKind:
-        """Whether tasks are classes to tell apart, functions to fit, or sets of one class to make more of."""
+        """The kind of the tasks: classification, regression, or (with one class) generation."""
         return "generation" if self.way == (1, 1) else self.source.task_kind
 
     @property
     def largest_way(self) -> int | None:
-        """The most classes in a task; None for functions, which have no classes."""
+        """The largest number of classes in a task; None for regression."""
         return None if self.way is None else self.way[1]
 
     def stream(
         self, size: int, *, seed: int = 0, steps: int | None = None, start: int = 0,
         device: torch.device | str | None = None,
     ) -> Iterator[Task]:  # fmt: skip
-        """Batches of `size` tasks, one for each meta-step: those that a training run with this seed would meet.
+        """Yields a batch of `size` tasks for each meta-step, those that a training run with this seed receives.
 
             for batch in episodes.stream(4, seed=0, steps=1000): ...
 
         Args:
-            steps: the number of meta-steps; None goes on without end.
-            start: the first step, where an interrupted training goes on: it gives the batches from there to `steps`.
-            device: where the batches go, such as "cuda"; None leaves them where the source is.
+            steps: the number of meta-steps; None never ends.
+            start: the first step, to resume a training: batches from there to `steps` follow.
+            device: where the batches are moved, such as "cuda"; None leaves them on the CPU.
 
         Raises:
             UpstairsError: a size below 1.
@@ -153,7 +149,11 @@ class Episodes:
         return tasks if device is None else (map_tensors(lambda t: t.to(device, non_blocking=True), b) for b in tasks)
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
-        """The tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n], `among` these classes."""
+        """Returns the tasks of these seeds, stacked: x [task, n, *feature], y and mask [task, n].
+
+        Args:
+            among: the classes to draw from; None is all.
+        """
         if self.source.functions:
             return draw_functions(self.source.functions, seeds, shot=self.shot, query=self.query)
         drawn = [self._draw(seed, among) for seed in seeds]
@@ -164,16 +164,16 @@ class Episodes:
         return Task(*parts)
 
     def labels(self, seed: int) -> list[str]:
-        """The names of the classes 0, 1, ... of the task with this seed."""
+        """Returns the names of the classes 0, 1, ... of the task with this seed."""
         return [self.source.labels[k] for k in self.classes(seed)]
 
     def texts(self, seed: int) -> list[list[str]]:
-        """Where examples are texts, those of the support set and the queries of the task with this seed."""
+        """Returns the support texts and the query texts of the task with this seed; empty where inputs are no texts."""
         drawn = self._draw(seed, None) if self.source.texts else []
         return [[self.source.texts[row] for row in part[0].tolist()] for part in drawn]
 
     def classes(self, seed: int, among: Sequence[int] | None = None) -> list[int]:
-        """The places in the source of the classes of the task with this seed, in the order of their labels."""
+        """Returns the task's classes as places in the source, in the order of their labels."""
         return self._begin(seed, among)[2].tolist()
 
     def _begin(self, seed: int, among: Sequence[int] | None) -> tuple[torch.Generator, int, Tensor]:
@@ -184,7 +184,7 @@ class Episodes:
         return generator, shot, classes if among is None else torch.tensor(among)[classes]
 
     def _draw(self, seed: int, among: Sequence[int] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
-        """For support and query: rows, classes, labels, and the numbers for augmentation."""
+        """Returns rows, classes, labels and augmentation noise, for support and query."""
         generator, shot, classes = self._begin(seed, among)
         there = [self._rows[c] for c in classes.tolist()]
         if self.speakers:

@@ -1,4 +1,4 @@
-"""The pictures or sounds of a folder or of an unopened zip, by relative name, and how they are arranged in classes."""
+"""Lists the pictures or sounds of a folder or a zip, and groups them by class."""
 
 import json
 import re
@@ -32,15 +32,15 @@ def _json(path: Path) -> dict[str, Any]:
         raise UpstairsError(f"{path} is no JSON object ({error}): replace it") from error
 
 
-IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # and all that starts with a dot
+IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # as are names that start with a dot
 ARRANGE = "arrange them as class/file or group/class/file"
 DIGITS = re.compile(r"(\d{1,18})")
-DEEPEST = 5  # folders below the first that are looked into; also the end of a link that leads back up
-LARGEST_FILE = 2**28  # bytes that one member of a zip may unpack to
+DEEPEST = 5  # levels of folders that are searched, which also ends cyclic links
+LARGEST_FILE = 2**28  # the most bytes that one member of a zip may unpack to
 
 
 class Files(NamedTuple):
-    """Which files count."""
+    """A kind of file, recognised by its extension."""
 
     what: str
     extensions: tuple[str, ...]
@@ -58,14 +58,14 @@ SOUNDS = Files("recordings", ("wav", "flac", "ogg", "mp3", "aiff", "aif"))
 
 @dataclass(frozen=True)
 class Tree:
-    """The pictures, or the sounds, of a folder or of a zip.
+    """The files of one kind in a folder or a zip.
 
     Attributes:
-        name: where they are, for errors.
-        stamps: for each file's relative name its bytes, and a number that changes when its content does.
+        name: the path of the folder or zip, for errors.
+        stamps: relative name -> (size in bytes, a number that changes with the content).
         folders: the relative names of all folders.
-        item: a file's relative name -> its path, or its bytes.
-        files: which files count.
+        item: relative name -> the file's path, or its bytes.
+        files: the kind of file that is listed.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Tree:
     files: Files = PICTURES
 
     def below(self, folder: str) -> "Tree":
-        """The tree of one of its folders."""
+        """Returns the tree of one of its folders."""
         start = f"{folder}/"
         return Tree(
             f"{self.name}/{folder}",
@@ -90,16 +90,16 @@ class FileClass(NamedTuple):
     """One class of a tree."""
 
     label: str  # 'class' or 'group/class'
-    group: str  # '' where there is none
-    names: tuple[str, ...]  # of its files
+    group: str  # '' without groups
+    names: tuple[str, ...]  # its files
 
 
 @contextmanager
 def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
-    """The tree of a folder, or of a zip, which is read without unpacking and closed at the end.
+    """Opens the tree of a folder or a zip, which is read without unpacking and closed at the end.
 
     Raises:
-        UpstairsError: no such path, a file that is no zip, a folder that may not be read.
+        UpstairsError: the path does not exist, is no zip file, or cannot be read.
     """
     path = Path(path)
     try:
@@ -109,7 +109,7 @@ def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
         if not path.is_file():
             raise UpstairsError(f"{path} does not exist: give a folder or a zip file of {files.what}")
         with path.open("rb") as stream:
-            system = ZipFileSystem(stream)  # it closes the archive when nothing refers to it
+            system = ZipFileSystem(stream)  # closes the archive when it is garbage-collected
             yield _zip_tree(path, system, files)
     except zipfile.BadZipFile as error:
         raise UpstairsError(f"{path} is no whole zip file ({error}): give a folder or a zip of {files.what}") from error
@@ -117,11 +117,11 @@ def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
         raise UpstairsError(f"{path} cannot be read ({error}): check its permissions") from error
 
 
-def arrange(tree: Tree) -> list[FileClass]:
-    """The classes of a tree, groups and classes in natural order, and so the files in each.
+def group_files(tree: Tree) -> list[FileClass]:
+    """Returns the classes of a tree; groups, classes and files are in natural order (see `natural`).
 
     Raises:
-        UpstairsError: no files, one outside a class folder, one deeper than the others, a class without any.
+        UpstairsError: no files, files at different depths, or an empty class folder.
     """
     if not tree.stamps:
         raise UpstairsError(f"{tree.name} holds no {tree.files}: {ARRANGE}")
@@ -143,30 +143,22 @@ def arrange(tree: Tree) -> list[FileClass]:
             f"class folder {tree.name}/{min(empty, key=natural)} has no {tree.files}: add some, or remove it"
         )
     return [
-        FileClass(label, label.rpartition("/")[0], tuple(sorted(found[label], key=_natural_file)))
+        FileClass(label, label.rpartition("/")[0], tuple(sorted(found[label], key=natural)))
         for label in sorted(found, key=natural)
     ]
 
 
 def natural(name: str) -> list[list[str | int]]:
-    """A key that sorts class2 before class10, and every folder's contents together."""
+    """Returns a sort key that puts class2 before class10 and keeps a folder's contents together."""
     return [*(_natural_part(part) for part in name.split("/")), [name]]
-
-
-def _natural_file(name: str) -> tuple[list[str | int], str]:
-    return _natural_part(name.rpartition("/")[2]), name
 
 
 def _natural_part(part: str) -> list[str | int]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(DIGITS.split(part.casefold()))]
 
 
-def _is_ignored(name: str) -> bool:
-    return any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/"))
-
-
 class _Folders(LocalFileSystem):
-    """Local folders, where a link to a folder is that folder."""
+    """A local file system that follows links to folders."""
 
     def info(self, path: Any, **options: Any) -> dict[str, Any]:
         found = super().info(path, **options)
@@ -174,24 +166,24 @@ class _Folders(LocalFileSystem):
 
 
 def _tree_of(system: AbstractFileSystem, path: Path, files: Files, item: Callable[[str], Path | bytes]) -> Tree:
-    """The tree of all that a file system holds, or that is below a local path in it."""
+    """Returns the tree of a whole zip, or of a local path."""
     local = isinstance(system, LocalFileSystem)
     root, deepest = (path.absolute().as_posix(), DEEPEST + 1) if local else ("", None)
     stamps, folders = {}, set()
     found: Any = system.find(root, maxdepth=deepest, withdirs=True, detail=True, on_error="raise")
     for info in found.values():
         name = info["name"].removeprefix(root).strip("/")
-        if not name or _is_ignored(name):
+        if not name or any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/")):
             continue
         if info["type"] == "directory":
             folders.add(name)
-        elif name in files:  # a link to nothing is kept: reading it will name it
+        elif name in files:  # a broken link is kept, so that reading it raises an error
             stamps[name] = (info["size"], info["CRC"] if "CRC" in info else int(1e9 * info["mtime"]))
     return Tree(str(path), stamps, frozenset(folders), item, files)
 
 
 def _zip_tree(path: Path, system: ZipFileSystem, files: Files) -> Tree:
-    """The tree of a zip below the folders that all its files are in; names with backslashes or dots are put right."""
+    """Returns the tree of a zip below the folders that all its files share; backslashes and dots in names are fixed."""
     archive: zipfile.ZipFile = system.zip
     for info in archive.infolist():
         parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")]
@@ -212,7 +204,9 @@ def _zip_tree(path: Path, system: ZipFileSystem, files: Files) -> Tree:
 
 
 def _common_folder(names: Iterable[str]) -> str:
-    """The folders above all files, as 'a/b', while class/file is left below them."""
+    """Returns the folders that all files share, as 'a/b', leaving at least class/file below them."""
     parents = sorted(name.split("/")[:-2] for name in names)
-    ends = zip(parents[0], parents[-1], strict=False) if parents else ()  # what these two share, all share
+    ends = (
+        zip(parents[0], parents[-1], strict=False) if parents else ()
+    )  # the first and the last in order share what all share
     return "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))

@@ -1,4 +1,4 @@
-"""Several kinds of data at once: each task is of one of them, drawn by stated weights."""
+"""Mixtures of data sets: each task comes from one of them, drawn by given weights."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,17 +20,17 @@ SIGN = " + "  # between the names of data sets
 
 
 def mixed_splits(splits: Sequence[Splits], weights: Sequence[float] | None = None) -> Splits:
-    """Train, validation and test classes of several data sets, each a mixture."""
+    """Mixes the training, validation and test classes of several data sets."""
     return Splits(*(mixed([one[place] for one in splits], weights) for place in range(3)))
 
 
 def mixed(sources: Sequence[Source], weights: Sequence[float] | None = None) -> Source:
-    """A source whose tasks are each of one of these; `weights` are their shares, equal where left out.
+    """Returns a source whose tasks each come from one of these sources, with the given shares (equal by default).
 
-    Its classes are those of all, their groups the data sets.
+    Its classes are those of all sources; the groups of classes are the data sets.
 
     Raises:
-        UpstairsError: fewer than two, weights that are none, inputs of different shapes or kinds.
+        UpstairsError: fewer than two sources, weights that do not fit them, inputs of different shapes.
     """
     if len(sources) < 2:
         raise UpstairsError(f"{len(sources)} data set is no mixture: name two or more, as `glyphs{SIGN}my_letters/`")
@@ -59,7 +59,7 @@ def mixed(sources: Sequence[Source], weights: Sequence[float] | None = None) -> 
 
 
 def _alike(sources: Sequence[Source]) -> list[Source]:
-    """Texts of as many words as the longest kind has; anything else as it is."""
+    """Pads sources of texts to the same number of words; other sources stay as they are."""
     formats = [source.format for source in sources]
     if not all(isinstance(format, TextFormat) for format in formats):
         return list(sources)
@@ -71,7 +71,7 @@ def _alike(sources: Sequence[Source]) -> list[Source]:
 
 
 class Mixture(Episodes):
-    """`Episodes` of a mixed source: a task's seed decides its data set, and then the task as it would there.
+    """Draws tasks from a mixed source: a task's seed decides its data set, and then the task as `Episodes` does.
 
     With `global_labels` the classes of each data set are numbered after those of the ones before it.
     """
@@ -83,22 +83,17 @@ class Mixture(Episodes):
         how = {"way": way, "shot": shot, "query": query, "global_labels": global_labels, "speakers": speakers}
         self.parts = [Episodes(part, **how) for part in source.parts]
         first = self.parts[0]
-        self.source, self.global_labels, self.way, self.shot, self.query = (
-            source,
-            global_labels,
-            first.way,
-            first.shot,
-            query,
-        )
+        self.source, self.global_labels = source, global_labels
+        self.way, self.shot, self.query = first.way, first.shot, query
         self.first_class = np.cumsum([0, *map(len, source.parts)])[:-1].tolist()
 
     def part(self, seed: int) -> int:
-        """Which data set the task with this seed is of."""
+        """Returns the place of the data set that the task with this seed comes from."""
         generator = dice(seed ^ 0x5EED)
         return int(torch.multinomial(torch.tensor(self.source.weights), 1, generator=generator))
 
     def batch(self, seeds: Sequence[int], among: Sequence[int] | None = None) -> Task:
-        """The tasks of these seeds, stacked and padded to the largest."""
+        """Returns the tasks of these seeds, stacked and padded to the largest."""
         if among is not None:
             raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
         drawn = []
@@ -111,15 +106,15 @@ class Mixture(Episodes):
         return Task(*(_stack(examples) for examples in zip(*drawn, strict=True)))
 
     def labels(self, seed: int) -> list[str]:
-        """The names of the classes 0, 1, ... of the task with this seed."""
+        """Returns the names of the classes 0, 1, ... of the task with this seed."""
         return self.parts[self.part(seed)].labels(seed)
 
     def texts(self, seed: int) -> list[list[str]]:
-        """Where examples are texts, those of the support set and the queries of the task with this seed."""
+        """Returns the support texts and the query texts of the task with this seed; empty where inputs are no texts."""
         return self.parts[self.part(seed)].texts(seed)
 
     def classes(self, seed: int, among: Sequence[int] | None = None) -> list[int]:
-        """The places in the mixed source of the classes of the task with this seed."""
+        """Returns the task's classes as places in the mixed source."""
         place = self.part(seed)
         return [self.first_class[place] + k for k in self.parts[place].classes(seed)]
 
@@ -134,14 +129,9 @@ def _stack(parts: Sequence[Examples]) -> Examples:
 
 
 def episodes_of(
-    source: Source,
-    *,
-    way: Range | None = None,
-    shot: Range,
-    query: int = 15,
-    global_labels: bool = False,
+    source: Source, *, way: Range | None = None, shot: Range, query: int = 15, global_labels: bool = False,
     speakers: int | None = None,
-) -> Episodes:
-    """Tasks of a source, mixed or not."""
+) -> Episodes:  # fmt: skip
+    """Returns the `Mixture` of a mixed source, or the `Episodes` of any other."""
     make = Mixture if source.parts else Episodes
     return make(source, way=way, shot=shot, query=query, global_labels=global_labels, speakers=speakers)

@@ -1,4 +1,4 @@
-"""Opening data: one table of readers, and the splits that a run's options name."""
+"""Opens data: the table of readers, and the splits that a run's options name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,19 +29,19 @@ from upstairs.settings import DataOptions
 
 
 @dataclass(frozen=True)
-class Reader:
-    """One kind of inputs: which data it reads, and how.
+class DataReader:
+    """Reads one kind of data.
 
     Attributes:
-        name: what is read, for messages.
-        kinds: the names that `upstairs list` has for it.
-        matches: is the data with this name or path for it? The first reader of `READERS` that says so has it.
-        splits: (options, format, progress) -> the data split into training, validation and test classes. The format is
-            that of a trained run which the data is for, or None.
-        source: (data, columns, format, progress) -> all of the data as one source.
-        support: the folder or file of a support set -> {label: inputs}, or inputs and their labels.
-        formats: those of its sources, by which a checkpoint finds it again.
-        has_splits: False where no two tasks share anything, so that there is nothing to split.
+        name: the kind of inputs, for messages.
+        kinds: the names that `upstairs list` shows for it.
+        matches: name or path -> can this reader open it? The first match in `READERS` is used.
+        splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
+            run that will receive the data, or None.
+        source: (data, columns, format, progress) -> all data as one source.
+        support: path of a support set -> {label: inputs}, or inputs and labels.
+        formats: the formats of its sources, by which a checkpoint finds its reader.
+        has_splits: False for functions, which are never drawn twice and need no split.
     """
 
     name: str
@@ -52,10 +52,6 @@ class Reader:
     support: Callable[[Path], Any]
     formats: tuple[type[InputFormat] | type[None], ...]
     has_splits: bool = True
-
-
-def _functions(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    return function_splits(options.data)
 
 
 def _texts(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
@@ -76,38 +72,39 @@ def _pictures(options: DataOptions, format: InputFormat | None, progress: Progre
 
 
 def sound_format(format: InputFormat | None) -> AudioFormat | None:
-    """The format of sounds, where it is one."""
+    """Returns the format if it is that of sounds, else None."""
     return format if isinstance(format, AudioFormat) else None
 
 
 def pixels_of(format: InputFormat | None) -> dict[str, Any]:
-    """What is asked of pictures that are for a trained run."""
+    """Returns the arguments that make pictures fit a trained run."""
     if not isinstance(format, ImageFormat):
         return {}
     return {"size": format.size, "channels": format.channels, "ink": format.ink}
 
 
 READERS = (
-    Reader(
-        "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS, _functions,
+    DataReader(
+        "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
+        splits=lambda options, format, progress: function_splits(options.data),
         source=lambda data, columns, format, progress: function_splits(data).test,
         support=files_by_class, formats=(NoneType,), has_splits=False,
     ),
-    Reader(
+    DataReader(
         "texts", ("table", "texts", "languages"), is_text, _texts,
         source=lambda data, columns, format, progress: open_texts(
             data, columns=columns, format=format, progress=progress
         ),
         support=lambda path: read_texts(path)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
-    Reader(
+    DataReader(
         "sounds", ("sounds",), lambda data: data != "glyphs" and is_sound(data), _sounds,
         source=lambda data, columns, format, progress: open_sounds(
             data, format=sound_format(format), progress=progress
         ),
         support=lambda path: files_by_class(path, SOUNDS), formats=(AudioFormat,),
     ),
-    Reader(
+    DataReader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, _pictures,
         source=lambda data, columns, format, progress: open_source(data, progress=progress, **pixels_of(format)),
         support=files_by_class, formats=(ImageFormat, NoneType),
@@ -116,22 +113,22 @@ READERS = (
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}
 
 
-def reader_for(data: str) -> Reader:
-    """The reader of a data set; of several, that of the first."""
+def reader_for(data: str) -> DataReader:
+    """Returns the reader of a data set; for a mixture, that of its first one."""
     first = data.split(SIGN)[0]
     return next(reader for reader in READERS if reader.matches(first))
 
 
-def reader_of(format: InputFormat | None) -> Reader:
-    """The reader of inputs like those of a trained run; arrays have no format, and are for that of pictures."""
+def reader_of(format: InputFormat | None) -> DataReader:
+    """Returns the reader of a format; arrays have no format and use that of pictures."""
     return next(reader for reader in reversed(READERS) if isinstance(format, reader.formats))
 
 
 def read_format(value: dict[str, Any]) -> InputFormat:
-    """The inverse of a format's `to_json`.
+    """Returns the format that `to_json` described.
 
     Raises:
-        UpstairsError: a kind of inputs that this version does not know.
+        UpstairsError: an unknown kind of inputs.
     """
     if (kind := value.get("kind")) not in FORMATS:
         raise UpstairsError(
@@ -142,26 +139,26 @@ def read_format(value: dict[str, Any]) -> InputFormat:
 
 
 def absolute(data: str | Path) -> str:
-    """The data's path from the root, so that a run finds it from any folder; a built-in data set keeps its name."""
+    """Returns the absolute path of the data; names of built-in data and paths that do not exist stay as they are."""
     if SIGN in str(data):
         return SIGN.join(absolute(part) for part in str(data).split(SIGN))
-    named = not str(data) or data in BUILT_IN  # an empty path would be this folder
+    named = not str(data) or data in BUILT_IN  # an empty path would be the working directory
     return str(data) if named or not Path(data).exists() else str(Path(data).resolve())
 
 
 def with_paths(given: dict[str, Any]) -> dict[str, Any]:
-    """What the user gave, with paths from the root."""
+    """Returns the given settings with absolute paths."""
     return given | {name: absolute(given[name]) for name in ("data", "start_from", "encoder") if given.get(name)}
 
 
 def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None = None) -> Splits:
-    """The data that the options name, with a bar while it is read for the first time.
+    """Opens the data that the options name, with a progress bar while it is decoded for the first time.
 
     Args:
-        format: that of a trained run, where the data is for it.
+        format: the format of a trained run that will receive the data; None lets the data decide.
 
     Raises:
-        UpstairsError: data that cannot be read, or an option that says something about other data than is there.
+        UpstairsError: data that cannot be read, or an option that does not apply to this data.
     """
     parts = options.data.split(SIGN)
     check_data_options(options, parts)
@@ -177,7 +174,7 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
 
 
 def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:
-    """With the training classes that the options ask for."""
+    """Returns the splits with the training classes that the options ask for."""
     with counting("saying words", quiet=quiet or not options.spoken) as progress:
         return training_classes(
             splits, count=options.train_classes, rotate=options.rotate_classes, mirror=options.mirror_classes,
@@ -187,7 +184,7 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
 
 
 def check_data_options(options: DataOptions, parts: list[str]) -> None:
-    """Raise UpstairsError for an option that says something about other data than is there."""
+    """Raises UpstairsError for an option that does not apply to this data."""
     if not all(part.strip() for part in parts):
         raise UpstairsError(f"`data` is '{options.data}': name a data set on each side of '+'")
     if options.mix and len(parts) == 1:
@@ -202,7 +199,7 @@ def check_data_options(options: DataOptions, parts: list[str]) -> None:
 
 
 def parse_mix(text: str) -> list[float]:
-    """Shares such as "2,1"."""
+    """Parses shares such as "2,1"."""
     try:
         return [float(share) for share in text.split(",")]
     except ValueError:

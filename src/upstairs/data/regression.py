@@ -1,8 +1,8 @@
-"""Regression tasks with known answers: each task is a function, drawn from a distribution over functions.
+"""Regression tasks with known answers: each task is a function drawn from a distribution over functions.
 
 sinusoid   y = a sin(x + b),  a in [0.1, 5],  b in [0, pi],  x in [-5, 5], without noise (Finn et al. 2017, section 5.1)
 gp         y = f(x) + noise,  f a Gaussian process with k(x, x') = exp(-|x - x'|^2 / (2 length^2)),  x in [-2, 2]
-           (Garnelo et al. 2018, section 4.1); the posterior mean is the best that any learner can do
+           (Garnelo et al. 2018, section 4.1); no learner predicts better than the posterior mean
 """
 
 import math
@@ -22,7 +22,7 @@ from upstairs.data.splits import Splits
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """One amplitude and one phase for each task."""
+    """A distribution over sinusoids: each task draws an amplitude and a phase."""
 
     name: str = "sinusoid"
 
@@ -34,7 +34,7 @@ class Sinusoids:
 
 @dataclass(frozen=True)
 class GaussianProcess:
-    """A function of unit variance for each task; `length` is how far its values look alike."""
+    """A Gaussian process of unit variance with length scale `length`; each task is one sample of it."""
 
     name: str = "gp"
     length: float = 0.5
@@ -46,7 +46,7 @@ class GaussianProcess:
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = (4 * torch.rand(count, 1, generator=generator) - 2).double()
         unit = torch.randn(2, count, 1, generator=generator).double()
-        # float64 and a little on the diagonal: inputs that lie close make the kernel singular
+        # float64 and a small diagonal, since close inputs make the kernel nearly singular
         root = torch.linalg.cholesky(self.kernel(x, x) + 1e-8 * torch.eye(count, dtype=torch.float64))
         return x.float(), (root @ unit[0] + self.noise * unit[1]).float()
 
@@ -55,28 +55,27 @@ FUNCTIONS: dict[str, Functions] = {f.name: f for f in (Sinusoids(), GaussianProc
 
 
 def function_source(functions: Functions) -> Source:
-    """A source without classes, whose tasks are functions: `Episodes(function_source(Sinusoids()), shot=5)`."""
+    """Returns a source of regression tasks: `Episodes(function_source(Sinusoids()), shot=5)`."""
     return Source(functions.name, np.zeros((0, 1), np.float32), (), (), functions=functions)
 
 
 def function_splits(name: str) -> Splits:
-    """The functions of this name, the same to train on and to be judged by: no function is ever drawn twice."""
+    """Returns the same functions for training, validation and test: no function is ever drawn twice."""
     source = function_source(FUNCTIONS[name])
     return Splits(source, source, source)
 
 
 def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[int, int], query: int) -> Task:
-    """The tasks of these seeds, stacked: x and y [task, n, 1]; `shot` is the lowest and the highest support size."""
+    """Returns the tasks of these seeds, stacked: x and y [task, n, 1]; `shot` is the range of support sizes."""
     parts: list[list[Tensor]] = [[], [], [], []]
     masks = []
     for seed in seeds:
         generator = dice(seed)
         count = int(torch.randint(shot[0], shot[1] + 1, (), generator=generator))
         x, y = functions.draw(shot[1] + query, generator)
-        mask = torch.arange(shot[1]) < count
         for part, values in zip(parts, (x[: shot[1]], y[: shot[1]], x[shot[1] :], y[shot[1] :]), strict=True):
             part.append(values)
-        masks.append(mask)
+        masks.append(torch.arange(shot[1]) < count)
     support_x, support_y, query_x, query_y = map(torch.stack, parts)
     mask = torch.stack(masks)
     real = mask[..., None]

@@ -1,8 +1,8 @@
-"""Source: examples by class, sampled by row; and the three ways to split its classes."""
+"""A source holds examples by class; episodes draw tasks from it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,18 +10,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from upstairs.data.cache import Progress
 from upstairs.errors import UpstairsError
 from upstairs.settings import Net, TaskKind
 
-Rows = Any  # an array [rows, *feature], or what is indexed by an array of rows as one is (see splice.py)
+Rows = Any  # an array [rows, *feature], or an object that is indexed like one (see splice.py)
 
 
 @runtime_checkable
 class Augment(Protocol):
-    """A random change of inputs, in two parts so that a task stays a pure function of its seed."""
+    """A random augmentation, in two parts so that a task stays a pure function of its seed."""
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """The random numbers for `count` inputs: [count, k]."""
+        """Draws the random numbers for `count` inputs: [count, k]."""
         ...
 
     def apply(self, x: Float[Tensor, "n *feature"], drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n *feature"]: ...
@@ -29,27 +30,27 @@ class Augment(Protocol):
 
 @runtime_checkable
 class Functions(Protocol):
-    """A distribution over functions: what regression tasks are drawn from."""
+    """A distribution over functions, from which regression tasks are drawn."""
 
     @property
     def name(self) -> str: ...
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
-        """One function, at `count` inputs: x and y."""
+        """Draws one function and returns it at `count` inputs: x and y."""
         ...
 
 
 @dataclass(frozen=True)
 class InputFormat(ABC):
-    """How one raw input (a path, bytes, an array) becomes a row of `Source.inputs`, and what that says of the data.
+    """A format turns one raw input (a path, bytes, an array) into a row of `Source.inputs`.
 
-    A format is a frozen dataclass; its fields are saved with a run and read again.
+    It is a frozen dataclass, whose fields are saved with a run.
 
     Attributes:
         kind: its name in a checkpoint.
-        net: the network that suits the inputs; None where their shape says it.
+        net: the default network for the inputs; None: their shape decides.
         is_text: inputs are texts.
-        is_tokens: rows are numbers of tokens, of which no mean can be taken.
+        is_tokens: rows are token ids, which cannot be averaged.
     """
 
     kind: ClassVar[str]
@@ -64,14 +65,23 @@ class InputFormat(ABC):
 
     @abstractmethod
     def read(self, item: Any, *, name: str | None = None) -> np.ndarray:
-        """One input as a row; errors call it by its name."""
+        """Reads one input as a row; `name` is used in errors."""
+
+    def read_many(self, items: Sequence[Any], progress: Progress | None = None) -> np.ndarray:
+        """Reads all inputs as rows [n, *shape]."""
+        rows = []
+        for done, item in enumerate(items, 1):
+            rows.append(self.read(item))
+            if progress and (done % 1000 == 0 or done == len(items)):
+                progress(done, len(items))
+        return np.stack(rows)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "InputFormat":
-        """The inverse of `to_json`."""
+        """Returns the format that `to_json` described."""
         names = [f.name for f in fields(cls)]
         if value.get("kind") != cls.kind or not set(names) <= value.keys():
             raise UpstairsError(f"{value} is no {cls.kind} format: it needs kind '{cls.kind}' and {', '.join(names)}")
@@ -80,7 +90,7 @@ class InputFormat(ABC):
 
 @dataclass(frozen=True)
 class DrawnFunctions:
-    """`Functions` that a user's own function draws."""
+    """`Functions` drawn by a user's function."""
 
     function: Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
     name: str
@@ -91,22 +101,22 @@ class DrawnFunctions:
 
 @dataclass(frozen=True)
 class Source:
-    """Examples by class.
+    """Holds examples by class.
 
     Attributes:
-        name: what it is called in results.
+        name: its name in results.
         inputs: [rows, *feature]; uint8 is read as value/255, uint16 (tokens) and floats as they are. May be
             memory-mapped.
         labels: the name of each class.
         rows: for each class the rows of `inputs` that belong to it.
-        groups: for each class the name of its group (alphabet, script, superclass); '' where there is none.
-        turns: for each class the quarter turns (counter-clockwise) of its images; 4 to 7 are those of mirror images.
-        augment: changes each sampled input at random; None leaves them alone.
-        format: how a user's raw input becomes a row; None for arrays, taken as they are.
-        functions: what tasks are drawn from where they are regression: there are no classes then.
-        texts: where inputs are texts, each row's own, to be shown.
-        speakers: where inputs are sounds, who says each row, where that is known.
-        parts, weights: of a mixture, the sources that it is of and the share of each (see `mixed`).
+        groups: for each class the name of its group (alphabet, script, superclass); empty without groups.
+        turns: for each class the quarter turns (counter-clockwise) of its images; 4 to 7 are also mirrored.
+        augment: a random change of each sampled input; None for none.
+        format: how a raw input becomes a row; None for arrays.
+        functions: the distribution of regression tasks, which have no classes.
+        texts: the text of each row, to be displayed; empty where inputs are no texts.
+        speakers: the speaker of each row; empty where unknown.
+        parts, weights: the sources of a mixture and their shares (see `mixed`).
     """
 
     name: str
@@ -122,7 +132,6 @@ class Source:
     speakers: tuple[str, ...] = ()
     parts: "tuple[Source, ...]" = ()
     weights: tuple[float, ...] = ()
-    _group: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -131,16 +140,19 @@ class Source:
                 raise UpstairsError(
                     f"{self.name}: {count} class labels and {len(value)} {what}: give one for each class"
                 )
-        object.__setattr__(self, "_group", self.groups or ("",) * count)
 
     @classmethod
     def from_arrays(
         cls, x: np.ndarray | Tensor, y: Sequence[Any] | np.ndarray | Tensor, *, name: str = "arrays"
     ) -> "Source":
-        """Examples in memory.
+        """Returns a source of examples in memory.
 
-            Args:
-        X, of any type that can be compared.
+        Args:
+            x: inputs [n, *feature]; uint8 is read as value/255, anything else as floats.
+            y: a label for each input, of any type that can be sorted.
+
+        Raises:
+            UpstairsError: no examples, another number of labels, or an input that is not finite.
         """
         x, y = (v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for v in (x, y))
         if len(x) != len(y):
@@ -160,14 +172,14 @@ class Source:
     def from_function(
         cls, draw: Callable[[int, torch.Generator], tuple[Tensor, Tensor]], *, name: str = "functions"
     ) -> "Source":
-        """Regression tasks of one's own: each is a function, drawn anew from a distribution over functions.
+        """Returns a source of regression tasks, each a function that `draw` draws.
 
         Args:
-            draw: (count, generator) -> x [count, d] and y [count, k] of one function; all its random numbers are the
-                generator's, so that a task depends on its seed alone.
+            draw: (count, generator) -> x [count, d] and y [count, k] of one function; it must take all random numbers
+                from the generator, so that a task depends on its seed alone.
 
         Raises:
-            UpstairsError: what it draws has other shapes.
+            UpstairsError: x or y has another shape.
         """
         x, y = draw(2, torch.Generator().manual_seed(0))
         if x.ndim < 2 or y.ndim != 2 or len(x) != 2 or len(y) != 2:
@@ -184,12 +196,12 @@ class Source:
 
     @property
     def most_way(self) -> int:
-        """The most classes that any task can have."""
+        """The largest number of classes that a task can have."""
         return min(len(part) for part in self.parts or (self,))
 
     @property
     def task_kind(self) -> TaskKind:
-        """Whether tasks are classes to tell apart or functions to fit."""
+        """The kind of the tasks: regression for functions, else classification."""
         return "regression" if self.functions else "classification"
 
     @property
@@ -197,7 +209,7 @@ class Source:
         return tuple(self.inputs.shape[1:])
 
     def subset(self, classes: Iterable[int], *, name: str | None = None) -> "Source":
-        """The same examples, only these classes (by place)."""
+        """Returns a source with only these classes (by place)."""
         keep = list(classes)
 
         def pick(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -209,15 +221,14 @@ class Source:
         )  # fmt: skip
 
     def by_group(self) -> "dict[str, Source]":
-        """One source for each group of classes; of a mixture its parts."""
+        """Returns a source for each group of classes; for a mixture, its parts."""
         if self.parts:
             return {part.name: part for part in self.parts}
-        return {
-            group: self.subset(i for i, g in enumerate(self._group) if g == group) for group in sorted(set(self._group))
-        }
+        groups = self.groups or ("",) * len(self)
+        return {name: self.subset(i for i, group in enumerate(groups) if group == name) for name in sorted(set(groups))}
 
     def gather(self, rows: Int[Tensor, " n"], turns: Int[Tensor, " n"] | None = None) -> Float[Tensor, "n *feature"]:
-        """The inputs of these rows as floats (before augmentation), each turned as `turns` says."""
+        """Returns the inputs of these rows as floats, each rotated as `turns` says, before augmentation."""
         x = as_floats(self.inputs[rows.numpy()])
         if turns is not None:
             for k in range(1, 8):
@@ -228,7 +239,7 @@ class Source:
 
 
 def as_floats(rows: np.ndarray) -> Float[Tensor, "n *feature"]:
-    """Rows as a network takes them: bytes are read as value/255, hashed tokens as their numbers."""
+    """Returns rows as a network takes them: bytes as value/255, anything else as float32."""
     if rows.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(rows)).float() / 255
     return torch.from_numpy(np.ascontiguousarray(rows, np.float32))

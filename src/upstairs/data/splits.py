@@ -12,7 +12,7 @@ from upstairs.errors import UpstairsError
 
 
 class Splits(NamedTuple):
-    """Sources of disjoint classes: to meta-train on, to choose a model by, to judge it by."""
+    """Sources of disjoint classes for meta-training, validation and test."""
 
     train: Source
     val: Source
@@ -20,7 +20,7 @@ class Splits(NamedTuple):
 
 
 def split_by_ratio(source: Source, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0) -> Splits:
-    """Classes at random; the same seed always gives the same split."""
+    """Splits classes at random; the same seed gives the same split."""
     if min(ratio) < 0 or abs(sum(ratio) - 1) > 1e-6:
         raise UpstairsError(
             f"split ratio {ratio}: give three shares from 0 to 1 that sum to 1, such as (0.64, 0.16, 0.2)"
@@ -32,7 +32,7 @@ def split_by_ratio(source: Source, ratio: tuple[float, float, float] = (0.64, 0.
 
 
 def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0) -> Splits:
-    """Whole groups (alphabets, scripts) at random, so that test classes come from groups never seen."""
+    """Splits whole groups (alphabets, scripts) at random, so that test classes come from unseen groups."""
     groups = sorted(set(source.groups))
     if len(groups) < 3:
         raise UpstairsError(
@@ -49,10 +49,10 @@ def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.
 def split_by_class(
     source: Source, split: str | None, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0
 ) -> Splits:
-    """`split_by_group` where `split` is "group", or is None and there are three groups; else `split_by_ratio`.
+    """Applies `split_by_group` if `split` is "group", or is None with three groups or more, and else `split_by_ratio`.
 
     Raises:
-        UpstairsError: so few classes that a part would have less than a task needs.
+        UpstairsError: a part would have fewer than two classes.
     """
     if split == "group" or (split is None and len(set(source.groups)) >= 3):
         return split_by_group(source, ratio, seed=seed)
@@ -69,7 +69,11 @@ def split_by_class(
 def split_by_list(
     source: Source, train: Sequence[int | str], val: Sequence[int | str], test: Sequence[int | str]
 ) -> Splits:
-    """Classes by place or by label; refuses a label that is not there, or a class in two lists."""
+    """Splits classes by lists of places or labels.
+
+    Raises:
+        UpstairsError: an unknown label, or a class in two lists.
+    """
     place: Mapping[str, int] = {label: i for i, label in enumerate(source.labels)}
     parts: list[list[int]] = []
     for name, items in (("train", train), ("val", val), ("test", test)):
@@ -88,14 +92,14 @@ def _splits(source: Source, train: list[int], val: list[int], test: list[int]) -
     return Splits(*(source.subset(part) for part in (train, val, test)))
 
 
-PUBLISHED = "published"  # what --split calls them
+PUBLISHED = "published"  # its name as a split
 
 
 def published_splits(source: Source) -> Splits:
-    """The split that the package has for a source with these classes.
+    """Applies the published split that the package holds for these classes.
 
     Raises:
-        UpstairsError: it has none.
+        UpstairsError: the package has none.
     """
     for file in files("upstairs.data").joinpath("class_lists").iterdir():
         lists = json.loads(file.read_text(encoding="utf-8"))

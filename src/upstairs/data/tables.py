@@ -1,4 +1,4 @@
-"""The rows of a table: CSV, TSV, JSON lines or Parquet."""
+"""Reads tables: CSV, TSV, JSON lines or Parquet."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from upstairs.errors import UpstairsError
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, by column."""
+    """Returns the rows of a table as dicts by column."""
     kind = path.suffix.lower()
     if kind == ".parquet":
         try:
@@ -30,7 +30,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 try:
                     rows.append(dict(json.loads(line)))
                 except (ValueError, TypeError) as error:
-                    raise UpstairsError(f"{path}: line {number} is no JSON object ({error}): mend it") from error
+                    raise UpstairsError(f"{path}: line {number} is no JSON object ({error}): fix it") from error
         return rows
     try:
         return list(csv.DictReader(io.StringIO(content), delimiter="\t" if kind == ".tsv" else ","))

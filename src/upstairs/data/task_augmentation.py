@@ -1,7 +1,7 @@
-"""Remedies in the tasks themselves: mixed tasks (MLTI), mixed queries (MetaMix), smoothed labels.
+"""Task augmentation against overfitting: mixed tasks (MLTI), mixed queries (MetaMix), smoothed labels.
 
-A class may be a distribution: query.y is then [task, n, way] of shares instead of [task, n] of places, which
-`cross_entropy` takes as it is.
+A label may be a distribution over classes: query.y is then [task, n, way] of probabilities instead of [task, n] of
+class numbers. `cross_entropy` takes both.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ from torch import Tensor
 from upstairs.core import Examples, Task
 from upstairs.settings import Settings
 
-PARTNERS = 2**18  # so many streams on from a task is the one that it is mixed with: no other task is there
+PARTNERS = 2**18  # distance in streams between a task and the one it is mixed with; no training task lies there
 
 
 def remedied(
     tasks: Task, seeds: Sequence[int], settings: Settings, *, global_labels: bool, draw: Callable[[list[int]], Task]
 ) -> Task:
-    """The tasks as the settings would have them trained on; a pure function of their seeds.
+    """Returns the tasks augmented as the settings ask; a pure function of the seeds.
 
     Args:
-        global_labels: the learner classifies all training classes, by support set and queries alike.
-        draw: the tasks of other seeds, to mix these with.
+        global_labels: the learner classifies all training classes, in support set and queries.
+        draw: seeds -> tasks, to mix these with.
     """
     outputs = settings.classes if global_labels and settings.classes else settings.way or 0
     if settings.interpolate == "mlti":
@@ -41,22 +41,21 @@ def remedied(
 
 
 def shares(seeds: Sequence[int], mixing: float, count: int) -> Float[Tensor, "task count"]:
-    """`count` draws of Beta(mixing, mixing) for each task."""
+    """Draws `count` numbers from Beta(mixing, mixing) for each task."""
     rows = [np.random.default_rng([1, seed]).beta(mixing, mixing, count) for seed in seeds]
     return torch.from_numpy(np.stack(rows)).float()
 
 
 def mix_tasks(tasks: Task, others: Task, share: Float[Tensor, " task"]) -> Task:
-    """Interpolated tasks (MLTI; Yao, Zhang and Finn 2022): class k of a new task is class k of two, mixed.
+    """Interpolates tasks (MLTI; Yao, Zhang and Finn 2022): class k of the result mixes class k of both.
 
-        x = share x_1 + (1 - share) x_2,   share ~ Beta(a, a), one for the task: support and queries alike
+        x = share x_1 + (1 - share) x_2,   share ~ Beta(a, a), one for the support set and queries of a task
 
-    Labels stay, since the mixture is a class of its own; where they are numbers (regression) they are mixed as well,
-    the paper's case of shared labels. The paper mixes at a layer drawn at random, its code for pictures at the inputs:
-    so is this, and any learner can be trained on it.
+    Labels stay, since the mixture is a new class; regression targets are mixed as well (the paper's shared labels). The
+    paper mixes at a random layer and its code for pictures at the inputs, as here, which suits any learner.
 
     Args:
-        tasks, others: with examples of the same classes at the same places, as one `Episodes` draws them.
+        tasks, others: with the same classes at the same places, as one `Episodes` draws them.
     """
 
     def mix(one: Examples, other: Examples) -> Examples:
@@ -67,17 +66,16 @@ def mix_tasks(tasks: Task, others: Task, share: Float[Tensor, " task"]) -> Task:
 
 
 def blend(one: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """share * one + (1 - share) * other, with a share for each place of the first axes."""
+    """Returns share * one + (1 - share) * other; `share` has the first axes of both."""
     return torch.lerp(other, one, share.reshape(*share.shape, *(1,) * (one.ndim - share.ndim)))
 
 
 def mix_queries(tasks: Task, seeds: Sequence[int], mixing: float, *, outputs: int) -> Task:
-    """MetaMix (Yao et al. 2021): each query is mixed with a support example of its task, and so are their labels.
+    """Mixes each query, and its label, with a support example of its task (MetaMix; Yao et al. 2021).
 
         x = share x_query + (1 - share) x_support,   y likewise,   share ~ Beta(a, a) for each query
 
-    The support set stays as it is, so adaptation is that of an ordinary task. At the inputs, where the paper draws a
-    layer.
+    The support set stays as it is. Inputs are mixed, where the paper draws a layer.
     """
     support, query = tasks
     rows = []
@@ -92,16 +90,12 @@ def mix_queries(tasks: Task, seeds: Sequence[int], mixing: float, *, outputs: in
 
 
 def smoothed(examples: Examples, share: float, *, outputs: int) -> Examples:
-    """Smoothed labels (Szegedy et al. 2016): y = (1 - share) y + share / outputs.
-
-    Those of queries: a support set keeps its labels, since what is smoothed is what a learner is judged by and not what
-    it learns from.
-    """
+    """Smooths labels (Szegedy et al. 2016): y = (1 - share) y + share / outputs."""
     y = examples.y if examples.y.ndim == 3 else F.one_hot(examples.y, outputs).float()
     return examples._replace(y=(1 - share) * y + share / outputs)
 
 
 def with_places(tasks: Task) -> Task:
-    """The queries' shares of classes as the place of the largest, which accuracy is counted by. Not for regression."""
+    """Replaces queries' class probabilities by the likeliest class, for accuracy. Not for regression."""
     y = tasks.query.y
     return tasks._replace(query=tasks.query._replace(y=y.argmax(-1))) if y.ndim == 3 else tasks

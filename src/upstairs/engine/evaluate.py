@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from upstairs.console import score_name, write_likelihood, write_score, write_task
+from upstairs.console import score_name, write_likelihood, write_mean, write_task
 from upstairs.core import Learner, Task, check_measured, evaluating
 from upstairs.data.episodes import Episodes
 from upstairs.data.seeds import task_seed
@@ -164,17 +164,17 @@ class Evaluation(dict[str, Any]):
     """What `evaluate` returns: a dict, ready for json; printed, it is a few lines of plain text."""
 
     def __str__(self) -> str:
-        own = f"{score_name(self)} {write_score(self).rstrip('†')} (95% interval over {self['tasks']} tasks)"
+        own = f"{score_name(self)} {write_mean(self).rstrip('†')} (95% interval over {self['tasks']} tasks)"
         lines = [f"{write_task(self)}, {self['query']} queries{' a class' if self['way'] else ''}: {own}"]
         if self["transductive"]:
             lines.append("transductive: it sees all queries of a task at once")
-            lines.append(f"inductive, one query at a time: {write_score(self['inductive'])}")
+            lines.append(f"inductive, one query at a time: {write_mean(self['inductive'])}")
         elif self["way"] != 1:
             lines.append("inductive: each query is predicted without the others")
         if likelihood := write_likelihood(self):
             lines.append(likelihood)
         for name, score in self["baselines"].items():
-            lines.append(f"baseline {name.replace('_', ' ')}: {write_score(score)}")
+            lines.append(f"baseline {name.replace('_', ' ')}: {write_mean(score)}")
         return "\n".join(lines)
 
 

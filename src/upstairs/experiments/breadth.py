@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from upstairs.console import DAGGER, counting, show_table, write_number, write_score
+from upstairs.console import DAGGER, counting, show_table, write_mean, write_value
 from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN
@@ -127,8 +127,8 @@ def print_breadth(result: dict[str, Any]) -> None:
             (
                 row["name"],
                 row["trained_on"] or "nothing",
-                *(write_score({**c, "transductive": row["transductive"]}) if c else "–" for c in row["cells"]),
-                *(write_number("accuracy", row[what]) for what in ("mean", "worst")),
+                *(write_mean({**c, "transductive": row["transductive"]}) if c else "–" for c in row["cells"]),
+                *(write_value("accuracy", row[what]) for what in ("mean", "worst")),
             )
             for row in rows
         ],

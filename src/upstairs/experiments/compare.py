@@ -12,7 +12,7 @@ from upstairs.console import (
     title_of,
     write_difference,
     write_likelihood,
-    write_score,
+    write_mean,
     write_task,
 )
 from upstairs.data.open import absolute
@@ -108,7 +108,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in rows}
     show_table(
         f"{title_of(result)}, {write_task(result)}", ("contestant", name, "", ""),
-        [(words[r["name"]], write_score(r), write_likelihood(r), "baseline" * r["baseline"]) for r in rows],
+        [(words[r["name"]], write_mean(r), write_likelihood(r), "baseline" * r["baseline"]) for r in rows],
         DAGGER if any(daggers.values()) else None,
     )  # fmt: skip
     show_table(

@@ -15,7 +15,7 @@ from typing import Any
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners.registry import check_names, entry, options_of
-from upstairs.settings import Settings, check_option, kinds_of
+from upstairs.settings import Settings, check_option, option_kinds
 from upstairs.storage import write_json
 from upstairs.training.defaults import RunRequest
 from upstairs.training.pretrain import prepare
@@ -197,7 +197,7 @@ def parse_space(words: Sequence[str], learner: str) -> dict[str, Range | list[An
     Raises:
         UpstairsError: what cannot be read, or no option of that name.
     """
-    options, kinds = options_of(learner), kinds_of(Settings) | kinds_of(entry(learner).options)
+    options, kinds = options_of(learner), option_kinds(Settings) | option_kinds(entry(learner).options)
     space: dict[str, Range | list[Any]] = {}
     for word in words:
         name, _, text = word.partition("=")

@@ -1,4 +1,4 @@
-"""A run's checkpoint: where it lies, and its weights in a learner."""
+"""Finds a run's checkpoint and loads its weights into a learner."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from upstairs.errors import UpstairsError
 
 
 def checkpoint_in(folder: Path) -> Path | None:
-    """A run's weights that were best on the validation tasks, or else its last ones; None where it has none."""
+    """Returns the checkpoint that was best on the validation tasks, or else the last one; None if there is none."""
     return next((folder / n for n in ("best.safetensors", "last.safetensors") if (folder / n).is_file()), None)
 
 
 def load_weights(learner: Learner, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copy a checkpoint's weights into a learner of the same shape."""
+    """Copies a checkpoint's weights into a learner of the same shape."""
     weights = {k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")}
     try:
         learner.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""Which remedies against overfitting a run can take."""
+"""Checks that options against overfitting fit the learner and the data."""
 
 from upstairs.core import Learner
 from upstairs.data.images.format import ImageFormat
@@ -9,10 +9,10 @@ from upstairs.settings import Settings
 
 
 def check_compatible(settings: Settings, learner: Learner, source: Source, *, validated: bool) -> None:
-    """Raise UpstairsError for a remedy that would change nothing of a run, or ruin it.
+    """Raises UpstairsError for an option that would have no effect on the run, or ruin it.
 
     Args:
-        validated: there are validation tasks.
+        validated: the run has validation tasks.
     """
     if settings.patience and not validated:
         raise UpstairsError(

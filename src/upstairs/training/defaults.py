@@ -1,4 +1,4 @@
-"""What a run's settings are, from what the user gave, the learner's defaults, and what the data allows."""
+"""Decides a run's settings from the user's values, the learner's defaults, and the data."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,13 +12,13 @@ from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Net, Settings, TaskKind
 from upstairs.training.presets import PRESETS
 
-FEW = 6  # speakers of a training task, where they are known: as many as there may be in another
+FEW = 6  # speakers of a training task, if they are known
 
-# What suits a network better than the learner's own defaults. A pretrained encoder's features are good already: larger
-# steps fit the projection to the training classes, and the score on others falls below that of the bare features.
+# Settings that replace the learner's defaults for a network. With a pretrained encoder a larger learning rate overfits
+# the projection to the training classes, and scores fall below those of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
     "projection": {"lr": 1e-4, "scale": 0.3},
-    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # a step is 120 texts
+    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # 120 texts in a step
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"lr": 1e-2, "scale": 8.0} for name in READINGS},
 }
@@ -26,10 +26,10 @@ SUITED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a user asks of a run: its settings, with the learner's defaults for what was left out.
+    """The settings that a user asks for, completed by the learner's defaults.
 
-    Args:
-        given: names of the settings that the user chose. The data decide others, never these.
+    Attributes:
+        given: names of the settings that the user chose. The data may change others, never these.
     """
 
     settings: Settings
@@ -37,24 +37,24 @@ class RunRequest:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What was given, by name."""
+        """The given settings by name."""
         return {name: value for name, value in self.settings.to_json().items() if name in self.given}
 
     def changed(self, **values: Any) -> "RunRequest":
-        """The same with other values, which count as given."""
+        """Returns the request with other values, which count as given."""
         budget = {"steps": None, "minutes": None} if {"steps", "minutes"} & set(values) else {}  # one budget
         return RunRequest(changed(self.settings, {**budget, **values}), self.given | set(values))
 
 
 def request_run(learner: str, *, regression: bool | None = None, **values: Any) -> RunRequest:
-    """A request from the values that a user gave: mistakes show before any data is read.
+    """Returns a request from the values that a user gave, and finds mistakes before any data is read.
 
     Args:
         learner: its published name, or that of a preset.
-        regression: are the tasks functions? None: the name of the data says it.
+        regression: the tasks are functions; None: the name of the data decides.
 
     Raises:
-        UpstairsError: no such learner, an option that it does not have, or a value that cannot be.
+        UpstairsError: an unknown learner or option, or an invalid value.
     """
     learner, values = expand_preset(learner, values)
     check_names(learner, values)
@@ -63,14 +63,14 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
     if regression if regression is not None else values.get("data") in FUNCTIONS:
         kinds = ["regression"]
     extra: dict[str, Any] = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
-    if values.get("start_from"):  # in place of pretraining
+    if values.get("start_from"):  # replaces pretraining
         extra["pretrain"] = 0.0
     settings = make_settings(learner, task_kind=next(iter(kinds), "classification"), **{**extra, **values})
     return RunRequest(settings, frozenset(values))
 
 
 def expand_preset(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The learner of a preset, and its settings with `values` in their place; any other name is that of a learner."""
+    """Returns the learner of a preset and its settings, overridden by `values`; other names are those of learners."""
     if name not in PRESETS:
         return name, values
     preset = dict(PRESETS[name].settings)
@@ -80,9 +80,9 @@ def expand_preset(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any
 
 
 def fit_settings(request: RunRequest, source: Source) -> Settings:
-    """The settings of a run on these training classes: what was not given suits them.
+    """Returns the settings of a run on these training classes.
 
-    A default gives way to small data (fewer classes, fewer examples); what was given is never changed.
+    Defaults are lowered for small data (few classes or examples); given settings are never changed.
     """
     settings, given = request.settings, request.given
     if settings.task_kind == "regression":
@@ -112,7 +112,7 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
 
 
 def net_for(source: Source) -> Net:
-    """The network that suits the inputs."""
+    """Returns the default network for the inputs."""
     if source.format is not None and source.format.net is not None:
         return source.format.net
     shape = source.feature_shape

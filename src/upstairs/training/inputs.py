@@ -1,4 +1,4 @@
-"""What a user gives, as tensors: pictures, texts or arrays, alone or as a support set in any of the usual forms."""
+"""Converts a user's inputs and support sets to tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ Support = str | Path | Mapping[str, Items] | tuple[Any, Any]
 
 @dataclass(frozen=True)
 class Inputs:
-    """How raw inputs become tensors: pictures by the format of the training data, arrays as they are."""
+    """Converts raw inputs to tensors by the format of the training data; arrays have no format."""
 
     shape: tuple[int, ...]
     format: InputFormat | None
@@ -29,10 +29,10 @@ class Inputs:
         return self.format is not None and self.format.is_text
 
     def read(self, items: Items) -> Float[Tensor, "n *feature"]:
-        """Paths, bytes, pictures, texts, sounds or arrays, one for each example.
+        """Reads paths, bytes, pictures, texts, sounds or arrays, one for each example.
 
         Raises:
-            UpstairsError: an input that cannot be read, or of another shape than the learner was trained on.
+            UpstairsError: an input that cannot be read, or has another shape than the training data.
         """
         if self.format is not None:
             return as_floats(np.stack([self.format.read(item) for item in items]))
@@ -52,10 +52,10 @@ class Inputs:
 
 
 def read_support(support: Support, inputs: Inputs, *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
-    """Labels, raw inputs, and each input's place among the labels, from any of the forms a user has.
+    """Returns labels, raw inputs, and the class number of each input.
 
     Raises:
-        UpstairsError: fewer than `least` classes, one without examples, or inputs that cannot be found.
+        UpstairsError: fewer than `least` classes, a class without examples, or missing inputs.
     """
     if isinstance(support, str | Path):
         support = reader_of(inputs.format).support(Path(support))
@@ -76,9 +76,6 @@ def read_support(support: Support, inputs: Inputs, *, least: int = 2) -> tuple[l
             raise UpstairsError(
                 f"class '{label}' of the support set has no examples: give one or more, or leave it out"
             )
-    labels = [str(label) for label in support]
-    return (
-        labels,
-        [i for items in support.values() for i in items],
-        [k for k, s in enumerate(support.values()) for _ in s],
-    )
+    inputs_of_all = [item for items in support.values() for item in items]
+    classes = [k for k, items in enumerate(support.values()) for _ in items]
+    return [str(label) for label in support], inputs_of_all, classes

@@ -1,4 +1,4 @@
-"""A learner adapted to one task: it names inputs."""
+"""A learner adapted to one task, which classifies inputs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ NONE = "none of these"
 
 @dataclass(frozen=True)
 class Model:
-    """A learner adapted to one task: it names inputs. Everything it needs is in its file.
+    """A learner adapted to one task, which classifies inputs. Its file contains everything that it needs.
 
-    With a `threshold`, an input whose largest logit is below it is `NONE`: it belongs to no class.
+    With a `threshold`, an input whose largest logit is below it receives the label `NONE`.
     """
 
     learner: Learner
@@ -36,7 +36,7 @@ class Model:
     threshold: float | None = None
 
     def logits(self, items: Items) -> Float[Tensor, "n way"]:
-        """What the learner predicts (columns as `labels`) for each input; inputs do not affect each other."""
+        """Returns the logits of each input (columns as `labels`); inputs do not affect each other."""
         with evaluating(self.learner):
             check_measured(self.learner)
             parts = [
@@ -46,21 +46,21 @@ class Model:
         return torch.cat(parts).double() if parts else torch.zeros(0, len(self.labels), dtype=torch.float64)
 
     def predict_proba(self, items: Items) -> Float[np.ndarray, "n way"]:
-        """Probability of each class (columns as `labels`) for each input, were it of one of them."""
+        """Returns the probability of each class (columns as `labels`) for each input, assuming it is of one of them."""
         return self.logits(items).softmax(-1).numpy()
 
     def predict(self, items: Items) -> list[str]:
-        """The likeliest label of each input, or `NONE`."""
+        """Returns the likeliest label of each input, or `NONE`."""
         return self.name(self.logits(items))
 
     def name(self, logits: Float[Tensor, "n way"]) -> list[str]:
-        """The label that goes with each row, or `NONE`."""
+        """Returns the label of each row of logits, or `NONE`."""
         bar = -np.inf if self.threshold is None else self.threshold
         best = zip(logits.argmax(-1).tolist(), max_logit(logits).tolist(), strict=True)
         return [self.labels[k] if score >= bar else NONE for k, score in best]
 
     def save(self, path: str | Path) -> Path:
-        """One safetensors file that predicts anywhere, without the run."""
+        """Writes one safetensors file that predicts without the run."""
         path = Path(path)
         tensors = {f"learner.{k}": v for k, v in self.learner.state_dict().items()}
         tensors |= {f"state.{i:04d}": leaf for i, leaf in enumerate(tree_flatten(self.state)[0])}
@@ -77,10 +77,10 @@ class Model:
 
 
 def load_adapted(path: str | Path) -> Model:
-    """A model from the file that `Model.save` wrote.
+    """Loads a model from the file that `Model.save` wrote.
 
     Raises:
-        UpstairsError: no such file, a damaged one, or one of another version.
+        UpstairsError: the file is missing, damaged or of another version.
     """
     path = Path(path)
     tensors, meta = load_tensors(path, kind="adapted")
@@ -89,7 +89,7 @@ def load_adapted(path: str | Path) -> Model:
     load_weights(learner, tensors, path)
     learner = learner.for_way(len(meta["labels"])).eval()
     support = Examples(tensors["support.x"], tensors["support.y"])
-    with evaluating(learner):  # adapting again gives the state's structure; its values come from the file
+    with evaluating(learner):  # gives the structure of the state; its values come from the file
         structure = tree_flatten(learner.adapt(support))[1]
     leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
     return Model(

@@ -1,4 +1,4 @@
-"""What the outer loop works with: the device that a setting names, and the optimiser."""
+"""The device and the optimiser of the outer loop."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from upstairs.settings import Settings
 
 
 def choose_device(asked: str) -> torch.device:
-    """The device that a setting names: `auto` is CUDA where there is one.
+    """Returns the device of a setting: `auto` is CUDA if available.
 
     Raises:
-        UpstairsError: CUDA was asked for and there is none.
+        UpstairsError: `cuda` without a CUDA device.
     """
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
@@ -21,7 +21,7 @@ def choose_device(asked: str) -> torch.device:
 
 
 def make_optimizer(parameters: Any, settings: Settings) -> torch.optim.Optimizer:
-    """The outer loop's, for parameters or groups of them."""
+    """Returns the optimiser of the outer loop, for parameters or groups of them."""
     rate, decay = settings.lr, settings.weight_decay
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)

@@ -1,4 +1,4 @@
-"""Named settings."""
+"""Presets: named settings."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings worth a name: `upstairs train NAME` takes them, and options beside it change some."""
+    """Named settings for `upstairs train NAME`; further options override them."""
 
     summary: str
     settings: dict[str, Any]
@@ -26,7 +26,7 @@ PRESETS: dict[str, Preset] = {
         {"learner": "protonet", "data": "languages", "way": 20, "query": 10, "minutes": 2.5},
     ),
     "demo_sounds": Preset(
-        "the demo of sounds: --data with a folder of recordings, or words that eSpeak NG says",
+        "the demo of sounds: --data with a folder of recordings, or words spoken by eSpeak NG",
         {"learner": "protonet", "minutes": 2.5},
     ),
     "omniglot_protonet": Preset(

@@ -1,4 +1,4 @@
-"""What comes before meta-training: the weights of another run, or a network that classifies all training classes."""
+"""Initial weights: those of another run, or of a network pretrained to classify all training classes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +19,10 @@ from upstairs.training.trainer import Trainer, restore, train_run
 
 
 def prepare(run: Trainer, splits: Splits, *, quiet: bool) -> None:
-    """Give a run that has not begun the weights that its settings ask for: `start_from`, or those of `pretrain`.
+    """Gives a new run its initial weights: those of `start_from`, or of pretraining.
 
     Raises:
-        UpstairsError: there is no such run, or none of its weights fits.
+        UpstairsError: the other run does not exist, or none of its weights fits.
     """
     s = run.settings
     begin(run)
@@ -33,17 +33,14 @@ def prepare(run: Trainer, splits: Splits, *, quiet: bool) -> None:
 
 
 def begin(run: Trainer) -> None:
-    """Of texts of the training classes: tokens start as loud as they are rare there, frozen features centred there."""
+    """Initialises networks for texts from the training classes: token weights by IDF, frozen features centred."""
     parts = run.source.parts or (run.source,)
     for start in (begin_at_idf, begin_centred):
         start(run.learner, (part.inputs[np.concatenate(part.rows)] for part in parts if part.rows))
 
 
 def pretrain(run: Trainer, splits: Splits, *, quiet: bool) -> Path:
-    """Train a network like the run's own to classify all training classes, in the folder `pretrain` of the run.
-
-    One that was stopped goes on where it stood.
-    """
+    """Trains the run's network to classify all training classes, in the run's folder `pretrain`; resumes if stopped."""
     first = Trainer(pretraining(run.settings, run.source.most_way), splits, run.out / "pretrain")
     if (first.out / "last.safetensors").exists():
         restore(first)
@@ -54,7 +51,7 @@ def pretrain(run: Trainer, splits: Splits, *, quiet: bool) -> Path:
 
 
 def with_bar(run: Trainer, what: str, go_on: str, *, quiet: bool) -> None:
-    """Train until the budget is spent, with a bar; one who interrupts it is told what is saved and how to go on."""
+    """Trains until the budget is spent, with a progress bar; an interruption reports what is saved."""
     try:
         with training(what, quiet=quiet) as tell:
             train_run(run, tell)
@@ -63,7 +60,7 @@ def with_bar(run: Trainer, what: str, go_on: str, *, quiet: bool) -> None:
 
 
 def pretraining(settings: Settings, most_way: int) -> Settings:
-    """The settings of the first stage: the run's network, and its share of the budget."""
+    """Returns the settings of pretraining: the run's network, and its share of the budget."""
     own = defaults_for("simpleshot", "classification")
     return replace(
         settings,
@@ -83,13 +80,13 @@ def pretraining(settings: Settings, most_way: int) -> Settings:
 
 @torch.no_grad()
 def copy_weights(learner: Learner, path: Path) -> int:
-    """Copy from a run every weight and statistic with the same name and shape; the number of tensors that fit.
+    """Copies from a run every tensor with the same name and shape, and returns the number of tensors copied.
 
-    The learner's own part of a name does not count: `encoder.block0.0.weight` fits `net.block0.0.weight`, and
-    `net.encoder.block0.0.weight` (where tasks bring the head).
+    The learner's prefix of a name is ignored: `encoder.block0.0.weight` fits `net.block0.0.weight` and
+    `net.encoder.block0.0.weight`.
 
     Raises:
-        UpstairsError: there is no run at `path`, or nothing of it fits.
+        UpstairsError: there is no run at `path`, or none of its weights fits.
     """
     file = checkpoint_in(path)
     if file is None:
@@ -109,5 +106,5 @@ def copy_weights(learner: Learner, path: Path) -> int:
 
 
 def _bare(name: str) -> str:
-    """A weight's name within the network."""
+    """Returns a weight's name within the network."""
     return name.split(".", 1)[-1].removeprefix("encoder.")

@@ -1,4 +1,4 @@
-"""A run from disk: evaluate it, adapt it to classes of your own, predict."""
+"""Loads trained runs, and adapts them to new classes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from upstairs.tree import index
 
 @dataclass(frozen=True)
 class Run:
-    """A trained learner with its settings and history."""
+    """A trained learner with its settings and learning curve."""
 
     path: Path
     learner: Learner
@@ -39,18 +39,17 @@ class Run:
         return self.meta["progress"]["history"]
 
     def adapt(self, support: Support, *, unknown: float | None = None, others: Source | None = None) -> Model:
-        """Adapt to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
+        """Adapts to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
         Args:
-            unknown: the model may answer `NONE`, at the cost of refusing about this share of the inputs that do belong
-                to a class (see `upstairs.learners.threshold`). None: every input gets a label.
-            others: classes to measure that share on where a class has fewer than 5 examples, such as the run's
-                validation classes. Without them fewer inputs are refused; and where a class has a single example it is
-                the share of the inputs of no class that pass.
+            unknown: lets the model answer `NONE`, which refuses about this share of the inputs of known classes (see
+                `upstairs.learners.threshold`). None: every input gets a label.
+            others: other classes (such as the run's validation classes) on which that share is measured if a class has
+                fewer than 5 examples. Without them fewer inputs are refused; with one example per class, `unknown` is
+                then the share of inputs of unknown classes that pass.
 
         Raises:
-            UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run that learned
-                regression.
+            UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run on regression.
         """
         if self.settings.task_kind == "regression":
             raise UpstairsError(
@@ -71,13 +70,13 @@ class Run:
         return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
 
     def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:
-        """New examples of each class of a support set, `count` of each, in the range of the run's inputs (0 to 1).
+        """Generates `count` new examples of each class of a support set, in the range of the run's inputs (0 to 1).
 
         Args:
-            support: as for `adapt`; one class, and one example of it, will do.
+            support: as for `adapt`; one class with one example is enough.
 
         Raises:
-            UpstairsError: inputs that cannot be read, a count below 1, or a run that makes nothing.
+            UpstairsError: inputs that cannot be read, a count below 1, or a learner that does not generate.
         """
         generator = self.generator(count)
         labels, items, y = read_support(support, self.inputs, least=1)
@@ -87,12 +86,12 @@ class Run:
             for place, label in enumerate(labels):
                 x = self.inputs.read([item for item, own in zip(items, y, strict=True) if own == place])
                 shown = Examples(x, torch.zeros(len(x), dtype=torch.long))
-                numbers = torch.Generator().manual_seed(seed)  # one hand for all classes, whichever there are
+                numbers = torch.Generator().manual_seed(seed)  # the same noise for every class
                 made[label] = generator.sample(generator.adapt(shown), count, numbers).numpy()
         return made
 
     def generator(self, count: int = 1) -> Learner:
-        """The learner, if it is one that makes examples and is asked for any."""
+        """Returns the learner; raises UpstairsError if it does not generate, or if `count` is below 1."""
         if not self.learner.noise_size:
             raise UpstairsError(
                 f"{self.path} is a run of '{self.settings.learner}', which makes no examples: give a run of one that "
@@ -104,7 +103,7 @@ class Run:
 
 
 def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
-    """Some tasks of so many classes, or of as many as there are; none where these are too few or too small."""
+    """Yields tasks of `way` classes, or of all classes if there are fewer; none if these are too few or too small."""
     way, smallest = min(way, source.most_way), min((len(rows) for rows in source.rows), default=0)
     if way >= 3 and smallest > shot:
         episodes = episodes_of(source, way=way, shot=shot, query=min(5, smallest - shot))
@@ -112,10 +111,10 @@ def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
 
 
 def load(path: str | Path) -> Run:
-    """A run from its directory: the weights that were best on the validation tasks.
+    """Loads a run from its directory, with the weights that were best on the validation tasks.
 
     Raises:
-        UpstairsError: no such directory, no checkpoint in it, or one that is damaged or of another version.
+        UpstairsError: the directory or its checkpoint is missing, damaged or of another version.
     """
     path = Path(path)
     if not path.is_dir():
@@ -124,7 +123,7 @@ def load(path: str | Path) -> Run:
     if file is None:
         raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train` wrote")
     tensors, meta = load_tensors(file, kind="run")
-    if (path / "last.safetensors").is_file():  # the newest history; the weights are the best ones
+    if (path / "last.safetensors").is_file():  # the newest history, with the best weights
         meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
     settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
     learner = seeded_learner(settings, inputs.shape, settings.way)
@@ -133,7 +132,7 @@ def load(path: str | Path) -> Run:
 
 
 def check_task_kind(runs: Sequence[Run], source: Source) -> None:
-    """A run that learned classes has no answer to regression tasks, nor the other way round."""
+    """Raises UpstairsError if a run on classes would meet regression tasks, or the reverse."""
     for run in runs:
         regression = run.settings.task_kind == "regression"
         if regression != (source.functions is not None):
@@ -142,13 +141,13 @@ def check_task_kind(runs: Sequence[Run], source: Source) -> None:
 
 
 def check_comparable(runs: Sequence[Run], *, foreign: bool = False) -> None:
-    """Runs that cannot meet the same tasks, or would meet classes that one of them was trained on.
+    """Checks that runs can be evaluated on the same tasks, with test classes that none was trained on.
 
     Args:
-        foreign: they are to meet data that none of them was trained on.
+        foreign: the tasks come from other data than the runs' own.
 
     Raises:
-        UpstairsError: naming the two runs and what differs.
+        UpstairsError: two runs that are not comparable, and what differs.
     """
     first = runs[0]
     for place, run in enumerate(runs[1:], 1):

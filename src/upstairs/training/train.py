@@ -1,10 +1,10 @@
-"""What the commands do, with progress on the terminal; each is one call in Python too."""
+"""Starts and resumes runs, with progress on the terminal."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from upstairs.console import tell_user, write_number
+from upstairs.console import tell_user, write_value
 from upstairs.data.open import limited, open_splits, with_paths
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
@@ -19,10 +19,10 @@ from upstairs.training.trainer import Trainer, restore
 
 
 def start_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
-    """Train from the beginning.
+    """Trains a new run.
 
     Raises:
-        UpstairsError: `out` holds a run already, the data cannot be used, or training met something not finite.
+        UpstairsError: `out` holds a run already, the data cannot be used, or a loss is not finite.
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by `resume`, or choose another `out`")
@@ -32,10 +32,8 @@ def start_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | N
     return _train(trainer, quiet=quiet)
 
 
-def open_run(
-    request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None
-) -> tuple[Trainer, Splits]:  # fmt: skip
-    """A run before its first step, and its data; nothing is written.
+def open_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None) -> tuple[Trainer, Splits]:
+    """Returns a run before its first step, and its data; nothing is written.
 
     Raises:
         UpstairsError: settings or data that cannot be used.
@@ -47,12 +45,12 @@ def open_run(
 def train(
     learner: str, *, out: str | Path, data: str | Path | Splits = "glyphs", quiet: bool = False, **settings: Any
 ) -> Run:
-    """Meta-train from Python: `upstairs.train("protonet", data="my_pictures/", out="runs/mine", minutes=10)`.
+    """Meta-trains a learner: `upstairs.train("protonet", data="my_pictures/", out="runs/mine", minutes=10)`.
 
     Args:
         learner: its published name, or that of a preset.
-        out: the run's directory; training goes on with a run that it holds already.
-        data: what `upstairs train --data` takes, or `Splits` of your own: `split_by_ratio(Source.from_arrays(x, y))`.
+        out: the run's directory; a run that it holds already is resumed.
+        data: as in `upstairs train --data`, or your own `Splits`: `split_by_ratio(Source.from_arrays(x, y))`.
         settings: options of every run, such as `minutes`, `steps`, `way`, `shot`, `seed`, and the learner's own.
 
     Raises:
@@ -69,10 +67,10 @@ def train(
 
 
 def resumed_settings(out: Path, learner: str | None = None, **values: Any) -> Settings:
-    """The settings to go on with from the last checkpoint in `out`: a new budget or device replaces the old one.
+    """Returns the settings to resume the run in `out` with: a new budget or device replaces the old one.
 
     Raises:
-        UpstairsError: the checkpoint cannot be read, or a setting was given that the run does not have.
+        UpstairsError: the checkpoint cannot be read, or another setting differs from the run's.
     """
     stored = read_settings(load_tensors(out / "last.safetensors", kind="run")[1]["settings"])
     learner, values = expand_preset(learner or stored.learner, values)
@@ -96,7 +94,7 @@ def _differs(out: Path, name: str, given: Any, stored: Any) -> UpstairsError:
 
 
 def resume_run(out: Path, settings: Settings, *, quiet: bool, splits: Splits | None = None) -> Run:
-    """Go on from the last checkpoint, with what `resumed_settings` found."""
+    """Resumes the run in `out` from its last checkpoint, with settings from `resumed_settings`."""
     trainer = Trainer(settings, splits or open_splits(settings, quiet=quiet), out)
     restore(trainer)
     return _train(trainer, quiet=quiet)
@@ -108,7 +106,7 @@ def _train(trainer: Trainer, *, quiet: bool) -> Run:
     run = load(trainer.out)
     if not quiet:
         kind, value = score_kind(trainer.episodes), trainer.progress.best
-        best = "no validation" if value is None else f"best on validation tasks {write_number(kind.name, value)}"
+        best = "no validation" if value is None else f"best on validation tasks {write_value(kind.name, value)}"
         stopped = f", stopped after {trainer.settings.patience} validations without a better one" * trainer.stale
         steps = f"{trainer.progress.step} steps{stopped}"
         tell_user(f"{trainer.out}: {steps}, {best}; next: upstairs evaluate {trainer.out}")

@@ -1,4 +1,4 @@
-"""The outer loop: tasks, meta-steps, validation, checkpoints. It goes on from any checkpoint to the same bits."""
+"""The outer loop: tasks, meta-steps, validation, checkpoints. A resumed run is bit-identical."""
 
 import time
 from collections import deque
@@ -29,17 +29,18 @@ from upstairs.settings import Settings
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
 from upstairs.training.compatibility import check_compatible
+from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
 from upstairs.tree import to_device_of
 
-SAVE_EVERY = 20.0  # seconds between checkpoints, beside those at each validation
+SAVE_EVERY = 20.0  # seconds between checkpoints, in addition to one at each validation
 
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in the checkpoint.
+    """The progress of a run, saved in its checkpoint.
 
-    `hard` has the classes that were the hardest of their tasks since the last step on hard ones.
+    `hard` lists the hardest class of each task since the last step on hard classes.
     """
 
     step: int = 0
@@ -50,10 +51,10 @@ class Progress:
 
 
 class Trainer:
-    """One run in memory: everything a step needs. Made anew, and restored, it goes on as if never stopped.
+    """Holds one run in memory; `restore` continues a stopped one as if it had never stopped.
 
     Raises:
-        UpstairsError: the learner has nothing to train, or the classes do not allow the training tasks.
+        UpstairsError: the learner has no meta-parameters, or the classes do not allow the training tasks.
     """
 
     def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
@@ -61,10 +62,10 @@ class Trainer:
         self.settings, self.out = settings, out
         device = choose_device(settings.device)
         once = settings.own
-        if isinstance(once, ViewOptions):  # validations look once: ten crops are ten times the work
+        if isinstance(once, ViewOptions):  # validations use one view: ten crops cost ten times as much
             once = replace(once, views=1)
         self.learner = seeded_learner(replace(settings, own=once), splits.train.feature_shape, settings.way).to(device)
-        self.learner.for_way(settings.way)  # refused before anything is made
+        self.learner.for_way(settings.way)  # raises an error early
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
             global_labels=self.learner.global_labels, speakers=settings.speakers,
@@ -82,7 +83,7 @@ class Trainer:
 
     @property
     def done(self) -> float:
-        """The share of the budget that is spent; pretraining has had its own."""
+        """The share of the budget that is spent, without pretraining's share."""
         left = 1 - self.settings.pretrain
         if self.settings.steps is not None:
             return self.progress.step / (left * self.settings.steps)
@@ -90,12 +91,12 @@ class Trainer:
 
     @property
     def stage(self) -> int:
-        """How many of the run's validations are due."""
+        """The number of validations that are due so far."""
         return int(self.done * self.settings.validations + 1e-9)
 
     @property
     def stale(self) -> bool:
-        """Have the last `patience` validations brought none that is better than those before?"""
+        """True if none of the last `patience` validations was better than those before."""
         kind, patience, history = score_kind(self.episodes), self.settings.patience, self.progress.history
         if patience is None or len(history) <= patience:
             return False
@@ -104,7 +105,7 @@ class Trainer:
 
 
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:
-    """5-way 1-shot tasks as far as classes and learner allow, else None; of functions, tasks of `shot` examples."""
+    """Returns 5-way 1-shot tasks (of fewer classes if necessary) or None; for regression, tasks of `shot` examples."""
     if source.functions:
         return Episodes(source, shot=shot, query=15)
     smallest = min((len(rows) for rows in source.rows), default=0)
@@ -114,7 +115,7 @@ def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episo
 
 
 def restore(run: Trainer) -> None:
-    """Go on from the run's last checkpoint."""
+    """Restores the run's last checkpoint."""
     tensors, meta = load_tensors(run.out / "last.safetensors", kind="run")
     load_weights(run.learner, tensors, run.out)
     unpack_optimizer(run.optimizer, tensors, meta["optimizer"])
@@ -122,7 +123,7 @@ def restore(run: Trainer) -> None:
 
 
 def save(run: Trainer, name: str) -> None:
-    """A checkpoint of everything, written whole or not at all; weights that are not finite are never saved."""
+    """Writes a checkpoint atomically; weights that are not finite are never saved."""
     weights = {f"learner.{k}": v for k, v in run.learner.state_dict().items()}
     if not all(bool(v.isfinite().all()) for v in weights.values()):
         raise UpstairsError(
@@ -134,19 +135,18 @@ def save(run: Trainer, name: str) -> None:
         "settings": run.settings.to_json(),
         "progress": asdict(run.progress),
         "optimizer": rest,
-        "shape": list(run.source.feature_shape),
-        "format_of_inputs": run.source.format.to_json() if run.source.format else None,
+        **Inputs(run.source.feature_shape, run.source.format).to_json(),
         "versions": versions(),
     }
     save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
 
 
 def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None) -> None:
-    """Train until the budget is spent.
+    """Trains until the budget is spent.
 
     Raises:
-        UpstairsError: a loss that is not finite (it names the task's seed), or a checkpoint that cannot be written.
-        KeyboardInterrupt: the user's; the run is saved first.
+        UpstairsError: a loss that is not finite (with the task's seed), or a checkpoint that cannot be written.
+        KeyboardInterrupt: after saving the run.
     """
     progress = run.progress
     if progress.step == 0:
@@ -176,7 +176,7 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
 
 
 def take_step(run: Trainer) -> tuple[str, float, float]:
-    """One meta-step, a pure function of the checkpoint and the step's number: who moved, mean loss and score."""
+    """Takes one meta-step, a pure function of the checkpoint; returns the player's name, mean loss and score."""
     s, number = run.settings, run.progress.step
     player, turn = whose_turn(run.players, number)
     seeds = stream_seeds(s.seed, number, s.tasks)
@@ -201,11 +201,11 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
         ) from error
     torch.nn.utils.clip_grad_norm_(player.parameters, s.clip)
     for p in (p for other in run.players if other is not player for p in other.parameters):
-        p.grad = None  # without a gradient the others stay as they are, and so does the state of their optimisers
+        p.grad = None  # the other players and their optimiser states stay unchanged
     run.optimizer.step()
     run.progress.step += 1
     tasks = tasks if s.task_kind == "regression" else with_places(tasks)
-    first = player is run.players[0]  # others may answer about what they made
+    first = player is run.players[0]  # other players may predict something else than labels
     if s.hard and first:
         worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
         run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in worst]
@@ -214,8 +214,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
 
 
 def hard_classes(run: Trainer) -> list[int] | None:
-    """The classes for this step to draw from: every so often those that were the hardest of their tasks since the last
-    time (Sun 2019, algorithm 2), and else all, which is None."""
+    """Returns the hard classes to draw this step's tasks from (Sun 2019, algorithm 2), or None for all classes."""
     share, pool = run.settings.hard, sorted(set(run.progress.hard))
     if not share or (run.progress.step + 1) % round(1 / share) or len(pool) < (run.episodes.largest_way or 0):
         return None
@@ -224,7 +223,7 @@ def hard_classes(run: Trainer) -> list[int] | None:
 
 
 def validate(run: Trainer, losses: dict[str, float], score: float) -> None:
-    """Measure the population statistics, score the validation tasks, keep the best weights."""
+    """Measures the population statistics, scores the validation tasks, and saves the best weights."""
     progress, kind = run.progress, score_kind(run.episodes)
     calibrate(run.learner, run.episodes, seed=run.settings.seed)
     point = {"step": progress.step, "seconds": progress.seconds, **losses, f"train_{kind.name}": score}

@@ -1,4 +1,4 @@
-"""Hearing: a new log-mel picture at every draw, as if said by another voice, in another room, a moment later."""
+"""Augmentation of log-mel spectrograms: another tempo, moment, voice, microphone and noise at every draw."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,28 +11,28 @@ from torch import Tensor
 
 from upstairs.data.audio.format import RANGE
 
-COLOURS = 5  # places along the bands whose loudness is drawn; between them it changes evenly
-NUMBERS = 10 + COLOURS  # drawn for each sound
+COLOURS = 5  # points along the bands whose gain is drawn; between them it is interpolated
+NUMBERS = 10 + COLOURS  # random numbers for each sound
 ROUGHNESS = 4.0  # standard deviation of noise in decibels
-VOICES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # pitch and vocal tract, in shares of the largest change
-QUIET = 0.4  # share of the noise's range below the faintest: so often there is none
+VOICES = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # pitch and vocal tract, as shares of the largest change
+QUIET = 0.4  # share of the noise's range that is inaudible
 
 
 @dataclass(frozen=True)
 class Hearing:
-    """Tempo, moment, pitch, vocal tract, colour and noise are drawn anew, then a band and a stretch are left out.
+    """Augments sounds: tempo, shift, pitch, vocal tract, colour and noise, then a masked band and a masked stretch.
 
-    The last is SpecAugment (Park et al. 2019); the vocal tract as in Jaitly and Hinton 2013, on the mel axis. Every
-    number is uniform. What comes in from outside is silence. With no strength it changes nothing.
+    The masks are SpecAugment (Park et al. 2019); the vocal tract follows Jaitly and Hinton (2013), on the mel axis. All
+    numbers are uniform. Borders are filled with silence. With all strengths 0 nothing changes.
 
     Attributes:
         tempo: the largest change of speed: exp(-tempo) to exp(tempo).
         shift: the largest shift in time either way, as a share of the frames.
         pitch: the largest shift along the bands either way, as a share of them.
         tract: the largest stretch of the bands either way, from the lowest.
-        colour: of the microphone and the room: the most that a band is louder or softer, as a share of the range.
-        noise: the loudest, as a share of the range; three in ten sounds have none.
-        bands, frames: the widest gap, as a share of all.
+        colour: the largest gain of a band either way (microphone, room), as a share of the range.
+        noise: the loudest noise, as a share of the range; three in ten sounds have none.
+        bands, frames: the widest mask, as a share of all.
     """
 
     tempo: float = 0.12
@@ -45,11 +45,11 @@ class Hearing:
     frames: float = 0.15
 
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "count k"]:
-        """The random numbers for `count` sounds: [count, 15], uniform from 0 to 1."""
+        """Draws the random numbers for `count` sounds: [count, 15], uniform from 0 to 1."""
         return torch.rand(count, NUMBERS, generator=generator)
 
     def apply(self, x: Float[Tensor, "n 1 b t"], drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n 1 b t"]:
-        """The sounds `x`, decibels as shares of the range, changed as `drawn` says."""
+        """Returns the sounds `x` (decibels as shares of the range) augmented by the numbers `drawn`."""
         u = drawn.to(x)
         x = self._said(x, 2 * u[:, :4] - 1)
         x = self._heard(x, 2 * u[:, 4 : 4 + COLOURS] - 1, u[:, 4 + COLOURS :])
@@ -59,11 +59,11 @@ class Hearing:
         return torch.where(gap_b | gap_t, 0.0, x)
 
     def voices(self, x: Float[Tensor, "n 1 b t"]) -> Float[Tensor, "voice n 1 b t"]:
-        """The sounds as they are, and as others would say them: higher, lower, of a shorter and a longer throat."""
+        """Returns the sounds unchanged, with a higher and a lower pitch, with a shorter and a longer vocal tract."""
         return torch.stack([self._said(x, x.new_tensor([0, 0, *voice]).expand(len(x), 4)) for voice in VOICES])
 
     def _said(self, x: Float[Tensor, "n 1 b t"], u: Float[Tensor, "n 4"]) -> Float[Tensor, "n 1 b t"]:
-        """In another tempo, at another moment, in another voice. Places run from -1 to 1 along each axis."""
+        """Changes tempo, moment and voice. Coordinates run from -1 to 1 along each axis."""
         if not (self.tempo or self.shift or self.pitch or self.tract):
             return x
         bands, frames = (torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device) for size in x.shape[2:])
@@ -76,7 +76,7 @@ class Hearing:
     def _heard(
         self, x: Float[Tensor, "n 1 b t"], colour: Float[Tensor, "n c"], u: Float[Tensor, "n k"]
     ) -> Float[Tensor, "n 1 b t"]:
-        """By another microphone, in a noise; the loudest is 1 again, as in any recording."""
+        """Changes the colour and adds noise; the maximum is 1 again, as in any recording."""
         if not (self.colour or self.noise):
             return x
         curve = F.interpolate(self.colour * colour[:, None], x.shape[2], mode="linear", align_corners=True)
@@ -90,7 +90,7 @@ class Hearing:
 
 
 def _texture(x: Float[Tensor, "n 1 b t"], start: Float[Tensor, " n"]) -> Float[Tensor, "n b t"]:
-    """A stretch of noise for each sound of `x`, around 0, in shares of the range."""
+    """Returns a stretch of noise around 0 for each sound of `x`, as shares of the range."""
     bands, frames = x.shape[2:]
     field = _field(bands, 8 * frames).to(x)
     places = (start * 7 * frames).long()[:, None] + torch.arange(frames, device=x.device)
@@ -103,7 +103,7 @@ def _field(bands: int, frames: int) -> Float[Tensor, "b t"]:
 
 
 def _gap(width: Float[Tensor, " n"], start: Float[Tensor, " n"], size: int, most: float) -> Bool[Tensor, "n size"]:
-    """Which of `size` places fall into a gap of at most the share `most`."""
+    """Returns a mask of one gap among `size` places, at most the share `most` of them wide."""
     wide = (width * most * size).round()
     first = (start * (size - wide)).round()
     places = torch.arange(size, device=width.device)

@@ -1,4 +1,4 @@
-"""Words said by eSpeak NG, where it is installed: recordings for a demo without any of one's own."""
+"""Words spoken by eSpeak NG, if it is installed: recordings for a demo without data."""
 
 import ctypes
 from collections.abc import Callable
@@ -25,19 +25,19 @@ SAID = (
 WORDS = SAID.split()
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-029")
 VARIANTS = ("m1", "m2", "m3", "m5", "m7", "f1", "f2", "f4")
-# numbers of the library's interface, speak_lib.h
+# constants of speak_lib.h
 SYNCHRONOUS, DONT_EXIT, UTF8, SPEED, PITCH = 2, 0x8000, 1, 1, 3
 
 
 class Engine(NamedTuple):
-    """eSpeak NG's library, and where its voices are (None: where it was built to look)."""
+    """The paths of eSpeak NG's library and of its voices (None: the library's default)."""
 
     library: str
     data: str | None
 
 
 def find_engine() -> Engine | None:
-    """The one of the package espeakng-loader, or else the system's; None where there is neither."""
+    """Finds eSpeak NG in the package espeakng-loader or in the system; None if it is in neither."""
     try:
         loader = import_module("espeakng_loader")
     except ImportError:
@@ -46,9 +46,9 @@ def find_engine() -> Engine | None:
 
 
 def say_words(folder: Path, *, progress: Progress | None = None) -> Path:
-    """70 words in 32 voices, as a folder with an index.tsv of files, words and speakers. One that is there is kept.
+    """Writes 70 words in 32 voices to a folder with an index.tsv of files, words and speakers, unless it exists.
 
-    A voice is an accent, a variant of the throat and a pitch; each word has a speed of its own.
+    A voice is an accent, a variant and a pitch; each recording has its own speed.
 
     Raises:
         UpstairsError: eSpeak NG or soundfile is not installed, or eSpeak NG cannot be started.
@@ -75,12 +75,12 @@ def say_words(folder: Path, *, progress: Progress | None = None) -> Path:
             rows.append(f"{name}\t{word}\t{voice}")
             if progress:
                 progress(len(rows) - 1, len(WORDS) * len(voices))
-    index.write_text("\n".join(rows), encoding="utf-8")  # last: a folder without it was not finished
+    index.write_text("\n".join(rows), encoding="utf-8")  # written last, as it marks a complete folder
     return folder
 
 
 def start(engine: Engine) -> tuple[int, Callable[[str, str, int, int], Int16[np.ndarray, " n"]]]:
-    """Its rate, and the function (word, voice, pitch from 0 to 100, words a minute) -> samples."""
+    """Starts eSpeak NG; returns its sampling rate and (word, voice, pitch 0 to 100, words a minute) -> samples."""
     try:
         library: Any = ctypes.CDLL(engine.library)
         rate = library.espeak_Initialize(SYNCHRONOUS, 0, engine.data and engine.data.encode(), DONT_EXIT)

@@ -1,7 +1,6 @@
-"""Sources of recordings: class/file or group/class/file in a folder or a zip, or as an index table names them."""
+"""Sources of recordings: class/file or group/class/file in a folder or a zip, or files listed in an index table."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from upstairs.data.audio.augment import Hearing
 from upstairs.data.audio.format import RATE, AudioFormat, read_sound, usual_length
 from upstairs.data.cache import Progress
-from upstairs.data.files import SOUNDS, FileClass, Tree, arrange, open_tree
+from upstairs.data.files import SOUNDS, FileClass, Tree, group_files, open_tree
 from upstairs.data.images.folders import source_of
 from upstairs.data.source import Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_class
@@ -22,11 +21,11 @@ INDEX = ("index.tsv", "index.csv")
 COLUMNS = {"file": ("file", "path"), "label": ("label", "word", "class"), "speaker": ("speaker", "voice")}
 PARTS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2}
 CHOICES = ("speakers", "ratio", "group", PUBLISHED)
-SAMPLE = 32  # about the number of recordings from which a length is found
+SAMPLE = 32  # about the number of recordings that decide the length
 
 
 def is_sound(data: str | Path) -> bool:
-    """Is this a folder or a zip of recordings, or a folder with an index of them?"""
+    """Returns whether this is a folder or a zip of recordings, or a folder with an index of them."""
     path = Path(data)
     if index_of(path):
         return True
@@ -38,7 +37,7 @@ def is_sound(data: str | Path) -> bool:
 
 
 def index_of(path: Path) -> Path | None:
-    """The index table of a folder, where it has one."""
+    """Returns the index table of a folder, or None."""
     return next((path / name for name in INDEX if (path / name).is_file()), None) if path.is_dir() else None
 
 
@@ -50,21 +49,20 @@ def sound_splits(
     format: AudioFormat | None = None,
     progress: Progress | None = None,
 ) -> Splits:
-    """Recordings split by class, to meta-train on, to choose a model by, and to judge it by.
+    """Opens recordings and splits their classes for meta-training, validation and test.
 
     Args:
         data: as `open_sounds` takes it.
-        split: `ratio` (classes at random), `group` (whole groups), `published` (see published.py), or `speakers`
-            (classes at random, and no speaker of one part in another: those of the index's own split, or else at
-            random). None is `speakers` where the index names them, else `group` where there are three groups or more,
-            else `ratio`.
+        split: `ratio` (classes at random), `group` (whole groups), `published` (see `published_splits`), or `speakers`
+            (classes at random and disjoint speakers, by the index's own split or at random). None is `speakers` if the
+            index names them, else `group` with three groups or more, else `ratio`.
         format: as `open_sounds` takes it.
 
     Raises:
-        UpstairsError: a recording that cannot be read; another split; speakers that are not known.
+        UpstairsError: a recording that cannot be read, an unknown split, or unknown speakers.
     """
-    source, speakers, official = open_index(Path(data), format=format, progress=progress)
-    split = split or ("speakers" if speakers else None)
+    source, official = open_index(Path(data), format=format, progress=progress)
+    split = split or ("speakers" if source.speakers else None)
     if split and split not in CHOICES:
         raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")
     if split == PUBLISHED:
@@ -72,43 +70,42 @@ def sound_splits(
     else:
         parts = split_by_class(source, "ratio" if split == "speakers" else split, seed=seed)
     if split == "speakers":
-        if not speakers:
+        if not source.speakers:
             raise UpstairsError(f"{data} names no speakers: add {INDEX[0]} with the columns file, label and speaker")
-        owner = official or _at_random(sorted(set(speakers)), seed)
-        parts = Splits(*(_only(part, [owner[s] == place for s in speakers]) for place, part in enumerate(parts)))
+        owner = official or _at_random(sorted(set(source.speakers)), seed)
+        own = np.array([owner[speaker] for speaker in source.speakers])
+        parts = Splits(
+            *(
+                replace(part, rows=tuple(rows[own[rows] == place] for rows in part.rows))
+                for place, part in enumerate(parts)
+            )
+        )
     return parts._replace(train=replace(parts.train, augment=Hearing()))
 
 
 def open_sounds(data: str | Path, *, format: AudioFormat | None = None, progress: Progress | None = None) -> Source:
-    """All recordings as one source.
+    """Opens all recordings as one source.
 
     Args:
         data: a folder or a zip as class/file or group/class/file; or a folder with index.tsv (or .csv), whose columns
             `file`, `label` (or `word`), `speaker` and `split` name the recordings below it or in its one zip.
-        format: None is 64 bands of as many seconds as nine in ten recordings have.
+        format: None is 64 bands and the length of `usual_length`.
     """
     return open_index(Path(data), format=format, progress=progress)[0]
 
 
 def open_index(
     path: Path, *, format: AudioFormat | None = None, progress: Progress | None = None
-) -> tuple[Source, list[str], dict[str, int]]:
-    """The source; for each row its speaker (none where they are not known); each speaker's own part of the split."""
+) -> tuple[Source, dict[str, int]]:
+    """Returns the source, and the part of the index's own split that each speaker belongs to."""
     index = index_of(path)
-    with ExitStack() as stack:
-        tree = stack.enter_context(open_tree(_container(path) if index else path, SOUNDS))
-        classes, speaker, parts = _from_index(tree, index) if index else (arrange(tree), {}, {})
+    zips = list(path.glob("*.zip")) if index else []
+    with open_tree(zips[0] if len(zips) == 1 else path, SOUNDS) as tree:
+        classes, speaker, parts = _from_index(tree, index) if index else (group_files(tree), {}, {})
         names = [name for one in classes for name in one.names]
         format = format or _suited(tree, names)
         source = source_of(tree, classes, format, name=path.stem, progress=progress)
-    speakers = [speaker[name] for name in names] if speaker else []
-    return replace(source, speakers=tuple(speakers)), speakers, parts
-
-
-def _container(path: Path) -> Path:
-    """Where the recordings of an index are: the folder, or the one zip in it."""
-    zips = sorted(path.glob("*.zip"))
-    return zips[0] if len(zips) == 1 else path
+    return replace(source, speakers=tuple(speaker[name] for name in names if speaker)), parts
 
 
 def _from_index(tree: Tree, index: Path) -> tuple[list[FileClass], dict[str, str], dict[str, int]]:
@@ -142,12 +139,6 @@ def _suited(tree: Tree, names: Sequence[str]) -> AudioFormat:
 
 
 def _at_random(speakers: list[str], seed: int) -> dict[str, int]:
-    """Three fifths, a fifth and a fifth of the speakers."""
+    """Assigns three fifths, a fifth and a fifth of the speakers to the three parts."""
     order = torch.randperm(len(speakers), generator=torch.Generator().manual_seed(seed)).tolist()
     return {speakers[i]: min(2, max(0, (5 * place) // len(order) - 2)) for place, i in enumerate(order)}
-
-
-def _only(source: Source, kept: Sequence[bool]) -> Source:
-    """The same classes, only these rows of the inputs."""
-    keep = np.array(kept)
-    return replace(source, rows=tuple(rows[keep[rows]] for rows in source.rows))

@@ -1,4 +1,4 @@
-"""Sounds of any rate, length and number of channels become pictures of their log-mel spectrum."""
+"""Converts sounds of any rate, length and number of channels to log-mel spectrograms."""
 
 import io
 from collections.abc import Sequence
@@ -15,26 +15,25 @@ from scipy.signal import resample_poly
 from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
 
-RATE = 16_000  # samples a second that everything is brought to
+RATE = 16_000  # samples per second, to which all sounds are resampled
 WINDOW, HOP = 512, 160  # samples: 32 ms, every 10 ms
-LOWEST = 50.0  # Hz: below is hum
-RANGE = 50.0  # decibels below the loudest that are told apart: what is fainter is the room
-READING = 2  # raise it when the same sound is read to other values: rows in the cache are then made anew
-LONGEST = 600.0  # seconds; more is no example of a class
+LOWEST = 50.0  # Hz; lower frequencies are hum
+RANGE = 50.0  # decibels below the maximum; fainter sounds are clipped
+READING = 2  # raise it when decoding changes: rows in the cache are then computed again
+LONGEST = 600.0  # seconds; a longer file is refused
 FAINTEST = 1e-5  # of full scale, below which a recording is silent
 
 
 @dataclass(frozen=True)
 class AudioFormat(InputFormat):
-    """How a recording becomes a row: uint8 [1, bands, frames], decibels below its loudest, 255 to 0.
+    """Reads a recording as a row: uint8 [1, bands, frames], decibels below its maximum scaled to 255 to 0.
 
     Attributes:
-        seconds: how much is heard, centred where the energy is: of a longer recording the part with the most of it;
-            where there is no more, silence.
-        bands: of the mel scale.
+        seconds: the length, centred at the energy: the loudest part of a longer recording; a shorter one is padded.
+        bands: the number of mel bands.
 
     Raises:
-        UpstairsError: a length or a number of bands that cannot be.
+        UpstairsError: a length or a number of bands out of range.
     """
 
     kind = "audio"
@@ -54,13 +53,13 @@ class AudioFormat(InputFormat):
         return 1, self.bands, round(self.seconds * RATE / HOP)
 
     def read(self, item: Any, *, name: str | None = None) -> UInt8[np.ndarray, "1 bands frames"]:
-        """One recording as a row.
+        """Reads one recording as a row.
 
         Args:
             item: a path, the bytes of a file, or (samples, rate) with samples [n] or [n, channel].
 
         Raises:
-            UpstairsError: no such file, no sound or a broken one, silence, ten minutes and more.
+            UpstairsError: a missing, broken or silent file, or one of more than ten minutes.
         """
         samples = np.pad(self._heard(read_sound(item, name=name)), WINDOW // 2)
         frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP][: self.shape[2]]
@@ -82,7 +81,7 @@ class AudioFormat(InputFormat):
 
 
 def read_sound(item: Any, *, name: str | None = None) -> Float32[np.ndarray, " n"]:
-    """A recording as samples from -1 to 1 at 16 kHz, its channels averaged.
+    """Reads a recording as samples from -1 to 1 at 16 kHz, its channels averaged.
 
     Args:
         item, name: as for `AudioFormat.read`.
@@ -135,7 +134,7 @@ def _decode(item: Any, name: str) -> tuple[np.ndarray, int]:
 
 @lru_cache
 def mel_bands(count: int) -> Float[np.ndarray, "count lines"]:
-    """How much of each line of the spectrum a band hears: triangles, evenly apart in m = 2595 log10(1 + f / 700)."""
+    """Returns the mel filter bank: triangles, evenly spaced in m = 2595 log10(1 + f / 700)."""
     top = 2595 * np.log10(1 + RATE / 2 / 700)
     edges = 700 * (10 ** (np.linspace(2595 * np.log10(1 + LOWEST / 700), top, count + 2) / 2595) - 1)
     lines = np.fft.rfftfreq(WINDOW, 1 / RATE)
@@ -144,5 +143,5 @@ def mel_bands(count: int) -> Float[np.ndarray, "count lines"]:
 
 
 def usual_length(seconds: Sequence[float]) -> float:
-    """Seconds that nine in ten recordings do not exceed, rounded up to a tenth; from 0.5 to 4."""
+    """Returns the 90th percentile of the lengths, rounded up to a tenth of a second; from 0.5 to 4."""
     return float(np.clip(np.ceil(10 * sorted(seconds)[int(0.9 * (len(seconds) - 1))]) / 10, 0.5, 4.0))

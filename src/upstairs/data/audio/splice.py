@@ -1,4 +1,4 @@
-"""More training classes of sounds: the first half of one word and the second half of another."""
+"""Spliced training classes of sounds: the first half of one word and the second half of another."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +14,11 @@ from upstairs.errors import UpstairsError
 
 @dataclass(frozen=True)
 class Spliced:
-    """Rows of log-mel pictures, and after them rows of halves of two: made when they are read, never kept.
+    """Rows of log-mel spectrograms followed by spliced rows, which are computed when they are read.
 
     Attributes:
         inputs: [rows, 1, bands, frames], as in `Source`.
-        first, second: for each made row, whose first half and whose second half it has.
+        first, second: for each spliced row, the rows of its first half and of its second half.
     """
 
     inputs: np.ndarray
@@ -37,7 +37,7 @@ class Spliced:
         return len(self.inputs) + len(self.first)
 
     def __getitem__(self, rows: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 1 bands frames"]:
-        """The half is that of the picture: where a recording's energy is centred, see `AudioFormat`."""
+        """Returns rows; spliced ones are cut in the middle, where `AudioFormat` centres the energy."""
         place, made = np.asarray(rows) - len(self.inputs), np.asarray(rows) >= len(self.inputs)
         x = self.inputs[np.where(made, self.first[np.where(made, place, 0)], rows)] if made.any() else self.inputs[rows]
         half = x.shape[-1] // 2
@@ -46,12 +46,12 @@ class Spliced:
 
 
 def spliced(source: Source, count: int, *, seed: int = 0) -> Source:
-    """`count` more classes, each of two classes that are drawn at random: task augmentation for sounds.
+    """Adds `count` classes, each spliced from two random classes: task augmentation for sounds.
 
-    An example has both halves by one speaker, where speakers are known (`Source.speakers`), and else by any two.
+    Both halves of an example are by the same speaker, if speakers are known (`Source.speakers`).
 
     Raises:
-        UpstairsError: the inputs are no sounds, or there are fewer than two classes.
+        UpstairsError: the inputs are not sounds, or the source has fewer than two classes.
     """
     if not isinstance(source.format, AudioFormat) or len(source) < 2:
         raise UpstairsError(
@@ -80,6 +80,6 @@ def spliced(source: Source, count: int, *, seed: int = 0) -> Source:
 
 
 def _by_speaker(source: Source, rows: np.ndarray) -> dict[Any, int]:
-    """A row for each speaker; where speakers are not known, for each place."""
+    """Returns a row for each speaker, or for each place if speakers are unknown."""
     names = [source.speakers[row] for row in rows] if source.speakers else range(len(rows))
     return dict(zip(names, rows.tolist(), strict=True))

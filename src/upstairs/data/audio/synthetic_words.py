@@ -1,4 +1,4 @@
-"""Made-up words said by eSpeak NG: more training classes of sounds, where one's own words are few."""
+"""Made-up words spoken by eSpeak NG, as additional training classes of sounds."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from upstairs.data.cache import Progress, memory_mapped
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 
-READING = 1  # raise it when other words, or other voices, are made
+READING = 1  # raise it when the words or voices change
 NAMES = "m1 m2 m3 m4 m5 m6 m7 m8 f1 f2 f3 f4 f5 klatt klatt2 klatt3 Annie Gene2 Jacky Lee mike2 Michael Storm anika"
-THROATS = NAMES.split()
-SAYINGS = 12  # of each word, each in another voice
-SYLLABLES = (0.15, 0.45, 0.4)  # share of words of one, two and three
+THROATS = NAMES.split()  # eSpeak NG's variants of a voice
+SAYINGS = 12  # recordings of each word, each in another voice
+SYLLABLES = (0.15, 0.45, 0.4)  # shares of words of one, two and three syllables
 
 
 class Tongue(NamedTuple):
-    """Sounds that make syllables, as they are written, and the accents that read them."""
+    """The letters of made-up syllables, and the accents that read them."""
 
     accents: str
     share: float  # of the words
@@ -36,7 +36,7 @@ TONGUES = (
 
 
 class Saying(NamedTuple):
-    """One recording to make."""
+    """The parameters of one recording."""
 
     word: str
     voice: str
@@ -46,10 +46,10 @@ class Saying(NamedTuple):
 
 
 def made_up_words(count: int, format: AudioFormat, *, progress: Progress | None = None) -> Source:
-    """`count` classes, each a made-up word said by 12 of 24 voices at a speed of its own; kept in the cache.
+    """Returns `count` classes, each a made-up word spoken by 12 of 24 voices; the result is cached.
 
-    A voice is a throat, a pitch and a usual speed. Seven words in ten are of Arabic syllables in the Arabic accent, the
-    others of Latin ones in five European accents.
+    A voice is a variant, a pitch and a usual speed. Seven words in ten have Arabic syllables and accent, the others
+    Latin syllables in five European accents.
 
     Raises:
         UpstairsError: eSpeak NG is not installed or cannot be started.

@@ -1,4 +1,4 @@
-"""Pictures changed a little: at random in training, against learning them by heart, and in fixed ways in use."""
+"""Augmentation of pictures: random in training, and fixed views in evaluation."""
 
 from dataclasses import dataclass, replace
 
@@ -17,15 +17,13 @@ SMALL_WARP = Warp(rotation=10.0, shear=0.15, scale=(0.85, 1.05), shift=1 / 28, e
 
 @dataclass(frozen=True)
 class Jitter:
-    """Half of the pictures are mirrored left to right, and each is shifted (He et al. 2016, section 4.2).
-
-    What comes in from outside is the picture's own border, reflected.
+    """Mirrors half of the pictures left to right and shifts each (He et al. 2016, section 4.2), with reflected borders.
 
     Attributes:
         shift: the largest shift along each axis, as a share of the side: 4 pixels of 32.
 
     Raises:
-        UpstairsError: a shift that is not from 0 to below 1.
+        UpstairsError: a shift outside [0, 1).
     """
 
     shift: float = 4 / 32
@@ -35,7 +33,7 @@ class Jitter:
             raise UpstairsError(f"Jitter: shift is {self.shift}: give a share of the picture's side, from 0 to below 1")
 
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "count 3"]:
-        """For each picture: is it mirrored, and its shifts down and right; uniform from 0 to 1."""
+        """Draws for each picture whether it is mirrored, and its shifts down and right; uniform from 0 to 1."""
         return torch.rand(count, 3, generator=generator)
 
     def apply(self, x: Float[Tensor, "n c h w"], drawn: Float[Tensor, "n 3"]) -> Float[Tensor, "n c h w"]:
@@ -51,10 +49,9 @@ class Jitter:
 
 
 def crops(x: Float[Tensor, "n c h w"], views: int, *, shift: float = 2 / 32) -> list[Tensor]:
-    """The pictures as they are, mirrored (2 views), and both shifted to the four corners (10 views).
+    """Returns the pictures unchanged (1 view), mirrored (2 views), and both shifted to the four corners (10 views).
 
-    Ten-crop testing (Krizhevsky, Sutskever and Hinton 2012, section 4.1) without cutting anything off: what comes in
-    from outside is the picture's own border, reflected.
+    This is ten-crop testing (Krizhevsky, Sutskever and Hinton 2012, section 4.1) with reflected borders.
 
     Args:
         views: 1, 2 or 10.
@@ -72,10 +69,10 @@ def crops(x: Float[Tensor, "n c h w"], views: int, *, shift: float = 2 / 32) -> 
 
 
 def jittered(source: Source) -> Source:
-    """The same classes, each picture changed at random whenever it is drawn: photos by `Jitter`, ink by a small `Warp`.
+    """Returns the source with random augmentation: `Jitter` for photos, a small `Warp` for drawings.
 
     Raises:
-        UpstairsError: its examples are no pictures, or are changed at random already.
+        UpstairsError: the examples are not pictures, or are augmented already.
     """
     if len(source.feature_shape) != 3 or source.augment is not None:
         why = "is changed at random already" if source.augment else f"has inputs of shape {source.feature_shape}"

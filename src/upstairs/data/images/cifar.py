@@ -1,4 +1,4 @@
-"""CIFAR-100 as sheets of tiles, with the splits of CIFAR-FS and FC100."""
+"""CIFAR-100, stored as sheets of tiles, with the splits CIFAR-FS and FC100."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,17 +18,17 @@ SHEET = (30, 20, 32)  # a sheet of CIFAR-100: rows and columns of tiles, pixels 
 
 
 def cifar_splits(path: str | Path, which: str = "cifar-fs", *, progress: Progress | None = None) -> Splits:
-    """CIFAR-100 with the classes of CIFAR-FS (Bertinetto et al. 2019) or FC100 (Oreshkin et al. 2018), 600 images each.
+    """Opens CIFAR-100, 600 images a class, split as CIFAR-FS (Bertinetto et al. 2019) or FC100 (Oreshkin et al. 2018).
 
     Args:
         path: the folder with sheets/<class>.webp, 600 tiles a class, and splits/{cifar-fs,fc100,superclass}.json.
         which: 'cifar-fs' (64, 16 and 20 classes at random) or 'fc100' (60, 20 and 20, whole superclasses).
 
     Returns:
-        Sources of inputs [60000, 3, 32, 32], with the superclasses as groups.
+        Sources of inputs [60000, 3, 32, 32], whose groups are the superclasses.
 
     Raises:
-        UpstairsError: another split, a file is missing or broken, a sheet of another size.
+        UpstairsError: an unknown split, a missing or broken file, or a sheet of another size.
     """
     if which not in CIFAR:
         raise UpstairsError(f"CIFAR-100 has no split '{which}': choose {' or '.join(CIFAR)}")

@@ -1,4 +1,4 @@
-"""Data by name or by path: the public sets in the layouts they are handed round in, and a user's own folders."""
+"""Opens pictures by name or path: public data sets in their usual layouts, and folders of pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from upstairs.data.splits import Splits, split_by_class
 from upstairs.errors import UpstairsError
 
 BY_CLASS = ("ratio", "group")
-# kind of data -> the splits it can be given, the usual one first
+# kind of data -> its splits, the default first
 SPLITS = {"omniglot": ("vinyals", *BY_CLASS), "cifar": (*CIFAR, *BY_CLASS), "folder": BY_CLASS}
 
 
@@ -29,7 +29,7 @@ def open_data(
     ink: bool | None = None,
     progress: Progress | None = None,
 ) -> Splits:
-    """Data split into classes to meta-train on, to choose a model by and to judge it by.
+    """Opens pictures and splits their classes for meta-training, validation and test.
 
     Args:
         data: 'glyphs' (letters drawn from installed fonts); the folder with the two zips of Omniglot; the folder with
@@ -37,13 +37,13 @@ def open_data(
             these below train, val and test; or images/ beside train.csv, val.csv and test.csv.
         split: 'vinyals' for Omniglot; 'cifar-fs' or 'fc100' for CIFAR-100; and for all but glyphs and folders of
             train, val and test: 'ratio' (classes at random) or 'group' (whole groups at random). None is the first
-            of these; for a folder or zip it is 'group' where there are three groups or more, and else 'ratio'.
-        seed, ratio: what `split_by_ratio` and `split_by_group` take.
-        size, channels, ink: see `ImageFormat`; None is what suits the data.
-        progress: called with the pictures done and the pictures in all, the first time that they are decoded.
+            of these; for a folder or zip it is 'group' with three groups or more, and else 'ratio'.
+        seed, ratio: arguments of `split_by_ratio` and `split_by_group`.
+        size, channels, ink: see `ImageFormat`; None lets the data decide.
+        progress: called with (pictures done, all pictures) while they are decoded for the first time.
 
     Raises:
-        UpstairsError: no such path or split, pictures that cannot be used, too few classes to split.
+        UpstairsError: an unknown path or split, unusable pictures, or too few classes to split.
     """
     kind = _kind(data, split)
     asked: dict[str, Any] = {"size": size, "channels": channels, "ink": ink}
@@ -70,9 +70,9 @@ def open_source(
     ink: bool | None = None,
     progress: Progress | None = None,
 ) -> Source:
-    """All classes of the data as one source, such as to judge a model on data it was not made for.
+    """Opens all classes of the data as one source; Omniglot's characters are not rotated.
 
-    Takes what `open_data` takes. Omniglot's characters are not rotated here.
+    Arguments are those of `open_data`.
 
     Raises:
         UpstairsError: as `open_data`.
@@ -92,7 +92,7 @@ def open_source(
 
 
 def _kind(data: str | Path, split: str | None) -> str:
-    """What the data is, from its name and its first level; refuses a split that it has not."""
+    """Returns the kind of the data; raises UpstairsError for a path or a split that does not exist."""
     path = Path(data)
     if data == "glyphs":
         kind = "glyphs"
@@ -113,13 +113,13 @@ def _kind(data: str | Path, split: str | None) -> str:
 
 
 def _glyphs(size: int | None, progress: Progress | None) -> Splits:
-    from upstairs.data.images.glyphs import glyphs  # late: it loads fonts
+    from upstairs.data.images.glyphs import glyphs  # late, since it loads fonts
 
     return glyphs(size=size or 28, progress=progress)
 
 
 def _check_format(made: Any, asked: dict[str, Any]) -> Any:
-    """The source or splits, where their pictures have the format that was asked for."""
+    """Returns the source or splits; raises UpstairsError if their format differs from the one asked for."""
     source = made.train if isinstance(made, Splits) else made
     for name, value in asked.items():
         if value is not None and value != (has := getattr(source.format, name)):

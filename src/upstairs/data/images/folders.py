@@ -1,4 +1,4 @@
-"""Sources made from folders and zip files of pictures: class/file or group/class/file."""
+"""Sources of pictures in folders and zip files: class/file or group/class/file."""
 
 import hashlib
 import os
@@ -12,15 +12,15 @@ from PIL import Image
 
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress, memory_mapped
-from upstairs.data.files import PICTURES, FileClass, Files, Tree, arrange, open_tree
+from upstairs.data.files import PICTURES, FileClass, Files, Tree, group_files, open_tree
 from upstairs.data.images.format import ImageFormat, background_of, read_picture
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-SMALL = 2**14  # bytes; smaller pictures take longer to hand to a thread than to decode
-SAMPLE = 32  # about the number of pictures from which a format is found
+SMALL = 2**14  # bytes; threads do not pay for smaller pictures
+SAMPLE = 32  # about the number of pictures that decide a format
 
 
 def source_of(
@@ -31,10 +31,10 @@ def source_of(
     name: str,
     progress: Progress | None = None,
 ) -> Source:
-    """The pictures (or sounds) of these classes, decoded once into the cache.
+    """Returns a source of the pictures (or sounds) of these classes, decoded once into the cache.
 
     Raises:
-        UpstairsError: a file that cannot be read (the first one is named), a cache that cannot be written.
+        UpstairsError: a file that cannot be read, or a cache that cannot be written.
     """
     names = [name for one in classes for name in one.names]
     key = hashlib.sha256(repr(format.to_json()).encode())
@@ -49,7 +49,7 @@ def source_of(
             yield from map(read, names)
             return
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(names), 256):  # no more than this is ever waiting in memory
+            for start in range(0, len(names), 256):  # bounds the memory
                 yield from pool.map(read, names[start : start + 256])
 
     shape = (len(names), *format.shape)
@@ -68,16 +68,16 @@ def folder_source(
     ink: bool | None = None,
     progress: Progress | None = None,
 ) -> Source:
-    """The pictures of a folder (or a zip) arranged as class/file, or as group/class/file.
+    """Returns a source of a folder (or a zip) with class/picture or group/class/picture.
 
-    What is not given of `size`, `channels` and `ink` (see `ImageFormat`) is found from a sample of the pictures.
-    Labels are 'class', or 'group/class'. Hidden files and files that are no pictures are ignored.
+    `size`, `channels` and `ink` (see `ImageFormat`) are found from a sample of the pictures if they are None. Labels
+    are 'class' or 'group/class'. Hidden files and other kinds of files are ignored.
 
     Raises:
-        UpstairsError: as `open_tree`, `arrange` and `source_of`.
+        UpstairsError: as `open_tree`, `group_files` and `source_of`.
     """
     with open_tree(path) as tree:
-        classes = arrange(tree)
+        classes = group_files(tree)
         format = guess_format(tree, classes, size=size, channels=channels, ink=ink)
         return source_of(tree, classes, format, name=_name(path), progress=progress)
 
@@ -95,12 +95,12 @@ def folder_splits(
     ink: bool | None = None,
     progress: Progress | None = None,
 ) -> Splits | None:
-    """The splits of a folder (or a zip) that holds train, val (or valid, validation) and test, and no other folder.
+    """Returns the splits of a folder (or a zip) of train, val (or valid, validation) and test; None for other folders.
 
-    None where it holds anything else. Without val, a fifth of the train classes, drawn by `seed`, takes its place.
+    Without val, a random fifth of the training classes takes its place.
 
     Raises:
-        UpstairsError: as `folder_source`; no train or no test; a class in two of them.
+        UpstairsError: as `folder_source`; a missing train or test, or a class in two splits.
     """
     with open_tree(path) as tree:
         tops = sorted(folder for folder in tree.folders if "/" not in folder)
@@ -111,7 +111,7 @@ def folder_splits(
             raise UpstairsError(f"{tree.name} holds {' and '.join(tops)}: it needs train, test and at most one val")
         classes, owner = [], {}
         for top in tops:
-            for label, group, names in arrange(tree.below(top)):
+            for label, group, names in group_files(tree.below(top)):
                 if label in owner:
                     raise UpstairsError(
                         f"{tree.name}: class '{label}' is in both {owner[label]} and {top}: a task is new only "
@@ -131,16 +131,16 @@ def folder_splits(
 
 
 def files_by_class(path: str | Path, files: Files = PICTURES) -> dict[str, list[Path]]:
-    """The files of a folder arranged as class/file, such as a user's support examples; one of each will do.
+    """Returns the files of a folder with class/file, such as a support set; one file per class is enough.
 
     Raises:
-        UpstairsError: no such folder, groups of classes in it, or anything `arrange` refuses.
+        UpstairsError: the folder does not exist or has groups of classes; as `group_files`.
     """
     path = Path(path)
     if path.is_file():
         raise UpstairsError(f"{path} is a file: give a folder with one folder of {files.what} for each class")
     with open_tree(path, files) as tree:
-        classes = arrange(tree)
+        classes = group_files(tree)
     if classes[0].group:
         raise UpstairsError(
             f"{path} holds folders of class folders, such as {classes[0].label}: give one that holds class/file"
@@ -156,17 +156,17 @@ def guess_format(
     channels: int | None = None,
     ink: bool | None = None,
 ) -> ImageFormat:
-    """The format that suits the pictures of these classes, found from a sample; what is given is kept.
+    """Chooses the format of these pictures from a sample; arguments that are not None are kept.
 
-    Grey where every picture is; ink where nine in ten of them are grey line drawings. Line drawings are read at 28
-    pixels, photos at 84, or at 32 where the shorter side of the median picture has 48 or fewer.
+    One channel if all pictures are grey; ink if nine in ten are grey line drawings. Drawings are read at 28 pixels,
+    photos at 84, or at 32 if the median of their shorter sides is at most 48.
     """
     if size is not None and channels is not None and ink is not None:
         return ImageFormat(size, channels, ink)
     names = [name for one in classes for name in one.names]
     pictures = []
     for name in names[:: max(1, len(names) // SAMPLE)]:
-        with suppress(UpstairsError):  # reading them all names the first that is bad
+        with suppress(UpstairsError):  # reading all pictures will report the first bad one
             pictures.append(read_picture(tree.item(name), least=128))
     if not pictures:
         pictures = [read_picture(tree.item(names[0]), name=f"{tree.name}/{names[0]}")]
@@ -184,7 +184,7 @@ def _is_grey(picture: Image.Image) -> bool:
 
 
 def _is_drawing(grey: Image.Image) -> bool:
-    """Most pixels are background, few are between background and ink, and the two are far apart."""
+    """Returns whether most pixels are background, few lie between background and ink, and the two are far apart."""
     pixels = np.asarray(grey).astype(np.float32)
     distance = np.abs(pixels - background_of(pixels))
     between = (distance > 0.25 * distance.max()) & (distance < 0.75 * distance.max())

@@ -1,4 +1,4 @@
-"""Pictures of any kind, from a path to an array, become uint8 arrays of one size."""
+"""Converts pictures (paths, bytes, PIL images, arrays) to uint8 arrays of one size."""
 
 import io
 import threading
@@ -18,24 +18,24 @@ from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # pillow's own list also holds EPS, which runs programs
-LARGEST = 64_000_000  # pixels; more is refused from the header, before anything is decoded
-FAINTEST = 48  # grey levels between ink and background below which a page is blank, and not stretched to full black
-_QUIET = threading.Lock()  # warning filters belong to the whole process: one thread at a time changes them
+LARGEST = 64_000_000  # pixels; larger pictures are refused before they are decoded
+FAINTEST = 48  # grey levels between ink and background; a fainter page is blank and not stretched to full contrast
+_QUIET = threading.Lock()  # warning filters are global, so one thread at a time changes them
 
 
 @dataclass(frozen=True)
 class ImageFormat(InputFormat):
-    """How a picture becomes a row of a source: uint8 [channels, size, size].
+    """Reads a picture as a row: uint8 [channels, size, size].
 
     Attributes:
         size: pixels along each side of the result.
         channels: 1 (grey) or 3 (red, green, blue).
-        ink: the pictures are line drawings. Their background (the median of the border) becomes 0 and their ink 255,
-            whatever was dark and whatever light, and the picture is padded to a square. Where False, the picture is a
-            photo: its tones are left alone, and the longer side is cropped at both ends.
+        ink: True for line drawings: the background (the median of the border) becomes 0, the ink 255, whichever is
+            darker, and the picture is padded to a square. False for photos: tones stay, and the longer side is cropped
+            at both ends.
 
     Raises:
-        UpstairsError: a size or a number of channels that cannot be.
+        UpstairsError: a size or a number of channels out of range.
     """
 
     kind = "image"
@@ -55,15 +55,15 @@ class ImageFormat(InputFormat):
         return self.channels, self.size, self.size
 
     def read(self, item: Any, *, name: str | None = None) -> UInt8[np.ndarray, "channels size size"]:
-        """One picture as a row.
+        """Reads one picture as a row.
 
         Args:
             item: a path, the bytes of a file, a PIL image, or an array or tensor [h, w], [h, w, 3] or [3, h, w], uint8
                 or floating from 0 to 1.
-            name: what errors call it; the path, where it is one.
+            name: its name in errors; by default the path.
 
         Raises:
-            UpstairsError: no such file, no picture, a broken or a gigantic one, an array of another shape.
+            UpstairsError: a missing, broken or too large picture, or an array of another shape.
         """
         picture = read_picture(item, name=name, least=2 * self.size)
         if self.ink:
@@ -74,11 +74,11 @@ class ImageFormat(InputFormat):
 
 
 def read_picture(item: Any, *, name: str | None = None, least: int = 0) -> Image.Image:
-    """The first frame of a picture: decoded, upright, on white where it was transparent, in mode L or RGB.
+    """Decodes the first frame of a picture: upright, on white where it is transparent, in mode L or RGB.
 
     Args:
         item, name: as for `ImageFormat.read`.
-        least: a JPEG may be decoded smaller than it is, but with no side below this; 0 asks for its own size.
+        least: a JPEG may be decoded at a smaller size with no side below this; 0 keeps its size.
     """
     name = name or (str(item) if isinstance(item, str | Path) else "the picture")
     if isinstance(item, str | Path):
@@ -119,7 +119,7 @@ def _refuse_missing(path: Path, name: str) -> None:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Pillow warns of odd metadata and of large pictures; the first is harmless and the second is refused here."""
+    """Silences pillow's warnings of odd metadata, which is harmless, and of large pictures, which are refused here."""
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -131,7 +131,7 @@ def _open(stream: Any, name: str) -> Image.Image:
             return Image.open(stream, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large(name) from error
-    except Exception as error:  # a plugin that meets a hostile header raises anything
+    except Exception as error:  # on a hostile header a plug-in may raise anything
         raise UpstairsError(
             f"{name} is no picture that can be read: give a whole {', '.join(FORMATS)} file, or remove it"
         ) from error
@@ -153,13 +153,13 @@ def _decode(picture: Image.Image, name: str, least: int) -> Image.Image:
         picture.load()
         with _quiet():
             return _plain(ImageOps.exif_transpose(picture))
-    except Exception as error:  # each decoder has its own: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise UpstairsError(f"{name} is a broken or truncated picture ({error}): replace or remove it") from error
 
 
 def _plain(picture: Image.Image) -> Image.Image:
-    """Any mode as L or RGB."""
-    if picture.mode.startswith("I"):  # 16 bits, in pillow's several guises
+    """Converts any mode to L or RGB."""
+    if picture.mode.startswith("I"):  # 16 bits
         return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
     if picture.mode == "F":
         values = np.nan_to_num(np.asarray(picture), nan=0.0)
@@ -168,7 +168,7 @@ def _plain(picture: Image.Image) -> Image.Image:
         picture = picture.convert("RGBA")
         on_white = _on(picture, "white")
         if _is_flat(on_white) and not _is_flat(on_black := _on(picture, "black")):
-            return on_black  # white ink on nothing would vanish
+            return on_black  # white ink on a transparent background
         return on_white
     return _in_mode(picture, "L" if picture.mode in ("1", "L") else "RGB")
 
@@ -187,7 +187,7 @@ def _is_flat(picture: Image.Image) -> bool:
 
 
 def _as_bytes(x: np.ndarray, name: str) -> np.ndarray:
-    """An array [h, w], [h, w, c] or [c, h, w] as uint8 [h, w] or [h, w, c]."""
+    """Converts an array [h, w], [h, w, c] or [c, h, w] to uint8 [h, w] or [h, w, c]."""
     if x.ndim == 3 and x.shape[0] in (1, 3) and x.shape[2] not in (1, 3):
         x = x.transpose(1, 2, 0)
     if x.size == 0 or not (x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3, 4))):
@@ -202,13 +202,13 @@ def _as_bytes(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def background_of(pixels: np.ndarray) -> float:
-    """The median of the border."""
+    """Returns the median of the border."""
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return float(np.sort(border)[len(border) // 2])  # np.median takes five times as long, and this runs for every row
+    return float(np.sort(border)[len(border) // 2])  # five times as fast as np.median
 
 
 def _ink(grey: Image.Image) -> Image.Image:
-    """Background 0 and ink 255. The ink is on whichever side of the background the tones reach farther."""
+    """Maps the background to 0 and the ink to 255. Ink is the side of the background with the larger contrast."""
     pixels = np.asarray(grey)
     background = background_of(pixels)
     below, above = background - pixels.min(), pixels.max() - background
@@ -219,7 +219,7 @@ def _ink(grey: Image.Image) -> Image.Image:
 
 
 def _pad(grey: Image.Image, size: int) -> Image.Image:
-    """Fit the whole picture into a square. HAMMING averages the pixels that fall together, so thin strokes survive."""
+    """Fits the whole picture into a square. HAMMING averages pixels, so thin strokes survive."""
     scale = size / max(grey.size)
     width, height = (max(1, round(side * scale)) for side in grey.size)
     small = grey.resize((width, height), Image.Resampling.HAMMING if scale < 1 else Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""Glyphs: the data set that needs no download, letters of many scripts drawn from matplotlib's own fonts."""
+"""Glyphs: a data set without download, letters of many scripts drawn from matplotlib's fonts."""
 
 import unicodedata
 from collections import Counter, defaultdict
@@ -17,8 +17,8 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
 from upstairs.errors import UpstairsError
 
-# How the Unicode names of a script's letters begin, and the script. Of two look-alikes the earlier in this order stays:
-# a test letter with a twin in training would be no new letter. Unicode holds three scripts under the name of Georgian.
+# The prefix of the Unicode names of a script's letters, and the script. Of two look-alikes the earlier in this order
+# stays, so that no test letter has a twin in training. Unicode names three scripts Georgian.
 TRAIN = {
     "LATIN": "Latin",
     "GREEK": "Greek",
@@ -39,7 +39,7 @@ TEST = {
 }
 SCRIPTS = TRAIN | VAL | TEST
 
-# By name, so that a font which another version of matplotlib adds changes no class.
+# A fixed list, so that new fonts in matplotlib change no class.
 FACES = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -49,40 +49,39 @@ FACES = (
 
 LEAST_FACES = 3  # the fewest different pictures of a letter
 LEAST_ROWS = 20  # the fewest rows of a letter: enough for 5 shots and 15 queries
-CODES = 0x11000  # above the highest letter: Old Italic is in Unicode's second plane
-SIDE = 28  # letters are compared at this size, whatever size is wanted, so that the classes are the same at any
-FILLED = 20 / 28  # how much of the picture's side the letter's longer side fills
-SAME = 0.02  # two faces of a letter are one below this: squared distance over the product of the norms
-ALIKE = 0.04  # the same for two letters of a face: a bar across a letter is still enough to tell it
-ALIKE_KIN = 0.25  # the same for capital, small and small capital: brought to one size, their strokes differ in width
-KIN_SHARE = 0.4  # a letter that looks like its kin in so many of its faces is left out of the others too
-REVISION = 2  # raise it when the same fonts are drawn or chosen differently
+CODES = 0x11000  # above the highest code point, that of Old Italic
+SIDE = 28  # the size at which letters are compared, so that classes do not depend on the size asked for
+FILLED = 20 / 28  # the letter's longer side, as a share of the picture's side
+SAME = 0.02  # two faces of a letter count as one below this (see `_difference`)
+ALIKE = 0.04  # as SAME, for two letters of a face; a bar across a letter still distinguishes it
+ALIKE_KIN = 0.25  # as ALIKE, for capital, small and small capital, whose strokes differ in width at one size
+KIN_SHARE = 0.4  # a letter that looks like its kin in this share of its faces is left out
+REVISION = 2  # raise it when drawing or selection changes
 
 
 def glyphs(*, size: int = 28, progress: Callable[[int, int], None] | None = None) -> Splits:
-    """Letters of fourteen scripts, each in 3 to 16 typefaces: DejaVu and STIX, which matplotlib installs.
+    """Returns letters of fourteen scripts, each in 3 to 16 typefaces of DejaVu and STIX, which matplotlib installs.
 
-    Classes are letters, groups are scripts, and no script is in two splits: 5 to train on (Latin, Greek, Canadian
-    syllabics and what is left of Coptic and Lisu beside them), Cyrillic to choose a model by, 8 to judge it by.
-    Left out: composed and compatibility letters, and letters that look like an earlier one in the same face.
+    Classes are letters, groups are scripts, and splits share no script: 5 for training (Latin, Greek, Canadian
+    syllabics and the distinct letters of Coptic and Lisu), Cyrillic for validation, 8 for test. Composed and
+    compatibility letters are left out, and letters that look like an earlier one in the same face.
 
-    Every example is warped anew each time it is drawn (see `Warp`): the warp is part of the task distribution, in all
-    three splits. A letter lists its 3 to 16 faces again and again until it has 20 rows, so a face may stand in both
-    support and query of a task, under two warps. At 1 shot and 15 queries this befalls 2% of the queries of a letter
-    with 16 faces, 4% with 12, 8% with 8, 21% with 4 and 30% with 3 (few are so). It lifts nearest centroid on raw
-    pixels by 3 points for letters with 4 faces, and by none that can be measured for those with 6 or more.
+    Every example is warped anew each time it is drawn (see `Warp`), in all three splits. A letter repeats its faces
+    until it has 20 rows, so a face may occur in both support and query of a task, under two warps. At 1 shot and 15
+    queries this affects 2% of the queries of a letter with 16 faces, 4% with 12, 8% with 8, 21% with 4 and 30% with 3.
+    It raises nearest centroid on raw pixels by 3 points for letters with 4 faces, and not measurably with 6 or more.
 
-    The first call draws for some seconds; later ones open the cache.
+    The first call takes some seconds; later ones open the cache.
 
     Args:
-        size: pixels along each side, 8 to 256. The classes are the same at any size.
-        progress: called with the steps done and the steps in all while the letters are drawn.
+        size: pixels along each side, 8 to 256; it does not change the classes.
+        progress: called with (steps done, all steps) while the letters are drawn.
 
     Returns:
         Three sources with inputs uint8 [rows, 1, size, size], background 0, ink 255, in one shared memory-mapped file.
 
     Raises:
-        UpstairsError: a size out of range, fonts that are missing, a cache folder that cannot be written.
+        UpstairsError: a size out of range, missing fonts, or a cache folder that cannot be written.
     """
     if not 8 <= size <= 256:
         raise UpstairsError(f"glyphs are asked for at `size` {size}: give a size from 8 to 256 pixels")
@@ -110,7 +109,7 @@ def glyphs(*, size: int = 28, progress: Callable[[int, int], None] | None = None
 
 
 def _beginning(letter: str) -> str:
-    """How the letter's name begins, where that tells one of the scripts, or else ''."""
+    """Returns the prefix of the letter's name that tells its script, or ''."""
     name = unicodedata.name(letter, "")
     return next((beginning for beginning in SCRIPTS if name.startswith(beginning + " ")), "")
 
@@ -120,13 +119,13 @@ def _script(letter: str) -> str:
 
 
 def _label(letter: str) -> str:
-    """'ARMENIAN SMALL LETTER AYB' as 'Armenian small ayb': it can be read where no font has the letter."""
+    """Returns a readable name: 'Armenian small ayb' for 'ARMENIAN SMALL LETTER AYB'."""
     rest = unicodedata.name(letter).removeprefix(_beginning(letter)).lower().split()
     return " ".join((_script(letter), *(word for word in rest if word != "letter")))
 
 
 def _kin(letter: str) -> str:
-    """The same for a letter's capital, small and small capital."""
+    """Returns a name that a letter's capital, small and small capital share."""
     return " ".join(word for word in _label(letter).split() if word not in ("capital", "small"))
 
 
@@ -142,7 +141,7 @@ def _is_wanted(letter: str) -> bool:
 
 
 def _face(name: str) -> Path:
-    import matplotlib  # late: a third of a second that only drawing needs
+    import matplotlib  # late, since it takes a third of a second
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
     if not path.is_file():
@@ -151,7 +150,7 @@ def _face(name: str) -> Path:
 
 
 def _characters(name: str) -> list[str]:
-    """Those that the face has."""
+    """Returns the characters of a face."""
     from fontTools.ttLib import TTFont
 
     with TTFont(_face(name), lazy=True) as font:
@@ -159,12 +158,12 @@ def _characters(name: str) -> list[str]:
 
 
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    # five times too large; and basic layout, since the other one is not in every build of pillow
+    # drawn five times too large; basic layout is in every build of pillow
     return ImageFont.truetype(_face(name), 5 * size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _draw(letter: str, font: ImageFont.FreeTypeFont, size: int) -> UInt8[np.ndarray, "size size"]:
-    """The letter at one size and in the middle, whatever its size and place in the line; zeros where it has no ink."""
+    """Draws the letter centred and at one size; zeros if it has no ink."""
     left, top, right, bottom = (int(edge) for edge in font.getbbox(letter))
     square = Image.new("L", (size, size))
     large = Image.new("L", (max(1, right - left), max(1, bottom - top)))
@@ -184,8 +183,8 @@ def _draw_all(letters: list[str], faces: list[np.ndarray], size: int) -> Iterato
 
 
 def _difference(pictures: UInt8[np.ndarray, "n s s"]) -> Float[np.ndarray, "n n"]:
-    """Squared distances over the products of the norms: 0 for equal pictures, 2 for pictures that share no ink."""
-    # 6 bits a pixel: the products are whole numbers below 2**24, so every machine adds them up to the same
+    """Returns squared distances over the products of the norms: 0 for equal pictures, 2 for disjoint ink."""
+    # 6 bits a pixel: sums stay below 2**24 and are exact in float32 on any machine
     flat = (pictures.reshape(len(pictures), -1) >> 2).astype(np.float32)
     products = (flat @ flat.T).astype(np.float64)
     squares = products.diagonal()
@@ -197,7 +196,7 @@ def _any_earlier(alike: Bool[np.ndarray, "n n"]) -> Bool[np.ndarray, " n"]:
 
 
 def _choose(report: Callable[[int], None]) -> UInt8[np.ndarray, "faces codes"]:
-    """1 for each face and letter whose picture is kept."""
+    """Returns 1 for each face and letter whose picture is kept."""
     characters = [_characters(name) for name in FACES]
     often = Counter(letter for own in characters for letter in own)
     candidates = {letter for letter, count in often.items() if count > LEAST_FACES and _is_wanted(letter)}
@@ -220,7 +219,7 @@ def _choose(report: Callable[[int], None]) -> UInt8[np.ndarray, "faces codes"]:
 
 
 def _distinct(kept: dict[str, dict[int, np.ndarray]]) -> UInt8[np.ndarray, "faces codes"]:
-    """Without pictures that two faces of a letter, or two letters, have in common, nor letters with few faces left."""
+    """Removes pictures that two faces or two letters share, and then letters with too few faces."""
     chosen, seen = np.zeros((len(FACES), CODES), np.uint8), set()
     for letter in _in_order(kept):
         own = {face: picture for face, picture in kept[letter].items() if picture.tobytes() not in seen}

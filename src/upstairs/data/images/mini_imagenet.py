@@ -1,11 +1,10 @@
-"""Pictures in one folder, listed by class in train.csv, val.csv and test.csv: how mini-ImageNet is handed round."""
+"""Pictures in one folder, listed by class in train.csv, val.csv and test.csv: the usual layout of mini-ImageNet."""
 
 from pathlib import Path
 
 from upstairs.data.cache import Progress
 from upstairs.data.files import FileClass, open_tree
 from upstairs.data.images.folders import guess_format, source_of
-from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.data.text.tables import read_rows
 from upstairs.errors import UpstairsError
@@ -14,7 +13,7 @@ LISTS = ("train.csv", "val.csv", "test.csv")
 
 
 def is_listed(path: Path) -> bool:
-    """Does the folder hold the three lists, and the pictures beside them?"""
+    """Returns whether the folder holds the three lists and the pictures."""
     return all((path / name).is_file() for name in LISTS) and _pictures(path).exists()
 
 
@@ -26,12 +25,12 @@ def listed_splits(
     ink: bool | None = None,
     progress: Progress | None = None,
 ) -> Splits:
-    """The splits of a folder with `images/` (or images.zip) and three tables of the columns filename and label.
+    """Returns the splits of a folder with `images/` (or images.zip) and three tables of the columns filename and label.
 
-    Ravi and Larochelle (2017) published mini-ImageNet's 64, 16 and 20 classes so.
+    Ravi and Larochelle (2017) published mini-ImageNet's 64, 16 and 20 classes in this form.
 
     Raises:
-        UpstairsError: a table without those columns, a picture that is not there, a class in two lists.
+        UpstairsError: a table without those columns, a missing picture, or a class in two lists.
     """
     path = Path(path)
     classes, owner = [], {}
@@ -50,7 +49,8 @@ def listed_splits(
                 classes.append(FileClass(label, "", tuple(names)))
         format = guess_format(tree, classes, size=size, channels=channels, ink=ink)
         source = source_of(tree, classes, format, name=path.resolve().name, progress=progress)
-    return Splits(*(_part(source, owner, part) for part in Splits._fields))
+    parts = ([i for i, label in enumerate(source.labels) if owner[label] == part] for part in Splits._fields)
+    return Splits(*map(source.subset, parts))
 
 
 def _pictures(path: Path) -> Path:
@@ -58,7 +58,7 @@ def _pictures(path: Path) -> Path:
 
 
 def _read(table: Path) -> dict[str, list[str]]:
-    """The pictures of each class, in the order of the table."""
+    """Returns the pictures of each class, in the order of the table."""
     found: dict[str, list[str]] = {}
     for number, row in enumerate(read_rows(table), 1):
         if not row.get("filename") or not row.get("label"):
@@ -67,7 +67,3 @@ def _read(table: Path) -> dict[str, list[str]]:
     if not found:
         raise UpstairsError(f"{table} has no rows: it needs the columns filename and label")
     return found
-
-
-def _part(source: Source, owner: dict[str, str], part: str) -> Source:
-    return source.subset(i for i, label in enumerate(source.labels) if owner[label] == part)

@@ -1,22 +1,22 @@
-"""Omniglot, in the layout in which it is distributed."""
+"""Omniglot, in its published layout."""
 
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from upstairs.data.cache import Progress
-from upstairs.data.files import Tree, _text, arrange, open_tree
+from upstairs.data.class_augmentation import TURNS
+from upstairs.data.files import Tree, _text, group_files, open_tree
 from upstairs.data.images.folders import source_of
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
 
 OMNIGLOT = ("images_background.zip", "images_evaluation.zip")
-TURNS = ("rot000", "rot090", "rot180", "rot270")
 
 
 def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | None = None) -> Splits:
-    """Omniglot's 1,623 characters in four rotations, split as by Vinyals et al. (2016): 4112, 688 and 1692 classes.
+    """Opens Omniglot's 1,623 characters in four rotations, split as in Vinyals et al. (2016): 4112, 688, 1692 classes.
 
     Lake, Salakhutdinov, Tenenbaum: Human-level concept learning through probabilistic program induction (2015).
 
@@ -24,11 +24,11 @@ def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | No
         path: the folder with images_background.zip, images_evaluation.zip and splits/vinyals/{train,val,test}.txt.
 
     Returns:
-        Sources of inputs [32460, 1, size, size], ink 255, with labels such as 'Greek/character01/rot090' and the
-        alphabets as groups.
+        Sources of inputs [32460, 1, size, size], ink 255, with labels such as 'Greek/character01/rot090'; groups are
+        the alphabets.
 
     Raises:
-        UpstairsError: a file is missing or broken; a list names a class that is not there.
+        UpstairsError: a missing or broken file, or a list that names an unknown class.
     """
     source = _omniglot(path, size, progress)
     turned = replace(
@@ -49,4 +49,4 @@ def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:
         folders = frozenset().union(*(tree.folders for tree in trees))
         stamps = {name: tree.stamps[name] for name, tree in owner.items()}
         both = Tree(str(path), stamps, folders, lambda name: owner[name].item(name))
-        return source_of(both, arrange(both), ImageFormat(size, 1, True), name="omniglot", progress=progress)
+        return source_of(both, group_files(both), ImageFormat(size, 1, True), name="omniglot", progress=progress)

@@ -1,4 +1,4 @@
-"""Warp: a new picture at every draw, by a random affine and elastic change of an ink picture."""
+"""Random affine and elastic warps of ink pictures."""
 
 from dataclasses import dataclass
 from math import radians
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from upstairs.errors import UpstairsError
 
-AFFINE = 5  # random numbers of the affine part: turn, shear, size, shift along x and y
+AFFINE = 5  # random numbers of the affine part: rotation, shear, size, shift along x and y
 
 
 @dataclass(frozen=True)
 class Warp:
-    """Turns, shears, scales, shifts and bends square pictures whose background is 0.
+    """Rotates, shears, scales, shifts and bends square pictures whose background is 0.
 
-    Every random number is uniform. Distances are shares of the picture's side, so that one warp suits any size; what
-    comes in from outside is background, what is moved outside is lost. With no strength it changes nothing.
+    All random numbers are uniform. Distances are shares of the picture's side, so that one warp suits any size. Borders
+    are filled with background.
 
     Attributes:
-        rotation: the largest turn either way, in degrees.
+        rotation: the largest rotation either way, in degrees.
         shear: the largest horizontal shear either way: how far a point moves for each unit it is off the centre.
         scale: the smallest and the largest size, as a multiple.
         shift: the largest shift along each axis.
-        elastic: the largest move of a control point along each axis; between them the picture bends smoothly.
+        elastic: the largest displacement of a control point along each axis, interpolated smoothly.
         grid: control points along each side.
 
     Raises:
@@ -51,28 +51,28 @@ class Warp:
             raise UpstairsError(f"Warp: grid is {self.grid}: it must be at least 2")
 
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "count k"]:
-        """The random numbers for `count` pictures: [count, 5 + 2 grid**2], uniform from -1 to 1."""
+        """Draws the random numbers for `count` pictures: [count, 5 + 2 grid**2], uniform from -1 to 1."""
         return torch.rand(count, AFFINE + 2 * self.grid**2, generator=generator) * 2 - 1
 
     def apply(self, x: Tensor, drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n c s s"]:
-        """The pictures `x`, [n, c, s, s], changed as `drawn` says.
+        """Warps the pictures `x`, [n, c, s, s], by the numbers `drawn`.
 
         Raises:
-            UpstairsError: `x` is no batch of square pictures.
+            UpstairsError: `x` is not a batch of square pictures.
         """
         if x.ndim != 4 or x.shape[2] != x.shape[3]:
             raise UpstairsError(f"Warp: inputs of shape {tuple(x.shape)}: it needs square pictures, [n, channel, s, s]")
-        # short times wide: four times as fast as the product whose result is [n, points, 2] in memory
+        # this order is four times as fast as a product of shape [n, points, 2]
         points = (self._coefficients(drawn.to(x)).mT @ _basis(x, self.grid)).mT.unflatten(1, x.shape[2:])
         return F.grid_sample(x, points, mode="bilinear", padding_mode="zeros", align_corners=False)
 
     def _coefficients(self, drawn: Float[Tensor, "n k"]) -> Float[Tensor, "n basis 2"]:
-        """What multiplies each basis function. The picture's coordinates run from -1 to 1, twice the shares."""
+        """Returns the coefficient of each basis function. Coordinates run from -1 to 1, twice the shares."""
         turn, shear, size = radians(self.rotation) * drawn[:, 0], self.shear * drawn[:, 1], drawn[:, 2]
         low, high = self.scale
         shrink = 1 / ((high + low) / 2 + (high - low) / 2 * size)
         cos, sin = turn.cos() * shrink, turn.sin() * shrink
-        # grid_sample asks where each point comes from: the inverse of shift(turn(shear(scale(x))))
+        # grid_sample needs where each point comes from: the inverse of shift(rotate(shear(scale(x))))
         inverse = torch.stack((cos + shear * sin, -sin, sin - shear * cos, cos), 1).view(-1, 2, 2)
         origin = -(2 * self.shift * drawn[:, None, 3:AFFINE]) @ inverse
         bend = 2 * self.elastic * drawn[:, AFFINE:].unflatten(1, (-1, 2))
@@ -80,7 +80,7 @@ class Warp:
 
 
 def _basis(like: Tensor, grid: int) -> Float[Tensor, "basis points"]:
-    """For each pixel its x, its y, 1, and the share of each control point in its displacement."""
+    """Returns for each pixel its x, its y, 1, and the weight of each control point in its displacement."""
     side = like.shape[-1]
     centres = (torch.arange(side, dtype=like.dtype, device=like.device) * 2 + 1) / side - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")

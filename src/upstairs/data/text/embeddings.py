@@ -1,4 +1,4 @@
-"""Features of a pretrained transformer that stays as it is: computed once for a data set, and kept."""
+"""Features of a frozen pretrained transformer, computed once for a data set and cached."""
 
 import hashlib
 import json
@@ -20,18 +20,18 @@ from upstairs.data.text.hashed import as_text
 from upstairs.errors import UpstairsError
 
 BATCH = 64
-ROWS = 3  # of a text's features
-EARLIER = 2  # the layer that stands beside the last is so many before it
+ROWS = 3  # feature vectors per text
+EARLIER = 2  # distance of the earlier layer from the last
 
 
 @dataclass(frozen=True)
 class FrozenFormat(InputFormat):
-    """A text becomes the features of a pretrained transformer: float32 [rows, size], each row of length 1.
+    """Reads a text as features of a pretrained transformer: float32 [rows, size], each row of norm 1.
 
     Attributes:
         model: a folder, or a name that `transformers` knows.
-        size: how many features it has.
-        rows: those of `encode_layers`; 1, of runs before there were more, is the first alone: [size].
+        size: the number of features.
+        rows: the number of rows of `encode_layers`; 1 (in old runs) is the first alone, of shape [size].
     """
 
     kind = "frozen"
@@ -49,30 +49,30 @@ class FrozenFormat(InputFormat):
     def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, "*rows size"]:
         return encode_layers(self.model, [as_text(item, name)])[0, : self.rows].reshape(self.shape)
 
-    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Float32[np.ndarray, "n *rows size"]:
-        """The features of all texts, computed once into the cache."""
-        key = hashlib.sha256(json.dumps([stamp(self.model), self.shape, *texts]).encode())
+    def read_many(self, items: Sequence[str], progress: Progress | None = None) -> Float32[np.ndarray, "n *rows size"]:
+        """Returns the features of all texts from the cache, where they are computed once."""
+        key = hashlib.sha256(json.dumps([stamp(self.model), self.shape, *items]).encode())
 
         def rows() -> Iterator[np.ndarray]:
-            order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike in length: little padding
-            found = np.zeros((len(texts), *self.shape), np.float32)
+            order = sorted(range(len(items)), key=lambda i: len(items[i]))  # similar lengths need little padding
+            found = np.zeros((len(items), *self.shape), np.float32)
             for start in range(0, len(order), BATCH):
                 here = order[start : start + BATCH]
-                own = encode_layers(self.model, [texts[i] for i in here])
+                own = encode_layers(self.model, [items[i] for i in here])
                 found[here] = own[:, : self.rows].reshape(-1, *self.shape)
                 if progress:
                     progress(min(start + BATCH, len(order)), len(order))
             yield from found
 
-        return memory_mapped(key.hexdigest(), rows, (len(texts), *self.shape), dtype=np.float32)
+        return memory_mapped(key.hexdigest(), rows, (len(items), *self.shape), dtype=np.float32)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputFormat:
-        return super().from_json({"rows": 1, **value})  # older runs did not say how many
+        return super().from_json({"rows": 1, **value})  # old runs have one row
 
 
 def frozen_format(model: str) -> FrozenFormat:
-    """The format of a pretrained encoder.
+    """Returns the format of a pretrained encoder.
 
     Args:
         model: a folder with config.json, or a name that `transformers` can fetch.
@@ -85,19 +85,19 @@ def frozen_format(model: str) -> FrozenFormat:
 
 
 def stamp(model: str) -> list[Any]:
-    """What changes when the model does."""
+    """Returns values that change when the model does."""
     path = Path(model)
     files = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) if path.is_dir() else []
     return [model, *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
 
 
 class Encoder(NamedTuple):
-    """A pretrained transformer, with its tokenizer.
+    """A pretrained transformer with its tokenizer.
 
     Attributes:
-        path: its folder from the root, or its name.
-        by_first: does the first token stand for the text? Else the mean over all.
-        most: tokens that it reads.
+        path: its absolute folder, or its name.
+        by_first: the first token represents the text; otherwise the mean over all tokens.
+        most: the largest number of tokens.
     """
 
     path: str
@@ -108,7 +108,7 @@ class Encoder(NamedTuple):
 
 
 def load_encoder(model: str) -> Encoder:
-    """A pretrained transformer, by its folder or its name.
+    """Loads a pretrained transformer by its folder or its name.
 
     Raises:
         UpstairsError: `transformers` is not installed, or there is no such model.
@@ -127,7 +127,7 @@ def _load(model: str) -> Encoder:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModel.from_pretrained(model, attn_implementation="eager")  # plain functions, for any derivative
+        network = AutoModel.from_pretrained(model, attn_implementation="eager")  # has all derivatives
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UpstairsError(
@@ -140,17 +140,11 @@ def _load(model: str) -> Encoder:
     return Encoder(model, tokenizer, network.eval(), by_first, most or min(512, tokenizer.model_max_length))
 
 
-def encode(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n size"]:
-    """What the transformer has for each text: the mean over tokens (or the first), of length 1."""
-    return encode_layers(model, texts)[:, 0]
-
-
 def encode_layers(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n rows size"]:
-    """Three readings of each text, each of length 1; long texts are cut off.
+    """Returns three feature vectors of norm 1 for each text; long texts are truncated.
 
-    What the transformer has for it: the mean over tokens, or the first where its folder says so; then the mean over its
-    words, without the marks of beginning and end, of the last layer and of the layer two before, which is less sure of
-    what a text is about and closer to what it says.
+    The first is the model's own pooling: the mean over tokens, or the first token if its configuration says so. The
+    others are means without special tokens, of the last layer and of the layer two before, closer to the words.
     """
     _, tokenizer, network, by_first, most = load_encoder(model)
     how = {"padding": True, "truncation": True, "max_length": most, "return_special_tokens_mask": True}
@@ -171,6 +165,6 @@ def encode_layers(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n ro
 
 
 def mean_over(hidden: Float[Tensor, "n length size"], which: Bool[Tensor, "n length"]) -> Float[Tensor, "n size"]:
-    """The mean over some of each text's tokens."""
+    """Returns the mean over the masked tokens of each text."""
     mask = which[..., None].to(hidden)
     return (hidden * mask).sum(1) / mask.sum(1)

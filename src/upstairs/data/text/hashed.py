@@ -1,4 +1,4 @@
-"""Texts become rows of hashed tokens: a word, the pair with the word before it, and its character n-grams."""
+"""Converts texts to rows of hashed tokens: words, pairs of words, and character n-grams."""
 
 import unicodedata
 import zlib
@@ -15,22 +15,22 @@ from upstairs.data.cache import Progress
 from upstairs.data.source import InputFormat, Source
 from upstairs.errors import UpstairsError
 
-BUCKETS = 2**16  # hashed tokens; 0 is padding
-LONGEST = 12  # characters of a word; a longer one is read in pieces
+BUCKETS = 2**16  # number of hash values; 0 is padding
+LONGEST = 12  # characters; a longer word is cut into pieces
 GRAMS = (2, 3, 4)
-TOKENS = 2 + sum(LONGEST + 2 - n + 1 for n in GRAMS)  # at most, of a word
-INSIDE = "'’\u200c\u200d"  # they belong to a word, where they stand in one
+TOKENS = 2 + sum(LONGEST + 2 - n + 1 for n in GRAMS)  # the most tokens of a word
+INSIDE = "'’\u200c\u200d"  # characters that belong to a word if they follow one of its letters
 
 
 @dataclass(frozen=True)
 class TextFormat(InputFormat):
-    """How a text becomes a row: uint16 [words, tokens of a word], 0 where there is none.
+    """Reads a text as a row: uint16 [words, tokens of a word], padded with 0.
 
     Attributes:
-        words: as many are read; the rest of a longer text is left out.
+        words: the number of words that are read; the rest of a text is ignored.
 
     Raises:
-        UpstairsError: a number of words that cannot be.
+        UpstairsError: a number of words out of range.
     """
 
     kind = "text"
@@ -48,10 +48,10 @@ class TextFormat(InputFormat):
         return self.words, TOKENS
 
     def read(self, item: Any, *, name: str | None = None) -> UInt16[np.ndarray, "words tokens"]:
-        """One text as a row.
+        """Reads one text as a row.
 
         Raises:
-            UpstairsError: no text, an empty one, or one without a word or a sign.
+            UpstairsError: the item is no text, or is empty.
         """
         row = np.zeros(self.shape, np.uint16)
         for place, tokens in zip(range(self.words), hashed(as_text(item, name)), strict=False):
@@ -60,7 +60,7 @@ class TextFormat(InputFormat):
 
 
 def as_text(item: Any, name: str | None = None) -> str:
-    """A text that has something in it: of a string, of bytes in UTF-8, or of a file (a `Path`)."""
+    """Returns the text of a string, of bytes in UTF-8, or of a file (a `Path`); refuses an empty one."""
     name = name or (str(item) if isinstance(item, Path) else "the text")
     if isinstance(item, Path):
         try:
@@ -80,10 +80,10 @@ def as_text(item: Any, name: str | None = None) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """Its words in lower case and its signs, each alone; long words in pieces.
+    """Splits a text into words in lower case and single signs; long words are cut into pieces.
 
-    A word is letters, numbers and their marks. A character of Chinese, Japanese kana, an emoji or a punctuation mark
-    stands alone. Compatible forms of a character are one (NFKC); spaces and control characters part words.
+    A word consists of letters, numbers and their marks. Chinese characters, kana, emoji and punctuation marks stand
+    alone. The text is normalised (NFKC); spaces and control characters separate words.
     """
     words, word = [], ""
     for character in unicodedata.normalize("NFKC", text).lower():
@@ -103,14 +103,14 @@ def words_of(text: str) -> list[str]:
 
 @lru_cache(maxsize=2**16)
 def _kind(character: str) -> str:
-    """The first letter of its Unicode category; S, a sign, for a letter that stands alone as signs do."""
+    """Returns the first letter of the Unicode category; S (sign) for Chinese characters and kana."""
     kind = unicodedata.category(character)[0]
     alone = "\u3040" <= character <= "\u9fff" or "\uf900" <= character <= "\ufaff"
     return "S" if alone and kind in "LNM" else kind
 
 
 def hashed(text: str) -> Iterator[list[int]]:
-    """For each word its tokens: the word, it after the one before, its n-grams with < and > for its ends."""
+    """Yields each word's tokens: the word, its pair with the word before, and its n-grams, with < and > at its ends."""
     before = ""
     for word in words_of(text):
         own, *grams = _of_word(word)
@@ -120,7 +120,7 @@ def hashed(text: str) -> Iterator[list[int]]:
 
 @lru_cache(maxsize=2**16)
 def _of_word(word: str) -> tuple[int, ...]:
-    """The word's own token and those of its n-grams; most words come again and again."""
+    """Returns the tokens of the word and of its n-grams; cached, since most words recur."""
     whole = f"<{word}>"
     grams = (f"c{whole[i : i + n]}" for n in GRAMS for i in range(len(whole) - n + 1))
     return tuple(bucket(token) for token in (f"w{word}", *grams))
@@ -139,15 +139,15 @@ def text_source(
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Source:
-    """Examples that are texts.
+    """Returns a source of texts.
 
     Args:
         texts, labels: one of each for an example.
         groups: the group (domain, topic) of each example's class.
-        format: how a text is read; None is hashed tokens, of as many words as the longest text has, 64 at most.
+        format: how a text is read; None is hashed tokens, of the number of words of the longest text (64 at most).
 
     Raises:
-        UpstairsError: texts and labels that do not go together, an empty text.
+        UpstairsError: different numbers of texts and labels, or an empty text.
     """
     if len(texts) != len(labels):
         raise UpstairsError(f"{name}: {len(texts)} texts and {len(labels)} labels: give one label for each text")
@@ -156,22 +156,10 @@ def text_source(
     read = [as_text(text, f"text {i + 1} of {name}") for i, text in enumerate(texts)]
     if format is None:
         format = TextFormat(min(64, max(len(words_of(text)) for text in read)))
-    inputs = read_all(format, read, progress)
+    inputs = format.read_many(read, progress)
     order = sorted(set(labels))
     place = {label: k for k, label in enumerate(order)}
     own = np.array([place[label] for label in labels])
     rows = tuple(np.flatnonzero(own == k) for k in range(len(order)))
     named = tuple(groups[int(r[0])] for r in rows) if groups is not None else ()
     return Source(name, inputs, tuple(order), rows, named if any(named) else (), format=format, texts=tuple(read))
-
-
-def read_all(format: InputFormat, texts: Sequence[str], progress: Progress | None) -> np.ndarray:
-    """The rows of all texts."""
-    if hasattr(format, "read_many"):
-        return format.read_many(texts, progress)
-    rows = []
-    for i, text in enumerate(texts, 1):
-        rows.append(format.read(text))
-        if progress and (i % 1000 == 0 or i == len(texts)):
-            progress(i, len(texts))
-    return np.stack(rows)

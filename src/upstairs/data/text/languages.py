@@ -1,7 +1,7 @@
-"""The embedded kind of text: which language is it? Names of things in some hundred languages of Latin script.
+"""A built-in data set of texts: names of things in about a hundred languages of Latin script.
 
-The names (of languages, countries, scripts, currencies, units, months and days) are those of Unicode's CLDR, as the
-package `Babel` carries them (extra `[text]`); a name that several languages share is left out.
+The names (of languages, countries, scripts, currencies, units, months and days) are those of Unicode's CLDR, from the
+package `Babel` (extra `[text]`); a name that several languages share is left out.
 """
 
 import unicodedata
@@ -14,11 +14,11 @@ from upstairs.data.source import InputFormat, Source
 from upstairs.data.text.hashed import text_source
 from upstairs.errors import UpstairsError
 
-LEAST = 60  # names that a language must have to be a class
+LEAST = 60  # fewest names of a language that is a class
 
 
 def language_source(format: InputFormat | None = None, progress: Progress | None = None) -> Source:
-    """Every name with its language, read as `text_source` says.
+    """Returns a source of names, whose classes are languages (see `text_source`).
 
     Raises:
         UpstairsError: Babel is not installed.
@@ -35,7 +35,7 @@ def language_source(format: InputFormat | None = None, progress: Progress | None
 
 
 def names_by_language() -> dict[str, set[str]]:
-    """For each language of Latin script all its names of things."""
+    """Returns all names of things of each language of Latin script."""
     try:
         from babel import Locale, localedata
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Texts with labels: from a table (CSV, TSV, JSON lines, Parquet), CLINC150's json, or class folders of .txt files."""
+"""Reads labelled texts: tables (CSV, TSV, JSON lines, Parquet), JSON files, or class folders of .txt files."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from upstairs.data.text.tokens import piece_format
 from upstairs.errors import UpstairsError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-NAMES = {  # of a column, the likeliest first
+NAMES = {  # usual names of columns, the likeliest first
     "text": ("text", "sentence", "utterance", "query", "question", "message", "content", "review", "document", "title"),
     "label": ("label", "intent", "class", "category", "target", "topic", "language", "sentiment"),
     "group": ("group", "domain"),
@@ -28,7 +28,7 @@ OTHERS = Files("pictures and sounds", (*PICTURES.extensions, *SOUNDS.extensions)
 
 
 class Texts(NamedTuple):
-    """Examples before they are read: one text, label and group each."""
+    """Raw examples: a text, a label and a group each."""
 
     texts: list[Any]
     labels: list[str]
@@ -36,12 +36,12 @@ class Texts(NamedTuple):
 
 
 def is_text(data: str | Path) -> bool:
-    """Is this a table, CLINC150, a folder of .txt files, or `languages`?"""
+    """Returns whether this is a table, CLINC150, a folder of .txt files, or `languages`."""
     path = Path(data)
     if str(data) == "languages":
         return True
     if path.is_dir():
-        notes = any(file.name in OTHERS for file in path.glob("*/*.*"))  # texts may lie beside pictures or sounds
+        notes = any(file.name in OTHERS for file in path.glob("*/*.*"))  # the texts may be notes on pictures or sounds
         return (path / CLINC).is_file() or (not notes and any(_text_files(path)))
     return path.suffix.lower() in (*TABLES, ".json") and path.is_file()
 
@@ -57,21 +57,21 @@ def text_splits(
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Splits:
-    """Texts split by class, to meta-train on, to choose a model by, and to judge it by.
+    """Opens texts and splits their classes for meta-training, validation and test.
 
     Args:
         data: a table, CLINC150's folder, a folder of class folders of .txt files, or `languages`.
-        split: `group` (whole groups), `ratio` (classes at random), `published` (see published.py), or the name of a
-            folder in `splits` with labels.{train,valid,test}.txt. None is `group` where there are three groups or more,
-            else `ratio`.
-        seed: of a split at random.
+        split: `group` (whole groups), `ratio` (classes at random), `published` (see `published_splits`), or the name of
+            a folder in `splits` with labels.{train,valid,test}.txt. None is `group` with three groups or more, else
+            `ratio`.
+        seed: the seed of a random split.
         columns: the table's columns for text and label, as `utterance,intent`; None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
-        adapted: the encoder's token ids (`piece_format`) in place of its features.
-        format: that of a trained run, where the texts are for it.
+        adapted: read the encoder's token ids (`piece_format`) instead of its features.
+        format: the format of a trained run that will receive the texts.
 
     Raises:
-        UpstairsError: no such file, column or split; a text that is empty.
+        UpstairsError: an unknown file, column or split, or an empty text.
     """
     source = open_texts(data, columns=columns, encoder=encoder, adapted=adapted, format=format, progress=progress)
     if split == PUBLISHED:
@@ -94,7 +94,7 @@ def open_texts(
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Source:
-    """All texts of the data as one source; see `text_splits`. `format` is that of a trained run that it is for."""
+    """Opens all texts as one source; the arguments are those of `text_splits`."""
     path = Path(data)
     if format is None and encoder and not adapted:
         format = frozen_format(encoder)
@@ -111,9 +111,12 @@ def open_texts(
 
 
 def read_texts(path: Path, columns: str | None = None) -> Texts:
-    """Texts and labels of a file or folder, as they stand there."""
+    """Reads the texts and labels of a file or folder."""
     if path.is_dir():
-        return _clinc(path) if (path / CLINC).is_file() else _folder(path)
+        if (path / CLINC).is_file():
+            return _clinc(path)
+        files = sorted(_text_files(path))
+        return Texts([as_text(file) for file in files], [file.parent.name for file in files], None)
     if path.suffix.lower() == ".json":
         return _clinc(path.parent) if path.name == CLINC else _lists(path)
     rows = read_rows(path)
@@ -134,7 +137,7 @@ def read_texts(path: Path, columns: str | None = None) -> Texts:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The texts of a file to be named: a table's text column, or the lines of any other file that are not empty."""
+    """Returns the texts of a file: a table's text column, or the non-empty lines of any other file."""
     if path.suffix.lower() in TABLES:
         rows = read_rows(path)
         name = _find(path, list(rows[0]), "text") if rows else ""
@@ -143,11 +146,11 @@ def texts_of(path: Path) -> list[str]:
 
 
 def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = None, **options: Any) -> Source:
-    """A source from a Hugging Face `datasets.Dataset`, or anything of rows that are dicts.
+    """Returns a source from a Hugging Face `datasets.Dataset`, or from any rows that are dicts.
 
     Args:
-        text, label: its columns; found by name where left out. Numbered labels get the names that the data set has.
-        options: those of `text_source`.
+        text, label: the columns; None finds them by name. Numbered labels get the data set's names of classes.
+        options: arguments of `text_source`.
     """
     rows = list(dataset)
     if not rows:
@@ -192,7 +195,7 @@ def _pairs(path: Path, value: Any) -> Iterable[tuple[str, str]]:
 
 
 def _lists(path: Path) -> Texts:
-    """A json file with a list of [text, label], or an object of such lists, which are joined."""
+    """Reads a JSON file with a list of [text, label] pairs, or an object of such lists, which are joined."""
     value = _json(path)
     lists = value.values() if isinstance(value, dict) else [value]
     pairs = [pair for one in lists for pair in _pairs(path, one)]
@@ -200,7 +203,7 @@ def _lists(path: Path) -> Texts:
 
 
 def _clinc(path: Path) -> Texts:
-    """CLINC150 (Larson et al. 2019): all examples of its 150 intents; a domain is a group. Out-of-scope is left out."""
+    """Reads CLINC150 (Larson et al. 2019): its 150 intents, grouped by domain, without out-of-scope texts."""
     value = _json(path / CLINC)
     pairs = [p for part in ("train", "val", "test") for p in _pairs(path / CLINC, value.get(part, []))]
     domains = _json(path / "domains.json") if (path / "domains.json").is_file() else {}
@@ -211,11 +214,6 @@ def _clinc(path: Path) -> Texts:
 
 def _text_files(path: Path) -> Iterable[Path]:
     return (p for p in path.glob("*/*.txt") if not p.name.startswith("."))
-
-
-def _folder(path: Path) -> Texts:
-    files = sorted(_text_files(path))
-    return Texts([as_text(file) for file in files], [file.parent.name for file in files], None)
 
 
 def _json(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Texts as the token ids of a pretrained transformer, for a network that goes on learning."""
+"""Converts texts to token ids of a pretrained transformer, for a network that is trained further."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from upstairs.errors import UpstairsError
 
 @dataclass(frozen=True)
 class PieceFormat(InputFormat):
-    """A text becomes its token ids, 1 more than the tokenizer's: int32 [length], 0 behind the end.
+    """Reads a text as token ids, each the tokenizer's id plus 1: int32 [length], padded with 0.
 
     Attributes:
         model: a folder, or a name that `transformers` knows.
-        length: tokens that are read, the marks of beginning and end among them; the rest of a longer text is cut off.
+        length: the number of tokens, with special tokens; longer texts are truncated.
     """
 
     kind = "pieces"
@@ -36,15 +36,15 @@ class PieceFormat(InputFormat):
     def read(self, item: Any, *, name: str | None = None) -> Int32[np.ndarray, " length"]:
         return self.read_many([as_text(item, name)])[0]
 
-    def read_many(self, texts: Sequence[str], progress: Progress | None = None) -> Int32[np.ndarray, "n length"]:
-        rows = np.zeros((len(texts), self.length), np.int32)
-        for row, ids in zip(rows, _ids(self.model, texts, self.length), strict=True):
+    def read_many(self, items: Sequence[str], progress: Progress | None = None) -> Int32[np.ndarray, "n length"]:
+        rows = np.zeros((len(items), self.length), np.int32)
+        for row, ids in zip(rows, _ids(self.model, items, self.length), strict=True):
             row[: len(ids)] = np.array(ids) + 1
         return rows
 
 
 def piece_format(model: str, texts: Sequence[str]) -> PieceFormat:
-    """The format that holds the longest of these texts, as far as the model reads.
+    """Returns the format that holds the longest of these texts, up to the limit of the model.
 
     Raises:
         UpstairsError: `transformers` is not installed, or there is no such model.
