@@ -140,7 +140,7 @@ def write_breadth(result: dict[str, Any], path: Path, *, command: str) -> Path:
     """The table as a page (.html), or as a picture."""
     result = with_short_names(result)
     if path.suffix.lower() != ".html":
-        return draw_breadth(result, path)
+        return save_picture(result, path)
     head = {"title": "How far learning to learn reaches", "command": command, "versions": versions()}
     return write_report({**head, "matrices": [result]}, path)
 
@@ -151,7 +151,7 @@ def with_short_names(result: dict[str, Any]) -> dict[str, Any]:
     return {**result, "data": [short_name(kind) for kind in result["data"]], "rows": rows}
 
 
-def draw_breadth(result: dict[str, Any], path: Path) -> Path:
+def save_picture(result: dict[str, Any], path: Path) -> Path:
     """The table as a picture, brighter where more is right."""
     from matplotlib.figure import Figure
 

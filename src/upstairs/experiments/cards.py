@@ -58,7 +58,7 @@ def verdict(card: Card) -> str:
     half = max(score["ci95"], score["ci95_seeds"] or 0.0)
     gap = (number - score["mean"]) * (-1 if less else 1)  # above 0: short of it
     stands = "at it or better" if gap <= 0 else "within the interval of it" if gap <= half else "short of it"
-    whole = f"The published number is {write(card, number)}"
+    whole = f"The published number is {card_number(card, number)}"
     if deviations(card):
         return f"{whole}, of the whole protocol: this shorter run is {stands}."
     if card["differs"]:
@@ -66,7 +66,7 @@ def verdict(card: Card) -> str:
     return f"{whole}: {'reproduced' if gap <= half else 'not reproduced'} ({stands})."
 
 
-def write(card: Card, value: float, digits: int | None = None) -> str:
+def card_number(card: Card, value: float, digits: int | None = None) -> str:
     """An accuracy in per cent, a squared error as it is. Accuracies on a card are from 0 to 1."""
     share = card["unit"] != "mse"
     return write_interval(value, percent=share, digits=digits if digits else 1 if share else 2)
@@ -94,7 +94,7 @@ def card_markdown(card: Card) -> str:
         dagger = " †" if own["transductive"] else ""
         rows.append((f"{name.replace('_', ' ')}{dagger} (baseline)", interval_of(card, own)))
     if published:
-        number = write(card, published["number"], 2) + half(published["ci95"])
+        number = card_number(card, published["number"], 2) + half(published["ci95"])
         rows.append((f"published: {published['source']}", number))
     lines = [
         f"# {card['name']}", "", *first, *([""] if first else []), verdict(card), "",
@@ -118,7 +118,7 @@ def results_table(cards: Sequence[Card]) -> str:
         lines.append(
             f"| `{card['name']}` | {interval_of(card, card['score'])}{' †' if card['transductive'] else ''} | "
             f"{interval_of(card, card['inductive']) if card['inductive'] else ''} | "
-            f"{write(card, published['number'], 2) if published else '–'} | "
+            f"{card_number(card, published['number'], 2) if published else '–'} | "
             f"{min(s['steps'] for s in card['seeds']):,} of {card['protocol']['steps']:,} | "
             f"{sum(s['seconds'] for s in card['seeds']) / 60:.0f} | {len(card['seeds'])} of {SEEDS} | "
             f"{short_commit(card)} |"

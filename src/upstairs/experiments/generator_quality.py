@@ -25,32 +25,32 @@ Draw = Callable[[Examples, int, torch.Generator], Float[Tensor, "count *feature"
 REAL = "real drawings"
 
 
-def chosen(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
+def copies(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
     """Support examples at random: copies."""
     return support.x[torch.randint(len(support.x), (count,), generator=numbers)]
 
 
 def noise(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
     """The pixels of a support example in random order: as much ink, and nothing else of it."""
-    x = chosen(support, count, numbers)
+    x = copies(support, count, numbers)
     order = torch.rand(count, x[0].numel(), generator=numbers).argsort(1)
     return x.flatten(1).gather(1, order).reshape(x.shape)
 
 
 def warping(warp: Warp) -> Draw:
     """Random warps of the support examples, square pictures."""
-    return lambda support, count, numbers: warp.apply(chosen(support, count, numbers), warp.draw(count, numbers))
+    return lambda support, count, numbers: warp.apply(copies(support, count, numbers), warp.draw(count, numbers))
 
 
 CONTROLS: dict[str, Draw] = {
-    "copies of the example": chosen,
+    "copies of the example": copies,
     "its pixels shuffled": noise,
     "small warps of it": warping(SMALL_WARP),
     "large warps of it": warping(Warp()),
 }
 
 
-def judge(
+def judge_generators(
     classifier: MetricLearner[Any],
     source: Source,
     draws: Mapping[str, Draw | Learner],
@@ -96,7 +96,7 @@ def judge(
     return {name: _describe(np.array(rows), real) for name, rows in found.items()}
 
 
-def bounds(
+def bounds_by_shots(
     generator: Learner,
     source: Source,
     *,

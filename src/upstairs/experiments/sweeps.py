@@ -36,7 +36,7 @@ def lengths(run: Run) -> list[int]:
     return sorted({*LENGTHS, run.learner.inner_steps})
 
 
-def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
+def class_groups(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
     """The kinds (groups of classes) with the most classes of all three parts, each with classes held out for a test.
 
     Turns of one class stay together. There are no validation classes: nothing is to be chosen.

@@ -13,8 +13,8 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.experiments.generator_quality import bounds
-from upstairs.experiments.report.measure import describe_runs, head_of, name_runs
+from upstairs.experiments.generator_quality import bounds_by_shots
+from upstairs.experiments.report.measure import describe_runs, name_runs, page_head
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
 from upstairs.tree import index
@@ -38,7 +38,7 @@ def measure_drawings(
     learners: dict[str, Any] = {name: run.learner for name, run in named.items()}
     drawing = {name: learner for name, learner in learners.items() if learner.noise_size}
     return {
-        **head_of(runs, "Learning to make more", command),
+        **page_head(runs, "Learning to make more", command),
         "runs": describe_runs(runs),
         "drawings": [drawings_of(learner, name, splits, seed) for name, learner in drawing.items()],
         "bounds": measure_bounds(learners, splits.test, tasks=tasks, seed=seed),
@@ -83,7 +83,7 @@ def measure_bounds(learners: Mapping[str, Learner], source: Source, *, tasks: in
         if not shots or not learner.bounds_likelihood:
             continue
         of = [0, *shots] if learner.conditions_on_none else shots
-        own = bounds(learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
+        own = bounds_by_shots(learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
         points = [
             {"shot": shot, "bound": interval(values), "more": paired_interval(values, own[of[0]])}
             for shot, values in own.items()

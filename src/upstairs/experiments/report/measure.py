@@ -66,7 +66,7 @@ def measure(
     query, figure_query = (max(1, min(most, smallest - 1)) for most in (QUERY, FIGURE_QUERY))
     seeds, names = frozen_seeds(seed, tasks), name_runs(runs)
     report: dict[str, Any] = {
-        **head_of(runs, "Learning to learn", command),
+        **page_head(runs, "Learning to learn", command),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "trained_on": name_training(splits.train, runs[0].settings.data),
         "runs": describe_runs(runs),
@@ -110,7 +110,7 @@ def measure(
     return report | {"seconds": time.monotonic() - started}
 
 
-def head_of(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
+def page_head(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
     """The entries that every report starts with."""
     return {
         "title": f"{title}: {short_name(runs[0].settings.data)}",

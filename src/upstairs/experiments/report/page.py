@@ -27,7 +27,7 @@ from upstairs.experiments.report.values import (
 from upstairs.storage import write_atomically
 
 
-class Row(NamedTuple):
+class ResultRow(NamedTuple):
     """One learner or baseline: in each setting what is written, and is it the best learner there?"""
 
     name: str
@@ -102,13 +102,13 @@ def make_environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "duration": write_seconds, "number": write_number, "score": panels.write_score, "baseline": write_name,
+        "duration": write_seconds, "number": number_text, "score": panels.score_text, "baseline": write_name,
         "picture": lambda x: encode_picture(x.clip(0, 1) if hasattr(x, "clip") else x),
     }  # fmt: skip
     return environment
 
 
-def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[Row]:
+def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[ResultRow]:
     """Learners and then baselines down, settings across; the best learner of each column is marked.
 
     A baseline measured with several learners has one row where its numbers agree, and one for each where not.
@@ -117,8 +117,8 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
     rows = []
     for learner in dict.fromkeys(result.name for result in results):
         own = {result.setting: result for result in results if result.name == learner}
-        cells = [(panels.write_score(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
-        rows.append(Row(learner, False, any(result.transductive for result in own.values()), cells))
+        cells = [(panels.score_text(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
+        rows.append(ResultRow(learner, False, any(result.transductive for result in own.values()), cells))
     for name in dict.fromkeys(name for result in results for name in result.baselines):
         transductive = any(((r.record.get("baselines") or {}).get(name) or {}).get("transductive") for r in results)
         merged: list[tuple[list[str], dict[Any, Score]]] = []  # with which learners, and its scores there
@@ -132,7 +132,8 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
             scores.update(own)
         for learners, scores in merged:
             text = write_name(name) + (f" (with {', '.join(learners)})" if len(merged) > 1 else "")
-            rows.append(Row(text, True, transductive, [(panels.write_score(scores.get(s)), False) for s in settings]))
+            cells = [(panels.score_text(scores.get(s)), False) for s in settings]
+            rows.append(ResultRow(text, True, transductive, cells))
     return rows
 
 
@@ -201,6 +202,6 @@ def write_seconds(value: Any) -> str:
     return "–" if seconds is None else write_duration(seconds)
 
 
-def write_number(value: Any) -> str:
+def number_text(value: Any) -> str:
     """A number with thousands apart; anything else as it is."""
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

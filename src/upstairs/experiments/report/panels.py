@@ -56,7 +56,7 @@ def draw_training(report: Record, order: Order) -> list[Panel]:
     """The learning curves by time and by steps, the time to an accuracy, and the losses of several players."""
     runs, panels = report.get("runs") or (), []
     for unit, key in (("time", "seconds"), ("steps", "step")):
-        series = arrange([read_series(run, key, "history") for run in runs], order)
+        series = order_series([read_series(run, key, "history") for run in runs], order)
         if series:
             axis, size = "meta-training steps", 1
             if unit == "time":
@@ -130,7 +130,7 @@ def draw_scores(
         say: from the series and the budget of each training the sentence under the figure.
     """
     for number, (task, group) in enumerate(group_entries(report.get(part) or (), keys).items()):
-        series = arrange([read_series(entry, key) for entry in group], order)
+        series = order_series([read_series(entry, key) for entry in group], order)
         if part == "depth_gap":
             places = list(dict.fromkeys(str(point["group"]) for entry in group for point in entry.get("points") or ()))
             series = [replace(one, scores={at: one.scores[at] for at in places if at in one.scores}) for one in series]
@@ -169,8 +169,8 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
     means = [what for what in ("mean", "own", "other", "worst") if any(row.get(what) is not None for row in rows)]
     words = {"own": "mean of its own kinds", "other": "mean of other kinds"}
     cells = [
-        [name + " †" * row["transductive"], *map(write_score, own)]
-        + [write_score(None if row.get(what) is None else Score(row[what])) for what in means]
+        [name + " †" * row["transductive"], *map(score_text, own)]
+        + [score_text(None if row.get(what) is None else Score(row[what])) for what in means]
         for name, row, own in zip(names, rows, scores, strict=True)
     ]
     table = Table(["trained on ↓, tested on →", *kinds, *(words.get(what, what) for what in means)], cells)
@@ -215,7 +215,7 @@ def draw_differences(entries: Sequence[Record], order: Order) -> list[Panel]:
     return panels
 
 
-def arrange(series: Sequence[Series], order: Order) -> list[Series]:
+def order_series(series: Sequence[Series], order: Order) -> list[Series]:
     """The series with any score, each with a name of its own, and first the one that the sentence is about.
 
     That is the headline's learner where it was measured, or else the best learner; baselines come last.
@@ -250,11 +250,11 @@ def write_budget(group: Sequence[Record]) -> str:
     return "" if known is None else f" for {write_duration(60 * known)}"
 
 
-def write_score(score: Score | None) -> str:
+def score_text(score: Score | None) -> str:
     return "–" if score is None else str(score)
 
 
-def list_scores(series: Sequence[Series], head: str, write: Callable[[Any], str] = write_score) -> Table:
+def list_scores(series: Sequence[Series], head: str, write: Callable[[Any], str] = score_text) -> Table:
     """The numbers of a figure: a row for each place, a column for each series."""
     places = list(dict.fromkeys(at for one in series for at in one.scores))
     if all(isinstance(at, float) for at in places):
@@ -277,7 +277,7 @@ def draw_waits(runs: Sequence[Record], plain: Record, order: Order) -> list[Pane
     Args:
         plain: baselines without meta-training on the same tasks, by name.
     """
-    series = arrange([read_series(run, "seconds", "history") for run in runs], order)
+    series = order_series([read_series(run, "seconds", "history") for run in runs], order)
     best = max(read_scores(plain).items(), key=lambda item: item[1].accuracy, default=None)
     bar = best[1].accuracy if best else 0.0
     targets = sorted({*TARGETS, *([bar] if best else [])})

@@ -10,7 +10,7 @@ from upstairs.experiments.report.values import (
     Result,
     Score,
     Series,
-    compare,
+    compare_scores,
     write_duration,
     write_list,
     write_name,
@@ -58,7 +58,7 @@ def say_headline(result: Result, trained_on: str, words: Words) -> str:
         0: f", which is not clearly better than {score} by {write_name(name)}, without any meta-learning.",
         -1: f", which is worse than {score} by {write_name(name)}, without any meta-learning.",
     }
-    return text + end[compare(result.score, score)]
+    return text + end[compare_scores(result.score, score)]
 
 
 def say_bars(results: Sequence[Result]) -> str:
@@ -85,7 +85,7 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
             failures.setdefault(f"{result.name} has no accuracy, its run gave no finite number:", []).append(where)
             continue
         for name, score in result.baselines.items():
-            if (side := compare(result.score, score)) < 1:
+            if (side := compare_scores(result.score, score)) < 1:
                 how = "is worse than" if side < 0 else "does not clearly beat"
                 start = f"{result.name} {how} its baseline {write_name(name)}:"
                 failures.setdefault(start, []).append(f"{result.score} to {score} {where}")
@@ -97,7 +97,7 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
 def say_differences(best: str, ahead: Mapping[str, Score], intervals: int) -> str:
     """Whom the best learner beats task by task, whom not clearly, and who beats it."""
     verbs = {1: "beats", 0: "is not clearly apart from", -1: "is beaten by"}
-    sides = {side: [n for n, score in ahead.items() if compare(score, Score(0.0)) == side] for side in verbs}
+    sides = {side: [n for n, score in ahead.items() if compare_scores(score, Score(0.0)) == side] for side in verbs}
     parts = [f"{verbs[side]} {write_list(names)}" for side, names in sides.items() if names]
     text = f"On the same tasks, {best} {write_list(parts)}."
     return f"{text} Of {intervals} intervals, {0.05 * intervals:.2g} would miss by chance." if intervals > 1 else text
@@ -135,14 +135,14 @@ def say_curve(series: Sequence[Series], unit: str) -> str:
             f"; 90% of its rise from {Score(start.accuracy)} (at {write_place(first)}) is done by {write_place(soon)}"
         )
     later = best.scores[end]
-    if end != place and compare(later, score) < 0:
+    if end != place and compare_scores(later, score) < 0:
         text += f", and it falls to {later} by {write_place(end)}"
     return text + "."
 
 
 def say_change(cause: str, name: str, before: Score, after: Score) -> str:
     """What a cause did, with the verb that is true: lift, lower, or leave."""
-    side = compare(after, before)
+    side = compare_scores(after, before)
     if side == 0:
         return f"{cause} leave {name} about where it was ({Score(before.accuracy)}, now {after})"
     return f"{cause} {'lift' if side > 0 else 'lower'} {name} from {Score(before.accuracy)} to {after}"
@@ -245,7 +245,7 @@ def say_classes(series: Sequence[Series], budget: str) -> str:
     side = {1: "more classes help", 0: "more classes make no clear difference", -1: "more classes do not help"}
     text = (
         f"Trained{budget} on {few:,.0f} classes {best.name} has {best.scores[few]} on new ones, on {many:,.0f} classes "
-        f"{best.scores[many]}: {side[compare(best.scores[many], best.scores[few])]}"
+        f"{best.scores[many]}: {side[compare_scores(best.scores[many], best.scores[few])]}"
     )
     own = next((one.scores for one in series if not one.learner and one.name.startswith(best.name)), {})
     if few not in own or many not in own:
@@ -258,7 +258,7 @@ def say_length(series: Sequence[Series], budget: str) -> str:
     """Which inner-loop length trains best in the same budget, for the first learner."""
     best = series[0]
     place, score = max(best.scores.items(), key=lambda item: item[1].accuracy)
-    equal = [f"{x:g}" for x, other in best.scores.items() if x != place and compare(score, other) == 0]
+    equal = [f"{x:g}" for x, other in best.scores.items() if x != place and compare_scores(score, other) == 0]
     worst = min(best.scores.items(), key=lambda item: item[1].accuracy)
     text = f"Trained{budget} and tested with as many inner steps, {best.name} is best with {place:g}, at {score}"
     text += f"; {write_list(equal)} {'is' if len(equal) == 1 else 'are'} not clearly worse" if equal else ""

@@ -18,7 +18,7 @@ from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.drawings import measure_drawings
 from upstairs.experiments.report.measure import QUERY, measure, name_runs, score
 from upstairs.experiments.report.page import write_report
-from upstairs.experiments.sweeps import all_kinds, class_counts, kinds_of, lengths, variant
+from upstairs.experiments.sweeps import all_kinds, class_counts, class_groups, lengths, variant
 from upstairs.learners import nearest_centroid
 from upstairs.training.run import Run, check_comparable, load
 
@@ -105,7 +105,7 @@ def survey(
         raise UpstairsError("write `upstairs report RUN... --all`, with `minutes` above 0 for each training")
     check_comparable(runs)
     splits = open_splits(runs[0].settings, quiet=quiet)
-    kinds = kinds_of(splits, least=WAY, seed=seed)
+    kinds = class_groups(splits, least=WAY, seed=seed)
     memory, page = Remembered(paths[0] / "measured.jsonl"), out or paths[0] / "report.html"
     shared = Survey(memory, enough_seeds(seed, tasks), minutes, quiet)
     if not quiet:

@@ -136,7 +136,7 @@ def find_headline(results: Sequence[Result]) -> list[Result]:
     return [result for result in best if result is not None]
 
 
-def compare(score: Score, other: Score) -> int:
+def compare_scores(score: Score, other: Score) -> int:
     """1 where `score` is above `other` by more than their intervals together, -1 where below, 0 where neither."""
     difference = score.accuracy - other.accuracy
     margin = math.hypot(score.ci95 or 0.0, other.ci95 or 0.0)
