@@ -1,4 +1,4 @@
-"""Several runs on the same tasks: each one's score, and the paired differences with their intervals."""
+"""Scores of several runs on the same tasks, and their paired differences with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,21 +40,21 @@ def compare(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score runs on one frozen list of tasks: `upstairs.compare(["runs/maml", "runs/protonet"])`.
+    """Scores runs on one frozen list of tasks: `upstairs.compare(["runs/maml", "runs/protonet"])`.
 
-    A transductive learner is a contestant twice: as it is, and with one query at a time.
+    A transductive learner is scored twice: with all queries at once, and with one query at a time.
 
     Args:
         runs: the directories of two or more runs on the same data.
-        data, split, way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
-        baselines: the baselines of the first run are contestants too.
+        data, split, way, shot, query, tasks, seed: as in `upstairs evaluate`.
+        baselines: score the baselines of the first run too.
 
     Returns:
         `scores`: for each contestant its name, score, interval and whether it is transductive, the best first.
-        `differences`: what `upstairs.statistics.paired_differences` gives.
+        `differences`: the result of `upstairs.statistics.paired_differences`.
 
     Raises:
-        UpstairsError: fewer than two runs, one given twice, or runs that no task can be put to alike.
+        UpstairsError: fewer than two runs, a run given twice, or runs without tasks in common.
     """
     loaded = [load(path) for path in runs]
     if len(loaded) < 2:
@@ -102,7 +102,7 @@ def compare(
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Two tables: each contestant's score, and the paired differences."""
+    """Prints two tables: each contestant's score, and the paired differences."""
     rows, pairs = result["scores"], result["differences"]
     name, daggers = score_name(rows[0]), {row["name"]: " †" * row["transductive"] for row in rows}
     words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in rows}

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
-from upstairs.functional.batching.norms import GATHERING, gather
+from upstairs.functional.batching.norms import GATHERING, gather, tracks_statistics
 from upstairs.functional.batching.tensor import stack, unstack
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
@@ -48,7 +48,7 @@ def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, nam
             return _WAYS[chosen[name].how](function, tasks, count)
         whys: list[str] = []
         for how, way in _WAYS.items():
-            if how == "vmap" and _tracks(owner):
+            if how == "vmap" and tracks_statistics(owner):
                 whys.append("vmap: batch norm with running statistics")
                 continue
             try:
@@ -121,10 +121,6 @@ def _batch_norm(
         seen_variance, seen = torch.var_mean(x.detach(), axes, correction=0)
         gather(mean, seen, seen_variance, x.numel() // x.shape[1], momentum)
     return kernels.batch_norm(x, weight, bias, eps)
-
-
-def _tracks(owner: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in owner.modules())
 
 
 def untracked(owner: nn.Module) -> AbstractContextManager[None]:
