@@ -91,7 +91,7 @@ class Scores(NamedTuple):
         return {name: self.own} | ({} if self.inductive is None else {f"{name}, one query at a time": self.inductive})
 
 
-def score_beside(
+def score_with_baselines(
     learner: Learner,
     episodes: Episodes,
     seeds: Sequence[int],
@@ -156,7 +156,7 @@ def evaluate(
         calibrate(learner, training)
     if baselines is None:
         baselines = plain_baselines(episodes.source, episodes.largest_way)
-    scores = score_beside(learner, episodes, seeds, baselines=baselines, chunk=chunk, progress=progress)
+    scores = score_with_baselines(learner, episodes, seeds, baselines=baselines, chunk=chunk, progress=progress)
     return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=baselines)
 
 

@@ -16,7 +16,7 @@ from upstairs.console import (
     write_task,
 )
 from upstairs.data.open import absolute
-from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_beside
+from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_with_baselines
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import choose_episodes
@@ -72,9 +72,9 @@ def compare(
     scores: dict[str, Any] = {}
     with counting("comparing", quiet=quiet) as progress:
         for label, learner in named.items():
-            before, beside = len(scores) * len(seeds), {} if scores else plain
+            before = len(scores) * len(seeds)
             tell = progress and (lambda done, _, before=before: progress(before + done, total))
-            found = score_beside(learner, episodes, seeds, baselines=beside, progress=tell)
+            found = score_with_baselines(learner, episodes, seeds, baselines={} if scores else plain, progress=tell)
             scores |= found.named(label) | found.baselines
     contestants = named | plain
     table = [

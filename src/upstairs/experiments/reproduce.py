@@ -13,7 +13,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import episodes_of
 from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
-from upstairs.engine.evaluate import frozen_seeds, score_beside
+from upstairs.engine.evaluate import frozen_seeds, score_with_baselines
 from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import Card, card_markdown, commit, machine
 from upstairs.experiments.published.papers import find_experiment
@@ -106,7 +106,7 @@ def judge(
     plain = baselines_for(run.settings, splits.test, experiment.way) if baselines else {}
     plain = {name: baseline.to(device) for name, baseline in plain.items()}
     with counting(f"judging {experiment.name}", quiet=quiet) as progress:
-        found = score_beside(learner.to(device), episodes, seeds, baselines=plain, progress=progress)
+        found = score_with_baselines(learner.to(device), episodes, seeds, baselines=plain, progress=progress)
     each = {name: {"each": v.tolist(), "transductive": plain[name].transductive} for name, v in found.baselines.items()}
     alone = None if found.inductive is None else found.inductive.tolist()
     result = {

@@ -91,7 +91,7 @@ class Experiment:
         )
 
     def shortened(self, minutes: float) -> dict[str, Any]:
-        """Returns the settings of a training of `minutes`, with the published tasks and network and the learner's optimiser.
+        """Returns the settings of a training of `minutes`, with the published tasks and network.
 
         Published schedules, cut off, would end at their highest learning rates. Only an unpublished row with a cosine
         schedule, which fits any number of steps, keeps its optimiser.

@@ -15,7 +15,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
-from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_beside
+from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_with_baselines
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.sentences import choose_words
@@ -199,7 +199,9 @@ def result(
     way, shot = episodes.largest_way, episodes.shot[1]
     key = (run.settings.net, way, shot)
     baselines = baselines_for(run.settings, episodes.source, way)
-    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else baselines, score=memory)
+    scores = score_with_baselines(
+        run.learner, episodes, seeds, baselines={} if key in known else baselines, score=memory
+    )
     scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
     # baselines depend on the network: those of the first run are compared
     scored.update({**scores.baselines, **scored, **scores.named(name)})
