@@ -19,7 +19,7 @@ from upstairs.core import Examples, evaluating
 from upstairs.data.open import open_splits
 from upstairs.engine.allocator import keep_freed_memory
 from upstairs.experiments.generate import make_sheet
-from upstairs.experiments.generator_quality import CONTROLS, bounds, judge
+from upstairs.experiments.generator_quality import CONTROLS, bounds_by_shots, judge_generators
 from upstairs.experiments.report.figures import to_png
 from upstairs.learners import NeuralStatistician
 from upstairs.settings import DataOptions
@@ -47,7 +47,7 @@ def main() -> None:
     if asked.judge:
         draws = (CONTROLS if asked.controls else {}) | generators
         with counting("judging", quiet=False) as progress:
-            found = judge(load(asked.judge).learner, source, draws, tasks=asked.tasks, progress=progress)
+            found = judge_generators(load(asked.judge).learner, source, draws, tasks=asked.tasks, progress=progress)
         write(asked.out / "judged.json", found)
         for name, row in found.items():
             print(
@@ -58,7 +58,7 @@ def main() -> None:
     for name, learner in generators.items() if asked.bounds else ():
         shots = [shot for shot in (1, 2, 5, 10) if shot + 3 <= smallest]  # and 3 queries
         shots = [0, *shots] if isinstance(learner, NeuralStatistician) else shots  # 0: unconditioned
-        own = bounds(learner, source, shots=shots, tasks=asked.tasks)
+        own = bounds_by_shots(learner, source, shots=shots, tasks=asked.tasks)
         rows = {f"{shot} shots": interval(values) for shot, values in own.items()}
         rows |= {f"{b} less {a}": paired_interval(own[b], own[a]) for a, b in pairwise(shots)}
         write(asked.out / f"{name}-bounds.json", {k: list(v) for k, v in rows.items()})

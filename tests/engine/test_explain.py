@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from helpers.tasks import WAY, blobs
-from upstairs.engine.explain import preflight
-from upstairs.engine.meta_backward import explain, meta_backward
+from upstairs.engine.explain import explain, preflight
+from upstairs.engine.meta_backward import meta_backward
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import FirstOrder

@@ -14,8 +14,9 @@ from torch import nn
 from helpers.tasks import WAY, blobs, sinusoids
 from upstairs.core import squared_error
 from upstairs.engine import allocator as process
-from upstairs.engine.meta_backward import explain, meta_backward, plan
-from upstairs.engine.plan import LARGE, LARGEST_BLOCK, known_of
+from upstairs.engine.explain import explain
+from upstairs.engine.meta_backward import meta_backward
+from upstairs.engine.plan import LARGE, LARGEST_BLOCK, known_of, plan
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import FirstOrder
 from upstairs.learners import SGD, GradientLearner, MemoryLearner, ProtoNet, maml

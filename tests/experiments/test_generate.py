@@ -14,7 +14,7 @@ from helpers.runs import SMALL, Call, draw_folder
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.experiments.generate import make_sheet
-from upstairs.experiments.generator_quality import REAL, chosen, judge, noise
+from upstairs.experiments.generator_quality import REAL, copies, judge_generators, noise
 from upstairs.learners import ProtoNet
 
 
@@ -104,7 +104,8 @@ def test_the_judge_knows_good_from_bad() -> None:
     def double(support, count, numbers):  # twice as far from the example as an example is from another
         return support.x + 2 * torch.randn(count, 16, generator=numbers)
 
-    found = judge(ProtoNet(nn.Identity(), way=20), source, {"copies": chosen, "noise": noise, "wide": double}, tasks=30)
+    draws = {"copies": copies, "noise": noise, "wide": double}
+    found = judge_generators(ProtoNet(nn.Identity(), way=20), source, draws, tasks=30)
     assert found[REAL]["recognised"] > 0.97 and found[REAL]["variety"] == 1 and found[REAL]["variety_ci95"] == 0
     assert found["copies"]["recognised"] > 0.97 and found["copies"]["variety"] == 0
     assert found["noise"]["recognised"] < 0.3

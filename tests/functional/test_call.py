@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
-from upstairs.engine.meta_backward import meta_backward, plan
+from upstairs.engine.meta_backward import meta_backward
+from upstairs.engine.plan import plan
 from upstairs.functional.call import Params, functional_call
 from upstairs.functional.differentiate import EXACT, Exact, FirstOrder
 from upstairs.learners import SGD, GradientLearner

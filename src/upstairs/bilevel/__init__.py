@@ -1,4 +1,4 @@
-"""Meta-parameters of any training loop: hypergradients by a dozen methods, with one call.
+"""Hypergradients: gradients of an outer loss, after any training loop, in its meta-parameters; a dozen methods.
 
 problem = Problem(inner, outer, start=net.parameters, rule=SGD(0.1), steps=100)
 found = hypergradient(problem, {"log_decay": torch.tensor(-3.0)}, method=ImplicitHypergradient())

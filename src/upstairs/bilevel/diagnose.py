@@ -1,4 +1,4 @@
-"""Which method for this problem? Bias, noise, time and memory of each, compared with the exact hypergradient."""
+"""Comparison of hypergradient methods on one problem: bias, noise, time and memory of each."""
 
 import time
 from collections.abc import Mapping
@@ -17,25 +17,25 @@ from upstairs.bilevel.through import Unrolled
 from upstairs.engine.plan import MIB, Tracker
 from upstairs.errors import UpstairsError
 
-ENOUGH = 0.95  # cosine with the exact hypergradient, of a single estimate: 18 degrees
+ENOUGH = 0.95  # cosine of a single estimate with the exact hypergradient: 18 degrees
 
 
 class MethodRow(NamedTuple):
-    """One method. Lengths are relative to that of the exact hypergradient."""
+    """The measurements of one method. Lengths are relative to that of the exact hypergradient."""
 
     name: str
     bias: float  # |mean estimate - exact|; with noise, no less than about noise / sqrt(repeats)
     noise: float  # root mean square distance of an estimate from their mean
-    cosine: float  # of a single estimate with the exact one, the mean
+    cosine: float  # mean cosine of a single estimate with the exact one
     length: float  # of the mean estimate
     seconds: float  # median
-    mib: float  # largest sum of tensors alive at once, besides those from before
-    note: str = ""  # why there is none
+    mib: float  # peak memory of tensors made by the method
+    note: str = ""  # the error of a method that failed
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The table; printed, it is one, with a sentence of advice below."""
+    """The result of `diagnose`; printed, it is a table with a sentence of advice below."""
 
     rows: list[MethodRow]
     steps: int
@@ -43,7 +43,7 @@ class Diagnosis:
 
     @property
     def advice(self) -> str:
-        """Which to use: the fastest whose estimates point the right way, within the memory."""
+        """The method to use: the fastest with a large enough cosine, within the memory."""
         able = [r for r in self.rows if not r.note and (self.memory is None or r.mib <= self.memory)]
         good = [r for r in able if r.cosine >= ENOUGH]
         if good:
@@ -71,7 +71,7 @@ class Diagnosis:
         return "\n".join([f"{self.steps} inner steps; lengths over that of the exact one", head, *lines, self.advice])
 
     def draw(self, path: str | Path) -> None:
-        """A picture: the error of a single estimate against time, and against memory."""
+        """Draws the error of a single estimate against time and against memory."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -99,13 +99,13 @@ def diagnose(
     problem: Problem, meta_parameters: Mapping[str, Tensor], *, methods: Mapping[str, Method] = METHODS,
     repeats: int = 8, memory: float | None = None, seed: int = 0,
 ) -> Diagnosis:  # fmt: skip
-    """Run every method on the problem, whose horizon must be short enough to be unrolled.
+    """Runs every method on the problem, whose inner loop must be short enough to be unrolled.
 
     Args:
-        methods: by name; all with their ordinary settings where left out.
-        repeats: estimates of a method that draws random numbers, and timings of the others (three at most).
-        memory: MiB that the method may take: the advice keeps to it.
-        seed: the losses' random numbers are the same in all, the methods' own differ.
+        methods: by name; default: all, with their default settings.
+        repeats: the number of estimates of a stochastic method, and of timings of the others (at most three).
+        memory: the memory limit of the advice, in MiB.
+        seed: the seed of the losses' random numbers, the same for all methods.
 
     Raises:
         UpstairsError: the exact hypergradient is zero, so that nothing can be compared with it.
@@ -129,7 +129,8 @@ def _row(
             gradients, took = _run(problem, meta, method, seed + number * chance)
             found.append(_flat(gradients))
             seconds.append(took)
-        mib = _memory(problem, meta, method, seed)
+        with Tracker() as tracker:
+            _run(problem, meta, method, seed)
     except (UpstairsError, NotImplementedError, RuntimeError) as error:
         return MethodRow(name, *[float("nan")] * 6, note=str(error).splitlines()[0])
     estimates, size = torch.stack(found), exact.norm()
@@ -138,7 +139,7 @@ def _row(
     cosine = torch.cosine_similarity(estimates, exact[None]).mean()
     return MethodRow(
         name, float((mean - exact).norm() / size), float(noise), float(cosine), float(mean.norm() / size),
-        sorted(seconds)[len(seconds) // 2], mib,
+        sorted(seconds)[len(seconds) // 2], tracker.peak / MIB,
     )  # fmt: skip
 
 
@@ -148,12 +149,6 @@ def _run(problem: Problem, meta: Mapping[str, Tensor], method: Method, seed: int
         start = time.perf_counter()
         gradients = hypergradient(problem, meta, method=method).gradients
         return gradients, time.perf_counter() - start
-
-
-def _memory(problem: Problem, meta: Mapping[str, Tensor], method: Method, seed: int) -> float:
-    with Tracker() as tracker:
-        _run(problem, meta, method, seed)
-    return tracker.peak / MIB
 
 
 def _flat(gradients: Mapping[str, Tensor]) -> Tensor:

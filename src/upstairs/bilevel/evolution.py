@@ -1,6 +1,6 @@
-"""Hypergradients from outer losses alone: nothing is differentiated, and nothing need be differentiable.
+"""Hypergradients from outer losses alone: the losses need not be differentiable.
 
-They are gradients of J smoothed by a Gaussian of width sigma, and noisy: see `upstairs.functional.evolution`.
+They estimate the gradient of J smoothed by a Gaussian of width sigma, with noise: see `upstairs.functional.evolution`.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ class Particles(NamedTuple):
 
 @dataclass(frozen=True)
 class EvolutionStrategies:
-    """Antithetic evolution strategies (Salimans et al. 2017), e ~ N(0, sigma^2), drawn anew for each pair:
+    """Antithetic evolution strategies (Salimans et al. 2017), with e ~ N(0, sigma^2) drawn anew for each pair:
 
         dJ/dlambda  ~  mean over pairs of  e (J(lambda + e) - J(lambda - e)) / (2 sigma^2)
 
-    Both of a pair meet the same random numbers. The noise is drawn from torch's global generator.
+    Both sides of a pair use the same random numbers. The noise is drawn from torch's global generator.
 
     Cost: (2 pairs + 1) K gradients; the memory of training.
     """
@@ -46,13 +46,13 @@ class EvolutionStrategies:
 
 @dataclass(frozen=True)
 class PersistentES:
-    """Persistent evolution strategies (Vicol, Metz and Sohl-Dickstein 2021, algorithm 2), for loops that go on.
+    """Persistent evolution strategies (Vicol, Metz and Sohl-Dickstein 2021, algorithm 2), for loops of many windows.
 
         sum over windows w of  dJ_w/dlambda  ~  mean over pairs of  xi_w (J_w^+ - J_w^-) / (2 sigma^2)
 
     Each call is a window of `problem.steps`: give its carry to the next call. Every pair of particles keeps its own two
-    loops and is perturbed anew in each window; xi_w is the sum of its perturbations so far. So it is unbiased where
-    `Truncated` is short-sighted. In one window it is `EvolutionStrategies`.
+    loops and is perturbed anew in each window; xi_w is the sum of its perturbations so far. So it is unbiased, unlike
+    `Truncated`. In a single window it is `EvolutionStrategies`.
 
     Cost: (2 pairs + 1) gradients for each step; 2 pairs + 1 copies of the parameters and of the rule's state.
     """
@@ -73,18 +73,18 @@ class PersistentES:
 
 
 def _advance_pairs(problem: Problem, meta: Params, noise: Params, pairs: list[Any]) -> Iterator[tuple[Any, Tensor]]:
-    """Each pair of loops after a window, with the difference of its outer losses."""
+    """Yields each pair of loops after a window, with the difference of its outer losses."""
     device = next(iter(meta.values())).device
     for number, (above, below) in enumerate(pairs):
         e, states = index(noise, number), random_states(device)
         above, up = _window(problem, perturb(meta, e, 1), above)
-        with same_chance(states, device):  # both of a pair draw the same random numbers
+        with same_chance(states, device):
             below, down = _window(problem, perturb(meta, e, -1), below)
         yield (above, below), up - down
 
 
 @torch.no_grad()
 def _window(problem: Problem, meta: Params, carry: Carry | None) -> tuple[Carry, Tensor]:
-    """The inner steps, and the outer loss after them."""
+    """Runs the inner steps; returns the carry and the outer loss after them."""
     after = walk(problem, meta, carry, problem.steps)
     return after, outer_loss(problem, after.parameters, meta, after.step)

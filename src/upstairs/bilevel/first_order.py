@@ -1,4 +1,4 @@
-"""Hypergradients from first derivatives alone: the mixed second derivative of one step as a finite difference.
+"""Hypergradients from first derivatives alone: the mixed second derivative of one step is a finite difference.
 
     u (d^2 inner / d phi d lambda)  ~  (d inner/d lambda (phi + e u) - d inner/d lambda (phi - e u)) / 2e
 
@@ -18,11 +18,11 @@ from upstairs.tree import detach
 
 @dataclass(frozen=True)
 class FiniteDifference:
-    """`OneStep` by a finite difference: DARTS as it is run (Liu, Simonyan and Yang 2019, equation 8).
+    """`OneStep` by a finite difference: DARTS as implemented (Liu, Simonyan and Yang 2019, equation 8).
 
         u = (d outer/d phi_K) (d step/d gradient);   e = epsilon / |u|
 
-    For any inner rule: its own derivatives (of an adaptive scale, in a learned rate) are exact, and cheap.
+    The derivatives of the inner rule itself (an adaptive scale, a learned rate) are exact.
 
     Cost: K + 3 gradients; the memory of training.
     """
@@ -38,12 +38,12 @@ class FiniteDifference:
 
 @dataclass(frozen=True)
 class FirstOrderHypergradient:
-    """SAMA: the inverse curvature taken for the identity, seen through the inner rule (Choe et al. 2023).
+    """SAMA: the inverse curvature is replaced by the derivative of the inner rule (Choe et al. 2023).
 
         u = (d outer/d phi) (d step/d gradient) at the end phi of the loop,   e = epsilon / |u|
 
-    A step is imagined from where the loop ended and not taken. With gradient descent it is T1-T2 (Luketina et al.
-    2016); for Adam, d step/d gradient holds the adaptive scale, without which the direction is another one.
+    The derivative is that of one further step, which is not taken. With gradient descent it is T1-T2 (Luketina et al.
+    2016); for Adam, d step/d gradient includes the adaptive scale, which changes the direction.
 
     Cost: K + 4 gradients; the memory of training.
     """
@@ -57,7 +57,7 @@ class FirstOrderHypergradient:
 
 
 class _Step:
-    """One inner step, from constants: its derivative in the gradient and in the meta-parameters of the rule."""
+    """One inner step from constants, differentiated in the gradient and in the meta-parameters of the rule."""
 
     def __init__(self, problem: Problem, meta: Params, before: Carry) -> None:
         self.problem, self.meta, self.before = problem, meta, before
@@ -71,7 +71,7 @@ class _Step:
         self.after = Carry(params, state, before.step + 1)
 
     def pull(self, v: Params, direct: Params, epsilon: float) -> Params:
-        """direct + v (d after / d lambda)."""
+        """Returns direct + v (d after / d lambda)."""
         u, of_rule = vjp(self.outputs, [list(self.grads.values()), list(self.meta.values())], list(v.values()))
         length = torch.stack([t.square().sum() for t in u]).sum().sqrt()
         if length == 0:
@@ -83,7 +83,7 @@ class _Step:
         return {n: direct[n] + r + m for n, r, m in zip(self.meta, of_rule, mixed, strict=True)}
 
     def _in_meta(self, e: Tensor, u: list[Tensor]) -> list[Tensor]:
-        """The inner loss's gradient in the meta-parameters, at phi + e u; the same random numbers in both of a pair."""
+        """Returns the inner loss's gradient in the meta-parameters, at phi + e u; both sides use one random state."""
         names = self.before.parameters
         phi = {n: p.detach() + e * t for (n, p), t in zip(names.items(), u, strict=True)}
         batch = self.problem.inner_batch(self.before.step)

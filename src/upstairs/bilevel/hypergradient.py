@@ -1,8 +1,7 @@
-"""The one call: the hypergradient of a problem, by whichever method."""
+"""`hypergradient`: the hypergradient of a problem, by any method."""
 
 import re
 from collections.abc import Mapping
-from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -17,7 +16,7 @@ from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.functional.call import Params
 from upstairs.functional.derivatives import check_differentiable, twice
 
-# Every method with settings that are a fair start.
+# Every method with default settings.
 METHODS: dict[str, Method] = {
     "unrolled": Unrolled(),
     "recomputed": Recomputed(),
@@ -40,20 +39,21 @@ _CHECKED: WeakSet[Problem] = WeakSet()
 def hypergradient(
     problem: Problem, meta_parameters: Mapping[str, Tensor], *, method: Method, carry: Carry | None = None
 ) -> Hypergradient:
-    """The gradient of the outer loss after the inner loop, in the meta-parameters.
+    """Computes the gradient of the outer loss after the inner loop, in the meta-parameters.
 
     Args:
         meta_parameters: floating tensors by name, such as `dict(module.named_parameters())`; they are only read.
-        method: `Unrolled()`, `ImplicitHypergradient()`, ...: all are in `METHODS`, with their cost in their docstrings.
-        carry: of an earlier call: the inner loop goes on from there. None: it starts anew.
+        method: `Unrolled()`, `ImplicitHypergradient()`, ...: see `METHODS`; docstrings state the cost.
+        carry: the carry of an earlier call, from which the inner loop continues. None: it starts anew.
 
     Raises:
-        UpstairsError: a meta-parameter or a loss that cannot be used, or an operation without a second derivative.
+        UpstairsError: an invalid meta-parameter or loss, or an operation without a second derivative.
         NonFiniteError: the outer loss or the hypergradient is NaN or infinite.
     """
     for name, p in meta_parameters.items():
         if not isinstance(p, Tensor) or not p.is_floating_point():
-            raise UpstairsError(f"meta-parameter '{name}' is {_kind(p)}: a hypergradient needs floating tensors")
+            kind = f"a tensor of {p.dtype}" if isinstance(p, Tensor) else f"a {type(p).__name__}"
+            raise UpstairsError(f"meta-parameter '{name}' is {kind}: a hypergradient needs floating tensors")
     if not meta_parameters:
         raise UpstairsError("there are no meta-parameters: give a dict of tensors by name")
     meta = {n: p.detach().requires_grad_() for n, p in meta_parameters.items()}
@@ -75,7 +75,7 @@ def hypergradient(
 
 
 def _check_differentiable(problem: Problem, meta: Params) -> None:
-    """A step whose graph has a node without a second derivative would pass wrong numbers on."""
+    """Refuses an inner step whose graph has a node without a second derivative, which would be silently wrong."""
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         params = {n: p.detach().requires_grad_() for n, p in first_carry(problem, meta).parameters.items()}
         grads = inner_gradient(problem, params, meta, 0, create_graph=True)
@@ -85,7 +85,7 @@ def _check_differentiable(problem: Problem, meta: Params) -> None:
 
 
 def _refuse_backward_only(error: RuntimeError, method: Method) -> None:
-    """An operation that runs in reverse mode alone, met in forward mode, is named."""
+    """Raises UpstairsError for an operation without forward mode."""
     text = str(error)
     found = re.search(r"forward AD with (\w+) that does not support it|we do not yet support (?:aten::)?(\w+)", text)
     if isinstance(method, Forward) and found is not None:
@@ -113,7 +113,3 @@ def _refuse_non_finite(found: Hypergradient, method: str) -> None:
                 "or a lower inner rate, and look for roots and norms of zero in the losses",
                 index=0,
             )
-
-
-def _kind(value: Any) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

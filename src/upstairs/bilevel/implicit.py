@@ -4,8 +4,8 @@ Where grad_phi inner(phi, lambda) = 0, with H = d^2 inner / d phi^2 (Bengio 2000
 
     dJ/dlambda = d outer/d lambda - (d outer/d phi) H^-1 (d^2 inner / d phi d lambda)
 
-The path there does not matter, so neither do learned rates, nor where it starts; an end that is no minimum biases it.
-Its solvers differ in how they compute H^-1 v from products of H with vectors; each costs two gradients.
+It depends on the minimum alone, so learned learning rates and starting points get no gradient; it is biased where the
+loop has not converged. Solvers compute H^-1 v from products of H with vectors, each of which costs two gradients.
 """
 
 from dataclasses import dataclass, field
@@ -21,10 +21,10 @@ from upstairs.functional.implicit import Matrix, Solver, conjugate_gradients, so
 
 @dataclass(frozen=True)
 class ConjugateGradients:
-    """(H + damping) x = b by conjugate gradients (Hestenes and Stiefel 1952; Pedregosa 2016; Rajeswaran et al. 2019).
+    """Solves (H + damping) x = b by conjugate gradients (Hestenes and Stiefel 1952; Pedregosa 2016).
 
-    After n iterations the error is at most 2 ((sqrt(c) - 1) / (sqrt(c) + 1))^n of b, c being the condition number.
-    Where H bends down it ends with what it has: give it damping then.
+    After n iterations the relative error is at most 2 ((sqrt(c) - 1) / (sqrt(c) + 1))^n, with the condition number c.
+    It stops early in a direction of negative curvature: use damping then (Rajeswaran et al. 2019).
 
     Cost: `iterations` products, 4 copies of the parameters.
     """
@@ -38,13 +38,13 @@ class ConjugateGradients:
 
 @dataclass(frozen=True)
 class Neumann:
-    """x = rate sum over j < terms of (I - rate H)^j b (Lorraine, Vicol and Duvenaud 2020).
+    """Computes x = lr sum over j < terms of (I - lr H)^j b (Lorraine, Vicol and Duvenaud 2020).
 
-    Unrolling `terms` steps of gradient descent at the minimum gives the same. The error is (1 - lr h)^terms along a
+    It equals unrolling `terms` steps of gradient descent at the minimum. The error is (1 - lr h)^terms along a
     direction of curvature h.
 
     Args:
-        lr: below 2 / the largest curvature. None: half of that bound, by 10 steps of power iteration.
+        lr: below 2 / the largest curvature. None: half of that bound, from 10 steps of power iteration.
 
     Cost: `terms` products (and 10), 3 copies of the parameters.
     """
@@ -65,13 +65,13 @@ class Neumann:
 
 @dataclass(frozen=True)
 class Nystrom:
-    """H taken for its part in `rank` random directions, and inverted by Woodbury's formula (Hataya and Yamada 2023).
+    """Approximates H from `rank` random directions and inverts it by Woodbury's formula (Hataya and Yamada 2023).
 
         H ~ Y C^-1 Y^T,  Y = H Q,  C = Q^T Y,   x = (b - Y (damping C + Y^T Y)^-1 Y^T b) / damping
 
-    Q are orthonormal Gaussian directions (the paper takes columns of H: of the same cost, and worse where curvature is
-    spread over many coordinates). Exact but for `damping` where rank is the number of parameters, and no iteration can
-    diverge. They are drawn from torch's global generator.
+    Q are orthonormal Gaussian directions, drawn from torch's global generator (the paper uses columns of H, which cost
+    the same and are worse where curvature is spread over many coordinates). Up to `damping` it is exact where rank is
+    the number of parameters, and it cannot diverge.
 
     Cost: `rank` products, 2 rank copies of the parameters.
     """
@@ -99,10 +99,11 @@ class Nystrom:
 
 @dataclass(frozen=True)
 class ImplicitHypergradient:
-    """The implicit function theorem at the end of the loop, whatever way led there.
+    """The hypergradient by the implicit function theorem, at the end of the loop.
 
-    Cost: K gradients, then the solver's products of two gradients each, and 2 more; one graph of a step. The curvature
-    is that of the batch of the step that would come next: give the inner loop batches large enough to have one.
+    The curvature is that of the next inner batch, so inner batches must be large enough to estimate it.
+
+    Cost: K gradients, then the solver's products of two gradients each, and 2 more; one graph of a step.
     """
 
     solver: Solver = field(default_factory=ConjugateGradients)
@@ -124,7 +125,7 @@ def _damped(matrix: Matrix, damping: float) -> Matrix:
 
 
 def _largest_curvature(matrix: Matrix, b: list[Tensor], steps: int = 10) -> float:
-    """By power iteration, which comes from below: a fifth is added."""
+    """Estimates the largest curvature by power iteration, which underestimates it: 20% is added."""
     v = [torch.randn_like(t) for t in b]
     size = 1.0
     for _ in range(steps):

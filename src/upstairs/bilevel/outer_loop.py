@@ -1,4 +1,4 @@
-"""The outer loop: meta-parameters descend their hypergradient; overfitting is measured on a third split, always."""
+"""The outer loop: gradient descent on meta-parameters; overfitting is measured on a third split."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -6,29 +6,29 @@ from dataclasses import dataclass
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from upstairs.bilevel.hypergradient import hypergradient
 from upstairs.bilevel.problem import Carry, Method, Problem, outer_loss, walk
+from upstairs.console import counting
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.functional.call import Params
 from upstairs.statistics import Interval, paired_interval
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer
 
-Problems = Problem | Callable[[int], Problem]  # one, or that of each outer step: a task
+Problems = Problem | Callable[[int], Problem]  # one, or a function of the outer step: tasks
 Optimizer = Callable[[list[Tensor]], torch.optim.Optimizer]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Meta-parameters after the outer loop, and what they are worth on data that chose nothing.
+    """Meta-parameters after the outer loop, with their losses on the training problems and on a third split.
 
     Args:
-        history: of each outer step: `step`, `outer` (the validation loss) and `seconds`.
-        validation: outer losses of whole inner loops before and after, on the problems that were learned from.
+        history: for each outer step: `step`, `outer` (the validation loss) and `seconds`.
+        validation: outer losses of whole inner loops before and after, on the training problems.
         test: the same on the third split.
     """
 
@@ -39,13 +39,13 @@ class Trained:
 
     @property
     def overfit(self) -> float:
-        """The share of the validation gain that the third split lacks: 0 is none, 1 is all, more is harm."""
+        """The share of the validation gain that is lost on the third split: above 1, the test loss has risen."""
         gains = [sum(before) / len(before) - sum(after) / len(after) for before, after in (self.validation, self.test)]
         return 1 - gains[1] / gains[0] if gains[0] > 0 else float("nan")
 
     @property
     def gain(self) -> Interval:
-        """Fall of the loss on the third split, over its problems; without an interval where it is one."""
+        """The mean fall of the loss on the third split, with its interval if there are several problems."""
         return paired_interval(*self.test)
 
     def __str__(self) -> str:
@@ -63,22 +63,22 @@ def optimize(
     outer_steps: int, optimizer: Optimizer | None = None, loop: int = 1, seed: int = 0,
     project: Callable[[Params], None] | None = None, checkpoint: Path | None = None, quiet: bool = False,
 ) -> Trained:  # fmt: skip
-    """Descend the hypergradient for `outer_steps`.
+    """Minimises the outer loss over the meta-parameters, for `outer_steps` steps of an optimiser.
 
     Args:
-        problems: one, or a function of the outer step that gives its own (another task, another start).
-        test: the same with data for the outer loss that chose nothing: `replace(problem, outer_batch=...)`, or tasks
-            never learned from. Some dozens of them give an interval.
-        optimizer: of a list of tensors; any of torch.optim. None: Adam with a rate of 0.01.
-        loop: outer steps within one inner loop, which goes on from one to the next; then it starts anew.
-        seed: of the random numbers of each outer step.
-        project: called with the meta-parameters after each step, to bring them back in place where they are allowed.
-        checkpoint: a file to go on from, written at the end of an inner loop at most every ten seconds; the result is
-            that of a run that was never stopped.
-        quiet: no bar (it appears after two seconds).
+        problems: one, or a function from the outer step to its problem (another task, another start).
+        test: problems with unseen data for the outer loss: `replace(problem, outer_batch=...)`, or new tasks. Some
+            dozens of them give an interval.
+        optimizer: a function from a list of tensors to an optimiser. None: Adam with a learning rate of 0.01.
+        loop: the number of outer steps within one inner loop; then the inner loop starts anew.
+        seed: the seed of the random numbers of each outer step.
+        project: a function that projects the meta-parameters, in place, onto the allowed set after each step.
+        checkpoint: a file to resume from, written at the end of an inner loop at most every ten seconds; the result is
+            that of an uninterrupted run.
+        quiet: show no progress bar.
 
     Raises:
-        UpstairsError: an argument that cannot be used.
+        UpstairsError: an invalid argument.
         NonFiniteError: a loss or a hypergradient is NaN or infinite; it names the outer step.
     """
     if outer_steps < 1 or loop < 1:
@@ -92,7 +92,7 @@ def optimize(
         history = _restore(checkpoint, meta, outer, seed)
     started = saved = time.monotonic()
     carry: Carry | None = None
-    with _bar(quiet) as tell:
+    with counting("outer steps", quiet=quiet) as tell:
         for step in range(len(history), outer_steps):
             problem = at(step)
             with torch.random.fork_rng(devices=[]):
@@ -125,7 +125,7 @@ def optimize(
 
 
 def _scores(problems: Sequence[Problem], meta: Params, loop: int, seed: int) -> list[float]:
-    """The outer loss after a whole inner loop, of each."""
+    """Returns the outer loss of each problem after a whole inner loop."""
     losses = []
     for number, problem in enumerate(problems):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -133,12 +133,6 @@ def _scores(problems: Sequence[Problem], meta: Params, loop: int, seed: int) -> 
             carry = walk(problem, meta, None, loop * problem.steps)
             losses.append(float(outer_loss(problem, carry.parameters, meta, carry.step)))
     return losses
-
-
-def _bar(quiet: bool) -> Any:
-    from upstairs.console import counting  # late: the terminal is not needed elsewhere
-
-    return counting("outer steps", quiet=quiet)
 
 
 def _save(path: Path, meta: Params, outer: torch.optim.Optimizer, history: list[dict[str, float]], seed: int) -> None:

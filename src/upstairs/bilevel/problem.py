@@ -1,9 +1,9 @@
-"""The problem of two levels: an inner loop that learns parameters, and a loss of them that meta-parameters make small.
+"""The bilevel problem: an inner loop that trains parameters, and an outer loss that the meta-parameters minimise.
 
     phi_0 = start(lambda),  phi_{k+1} = step(phi_k, grad_phi inner(phi_k, lambda, batch_k)),
     J(lambda) = outer(phi_K, lambda)
 
-All are plain functions. What an estimator finds is the hypergradient dJ / dlambda.
+All are plain functions. The hypergradient is dJ / dlambda.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,22 @@ BilevelLoss = Callable[[Params, Params, Any], Tensor]  # (parameters, meta_param
 
 
 def no_batch(step: int) -> None:
-    """For losses that hold their data themselves."""
+    """Returns None: for losses that hold their data themselves."""
     return
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """An inner loop of `steps`, and the loss that judges where it ends.
+    """An inner loop of `steps`, and the outer loss after it.
 
     Args:
-        inner: what a step descends.
-        outer: what the meta-parameters make small: a loss on data that the inner loop does not see.
-        start: the parameters that the loop starts from, or a function of the meta-parameters that gives them.
-        rule: the inner optimiser, or a function of the meta-parameters that gives it (learned rates, decays).
-        steps: inner steps before each hypergradient.
-        inner_batch: the batch of inner step k, a function of k, so that a step can be computed again.
-        outer_batch: the batch for the outer loss after k inner steps.
+        inner: the loss that the inner loop minimises.
+        outer: the loss that the meta-parameters minimise, on data that the inner loop does not see.
+        start: the initial parameters, or a function from the meta-parameters to them.
+        rule: the inner optimiser, or a function from the meta-parameters to it (learned learning rates, decays).
+        steps: the number of inner steps before each hypergradient.
+        inner_batch: a function from k to the batch of inner step k, so that a step can be recomputed.
+        outer_batch: a function from k to the batch of the outer loss after k inner steps.
     """
 
     inner: BilevelLoss
@@ -55,7 +55,7 @@ class Problem:
 
 
 class Carry(NamedTuple):
-    """Where an inner loop stands: given to the next `hypergradient`, the loop goes on from there."""
+    """The state of an inner loop, from which the next `hypergradient` can continue."""
 
     parameters: Params
     state: Any  # of the rule
@@ -64,22 +64,22 @@ class Carry(NamedTuple):
 
 
 class Hypergradient(NamedTuple):
-    """What a method found."""
+    """The result of a method."""
 
     gradients: Params  # by the names of the meta-parameters
     outer: Tensor  # the outer loss after the inner loop
-    carry: Carry  # without history
+    carry: Carry  # detached
 
 
 @runtime_checkable
 class Method(Protocol):
-    """How the hypergradient is computed."""
+    """A method that computes the hypergradient."""
 
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient: ...
 
 
 def first_carry(problem: Problem, meta: Params) -> Carry:
-    """The carry before the first step."""
+    """Returns the carry before the first step."""
     start = problem.start(meta) if callable(problem.start) else problem.start
     if not start:
         raise UpstairsError("the inner loop starts from no parameters at all: give `start` at least one tensor")
@@ -88,7 +88,7 @@ def first_carry(problem: Problem, meta: Params) -> Carry:
 
 
 def rule_of(problem: Problem, meta: Params) -> UpdateRule:
-    """The inner rule under these meta-parameters."""
+    """Returns the inner rule for these meta-parameters."""
     rule = problem.rule
     if not isinstance(rule, UpdateRule) and callable(rule):
         rule = rule(meta)
@@ -97,13 +97,13 @@ def rule_of(problem: Problem, meta: Params) -> UpdateRule:
 
 
 def inner_gradient(problem: Problem, params: Params, meta: Params, step: int, *, create_graph: bool) -> Params:
-    """The gradient of the inner loss on the batch of that step."""
+    """Computes the gradient of the inner loss on the batch of a step."""
     batch = problem.inner_batch(step)
     return gradient(lambda p: problem.inner(p, meta, batch), params, create_graph=create_graph)
 
 
 def advance(problem: Problem, meta: Params, carry: Carry, *, create_graph: bool) -> Carry:
-    """One inner step."""
+    """Takes one inner step."""
     batch = problem.inner_batch(carry.step)
     params, state = apply_rule(
         rule_of(problem, meta), lambda p: problem.inner(p, meta, batch), carry.parameters, carry.state,
@@ -114,7 +114,7 @@ def advance(problem: Problem, meta: Params, carry: Carry, *, create_graph: bool)
 
 @torch.no_grad()
 def walk(problem: Problem, meta: Params, carry: Carry | None, steps: int) -> Carry:
-    """The carry after some inner steps, without history."""
+    """Returns the carry after a number of inner steps, without a graph."""
     meta = {n: p.detach() for n, p in meta.items()}
     carry = first_carry(problem, meta) if carry is None else carry
     for _ in range(steps):
@@ -123,7 +123,7 @@ def walk(problem: Problem, meta: Params, carry: Carry | None, steps: int) -> Car
 
 
 def outer_loss(problem: Problem, params: Params, meta: Params, step: int) -> Tensor:
-    """The outer loss after that many inner steps."""
+    """Computes the outer loss after `step` inner steps."""
     value = problem.outer(params, meta, problem.outer_batch(step))
     if not isinstance(value, Tensor) or value.ndim:
         raise UpstairsError(f"an outer loss must be one number, and this one is {value!r}")
@@ -131,7 +131,7 @@ def outer_loss(problem: Problem, params: Params, meta: Params, step: int) -> Ten
 
 
 def outer_gradients(problem: Problem, params: Params, meta: Params, step: int) -> tuple[Tensor, Params, Params]:
-    """The outer loss with its gradients in parameters and in meta-parameters, the parameters as constants."""
+    """Returns the outer loss and its partial gradients in the parameters and in the meta-parameters."""
     with torch.enable_grad():
         phi = {n: p.detach().requires_grad_() for n, p in params.items()}
         value = outer_loss(problem, phi, meta, step)

@@ -1,4 +1,4 @@
-"""A module as a pure function of its parameters, which is what inner and outer losses are made of."""
+"""A module as a pure function of its parameters, for inner and outer losses."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ TorchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class _BatchNorm(nn.Module):
-    """A torch batch norm of operations that have every derivative, forward mode too; it gathers nothing."""
+    """A torch batch norm with all derivatives, in forward mode too; it updates no running statistics."""
 
     def __init__(self, norm: TorchNorm) -> None:
         super().__init__()
@@ -37,16 +37,16 @@ class _BatchNorm(nn.Module):
 
 
 class Pure:
-    """`pure(net)(parameters, x)` is what `net(x)` gives with these parameters; `net` itself is never touched.
+    """A pure function of parameters: `pure(net)(parameters, x)` is `net(x)` with these parameters; `net` is unchanged.
 
     - Tied weights are one parameter, under the first of their names.
-    - Batch norm uses the batch in training mode, and what it had gathered in evaluation mode; it gathers no more.
+    - Batch norm uses batch statistics in training mode, the running ones in evaluation mode, and updates neither.
     - Dropout draws from torch's global generator.
-    - A module that writes to itself (spectral norm, a running mean of your own) is refused by name when first called.
+    - A module that writes to itself (spectral norm, your own running mean) is refused by name at the first call.
     - A lazy module, whose parameters have no shape before its first call, is refused by name.
 
     Attributes:
-        parameters: copies of those of `net`, where an inner loop may start.
+        parameters: copies of those of `net`, a start for an inner loop.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -75,5 +75,5 @@ class Pure:
 
 
 def pure(net: nn.Module) -> Pure:
-    """`net` as a function of its parameters; see `Pure`."""
+    """Returns `net` as a pure function of its parameters; see `Pure`."""
     return Pure(net)

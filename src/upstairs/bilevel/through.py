@@ -1,7 +1,7 @@
-"""Hypergradients through the inner steps: unrolled, truncated, computed again, forward.
+"""Hypergradients through the inner steps: unrolled, truncated, recomputed, forward.
 
-Costs are for K inner steps, P parameters, M meta-parameters; a gradient is one of the inner loss. A step differentiated
-backwards costs about two gradients more: the graph of the gradient is walked back.
+Costs are for K inner steps and M meta-parameters; a gradient is one of the inner loss. Backpropagation through a step
+costs about two more gradients.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from upstairs.tree import detach, map_tensors
 
 @dataclass(frozen=True)
 class Unrolled:
-    """Exact, by backpropagation through every step (Maclaurin et al. 2015; "reverse mode" of Franceschi et al. 2017).
+    """The exact hypergradient, by backpropagation through every step (Maclaurin et al. 2015; Franceschi et al. 2017).
 
         dJ/dlambda = d outer/d lambda + sum over k of (d outer/d phi_K) A_K ... A_{k+1} B_k
         with A = d step/d phi, B = d step/d lambda
@@ -41,9 +41,9 @@ class Unrolled:
 
 @dataclass(frozen=True)
 class Truncated:
-    """Backpropagation through the last `last` of the steps; the others are constants (Shaban et al. 2019).
+    """Backpropagation through the last `last` steps; earlier ones are constants (Shaban et al. 2019).
 
-    Biased, by the factor (1 - rate h)^last along a direction of curvature h: what the inner loop has not forgotten.
+    The bias along a direction of curvature h has the factor (1 - lr h)^last.
 
     Cost: K + 2 last gradients; `last` graphs of a step.
     """
@@ -60,10 +60,10 @@ class OneStep:
 
         dJ/dlambda = d outer/d lambda + (d outer/d phi_K) B_K
 
-    It sees what lambda does within one step, which is too little by about the number of steps that the loop remembers:
-    the direction may be good, the length is not.
+    The direction may be good, but the length is too small: it lacks the effect of lambda on earlier steps. Use it in an
+    inner loop that continues from one hypergradient to the next.
 
-    Cost: K + 2 gradients; one graph of a step. Meant for a loop that goes on from hypergradient to hypergradient.
+    Cost: K + 2 gradients; one graph of a step.
     """
 
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
@@ -72,7 +72,7 @@ class OneStep:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Exact: `Unrolled`, but each step is computed again on the way back (Chen et al. 2016, a checkpoint every step).
+    """The exact hypergradient, with each step recomputed in the backward pass (Chen et al. 2016).
 
     Cost: 4K gradients; one graph of a step and K copies of the parameters and of the rule's state.
     """
@@ -82,21 +82,23 @@ class Recomputed:
             first = first_carry(problem, meta) if carry is None else carry
 
             def step(number: int, inside: Any, *, create_graph: bool) -> Any:
-                return advance(problem, meta, _carry(inside, first.step + number), create_graph=create_graph)[:2]
+                return advance(problem, meta, Carry(*inside, step=first.step + number), create_graph=create_graph)[:2]
 
             after = checkpointed(step, first[:2], problem.steps, shared=list(meta.values()))
-            return _by_autograd(problem, meta, _carry(after, first.step + problem.steps))
+            return _by_autograd(problem, meta, Carry(*after, step=first.step + problem.steps))
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Exact, in forward mode: Z = d phi/d lambda is carried along with the loop (Franceschi et al. 2017, algorithm 2).
+    """The exact hypergradient in forward mode, with Z = d phi/d lambda (Franceschi et al. 2017, algorithm 2).
 
         Z_{k+1} = A_k Z_k + B_k,   dJ/dlambda = d outer/d lambda + (d outer/d phi_K) Z_K
 
-    Cost: about 2MK gradients (all M directions at once, by vmap); M copies of the parameters and of the rule's state,
-    and M of a step's activations, whatever K is. For few meta-parameters and many steps. The losses must run under
-    torch.func; random numbers in them are the same for all directions.
+    It suits few meta-parameters and many steps. The losses must run under torch.func; their random numbers are the same
+    for all directions.
+
+    Cost: about 2MK gradients (all M directions at once, by vmap); M copies of the parameters, of the rule's state and
+    of a step's activations, for any K.
     """
 
     def __call__(self, problem: Problem, meta: Params, carry: Carry | None) -> Hypergradient:
@@ -105,7 +107,7 @@ class Forward:
         count = sum(p.numel() for p in meta.values())
 
         def along(function: Any, before: Any = (), tangents: Any = ()) -> Any:
-            """`function(meta, *before)` and its derivative in every direction."""
+            """Returns `function(meta, *before)` and its derivative in every direction."""
 
             def one(direction: Params, *tangents: Any) -> Any:
                 return torch.func.jvp(function, (meta, *before), (direction, *tangents))
@@ -115,17 +117,18 @@ class Forward:
 
         with torch.no_grad():
             if carry is None:
-                first, (inside, z) = 0, along(lambda meta: _fresh(first_carry(problem, meta)[:2]))
+                # clones, since a tensor that a function returns unchanged has no tangent under jvp
+                first, (inside, z) = 0, along(lambda meta: map_tensors(torch.clone, first_carry(problem, meta)[:2]))
             else:
                 first, inside = carry.step, carry[:2]
                 z = map_tensors(lambda t: t.new_zeros(count, *t.shape), inside)
             for number in range(first, first + problem.steps):
 
                 def step(meta: Params, inside: Any, number: int = number) -> Any:
-                    return advance(problem, meta, _carry(inside, number), create_graph=True)[:2]
+                    return advance(problem, meta, Carry(*inside, step=number), create_graph=True)[:2]
 
                 inside, z = along(step, (inside,), (z,))
-        after = _carry(inside, first + problem.steps)
+        after = Carry(*inside, step=first + problem.steps)
         leaves = {n: p.requires_grad_() for n, p in meta.items()}
         value, v, direct = outer_gradients(problem, after.parameters, leaves, after.step)
         through = torch.stack([torch.tensordot(z[0][n].flatten(1), g.flatten(), 1) for n, g in v.items()]).sum(0)
@@ -135,7 +138,7 @@ class Forward:
 
 
 def _backwards(problem: Problem, meta: Params, carry: Carry | None, last: int) -> Hypergradient:
-    """Through the last steps; through the start too where all of them are."""
+    """Backpropagates through the last steps, and through the start if those are all of them."""
     with torch.enable_grad():
         if problem.steps > last:
             carry = walk(problem, meta, carry, problem.steps - last)
@@ -148,23 +151,13 @@ def _backwards(problem: Problem, meta: Params, carry: Carry | None, last: int) -
 def _by_autograd(problem: Problem, meta: Params, carry: Carry) -> Hypergradient:
     value = outer_loss(problem, carry.parameters, meta, carry.step)
     (grads,) = vjp([value], [list(meta.values())], [torch.ones_like(value)])
-    after = _carry(detach(carry[:2]), carry.step)
+    after = Carry(*detach(carry[:2]), step=carry.step)
     return Hypergradient(dict(zip(meta, grads, strict=True)), value.detach(), after)
 
 
-def _carry(inside: Any, step: int) -> Carry:
-    """Parameters and the rule's state, which are differentiated together, with the number of steps."""
-    return Carry(inside[0], inside[1], step)
-
-
 def _identity(meta: Params) -> Params:
-    """A direction for each number of the meta-parameters, along a new first axis."""
+    """Returns one direction for each number in the meta-parameters, along a new first axis."""
     like = next(iter(meta.values()))
     rows = torch.eye(sum(p.numel() for p in meta.values()), dtype=like.dtype, device=like.device)
     parts = rows.split([p.numel() for p in meta.values()], 1)
     return {n: part.reshape(-1, *p.shape) for (n, p), part in zip(meta.items(), parts, strict=True)}
-
-
-def _fresh(tree: Any) -> Any:
-    """Copies: a tensor that is given back as it came has no tangent under jvp."""
-    return map_tensors(torch.clone, tree)

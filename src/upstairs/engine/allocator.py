@@ -1,24 +1,24 @@
-"""What belongs to the whole process: its memory and its threads; put back when it is no longer needed."""
+"""Memory and threads of the process: settings that make meta-steps faster, restored afterwards."""
 
 import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from threading import Lock
 from weakref import WeakSet, finalize
 
 _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1  # of glibc's malloc.h
-_LARGEST_THRESHOLD = 32 * 2**20  # that glibc takes
+_LARGEST_THRESHOLD = 32 * 2**20  # the largest that glibc accepts
 _LOCK = Lock()
-_HOLDERS: WeakSet[object] = WeakSet()  # whose steps keep the heap as it is
-_KEPT: list[bool] = []  # does the whole process keep freed memory?
+_HOLDERS: WeakSet[object] = WeakSet()  # learners whose steps reuse the heap
+_KEPT: list[bool] = []  # not empty: the whole process keeps freed memory
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse large freed blocks, instead of asking the system for each anew (glibc only, else nothing).
+    """Lets this process reuse freed memory blocks of any size (with glibc; otherwise it does nothing).
 
-    glibc gives every block above 32 MiB back when it is freed, and the next one like it faults in all its pages again:
-    a Conv4 step on 360 images took 1.6 times as long. For a process that is ours (the command line), not a library.
+    glibc returns every freed block above 32 MiB to the system, and the pages of the next one fault in again: a Conv4
+    step on 360 images took 1.6 times as long. Only the command line calls this, since it concerns the whole process.
     """
     _mallopt(_MMAP_MAX, 0)  # no block by mmap
     _mallopt(_TRIM_THRESHOLD, 2**31 - 1)  # free memory at the heap's top is kept
@@ -26,12 +26,11 @@ def keep_freed_memory() -> None:
 
 
 def steady_heap(holder: object) -> None:
-    """Keep what a step frees for the next step, as far as its blocks are below 32 MiB, while `holder` lives (glibc).
+    """Keeps freed blocks below 32 MiB in the heap for the next step, while `holder` lives (with glibc).
 
-    glibc maps blocks from 128 KiB on, until one of them is freed, and gives the top of its heap back to the system: the
-    pages of a step's tensors then fault in again in each step, 40,000 times for four tasks of Conv4. Whoever has set
-    malloc's variables in the environment has decided otherwise, and nothing is touched. When the last holder is gone,
-    the top of the heap is given back as glibc would, and so is what was kept.
+    By default glibc maps blocks from 128 KiB on and returns the top of its heap to the system: the pages of a step's
+    tensors then fault in again in each step, 40,000 times for four tasks of Conv4. It does nothing where malloc's
+    variables are set in the environment. When the last holder is gone, the default is restored and memory is returned.
     """
     if holder in _HOLDERS or _KEPT or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -53,11 +52,10 @@ def _let_go() -> None:
 
 
 class one_thread:
-    """Where `when`, torch's operations run in the thread that calls them: for steps whose tensors are small.
+    """A context in which torch uses one thread if `when` is True: for steps whose tensors are small.
 
-    To wake a second thread takes longer than a small product, and where the other cores are busy it takes as long as
-    they please: 25 tasks of a network of two layers of 40 took 2.5 ms on two idle cores, 15 ms where one of them was
-    busy, and 1.1 ms in one thread.
+    Waking a second thread takes longer than a small product, above all on busy cores: 25 tasks of a network of two
+    layers of 40 took 2.5 ms on two idle cores, 15 ms where one of them was busy, and 1.1 ms in one thread.
     """
 
     def __init__(self, *, when: bool) -> None:
@@ -77,37 +75,33 @@ class one_thread:
             torch.set_num_threads(self.before)
 
 
-@contextmanager
-def large_blocks_reused() -> Iterator[None]:
-    """While it lasts, blocks above 32 MiB come from the heap too: for steps whose single tensors are that large."""
-    if _KEPT or not _HOLDERS:
-        yield
-        return
-    _mallopt(_MMAP_MAX, 0)
-    try:
-        yield
-    finally:
-        _mallopt(_MMAP_MAX, 65536)  # glibc's default
+def large_blocks_reused() -> AbstractContextManager[None]:
+    """A context in which blocks above 32 MiB come from the heap too: for steps whose single tensors are that large."""
+    return _allocating(_MMAP_MAX, 0, after=65536)  # glibc's default
 
 
-@contextmanager
-def large_blocks_returned(size: int) -> Iterator[None]:
-    """While it lasts, blocks from `size` bytes on go back to the system when they are freed.
+def large_blocks_returned(size: int) -> AbstractContextManager[None]:
+    """A context in which freed blocks from `size` bytes on are returned to the system: for steps that save memory.
 
-    For steps that shall take little memory: in the heap, what lies between the blocks alive was half of it.
+    In the heap, the gaps between live blocks took half of the memory.
     """
+    return _allocating(_MMAP_THRESHOLD, size, after=_LARGEST_THRESHOLD)
+
+
+@contextmanager
+def _allocating(parameter: int, value: int, *, after: int) -> Iterator[None]:
     if _KEPT or not _HOLDERS:
         yield
         return
-    _mallopt(_MMAP_THRESHOLD, size)
+    _mallopt(parameter, value)
     try:
         yield
     finally:
-        _mallopt(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        _mallopt(parameter, after)
 
 
 def release_freed_memory() -> None:
-    """Give back to the system what `steady_heap` keeps: memory has run out."""
+    """Returns the memory that `steady_heap` keeps to the system."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

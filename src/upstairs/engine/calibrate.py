@@ -1,4 +1,4 @@
-"""Population statistics, measured on training tasks before a network that uses them is evaluated."""
+"""Population statistics of normalisation layers, measured on training tasks before evaluation."""
 
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -18,19 +18,19 @@ CALIBRATION = 2**19  # calibration streams start here: training streams (0, 1, .
 def calibrate(
     learner: nn.Module, training: Episodes | Iterable[Task | Tensor], *, tasks: int = 8, seed: int = 0
 ) -> None:  # fmt: skip
-    """Measure the population statistics of a learner's network, which in evaluation stand for those of a batch.
+    """Measures the population statistics of a learner's network, which replace batch statistics in evaluation.
 
         upstairs.calibrate(learner, train_tasks)
 
-    They are the mean over tasks of each layer's batch mean and variance, with the weights as they are now (see
-    `nets.norm.measuring`). Call it after training, and again after training on: whether weights have changed since
-    cannot be known later. A learner without such statistics is left as it is.
+    They are the mean over tasks of each layer's batch mean and variance, for the current weights (see
+    `nets.norm.measuring`). Call it after training, and again whenever the weights have changed. A learner without such
+    statistics is left as it is.
 
     Args:
-        learner: a learner; or any network, which then takes batches of inputs.
-        training: the training episodes, of which `tasks` tasks are drawn, each a pass of its own; or batches, which
-            are all used.
-        seed: of the tasks that are drawn.
+        learner: a learner; or any network, which then receives batches of inputs.
+        training: the training episodes, of which `tasks` tasks are drawn, one at a time; or batches, which are all
+            used.
+        seed: the seed of the tasks that are drawn.
     """
     if not measurable_layers(learner):
         return
@@ -41,7 +41,7 @@ def calibrate(
         training = (draw([task_seed(CALIBRATION + seed, i)]) for i in range(tasks))
     batches, run = (to_device_of(learner, batch) for batch in training), learner
     if isinstance(learner, Learner):
-        game = len(learner.players()) > 1  # its loss meets inputs that were made up
+        game = len(learner.players()) > 1  # its loss also sees generated inputs
         run, name = (learner.solve, "solve") if game else (learner, "meta_loss")
         if chosen(learner, name) is None:  # the first pass tries several ways to run, and each would be measured
             first = list(islice(batches, 1))

@@ -1,4 +1,4 @@
-"""Some tasks of a batch at a time."""
+"""Division of a batch of tasks into chunks."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from upstairs.tree import index
 
 
 def depends_on_the_batch(learner: nn.Module) -> bool:
-    """Does the learner normalise by statistics of the batch, where padding would count?"""
+    """Returns whether the learner normalises by batch statistics, in which padding would count."""
     return any(
         (m.training and isinstance(m, BatchNorm | nn.modules.batchnorm._BatchNorm))
         or (isinstance(m, BatchNorm) and m.statistics == "batch")
@@ -22,10 +22,10 @@ def depends_on_the_batch(learner: nn.Module) -> bool:
 
 
 def chunks(tasks: Task, size: int, *, whole: bool = False) -> Iterator[tuple[list[int], Task]]:
-    """Tasks of a batch, at most `size` at a time, with their places in it; columns that all of them pad are cut off.
+    """Yields at most `size` tasks at a time, with their places in the batch; columns of padding alone are cut off.
 
     Args:
-        whole: only tasks of equal size together, so that none of them is padded.
+        whole: only tasks of equal size share a chunk, so that none of them is padded.
     """
     count, full = len(tasks.query.mask), bool(tasks.support.mask.all()) and bool(tasks.query.mask.all())
     if full and size >= count:

@@ -1,11 +1,11 @@
-"""A meta-step as one compiled program: traced through all inner steps, forward and backward, then given to inductor."""
+"""A meta-step as one compiled program: traced through all inner steps, forward and backward, compiled by inductor."""
 
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -13,26 +13,27 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upstairs.core import Learner, Task
 from upstairs.engine.plan import LOCK, estimate, known_of
 from upstairs.engine.rewrite import rewrite_products
+from upstairs.functional.batching.norms import tracks_statistics
 
-MOST = 8  # shapes of one learner that are compiled; more would be a storm, so they run eagerly
+MOST = 8  # shapes of one learner that are compiled; others run eagerly
 PATIENCE = 20  # steps of one shape before `auto` compiles
-SMALL = 256 * 1024  # bytes of the largest tensor of a task, below which calling operations costs more than they do
-TOLERANCE = 1e-3  # relative, of losses and gradients, against the eager step
+SMALL = 256 * 1024  # bytes of the largest tensor of a task, below which the overhead of calls dominates
+TOLERANCE = 1e-3  # relative error of losses and gradients, compared with the eager step
 
 log = logging.getLogger("upstairs.compile")
 
 
 class CompiledStep(NamedTuple):
-    """What a compiled step gives."""
+    """The result of a compiled step."""
 
-    size: Tensor  # the sum of all absolute values of losses and gradients: finite where all of them are
+    size: Tensor  # the sum of absolute values of losses and gradients: finite only if all of them are
     losses: Tensor
     predictions: Tensor
     gradients: Sequence[Tensor]  # of the mean loss
 
 
 class Compiled:
-    """The step of one shape."""
+    """The compiled step for tasks of one shape."""
 
     def __init__(self, learner: Learner, tasks: Task) -> None:
         named = {n: p for n, p in learner.named_parameters() if p.requires_grad}
@@ -58,7 +59,7 @@ class Compiled:
         self.cuda = leaves[0].is_cuda
         options: dict[str, Any] = {"fallback_random": True}
         options |= {"triton.cudagraphs": True} if self.cuda else {"cpp_wrapper": True}
-        # not torch.compile: there is no Python code left to guard, and guards took a tenth of a small network's step
+        # not torch.compile: its guards took a tenth of a small network's step, and no Python code is left to guard
         from torch import _inductor  # late: it takes a second
 
         with torch.no_grad():
@@ -74,7 +75,7 @@ class Compiled:
         return CompiledStep(size, losses, predictions, grads)
 
     def check(self, learner: Learner, tasks: Task) -> None:
-        """Compare with the step as the learner itself takes it.
+        """Compares with the eager step.
 
         Raises:
             ValueError: they differ.
@@ -85,19 +86,15 @@ class Compiled:
         with torch.random.fork_rng(devices=[]):
             found = self(tasks)
         for what, a, b in (("losses", [found.losses], [losses.detach()]), ("gradients", found.gradients, grads)):
-            error = _relative(a, b)
+            difference = sum(float((x - y).double().square().sum()) for x, y in zip(a, b, strict=True))
+            size = sum(float(y.double().square().sum()) for y in b)
+            error = (difference / max(size, 1e-30)) ** 0.5
             if not error <= TOLERANCE:
                 raise ValueError(f"its {what} differ from the eager step's by {error:.1e}")
 
 
-def _relative(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    difference = sum(float((a - b).double().square().sum()) for a, b in zip(found, expected, strict=True))
-    size = sum(float(b.double().square().sum()) for b in expected)
-    return (difference / max(size, 1e-30)) ** 0.5
-
-
 class _Shape:
-    """What is known of one shape: how often it was met, its program, or why there is none."""
+    """The number of steps of one shape, its program, or why there is none."""
 
     def __init__(self) -> None:
         self.met = 0
@@ -106,11 +103,11 @@ class _Shape:
 
 
 def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compiled | None:
-    """The program for tasks of this shape; None where the step shall run eagerly (`compile_report` says why).
+    """Returns the program for tasks of this shape; None where the step runs eagerly (`compile_report` says why).
 
     Args:
-        key: what the program depends on beside the mode: the signature of learner and tasks, and whether inner steps
-            are computed again.
+        key: the program's other dependencies: the signature of learner and tasks, and whether inner steps are
+            recomputed.
     """
     shapes: dict[Any, _Shape] = known_of(learner).programs
     shape = shapes.setdefault((mode, key), _Shape())
@@ -121,7 +118,7 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
         return None
     if mode == "auto" and (size := estimate(learner, tasks).largest) > SMALL:
         shape.refused = f"its tensors are large ({size / 2**20:.1f} MiB): a compiled step would gain little"
-    elif any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in learner.modules()):
+    elif tracks_statistics(learner):
         shape.refused = "batch norm with running statistics: its program could not gather them"
     elif sum(s.program is not None for s in shapes.values()) >= MOST:
         shape.refused = f"{MOST} shapes are compiled already: give tasks of equal way, shot and query"
@@ -136,7 +133,7 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
 
 
 def compile_report(learner: Learner) -> list[str]:
-    """One line for each shape of tasks that was met."""
+    """Returns one line for each shape of tasks so far."""
     lines = []
     for shape in known_of(learner).programs.values():
         state = "compiled" if shape.program else f"eager: {shape.refused}" if shape.refused else "eager so far"

@@ -1,4 +1,4 @@
-"""Scores on frozen lists of tasks: one number per task, for a learner and its baselines on the same tasks."""
+"""Evaluation on frozen lists of tasks: one score per task, for a learner and its baselines on the same tasks."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
@@ -26,7 +26,7 @@ EVALUATION = 2**20  # evaluation streams start here: training streams (0, 1, ...
 
 
 def frozen_seeds(seed: int, tasks: int) -> list[int]:
-    """The task seeds of evaluation list `seed`: two learners meet the same tasks."""
+    """Returns the task seeds of evaluation list `seed`, so that two learners receive the same tasks."""
     return [task_seed(EVALUATION + seed, i) for i in range(tasks)]
 
 
@@ -40,15 +40,15 @@ def score_tasks(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, " task"]:
-    """The score of each task, on its queries. Nothing but these numbers is kept, and no graph is built.
-
-    Raises:
-        UpstairsError: population statistics that were never measured, or a way that the learner cannot answer.
+    """Returns the score of each task, on its queries; no graph is built.
 
     Args:
         inductive: predict each query without the others, which a transductive learner otherwise sees.
-        kind: how they are judged; None is what suits the tasks.
-        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
+        kind: the kind of score; None: the one that suits the tasks.
+        chunk: tasks in memory at a time; None: up to 32, fewer where they are large.
+
+    Raises:
+        UpstairsError: population statistics that were never measured, or a way that the learner does not support.
     """
     seeds = list(seeds)
     total = len(seeds)
@@ -64,7 +64,7 @@ def score_tasks(
         check_measured(learner)  # before examples are embedded
         before = episodes
         learner, episodes = embedded(learner, before, total, lambda share: tell(share * total / 2))
-        half = total // 2 * (episodes is not before)  # of the work, where examples were embedded first
+        half = total // 2 * (episodes is not before)  # embedding counts as half of the work
         chunk = chunk or chunk_size(episodes)
         for start in range(0, total, chunk):
             tasks = to_device_of(learner, episodes.batch(seeds[start : start + chunk]))
@@ -74,7 +74,7 @@ def score_tasks(
 
 
 def chunk_size(episodes: Episodes) -> int:
-    """As many tasks as hold 500,000 values (640 images of 28x28) in all: more takes memory and wins no time."""
+    """Returns the number of tasks with 500,000 values (640 images of 28x28) in all: more are no faster."""
     values = (episodes.largest_way or 1) * (episodes.shot[1] + episodes.query) * prod(episodes.source.feature_shape)
     return min(32, max(1, 500_000 // values))
 
@@ -87,11 +87,11 @@ class Scores(NamedTuple):
     baselines: dict[str, Float[np.ndarray, " task"]]
 
     def named(self, name: str) -> dict[str, Float[np.ndarray, " task"]]:
-        """The learner's scores, by the names that they have in a comparison."""
+        """Returns the learner's scores by their names in a comparison."""
         return {name: self.own} | ({} if self.inductive is None else {f"{name}, one query at a time": self.inductive})
 
 
-def score_beside(
+def score_with_baselines(
     learner: Learner,
     episodes: Episodes,
     seeds: Sequence[int],
@@ -101,10 +101,10 @@ def score_beside(
     progress: Progress | None = None,
     score: Callable[..., Float[np.ndarray, " task"]] = score_tasks,
 ) -> Scores:
-    """A learner and its baselines on the same tasks.
+    """Scores a learner and its baselines on the same tasks.
 
     Args:
-        score: `score_tasks`, or one like it that remembers.
+        score: `score_tasks`, or a version of it that caches.
     """
     total = len(seeds) * (1 + learner.transductive + len(baselines))
     done = 0
@@ -132,23 +132,23 @@ def evaluate(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> "Evaluation":
-    """The mean score (accuracy, or "mse") with its 95% interval over tasks, and each baseline's on the same tasks.
+    """Returns the mean score (accuracy or "mse") with its 95% interval over tasks, and those of baselines.
 
         print(upstairs.evaluate(learner, test_tasks, training=train_tasks))
 
     A transductive learner's entry also has "inductive": its score when each query is predicted without the others.
-    Those that predict a Gaussian also have "likelihood": the mean log-likelihood of a query, in nats.
+    A learner that predicts a Gaussian also has "likelihood": the mean log-likelihood of a query, in nats.
 
     Args:
-        tasks: number of tasks, from the frozen list `seed`: two learners meet the same ones.
-        training: the episodes that the learner was trained on, on which population statistics are measured first (see
-            `calibrate`), so that the learner's are those of its weights as they are now.
-        baselines: by name; None is those without learning that suit the tasks, such as the nearest centroid of raw
-            inputs, and {} is none.
-        chunk: tasks in memory at a time; None is up to 32, fewer where they are large.
+        tasks: the number of tasks, from the frozen list `seed`: two learners receive the same ones.
+        training: the training episodes, on which the learner's population statistics are measured first (see
+            `calibrate`).
+        baselines: by name; None: the baselines without learning that suit the tasks, such as the nearest centroid of
+            raw inputs; {}: none.
+        chunk: tasks in memory at a time; None: up to 32, fewer where they are large.
 
     Raises:
-        UpstairsError: fewer than 2 tasks, a way that the learner cannot answer, or population statistics that were
+        UpstairsError: fewer than 2 tasks, a way that the learner does not support, or population statistics that were
             never measured.
     """
     seeds = enough_seeds(seed, tasks)
@@ -156,12 +156,12 @@ def evaluate(
         calibrate(learner, training)
     if baselines is None:
         baselines = plain_baselines(episodes.source, episodes.largest_way)
-    scores = score_beside(learner, episodes, seeds, baselines=baselines, chunk=chunk, progress=progress)
+    scores = score_with_baselines(learner, episodes, seeds, baselines=baselines, chunk=chunk, progress=progress)
     return describe_scores(scores, learner, episodes, tasks=tasks, seed=seed, baselines=baselines)
 
 
 class Evaluation(dict[str, Any]):
-    """What `evaluate` returns: a dict, ready for json; printed, it is a few lines of plain text."""
+    """The result of `evaluate`: a dict, ready for json; printed, it is a few lines of plain text."""
 
     def __str__(self) -> str:
         own = f"{score_name(self)} {write_mean(self).rstrip('†')} (95% interval over {self['tasks']} tasks)"
@@ -179,14 +179,14 @@ class Evaluation(dict[str, Any]):
 
 
 def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[int]) -> dict[str, Any]:
-    """The mean log-likelihood of a query in nats and its interval; nothing where predictions are not Gaussian."""
+    """Returns the mean log-likelihood of a query in nats with its interval; {} where predictions are not Gaussian."""
     if not learner.gaussian:
         return {}
     return {"likelihood": describe_score(score_tasks(learner, episodes, seeds, kind=LIKELIHOOD), LIKELIHOOD)}
 
 
 def enough_seeds(seed: int, tasks: int) -> list[int]:
-    """The frozen list of tasks, refused where it is too short for an interval."""
+    """Returns the frozen list of tasks; refuses one that is too short for an interval."""
     if tasks < 2:
         raise UpstairsError(f"`tasks` is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
     return frozen_seeds(seed, tasks)
@@ -195,7 +195,7 @@ def enough_seeds(seed: int, tasks: int) -> list[int]:
 def describe_scores(
     scores: Scores, learner: Learner, episodes: Episodes, *, tasks: int, seed: int, baselines: Mapping[str, Learner]
 ) -> Evaluation:
-    """What `evaluate` returns."""
+    """Returns the result of `evaluate`."""
     kind, seeds = score_kind(episodes), frozen_seeds(seed, tasks)
     found = {
         "way": episodes.largest_way,
@@ -220,6 +220,6 @@ def describe_scores(
 
 
 def describe_score(values: Float[np.ndarray, " task"], kind: ScoreKind) -> dict[str, Any]:
-    """The mean over tasks and its interval."""
+    """Returns the mean over tasks with its interval."""
     mean, ci95 = interval(values)
     return {kind.name: mean, "ci95": ci95}

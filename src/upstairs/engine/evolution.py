@@ -1,19 +1,18 @@
-"""The meta-gradient from losses alone, where there is no gradient or none that helps: evolution strategies.
+"""The meta-gradient from losses alone, by evolution strategies: for learners without a useful gradient.
 
     grad J(theta)  ~  mean over tasks t and pairs of  (L_t(theta + sigma e) - L_t(theta - sigma e)) / (2 sigma) e
 
-with e ~ N(0, I) drawn anew for each task and pair: ES-MAML (Song et al. 2020, algorithm 2; antithetic). It is the
-gradient of J smoothed by a Gaussian of width sigma, and the reading of `theta + alpha (L' - L)` in which L is a loss.
-One forward pass of all tasks serves for a perturbation of each; nothing is differentiated, so the inner loop may be
-anything.
+with e ~ N(0, I) drawn anew for each task and pair: ES-MAML (Song et al. 2020, algorithm 2; antithetic). It estimates
+the gradient of J smoothed by a Gaussian of width sigma. One forward pass of all tasks evaluates a perturbation of each;
+nothing is differentiated, so the inner loop may be anything.
 
-How good is it? In d meta-parameters, N pairs of one gradient g have the cosine c with g, where
+With d meta-parameters, the estimate from N pairs has the cosine c with the gradient g, where
 
     c^2 ~ Beta(N / 2, (d - 1) / 2),   E c^2 = N / (N + d - 1):
 
-the e along g add up to S ~ chi^2 with N degrees of freedom times g, and the rest is sqrt(S) times a Gaussian across it,
-whose length^2 is chi^2 with d - 1; c^2 = S / (S + Q). So it needs as many pairs as there are meta-parameters to be as
-good as one gradient, and a small network.
+the components along g add up to S ~ chi^2 with N degrees of freedom, and the rest is sqrt(S) times a Gaussian
+orthogonal to g, with squared length Q ~ chi^2 with d - 1; c^2 = S / (S + Q). So a good direction needs about as many
+pairs as there are meta-parameters: a small network.
 """
 
 from typing import Any
@@ -32,7 +31,7 @@ from upstairs.tree import index
 
 
 class _Solve(nn.Module):
-    """The query loss of one task, and the predictions: what a learner is for, whatever its `meta_loss` is."""
+    """The query loss of one task and the predictions, whatever the learner's `meta_loss` is."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
@@ -44,17 +43,17 @@ class _Solve(nn.Module):
 
 
 def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor, Tensor]:
-    """The loss of every task and its predictions, each task with meta-parameters of its own.
+    """Returns the query loss and the predictions of every task, each task with its own meta-parameters.
 
     Args:
-        params: by name, those that differ from the learner's own; each with a leading task axis.
+        params: by name, the parameters to replace; each with a leading task axis.
     """
     solve = _Solve(learner)
 
     def one(task: Task, own: Params) -> Any:
         for p in own.values():
             if not isinstance(p, BatchedTensor) and not inside_transform():
-                p.requires_grad_()  # as the parameter that it stands for: a learner may tell frozen ones apart by it
+                p.requires_grad_()  # as the parameter it replaces: a learner may treat frozen ones differently
         return functional_call(solve, {f"learner.{name}": p for name, p in own.items()}, task)
 
     with torch.no_grad():
@@ -63,18 +62,18 @@ def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor,
 
 
 def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> MetaStep:
-    """Add the antithetic estimate of the meta-gradient to the `.grad` of the learner's parameters.
+    """Adds the antithetic estimate of the meta-gradient to the `.grad` of the learner's parameters.
 
-    The noise is drawn from torch's global generator. Both of a pair meet the same random numbers inside the learner.
+    The noise is drawn from torch's global generator. Both sides of a pair use the same random numbers in the learner.
 
     Args:
         tasks: a batch, every leaf with a leading task axis.
-        pairs: perturbations of each task, each tried in both directions.
+        pairs: the number of perturbations of each task, each in both directions.
         sigma: their standard deviation: small is exact and noisy in float32, large smooths more.
         chunk: tasks at a time; the result is the same.
 
     Raises:
-        NonFiniteError: a task's loss is NaN or infinite; the parameters' `.grad` is as it was.
+        NonFiniteError: a task's loss is NaN or infinite; the parameters' `.grad` is unchanged.
     """
     theta = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     count = len(tasks.query.mask)

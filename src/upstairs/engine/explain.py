@@ -1,4 +1,4 @@
-"""How a learner will run, and which operation stands in the way of its gradient."""
+"""Reports on how a learner runs, and on operations that cannot be differentiated as often as it needs."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,14 @@ from upstairs.functional.batching.vectorize import chosen, forget
 from upstairs.functional.derivatives import check_differentiable, twice
 from upstairs.tree import index
 
-PLAIN = "one task, of layers that gain nothing from being stacked"
-
 
 class StepReport(NamedTuple):
-    """What `explain` found; printed, it is a table."""
+    """The result of `explain`; printed, it is a table."""
 
     how: str  # stacked, vmap, loop, or plain for one simple task
-    why: str  # what kept it from the ways before
+    why: str  # why the faster ways failed
     functions: dict[tuple[str, str, str], str]  # (function, how, module) -> why
-    plan: Plan | UpstairsError  # what `meta_backward` does, or why it cannot
+    plan: Plan | UpstairsError  # the plan of `meta_backward`, or why there is none
 
     def __str__(self) -> str:
         lines = [f"{self.how}" + (f" ({self.why})" if self.why else "")]
@@ -33,9 +31,9 @@ class StepReport(NamedTuple):
 
 
 def explain(learner: Learner, tasks: Task) -> StepReport:
-    """Run the meta-loss of up to 2 tasks and report how: all tasks stacked, under vmap, or one after another, and why.
+    """Runs the meta-loss of up to 2 tasks and reports how: all tasks stacked, under vmap, or one by one, and why.
 
-    Within a stacked run it names each function of torch: by its own rule (stacked), by vmap, or by a loop over tasks.
+    For a stacked run it lists each function of torch: run by its own rule (stacked), by vmap, or by a loop over tasks.
     The plan is that of `meta_backward` for all of the tasks.
     """
     forget(learner)
@@ -46,16 +44,15 @@ def explain(learner: Learner, tasks: Task) -> StepReport:
         planned: Plan | UpstairsError = plan(learner, tasks)
     except UpstairsError as error:
         planned = error
-    how, why = way or ("plain", PLAIN)
+    how, why = way or ("plain", "one task, of layers that gain nothing from being stacked")
     return StepReport(how, why, functions, planned)
 
 
 def preflight(learner: Learner, tasks: Task) -> None:
-    """Take the meta-gradient of one task; nothing is kept.
+    """Computes the meta-gradient of one task, as a check; nothing is kept.
 
     Raises:
-        UpstairsError: an operation cannot be differentiated as often as the learner needs: it is named, with what to
-            use in its place.
+        UpstairsError: an operation cannot be differentiated as often as the learner needs; it names a replacement.
     """
     parameters = [p for p in learner.parameters() if p.requires_grad]
     try:

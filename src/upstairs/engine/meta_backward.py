@@ -1,4 +1,4 @@
-"""The meta-step: the meta-gradient of a batch of tasks, as many at once as memory allows."""
+"""The meta-gradient of a batch of tasks, as many at a time as memory allows."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -20,7 +20,6 @@ from upstairs.engine.allocator import (
 )
 from upstairs.engine.chunks import chunks
 from upstairs.engine.compile import Compiled, compiled_step
-from upstairs.engine.explain import explain
 from upstairs.engine.plan import MIB, Plan, Precision, estimate, known_of, plan, signature
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.functional.batching.norms import Moments, running_statistics, write_running_statistics
@@ -34,7 +33,7 @@ Compile = Literal["off", "on", "auto"]
 
 
 class MetaStep(NamedTuple):
-    """What `meta_backward` returns: detached, per task."""
+    """The result of `meta_backward`, detached."""
 
     losses: Float[Tensor, " task"]
     predictions: Float[Tensor, "task n out"]
@@ -51,26 +50,26 @@ def meta_backward(
     compile: Compile = "off",
     precision: Precision = "full",
 ) -> MetaStep:
-    """Add the meta-gradient, the mean over `tasks`, to the `.grad` of the learner's parameters, as `backward()` does.
+    """Adds the meta-gradient, the mean over `tasks`, to the `.grad` of the learner's parameters, as `backward()` does.
 
-    Two calls add up: `optimizer.zero_grad()` begins anew. The gradient is that of `learner(tasks)[0].mean()`.
+    It accumulates until `optimizer.zero_grad()`. The gradient is that of `learner(tasks)[0].mean()`.
 
     Args:
         tasks: a batch, every leaf with a leading task axis.
-        chunk: how many tasks at a time; the result is the same. None: as many as fit (see `plan`).
-        memory: the budget that `plan` keeps to, in bytes or as "2 GiB"; half of the machine's where None.
-        recompute: keep only the parameters of each inner step and compute the rest again on the way back. None: where
-            the budget asks for it.
-        differentiate: `Exact()`, `FirstOrder()` or `Implicit()` in place of the learner's own way.
-        compile: `on` traces the whole step and compiles it (seconds to minutes, once for each shape); `auto` does where
-            that pays: small tensors, after 20 steps of one shape.
+        chunk: the number of tasks at a time; the result is the same. None: as many as fit (see `plan`).
+        memory: the memory budget of `plan`, in bytes or as "2 GiB"; None: half of the machine's.
+        recompute: keep only the parameters of each inner step and recompute the rest in the backward pass. None: only
+            if the budget requires it.
+        differentiate: `Exact()`, `FirstOrder()` or `Implicit()` instead of the learner's own choice.
+        compile: `on` traces and compiles the whole step (seconds to minutes, once for each shape); `auto` compiles
+            where that pays: small tensors, after 20 steps of one shape.
         precision: `tf32` for CUDA's matrix products; `bf16` for learners without second derivatives, which it ruins
-            (50 to 70% error): `bf16-unsafe` does it all the same.
+            (50 to 70% error); `bf16-unsafe` for any learner.
 
     Raises:
-        NonFiniteError: a task's loss, or its gradient, is NaN or infinite.
-        UpstairsError: memory ran out, an operation has no second derivative, or a precision that is refused. After any
-            error the parameters' `.grad` is as it was before.
+        NonFiniteError: a task's loss or gradient is NaN or infinite.
+        UpstairsError: memory ran out, an operation has no second derivative, or the precision is refused. After any
+            error the parameters' `.grad` is unchanged.
     """
     modules = modules_of(learner)
     parameters = parameters_of(modules)
@@ -87,7 +86,7 @@ def meta_backward(
         if tasks.query.x.device.type == "cpu":
             steady_heap(learner)
     steps: list[tuple[list[int], MetaStep]] = []
-    checked = True  # are losses and gradients known to be finite?
+    checked = True  # losses and gradients are known to be finite
     try:
         with added_to_grads(parameters):
             inside = executing(recompute=how.recompute, differentiate=how.differentiate)
@@ -123,7 +122,7 @@ def meta_backward(
 
 
 def surroundings(how: Plan, learner: Learner, device: torch.device) -> AbstractContextManager[Moments]:
-    """What a plan says of numbers and memory; the running statistics that are gathered while it is open."""
+    """A context with a plan's precision and memory settings; yields the running statistics gathered in it."""
     plain = how.blocks == "" and how.precision == "full" and not how.running
     return nullcontext({}) if plain else _surroundings(how, learner, device)
 
@@ -143,12 +142,12 @@ def _surroundings(how: Plan, learner: Learner, device: torch.device) -> Iterator
             contexts.enter_context(torch.autocast(device.type, torch.bfloat16))
         if how.running:
             moments = contexts.enter_context(running_statistics())
-            contexts.enter_context(untracked(learner))  # inner steps are computed again in the backward pass
+            contexts.enter_context(untracked(learner))  # the backward pass may recompute inner steps
         yield moments
 
 
 class added_to_grads:
-    """Gradients start from none inside, and are added at the end to what was there; after an error they are dropped."""
+    """A context in which gradients start from None; the end adds them to the old ones, an error drops them."""
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.parameters = parameters
@@ -169,13 +168,13 @@ class added_to_grads:
 
 
 def _accumulate(learner: Learner, part: Task, how: Plan, fast: Compiled | None) -> tuple[MetaStep, bool]:
-    """Add the gradient of some tasks; their losses and predictions, and whether all is known to be finite."""
+    """Adds the gradient of some tasks; returns losses and predictions, and whether all are known to be finite."""
     if fast is None:
         with one_thread(when=how.one_thread):
             losses, predictions = learner(part)
             losses.backward(torch.full_like(losses, 1 / how.tasks))
         return MetaStep(losses.detach(), predictions.detach()), False
-    # not in one thread: a program has fewer and larger pieces, and gains from two on idle cores
+    # not in one thread: a program has fewer and larger operations
     size, losses, predictions, grads = fast(part)
     share = len(losses) / how.tasks
     for p, g in zip(fast.parameters, grads, strict=True):
@@ -185,7 +184,7 @@ def _accumulate(learner: Learner, part: Task, how: Plan, fast: Compiled | None) 
 
 
 def _in_order(steps: list[tuple[list[int], MetaStep]]) -> MetaStep:
-    """The parts as one batch, each task at its own place."""
+    """Joins the chunks, each task at its own place in the batch."""
     if len(steps) == 1:
         return steps[0][1]
     order = torch.tensor([place for places, _ in steps for place in places]).argsort()
@@ -195,7 +194,7 @@ def _in_order(steps: list[tuple[list[int], MetaStep]]) -> MetaStep:
 
 
 def _advice(error: Exception, learner: Learner, tasks: Task, how: Plan) -> str | None:
-    """What to do when memory has run out, or an operation has no second derivative; None for any other error."""
+    """Returns advice for exhausted memory or a missing second derivative; None for any other error."""
     if not out_of_memory(error):
         return twice(str(error))
     least = estimate(learner, tasks, recompute=True).peak
@@ -206,7 +205,7 @@ def _advice(error: Exception, learner: Learner, tasks: Task, how: Plan) -> str |
 
 
 def check_finite(losses: Float[Tensor, " task"], places: list[int] | None = None) -> None:
-    """Raise NonFiniteError for the first task whose loss is NaN or infinite."""
+    """Raises NonFiniteError for the first task whose loss is NaN or infinite."""
     if not (finite := losses.detach().isfinite()).all():
         first = int((~finite).nonzero()[0])
         place = places[first] if places else first
@@ -214,13 +213,13 @@ def check_finite(losses: Float[Tensor, " task"], places: list[int] | None = None
 
 
 def _finite(parameters: list[nn.Parameter], losses: list[Tensor]) -> bool:
-    """Are gradients and losses finite? One number that is not makes the sum of all so."""
+    """Returns whether gradients and losses are finite: one non-finite number makes their sum non-finite."""
     grads = [p.grad for p in parameters if p.grad is not None]
     return isfinite(_flatten_dense_tensors([*losses, *grads]).sum().item())
 
 
 def _first_bad_gradient(learner: Learner, tasks: Task, parameters: list[nn.Parameter]) -> int:
-    """Which single task's gradient is not finite; the first where only the sum overflows."""
+    """Returns the place of the first task with a non-finite gradient; 0 where only the sum overflows."""
     for place in range(len(tasks.query.mask)):
         for p in parameters:
             p.grad = None
@@ -229,6 +228,3 @@ def _first_bad_gradient(learner: Learner, tasks: Task, parameters: list[nn.Param
         if not _finite(parameters, [losses.detach()]):
             return place
     return 0
-
-
-__all__ = ["MetaStep", "Plan", "explain", "meta_backward", "plan"]

@@ -1,4 +1,4 @@
-"""How tasks are scored: accuracy, squared error, likelihood, a bound."""
+"""Scores of tasks: accuracy, squared error, likelihood, a bound."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from upstairs.data.episodes import Episodes
 
 
 def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Float[Tensor, " task"]:
-    """The share of each task's real queries whose largest logit is that of the true class."""
+    """Computes each task's accuracy on its queries, padding left out."""
     right = (predictions.argmax(-1) == tasks.query.y) & tasks.query.mask
     return right.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
 def hardest_classes(predictions: Float[Tensor, "task n way"], tasks: Task) -> list[int]:
-    """For each task the label of the class whose queries were answered worst."""
+    """Returns for each task the label of the class with the lowest accuracy."""
     member = F.one_hot(tasks.query.y, predictions.shape[-1]) * tasks.query.mask[..., None]
     right = (predictions.argmax(-1) == tasks.query.y)[..., None] * member
     share = right.sum(1) / member.sum(1)  # NaN for a class without queries
@@ -27,25 +27,25 @@ def hardest_classes(predictions: Float[Tensor, "task n way"], tasks: Task) -> li
 
 
 def task_squared_error(predictions: Float[Tensor, "task n d"], tasks: Task) -> Float[Tensor, " task"]:
-    """The mean squared error of each task's real queries; of a Gaussian's [mean, log scale] the mean is taken."""
+    """Computes each task's mean squared error on its queries; a Gaussian [mean, log scale] predicts its mean."""
     means = predictions[..., : tasks.query.y.shape[-1]]
     errors = torch.where(tasks.query.mask, (means - tasks.query.y).square().sum(-1), 0.0)
     return errors.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
 def task_likelihood(predictions: Float[Tensor, "task n d2"], tasks: Task) -> Float[Tensor, " task"]:
-    """The mean log-likelihood of each task's real queries, in nats per query, where predictions are Gaussians."""
+    """Computes the mean log-likelihood of each task's queries under Gaussian predictions, in nats per query."""
     each = -gaussian_nll(predictions.flatten(0, 1), tasks.query.y.flatten(0, 1)).reshape(tasks.query.mask.shape)
     return torch.where(tasks.query.mask, each, 0.0).sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
 def task_bound(predictions: Float[Tensor, "task n 1"], tasks: Task) -> Float[Tensor, " task"]:
-    """The mean over each task's real queries of what was predicted of them, such as a bound on their likelihood."""
+    """Computes the mean over each task's queries of the predicted value, such as a bound on their likelihood."""
     return torch.where(tasks.query.mask, predictions[..., 0], 0.0).sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
 class ScoreKind(NamedTuple):
-    """How tasks are judged."""
+    """A way to score tasks."""
 
     name: str  # its key in results
     of: Callable[[Tensor, Task], Tensor]  # (predictions, tasks) -> one score per task
@@ -58,11 +58,11 @@ class ScoreKind(NamedTuple):
 ACCURACY = ScoreKind("accuracy", task_accuracy, False)
 SQUARED_ERROR = ScoreKind("mse", task_squared_error, True)
 BOUND = ScoreKind("bound", task_bound, False)
-LIKELIHOOD = ScoreKind("likelihood", task_likelihood, False)  # beside the squared error, where predictions are Gaussian
+LIKELIHOOD = ScoreKind("likelihood", task_likelihood, False)  # in addition to the squared error, for Gaussians
 
 
 def score_kind(episodes: Episodes) -> ScoreKind:
-    """Accuracy (0 to 1) for classes, mean squared error for functions, a bound in nats for sets of one class."""
+    """Returns accuracy (0 to 1) for classification, mean squared error for regression, a bound for generation."""
     if episodes.source.functions:
         return SQUARED_ERROR
     return BOUND if episodes.task_kind == "generation" else ACCURACY

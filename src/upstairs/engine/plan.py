@@ -1,4 +1,4 @@
-"""How a meta-step will run, and in how much memory: estimated on tensors without storage, before anything runs."""
+"""The plan of a meta-step: how it runs and in how much memory, estimated on tensors without storage."""
 
 import logging
 import os
@@ -27,26 +27,26 @@ from upstairs.tree import index, modules_of, parameters_of
 
 # glibc maps every block above 32 MiB anew, and its pages fault in again: a step took 1.6 times as long
 LARGEST_BLOCK = 32 * 2**20
-LARGE = 2**20  # bytes of a tensor, above which moving it costs more than calling operations
-SMALL = 2**18  # bytes of the largest tensor, up to which one thread is faster than two also where both are idle
-CALL = 16 * 2**10  # bytes that are written in the time of a call: ANIL, which writes as much, is as fast either way
+LARGE = 2**20  # bytes of a tensor above which copying it costs more than the overhead of calls
+SMALL = 2**18  # bytes of the largest tensor up to which one thread is faster than two, even on idle cores
+CALL = 16 * 2**10  # bytes written in the time of one call's overhead
 MIB = 2**20
 
 Precision = Literal["full", "tf32", "bf16", "bf16-unsafe"]
 
 
 class Estimate(NamedTuple):
-    """What the meta-step of one task takes, in bytes."""
+    """The memory of one task's meta-step, in bytes."""
 
     peak: int
     largest: int  # single tensor
-    folds: bool = False  # convolutions with weights that tasks share: several tasks at once are folded and unfolded
-    calls: int = 1  # of torch's operations
+    folds: bool = False  # it has convolutions with shared weights, for which several tasks are copied into one batch
+    calls: int = 1  # number of torch operations
     written: int = 0  # by all of them
 
     @property
     def alone(self) -> bool:
-        """Is one task at a time faster? It copies nothing, but all share none of their calls."""
+        """Whether one task at a time is faster: it copies nothing, but needs more calls."""
         return self.folds and self.largest > LARGE and self.written > CALL * self.calls
 
 
@@ -56,15 +56,15 @@ class Plan:
 
     tasks: int
     chunk: int  # tasks at a time
-    recompute: bool  # inner steps are computed again on the way back, one by one
-    differentiate: Differentiation | None  # None: the learner's own way
+    recompute: bool  # inner steps are recomputed in the backward pass, one by one
+    differentiate: Differentiation | None  # None: the learner's own choice
     precision: Precision
-    whole: bool  # only tasks of equal size together: their statistics would count padding
+    whole: bool  # only tasks of equal size together: batch statistics would count padding
     running: bool  # torch's batch norms gather running statistics
     one_thread: bool  # all tensors are so small that one thread is faster than several
-    blocks: Literal["returned", "reused", ""]  # large ones, when they are freed: to the system, or kept for the next
+    blocks: Literal["returned", "reused", ""]  # large freed blocks: returned to the system, or reused
     budget: int  # bytes
-    one: Estimate  # of the meta-step of one task
+    one: Estimate  # the meta-step of one task
 
     @property
     def bytes(self) -> int:
@@ -86,12 +86,11 @@ def plan(
     learner: Learner, tasks: Task, *, memory: int | str | None = None, chunk: int | None = None,
     recompute: bool | None = None, differentiate: Differentiation | None = None, precision: Precision = "full",
 ) -> Plan:  # fmt: skip
-    """Decide how many tasks at a time, and whether inner steps are unrolled or computed again; nothing is run.
+    """Decides how many tasks run at a time, and whether inner steps are unrolled or recomputed; nothing is run.
 
     Args:
-        memory: the budget in bytes, or as "2 GiB"; half of the machine's where None.
-        chunk: tasks at a time, where you decide.
-        recompute: compute inner steps again, where you decide.
+        memory: the budget in bytes, or as "2 GiB"; None: half of the machine's.
+        chunk, recompute: fix this decision; None: it is planned.
         differentiate, precision: as for `meta_backward`.
 
     Raises:
@@ -127,10 +126,10 @@ def plan(
 
 @dataclass(frozen=True)
 class Known:
-    """What was found out about a learner's steps, by what it depends on (see `signature`)."""
+    """Estimates, plans and programs of a learner's steps, by `signature`."""
 
     estimates: dict[Any, Estimate] = field(default_factory=dict)
-    plans: dict[Any, Plan] = field(default_factory=dict)  # of steps that ran once, and wrote to no module
+    plans: dict[Any, Plan] = field(default_factory=dict)  # for steps that ran once, and wrote to no module
     programs: dict[Any, Any] = field(default_factory=dict)  # compiled steps, see `compile`
 
 
@@ -139,7 +138,7 @@ _KNOWN: WeakKeyDictionary[Learner, Known] = WeakKeyDictionary()
 
 
 def known_of(learner: Learner) -> Known:
-    """The notes on a learner, which go when it does."""
+    """Returns the record of a learner, which is deleted with it."""
     found = _KNOWN.get(learner)
     if found is None:
         with LOCK:
@@ -150,11 +149,11 @@ def known_of(learner: Learner) -> Known:
 def signature(
     learner: Learner, tasks: Task, modules: list[nn.Module] | None = None, parameters: list[nn.Parameter] | None = None
 ) -> tuple[Any, ...]:
-    """What an estimate, or a compiled step, depends on: shapes, kinds, parameters, modes, the inner loop's length.
+    """Returns a key of all that an estimate or a compiled step depends on: shapes, types, parameters, modes, options.
 
     Args:
-        modules: those of the learner, where they are at hand.
-        parameters: those of the modules, where they are.
+        modules: the learner's modules, if they are at hand.
+        parameters: the modules' parameters, if they are at hand.
     """
     modules = modules or modules_of(learner)
     parameters = parameters_of(modules) if parameters is None else parameters
@@ -170,21 +169,19 @@ def signature(
 
 
 _CONTAINERS = {type(v) for v in vars(nn.Module()).values()} - {bool, NoneType}  # of modules, parameters, hooks
-
-
 _NUMBERS = {bool, int, float, str}  # the usual ones
-_BY_VALUE = (bool, int, float, str, Exact, FirstOrder, Implicit)  # a tuple: to build a union takes longer than to ask
+_BY_VALUE = (bool, int, float, str, Exact, FirstOrder, Implicit)  # a tuple, which is faster than a union
 
 
 def _plain(value: Any) -> Any:
-    """A number or word by its value, a function by its identity; the rest is in the modules."""
+    """Returns a number or string by its value, a function by its identity; the rest is in the modules."""
     if isinstance(value, _BY_VALUE):
         return value
     return id(value) if callable(value) else None
 
 
 def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
-    """Peak and largest tensor of one task's meta-step, from running it on tensors without storage."""
+    """Estimates the memory of one task's meta-step, by running it on tensors without storage."""
     key = (signature(learner, index(tasks, slice(0, 1))), recompute)
     seen = known_of(learner).estimates
     with LOCK:
@@ -210,7 +207,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     before = chosen(learner, "meta_loss")
     noise = logging.getLogger("torch._subclasses.fake_tensor")
     level = noise.level
-    noise.setLevel(logging.CRITICAL)  # a network's own mistake is told when it runs
+    noise.setLevel(logging.CRITICAL)  # a network's own mistake is reported when it runs
     try:
         return run(FakeTensorMode(allow_non_fake_inputs=True))
     except UpstairsError:
@@ -220,12 +217,12 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     finally:
         FOLDS.clear()
         noise.setLevel(level)
-        if before is None:  # how it runs on these tensors says nothing of real ones
+        if before is None:  # the way that works on these tensors may not work on real ones
             forget(learner)
 
 
 class Tracker(TorchDispatchMode):
-    """Bytes of the tensors alive at once that were made inside."""
+    """Counts the bytes of tensors that are made inside and alive at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +253,7 @@ class Tracker(TorchDispatchMode):
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes in all: what is free at the moment would make plans, and sums in another order, a matter of chance."""
+    """Returns the device's total memory in bytes; with free memory, plans and the order of sums would be random."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Tasks of embeddings, where each example is in many tasks and the encoder does not adapt."""
+"""Precomputed embeddings, for evaluation with an encoder that does not adapt."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +13,11 @@ from upstairs.data.episodes import Episodes
 from upstairs.tree import to_device_of
 
 PART = 256  # examples that are embedded at a time
-MOST = 2**28
+MOST = 2**28  # bytes of all embeddings
 
 
 class Head(Learner[Any]):
-    """A learner that `embeds_alone`, whose inputs are embedded already."""
+    """A learner that `embeds_alone`, on inputs that are embedded already."""
 
     def __init__(self, learner: Any) -> None:
         super().__init__()
@@ -33,15 +33,15 @@ class Head(Learner[Any]):
 def embedded(
     learner: Any, episodes: Episodes, tasks: int, progress: Callable[[float], None] = lambda share: None
 ) -> tuple[Learner, Episodes]:
-    """The same tasks, each example embedded once, where that is less work: else what was given.
+    """Returns the learner and tasks with each example embedded once; both unchanged where that saves no work.
 
-    That is for learners that `embeds_alone`, on examples that are the same at every draw; and where all embeddings fit
-    into `MOST` bytes.
+    It applies to learners that `embeds_alone`, on examples without augmentation, if all embeddings fit into `MOST`
+    bytes.
 
     Args:
         learner: in evaluation mode; nothing is differentiated.
-        tasks: how many will be solved.
-        progress: is told the share of the examples that are embedded.
+        tasks: the number of tasks to solve.
+        progress: receives the share of examples embedded so far.
     """
     source, given = episodes.source, (learner, episodes)
     sizes = [len(rows) for rows in source.rows]

@@ -1,14 +1,12 @@
-"""Batched matrix products of a traced meta-step, written as fewer and larger ones: the same numbers, summed in another
-order.
+"""Rewrites the batched matrix products of a traced meta-step as fewer and larger ones, summed in another order.
 
     x_t W              with one W for all tasks     ->  one product of all rows
     sum_t a_t^T b_t    the sum over tasks           ->  one product over all rows
     a b^T, of one column or one row                 ->  a product of single values, which inductor fuses with others
 
-For a small network the number of products is the time: each costs some 10 microseconds, however small it is.
+The time of a small network is the number of products: each costs some 10 microseconds, however small it is.
 
-And a sum with a scale, p + alpha g, is written as two operations: inductor (torch 2.13) makes one product with a sum of
-p + a b, and forgets the alpha.
+A scaled sum, p + alpha g, is written as two operations: inductor (torch 2.13) fuses p + a b and drops alpha.
 """
 
 from typing import Any
@@ -21,7 +19,7 @@ BMM, BADDBMM, SUM, ADD = aten.bmm.default, aten.baddbmm.default, aten.sum.dim_In
 
 
 def rewrite_products(module: GraphModule) -> None:
-    """Rewrite in place; nodes without `meta["val"]`, as make_fx on fake tensors leaves it, stay as they are."""
+    """Rewrites in place; nodes without the `meta["val"]` of make_fx on fake tensors stay as they are."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target is ADD and "alpha" in node.kwargs:
@@ -30,7 +28,9 @@ def rewrite_products(module: GraphModule) -> None:
                 scaled = _call(graph, aten.mul.Tensor, added, node.kwargs["alpha"])
                 _replace(node, _call(graph, ADD, to, scaled))
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target is SUM and _over_tasks(node):
+        if node.op != "call_function" or node.target is not SUM or "dtype" in node.kwargs:
+            continue
+        if len(node.args) > 1 and list(_args(node)[1]) == [0]:  # over tasks
             with graph.inserting_before(node):
                 total = _summed(graph, _args(node)[0])
                 if total is not None:
@@ -57,18 +57,14 @@ def _replace(node: Node, value: Node) -> None:
 
 
 def _call(graph: Graph, function: Any, *args: Any) -> Node:
-    """A node with the shape and strides that it will have."""
+    """Adds a node, with the shape and strides of its value."""
     node = graph.call_function(function, args)
     node.meta["val"] = function(*(a.meta["val"] if isinstance(a, Node) else a for a in args))
     return node
 
 
-def _over_tasks(node: Node) -> bool:
-    return len(node.args) > 1 and list(_args(node)[1]) == [0] and "dtype" not in node.kwargs
-
-
 def _summed(graph: Graph, node: Any) -> Node | None:
-    """The sum over axis 0 of [task, k, m], where it holds a product of matrices."""
+    """Returns the sum over axis 0 of [task, k, m] as one product, if it contains a product of matrices."""
     if node.op != "call_function" or len(node.users) > 1 or "val" not in node.meta:
         return None
     if node.target is ADD and not node.kwargs:
@@ -94,7 +90,7 @@ def _summed(graph: Graph, node: Any) -> Node | None:
 
 
 def _product(graph: Graph, node: Node) -> Node | None:
-    """x_t W with a shared W, or a product of one column or one row."""
+    """Returns x_t W with a shared W, or a product of one column or one row."""
     bias, a, b = _args(node) if node.target is BADDBMM else (None, *_args(node))
     if not all("val" in part.meta for part in (a, b)) or node.kwargs:
         return None

@@ -1,4 +1,4 @@
-"""The table of runs by kinds of data, `upstairs breadth RUN... --data A B`."""
+"""The accuracy of each run on each kind of data: `upstairs breadth RUN... --data A B`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,18 +37,18 @@ def breadth(
     quiet: bool = False,
     memory: Remembered | None = None,
 ) -> dict[str, Any]:
-    """Each run on the test classes of each kind of data, and the nearest centroid of their raw inputs.
+    """Evaluates runs on the test classes of several kinds of data, with the nearest centroid of raw inputs as baseline.
 
     Args:
-        runs: the directories of runs, of texts, pictures and sounds together.
-        data: what `upstairs train --data` takes.
-        way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
-        memory: where scores are kept; None remembers nothing once it has ended.
+        runs: the directories of runs; those on texts, pictures and sounds may be mixed.
+        data: kinds of data, as in `upstairs train --data`.
+        way, shot, query, tasks, seed: as in `upstairs evaluate`.
+        memory: the cache of scores; None: a new one for this call.
 
     Returns:
-        `rows`: for each run its name, what it was trained on, its `cells` (score and interval for each kind of data;
-        None where the run reads another kind of inputs), the mean and the worst of them, and the means of the kinds
-        that it was trained on (`own`) and of the others (`other`).
+        `rows`: for each run its name, its training data, its `cells` (score and interval for each kind of data; None
+        where the run reads another kind of inputs), their mean and minimum (`worst`), and the means over the kinds of
+        data that it was trained on (`own`) and over the others (`other`).
 
     Raises:
         UpstairsError: no run, no data, data that no run can read, or a run that can read none of it.
@@ -92,7 +92,7 @@ def breadth(
 
 
 def tasks_of(run: Run, kind: str, *, way: int, shot: int, query: int | None) -> Episodes:
-    """Tasks of the test classes of data, read as the run reads it."""
+    """Returns tasks of the test classes of a kind of data, in the run's input format."""
     episodes, *_ = choose_episodes([run], data=kind, split="test", way=way, shot=shot, query=query, quiet=True)
     if tuple(episodes.source.feature_shape) != run.inputs.shape:
         raise UpstairsError(
@@ -103,10 +103,10 @@ def tasks_of(run: Run, kind: str, *, way: int, shot: int, query: int | None) -> 
 
 
 def summary(cells: Sequence[dict[str, Any] | None], own: Sequence[bool] = ()) -> dict[str, Any]:
-    """A row's cells, their mean and the worst; the means of the kinds that are its own and of the others.
+    """Returns a row's cells with their mean and minimum, and the means over its own kinds of data and over the others.
 
     Args:
-        own: of each cell, is it of a kind that the row was trained on? Empty: it was not trained.
+        own: for each cell, whether the row was trained on that kind of data. Empty: it was not trained.
     """
     scores = [cell["accuracy"] for cell in cells if cell]
     parts = {
@@ -118,7 +118,7 @@ def summary(cells: Sequence[dict[str, Any] | None], own: Sequence[bool] = ()) ->
 
 
 def print_breadth(result: dict[str, Any]) -> None:
-    """The table on the terminal."""
+    """Prints the table on the terminal."""
     rows = with_short_names(result)["rows"]
     show_table(
         f"{result['way']}-way {result['shot']}-shot, {result['tasks']} tasks of test classes",
@@ -137,22 +137,22 @@ def print_breadth(result: dict[str, Any]) -> None:
 
 
 def write_breadth(result: dict[str, Any], path: Path, *, command: str) -> Path:
-    """The table as a page (.html), or as a picture."""
+    """Writes the table as a page (.html) or as a picture."""
     result = with_short_names(result)
     if path.suffix.lower() != ".html":
-        return draw_breadth(result, path)
+        return save_picture(result, path)
     head = {"title": "How far learning to learn reaches", "command": command, "versions": versions()}
     return write_report({**head, "matrices": [result]}, path)
 
 
 def with_short_names(result: dict[str, Any]) -> dict[str, Any]:
-    """Without the paths of data."""
+    """Returns the result with data sets named without their paths."""
     rows = [{**row, "trained_on": short_name(row["trained_on"])} for row in result["rows"]]
     return {**result, "data": [short_name(kind) for kind in result["data"]], "rows": rows}
 
 
-def draw_breadth(result: dict[str, Any], path: Path) -> Path:
-    """The table as a picture, brighter where more is right."""
+def save_picture(result: dict[str, Any], path: Path) -> Path:
+    """Writes the table as a picture, darker where accuracy is higher."""
     from matplotlib.figure import Figure
 
     scores, half = (

@@ -1,7 +1,7 @@
-"""Result cards: what was run, what came out, and what a paper says, as json and in words; tables of several cards.
+"""Result cards (the protocol, the score and the published number, as json and in words) and tables of several cards.
 
-A card that is of a shorter training, of fewer seeds or of a protocol that differs says so first, and only one that is
-of the whole protocol is ever said to have reproduced a number.
+A card states first where it deviates from the published protocol (a shorter training, fewer seeds), and only a run of
+the whole protocol can be said to have reproduced a number.
 """
 
 import json
@@ -24,10 +24,10 @@ BEGIN, END = "<!-- begin: upstairs results -->", "<!-- end: upstairs results -->
 
 
 def read_card(path: Path) -> Card:
-    """A card's json.
+    """Reads a card's json.
 
     Raises:
-        UpstairsError: no such file, or it is no card.
+        UpstairsError: the file cannot be read, or is no card.
     """
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def read_card(path: Path) -> Card:
 
 
 def deviations(card: Card) -> list[str]:
-    """The reasons why the card's number is not one of the published protocol; the most important first."""
+    """Returns how the card's run deviates from the published protocol, the most important deviation first."""
     found = []
     done, whole = min(s["steps"] for s in card["seeds"]), card["protocol"]["steps"]
     if card["budget"] is not None or done < whole:
@@ -50,7 +50,7 @@ def deviations(card: Card) -> list[str]:
 
 
 def verdict(card: Card) -> str:
-    """The number compared with the published one, in a sentence."""
+    """Compares the card's score with the published number, in a sentence."""
     published, score = card["published"], card["score"]
     if published is None:
         return "There is no published number to compare with."
@@ -58,7 +58,7 @@ def verdict(card: Card) -> str:
     half = max(score["ci95"], score["ci95_seeds"] or 0.0)
     gap = (number - score["mean"]) * (-1 if less else 1)  # above 0: short of it
     stands = "at it or better" if gap <= 0 else "within the interval of it" if gap <= half else "short of it"
-    whole = f"The published number is {write(card, number)}"
+    whole = f"The published number is {card_number(card, number)}"
     if deviations(card):
         return f"{whole}, of the whole protocol: this shorter run is {stands}."
     if card["differs"]:
@@ -66,19 +66,18 @@ def verdict(card: Card) -> str:
     return f"{whole}: {'reproduced' if gap <= half else 'not reproduced'} ({stands})."
 
 
-def write(card: Card, value: float, digits: int | None = None) -> str:
-    """An accuracy in per cent, a squared error as it is. Accuracies on a card are from 0 to 1."""
+def card_number(card: Card, value: float, ci95: float | None = None, digits: int | None = None) -> str:
+    """Writes an accuracy (0 to 1 on a card) in per cent, a squared error as it is."""
     share = card["unit"] != "mse"
-    return write_interval(value, percent=share, digits=digits if digits else 1 if share else 2)
+    return write_interval(value, ci95, percent=share, digits=digits or (1 if share else 2))
 
 
 def interval_of(card: Card, score: dict[str, Any]) -> str:
-    share = card["unit"] != "mse"
-    return write_interval(score["mean"], score["ci95"], percent=share, digits=1 if share else 2)
+    return card_number(card, score["mean"], score["ci95"])
 
 
 def card_markdown(card: Card) -> str:
-    """The card in words; deviations from the published protocol come first."""
+    """Returns the card as Markdown; deviations from the published protocol come first."""
 
     def half(value: float | None) -> str:
         return f" ± {(1 if card['unit'] == 'mse' else 100) * value:.2f}" if value else ""
@@ -94,7 +93,7 @@ def card_markdown(card: Card) -> str:
         dagger = " †" if own["transductive"] else ""
         rows.append((f"{name.replace('_', ' ')}{dagger} (baseline)", interval_of(card, own)))
     if published:
-        number = write(card, published["number"], 2) + half(published["ci95"])
+        number = card_number(card, published["number"], digits=2) + half(published["ci95"])
         rows.append((f"published: {published['source']}", number))
     lines = [
         f"# {card['name']}", "", *first, *([""] if first else []), verdict(card), "",
@@ -106,7 +105,7 @@ def card_markdown(card: Card) -> str:
 
 
 def results_table(cards: Sequence[Card]) -> str:
-    """One row a card: what was run here, for how long, and what is published."""
+    """Returns a table with one row for each card: its score, its budget and the published number."""
     if not cards:
         raise UpstairsError("no card was given: write `upstairs results CARD...`")
     lines = [
@@ -118,7 +117,7 @@ def results_table(cards: Sequence[Card]) -> str:
         lines.append(
             f"| `{card['name']}` | {interval_of(card, card['score'])}{' †' if card['transductive'] else ''} | "
             f"{interval_of(card, card['inductive']) if card['inductive'] else ''} | "
-            f"{write(card, published['number'], 2) if published else '–'} | "
+            f"{card_number(card, published['number'], digits=2) if published else '–'} | "
             f"{min(s['steps'] for s in card['seeds']):,} of {card['protocol']['steps']:,} | "
             f"{sum(s['seconds'] for s in card['seeds']) / 60:.0f} | {len(card['seeds'])} of {SEEDS} | "
             f"{short_commit(card)} |"
@@ -132,16 +131,16 @@ def results_table(cards: Sequence[Card]) -> str:
 
 
 def short_commit(card: Card) -> str:
-    """The commit in nine letters, with a + where files differed from it."""
+    """Returns the first nine letters of the commit, with a + where files differed from it."""
     commit = card["commit"] or "?"
     return commit.rstrip("+")[:9] + "+" * commit.endswith("+")
 
 
 def put_between(page: str, part: str, *, name: str) -> str:
-    """The page with another part between its two marker lines.
+    """Returns the page with `part` between its two marker lines.
 
     Raises:
-        UpstairsError: it has not both of them, in order.
+        UpstairsError: a marker is missing, or they are in the wrong order.
     """
     start, end = page.find(BEGIN), page.find(END)
     if start < 0 or end < start:
@@ -150,7 +149,7 @@ def put_between(page: str, part: str, *, name: str) -> str:
 
 
 def machine(asked: str) -> dict[str, Any]:
-    """The processor, or the GPU, that did the work."""
+    """Describes the processor or GPU of the run."""
     device = choose_device(asked)
     model = platform.machine()
     if Path("/proc/cpuinfo").is_file():
@@ -163,7 +162,7 @@ def machine(asked: str) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit that the package is of, with a + where files differ from it; None outside a repository."""
+    """Returns the commit of the package, with a + where files differ from it; None outside a repository."""
     try:
         found, changed = (
             subprocess.run(

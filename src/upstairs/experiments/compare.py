@@ -1,4 +1,4 @@
-"""Several runs on the same tasks: each one's score, and the paired differences with their intervals."""
+"""Scores of several runs on the same tasks, and their paired differences with intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from upstairs.console import (
     write_task,
 )
 from upstairs.data.open import absolute
-from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_beside
+from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_with_baselines
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import choose_episodes
@@ -40,21 +40,21 @@ def compare(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score runs on one frozen list of tasks: `upstairs.compare(["runs/maml", "runs/protonet"])`.
+    """Scores runs on one frozen list of tasks: `upstairs.compare(["runs/maml", "runs/protonet"])`.
 
-    A transductive learner is a contestant twice: as it is, and with one query at a time.
+    A transductive learner is scored twice: with all queries at once, and with one query at a time.
 
     Args:
         runs: the directories of two or more runs on the same data.
-        data, split, way, shot, query, tasks, seed: as `upstairs evaluate` takes them.
-        baselines: the baselines of the first run are contestants too.
+        data, split, way, shot, query, tasks, seed: as in `upstairs evaluate`.
+        baselines: score the baselines of the first run too.
 
     Returns:
         `scores`: for each contestant its name, score, interval and whether it is transductive, the best first.
-        `differences`: what `upstairs.statistics.paired_differences` gives.
+        `differences`: the result of `upstairs.statistics.paired_differences`.
 
     Raises:
-        UpstairsError: fewer than two runs, one given twice, or runs that no task can be put to alike.
+        UpstairsError: fewer than two runs, a run given twice, or runs without tasks in common.
     """
     loaded = [load(path) for path in runs]
     if len(loaded) < 2:
@@ -72,9 +72,9 @@ def compare(
     scores: dict[str, Any] = {}
     with counting("comparing", quiet=quiet) as progress:
         for label, learner in named.items():
-            before, beside = len(scores) * len(seeds), {} if scores else plain
+            before = len(scores) * len(seeds)
             tell = progress and (lambda done, _, before=before: progress(before + done, total))
-            found = score_beside(learner, episodes, seeds, baselines=beside, progress=tell)
+            found = score_with_baselines(learner, episodes, seeds, baselines={} if scores else plain, progress=tell)
             scores |= found.named(label) | found.baselines
     contestants = named | plain
     table = [
@@ -102,7 +102,7 @@ def compare(
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    """Two tables: each contestant's score, and the paired differences."""
+    """Prints two tables: each contestant's score, and the paired differences."""
     rows, pairs = result["scores"], result["differences"]
     name, daggers = score_name(rows[0]), {row["name"]: " †" * row["transductive"] for row in rows}
     words = {row["name"]: write_name(row["name"]) if row["baseline"] else row["name"] for row in rows}

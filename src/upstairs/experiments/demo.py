@@ -1,4 +1,4 @@
-"""The demo: networks learn to learn, and are compared with baselines without meta-learning."""
+"""The demo: it meta-trains networks and compares them with baselines without meta-learning."""
 
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,7 +20,7 @@ Kind = Literal["image", "text", "audio"]
 
 
 class Demo(NamedTuple):
-    """What a kind of demo trains, on what, and what it is measured by."""
+    """The training data, presets and evaluation settings of a kind of demo."""
 
     data: str | None
     presets: tuple[str, ...]
@@ -46,13 +46,14 @@ def run_demo(
     kind: Kind = "image",
     data: str | None = None,
 ) -> Path:
-    """Train on glyphs (languages, or recordings) and evaluate on unseen ones: results.json and report.html in `out`.
+    """Meta-trains on glyphs (languages, recordings), evaluates on unseen ones; writes results.json and report.html.
+
+    A demo that was stopped is resumed; one that was finished is evaluated again.
 
     Args:
-        data: other data than the kind's own. There are no recordings of our own: words that eSpeak NG says, if it is
-            installed, take their place.
-
-    A demo that was stopped goes on where it stood; one that was finished is measured again.
+        out: the folder for runs and results.
+        data: a data set to use instead of the kind's own. The library ships no recordings: without `data`, eSpeak NG
+            synthesises them if it is installed.
 
     Raises:
         UpstairsError: the budget is not above 0, `out` holds a demo with another budget or seed, or no recordings.
@@ -85,10 +86,10 @@ def run_demo(
 
 
 def synthesised(folder: Path, *, quiet: bool) -> Path:
-    """Recordings for a demo of sounds, by the synthesiser that is installed.
+    """Returns a folder of words spoken by eSpeak NG.
 
     Raises:
-        UpstairsError: there is none.
+        UpstairsError: eSpeak NG is not installed.
     """
     engine = find_engine()
     if engine is None:

@@ -1,4 +1,4 @@
-"""A run from its directory, scored with its baselines on a frozen list of tasks."""
+"""Evaluation of a run and its baselines on a frozen list of tasks."""
 
 import time
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def evaluate_run(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """One result: the score, its interval and baselines on a frozen list of tasks."""
+    """Returns the score of a run, with its interval and baselines, on a frozen list of tasks."""
     run = load(path)
     episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     learner = run.learner
@@ -57,16 +57,16 @@ def evaluate_run(
     }
 
 
-UNHEARD: dict[str, Any] = {"spoken": None}  # made-up words serve training alone: no synthesiser is needed after it
+UNHEARD: dict[str, Any] = {"spoken": None}  # synthesised words are used in training only
 
 
 def reads(run: Run, data: str) -> bool:
-    """Is the data of the kind of inputs (texts, sounds, pictures or arrays) that the run was trained on?"""
+    """Returns whether data has the kind of inputs (texts, sounds, pictures or arrays) that the run was trained on."""
     return isinstance(run.inputs.format, reader_for(data).formats)
 
 
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
-    """The classes to evaluate on, with the data's name and the split's."""
+    """Returns the classes to evaluate on, with the names of the data and of the split."""
     name, form = str(data or run.settings.data), run.inputs.format
     own = data is None or absolute(data) == run.settings.data
     if not reader_for(name).has_splits:
@@ -101,7 +101,10 @@ def choose_episodes(
     query: int | None,
     quiet: bool,
 ) -> tuple[Episodes, str, str]:
-    """The tasks to evaluate on, with the data's name and the split's; what is left out is what all runs can do."""
+    """Returns the tasks to evaluate on, with the names of the data and of the split.
+
+    An option that is None is set to a value that every run supports.
+    """
     source, name, part = choose_source(runs[0], data, split, quiet=quiet)
     check_task_kind(runs, source)
     if shot is None:

@@ -1,4 +1,4 @@
-"""More pictures of classes seen once: files and a sheet from a folder of examples."""
+"""Generation of pictures of new classes from a folder of examples."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from upstairs.storage import write_atomically
 from upstairs.training.run import load
 
 Pictures = Sequence[np.ndarray]
-SHOWN = 10  # of a class, of each kind, on the sheet
-LEAST = 56  # pixels of one picture's side on the sheet
+SHOWN = 10  # support examples, and generated ones, of each class on the sheet
+LEAST = 56  # side of one picture on the sheet, in pixels
 
 
 def generate_folder(
     path: Path, *, support: Path, out: Path, count: int = 20, seed: int = 0, quiet: bool = False
 ) -> Path:
-    """Write `count` new pictures of each class of a folder as out/class/number.png, and out/sheet.png; its path.
+    """Generates `count` pictures of each class of a folder as out/class/number.png; returns the path of out/sheet.png.
 
     Raises:
-        UpstairsError: a run that makes no pictures, a support folder or picture that cannot be read, `out` not empty.
+        UpstairsError: the run does not generate pictures, a support picture cannot be read, or `out` is not empty.
     """
     run = load(path)
     run.generator(count)
@@ -51,10 +51,10 @@ def generate_folder(
 
 
 def classes_in(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of a folder by class: arranged as class/file, or all of one class, which has the folder's name.
+    """Returns the pictures of a folder by class: class/file, or files of one class, named as the folder.
 
     Raises:
-        UpstairsError: no such folder, or no pictures in it.
+        UpstairsError: there is no such folder, or it has no pictures.
     """
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     own = [file for file in inside if file.name in PICTURES]
@@ -64,7 +64,7 @@ def classes_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def make_sheet(rows: Mapping[str, tuple[Pictures, Pictures]]) -> Image.Image:
-    """A row for each class: the examples that were shown, a line, and what was made of them."""
+    """Draws a row for each class: its support examples, a line, and the generated pictures."""
     side = next(iter(rows.values()))[0][0].shape[-1]
     cell = side * max(1, -(-LEAST // side)) + 6
     left, right = (max(len(row[part]) for row in rows.values()) for part in (0, 1))

@@ -1,4 +1,4 @@
-"""Are generated examples good? A classifier that never saw the generator says what they are and how they vary."""
+"""The quality of generated examples: a classifier trained without the generator measures their class and variety."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,36 +21,36 @@ from upstairs.learners.metric.protonet import MetricLearner
 from upstairs.statistics import interval
 from upstairs.tree import index
 
-Draw = Callable[[Examples, int, torch.Generator], Float[Tensor, "count *feature"]]  # from examples of one class, more
+Draw = Callable[[Examples, int, torch.Generator], Float[Tensor, "count *feature"]]  # examples of one class -> new ones
 REAL = "real drawings"
 
 
-def chosen(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
-    """Support examples at random: copies."""
+def copies(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
+    """Returns support examples drawn with replacement."""
     return support.x[torch.randint(len(support.x), (count,), generator=numbers)]
 
 
 def noise(support: Examples, count: int, numbers: torch.Generator) -> Tensor:
-    """The pixels of a support example in random order: as much ink, and nothing else of it."""
-    x = chosen(support, count, numbers)
+    """Returns support examples with their pixels shuffled."""
+    x = copies(support, count, numbers)
     order = torch.rand(count, x[0].numel(), generator=numbers).argsort(1)
     return x.flatten(1).gather(1, order).reshape(x.shape)
 
 
 def warping(warp: Warp) -> Draw:
-    """Random warps of the support examples, square pictures."""
-    return lambda support, count, numbers: warp.apply(chosen(support, count, numbers), warp.draw(count, numbers))
+    """Returns a `Draw` that warps support examples (square pictures) at random."""
+    return lambda support, count, numbers: warp.apply(copies(support, count, numbers), warp.draw(count, numbers))
 
 
 CONTROLS: dict[str, Draw] = {
-    "copies of the example": chosen,
+    "copies of the example": copies,
     "its pixels shuffled": noise,
     "small warps of it": warping(SMALL_WARP),
     "large warps of it": warping(Warp()),
 }
 
 
-def judge(
+def judge_generators(
     classifier: MetricLearner[Any],
     source: Source,
     draws: Mapping[str, Draw | Learner],
@@ -61,19 +61,19 @@ def judge(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
-    """A classifier's view of drawings after one example of each class, and of real examples of the same classes.
+    """Scores generators with a classifier, which also scores real examples of the same classes.
 
-    A task is `way` classes of the source. Each generator sees one example of a class and makes `count` more. The
-    classifier knows each class by one other example, and says which of the classes each is of.
+    A task has `way` classes of the source. Each generator receives one example of a class and draws `count` more. The
+    classifier is adapted to one other example of each class, and predicts the class of each drawing.
 
     Returns:
-        for each generator, and for real examples: `recognised`, the share that is taken for the class asked for;
-        `variety`, the mean distance in the classifier's features between two that were drawn from one example, over
-        that between two real examples of the class; and half their 95% intervals over tasks, `recognised_ci95` and
+        for each generator, and for real examples: `recognised`, the share of drawings classified as the class asked
+        for; `variety`, the mean distance in the classifier's features between two drawings from one example, divided
+        by that between two real examples of the class; and half their 95% intervals over tasks, `recognised_ci95` and
         `variety_ci95`.
 
     Raises:
-        UpstairsError: too few classes, or too few examples of one, or fewer than 2 tasks.
+        UpstairsError: too few classes, too few examples of a class, or fewer than 2 tasks.
     """
     seeds = enough_seeds(seed, tasks)
     episodes, judge = Episodes(source, way=way, shot=2, query=count), classifier.for_way(way)
@@ -96,7 +96,7 @@ def judge(
     return {name: _describe(np.array(rows), real) for name, rows in found.items()}
 
 
-def bounds(
+def bounds_by_shots(
     generator: Learner,
     source: Source,
     *,
@@ -106,10 +106,10 @@ def bounds(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[int, Float[np.ndarray, " task"]]:
-    """What a generator predicts of each task's queries (a bound in nats per example) from more and more examples.
+    """Returns a generator's bound on the log-likelihood of each task's queries (nats per example), for several shots.
 
-    The queries are the same for all shots, and a support set holds the smaller ones: the numbers can be paired. After
-    0 shots a generator says what it knows of all classes (`Unconditioned`), where an empty support set means something.
+    The queries are the same for all shots and support sets are nested, so that differences can be paired. At 0 shots
+    the generator is `Unconditioned`.
 
     Raises:
         UpstairsError: classes with too few examples.
@@ -128,7 +128,7 @@ def bounds(
 
 
 def _made(draw: Draw | Learner, examples: Float[Tensor, "way *feature"], count: int, seed: int) -> Tensor:
-    """`count` drawings after each example, class after class."""
+    """Returns `count` drawings from each example, class after class."""
     numbers, each = torch.Generator().manual_seed(seed), examples[:, None]
     support = Examples(
         each, torch.zeros(each.shape[:2], dtype=torch.long), torch.ones(each.shape[:2], dtype=torch.bool)
@@ -143,14 +143,14 @@ def _made(draw: Draw | Learner, examples: Float[Tensor, "way *feature"], count: 
 
 
 def _spread(z: Float[Tensor, "way count d"]) -> float:
-    """The mean distance between two embeddings of one class."""
+    """Returns the mean distance between two embeddings of one class."""
     count = z.shape[1]
     apart = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")  # exactly 0 for copies
     return float(apart.sum((1, 2)).mean() / (count * (count - 1)))
 
 
 def _describe(rows: Float[np.ndarray, "task 2"], real: Float[np.ndarray, " task"]) -> dict[str, float]:
-    """The interval of the variety is that of a ratio of two means over the same tasks (the delta method)."""
+    """Returns means and intervals; the variety is a ratio of two means over the same tasks (the delta method)."""
     recognised, own = interval(rows[:, 0])
     ratio = rows[:, 1].mean() / real.mean()
     half = interval(rows[:, 1] - ratio * real).ci95 / real.mean()

@@ -1,4 +1,4 @@
-"""Every learner, kind of data, preset and experiment, as `upstairs list` names them."""
+"""The contents of `upstairs list`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from upstairs.training.presets import PRESETS
 
 
 def list_all() -> dict[str, list[dict[str, Any]]]:
-    """Every learner with its defaults, kind of data and preset."""
+    """Returns every learner with its defaults, every kind of data, preset and published experiment."""
     table = sorted(learners().items())
     return {
         "learners": [

@@ -1,4 +1,4 @@
-"""Adapting a run to classes of one's own, and naming inputs from files."""
+"""Adaptation of a run to new classes, and prediction of inputs from files."""
 
 import io
 import sys
@@ -21,7 +21,7 @@ from upstairs.training.run import load
 
 
 def adapt_run(path: Path, support: Support, *, unknown: float | None = None, quiet: bool = False) -> Model:
-    """`Run.adapt`; where a class has few examples, `unknown` is measured on the run's validation classes."""
+    """Adapts a run as `Run.adapt` does; where a class has few examples, validation classes calibrate `unknown`."""
     run, others = load(path), None
     counts = Counter(
         read_support(support, run.inputs)[2] if unknown is not None and run.settings.task_kind != "regression" else ()
@@ -35,22 +35,23 @@ def adapt_run(path: Path, support: Support, *, unknown: float | None = None, qui
 
 
 def lines_of(path: Path) -> list[str]:
-    """The texts of a file, or of standard input where it is `-`."""
+    """Returns the texts of a file, or of standard input for `-`."""
     if str(path) != "-":
         return texts_of(path)
-    own = sys.stdin  # bytes where there are some: in some locales Python lets through what is not UTF-8
+    own = sys.stdin  # read as bytes where possible: in some locales Python accepts text that is not UTF-8
     read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
     return [line for line in read.splitlines() if line.strip()]
 
 
 def predict_file(model: Path, inputs: Sequence[Path], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """For each input its label and the probabilities, by an adapted model's file.
+    """Returns the label and the class probabilities of each input, by the adapted model in a file.
 
     Args:
-        texts: inputs that are texts, as they stand here.
+        inputs: files; for a model of texts each line is an input.
+        texts: further inputs of a model of texts.
 
     Raises:
-        UpstairsError: no inputs, or a file that cannot be read; texts for a model of something else.
+        UpstairsError: no inputs, a file that cannot be read, or texts for a model of other inputs.
     """
     if not inputs and not texts:
         raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")

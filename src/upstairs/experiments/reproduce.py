@@ -1,4 +1,4 @@
-"""`upstairs reproduce NAME`: a published experiment, trained, judged on fixed test tasks, and put on a card."""
+"""`upstairs reproduce NAME`: trains a published experiment, scores it on fixed test tasks, and writes a result card."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import episodes_of
 from upstairs.data.open import open_splits
 from upstairs.data.splits import Splits
-from upstairs.engine.evaluate import frozen_seeds, score_beside
+from upstairs.engine.evaluate import frozen_seeds, score_with_baselines
 from upstairs.errors import UpstairsError
 from upstairs.experiments.cards import Card, card_markdown, commit, machine
 from upstairs.experiments.published.papers import find_experiment
@@ -40,16 +40,16 @@ def reproduce(
     note: str = "",
     quiet: bool = False,
 ) -> Card:
-    """Train and judge an experiment, from where a killed one was. It writes OUT/NAME/card.json and card.md.
+    """Trains and scores an experiment and writes OUT/NAME/card.json and card.md; a stopped one is resumed.
 
     Args:
-        name: of an experiment (`upstairs reproduce --list`).
-        data: where its data set is; left out for what needs none.
-        budget: minutes of training, of all seeds together; None is the whole published protocol.
-        seeds: trainings that differ in nothing but their seeds, 0, 1, ...
-        tasks: test tasks, 1,000 or more, the same for every seed.
-        out: the folder for trainings and cards; experiments that share a training find it there.
-        note: a sentence for the card, such as what else the machine was doing.
+        name: the name of an experiment (`upstairs reproduce --list`).
+        data: the path of its data set; not for regression.
+        budget: minutes of training, all seeds together; None: the whole published protocol.
+        seeds: the number of trainings, with seeds 0, 1, ...
+        tasks: the number of test tasks, 1,000 or more, the same for every seed.
+        out: the folder for trainings and cards; experiments with the same training share it.
+        note: a sentence for the card, such as the other load of the machine.
 
     Raises:
         UpstairsError: no such experiment; no data; too few tasks or seeds; a run in `out` of other settings.
@@ -72,7 +72,7 @@ def reproduce(
 
 
 def request_of(experiment: Experiment, data: str | None, minutes: float | None, device: str) -> RunRequest:
-    """What is asked of the training; its mistakes show before anything is read."""
+    """Returns the options of the training; mistakes are found before data is read."""
     own = experiment.dataset.data if experiment.regression else None
     if (data or own) is None:
         raise UpstairsError(f"{experiment.name} needs `data`: {experiment.dataset.data}")
@@ -81,7 +81,7 @@ def request_of(experiment: Experiment, data: str | None, minutes: float | None, 
 
 
 def train_or_resume(request: RunRequest, out: Path, splits: Splits, *, quiet: bool) -> Run:
-    """One training, from the beginning or from where it stood."""
+    """Starts a training, or resumes it from its checkpoint."""
     if (out / "last.safetensors").exists():
         settings = resumed_settings(out, request.settings.learner, **request.values)
         return resume_run(out, settings, quiet=quiet, splits=splits)
@@ -91,10 +91,10 @@ def train_or_resume(request: RunRequest, out: Path, splits: Splits, *, quiet: bo
 def judge(
     experiment: Experiment, run: Run, splits: Splits, *, tasks: int, baselines: bool, quiet: bool
 ) -> dict[str, Any]:  # fmt: skip
-    """The score of each test task; kept in the run's folder, and read again where nothing has changed."""
+    """Returns the score of each test task; it is cached in the run's folder."""
     episodes, file = test_episodes(experiment, splits), run.path / f"{experiment.name}.json"
     seeds = frozen_seeds(0, tasks)
-    last = [float(part.x.double().sum()) for part in episodes.batch(seeds[-1:])]  # differs where data or tasks do
+    last = [float(part.x.double().sum()) for part in episodes.batch(seeds[-1:])]  # a checksum of data and tasks
     of = {"steps": run.meta["progress"]["step"], "tasks": tasks, "last task": last}
     known = earlier_scores(file)
     if {name: known.get(name) for name in of} == of and bool(known["baselines"]) == baselines:
@@ -106,7 +106,7 @@ def judge(
     plain = baselines_for(run.settings, splits.test, experiment.way) if baselines else {}
     plain = {name: baseline.to(device) for name, baseline in plain.items()}
     with counting(f"judging {experiment.name}", quiet=quiet) as progress:
-        found = score_beside(learner.to(device), episodes, seeds, baselines=plain, progress=progress)
+        found = score_with_baselines(learner.to(device), episodes, seeds, baselines=plain, progress=progress)
     each = {name: {"each": v.tolist(), "transductive": plain[name].transductive} for name, v in found.baselines.items()}
     alone = None if found.inductive is None else found.inductive.tolist()
     result = {
@@ -117,7 +117,7 @@ def judge(
 
 
 def earlier_scores(file: Path) -> dict[str, Any]:
-    """The scores judged before; nothing where there is no file, or a damaged one: it is judged again."""
+    """Returns cached scores; an empty dict where the file is missing or damaged."""
     try:
         known = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -140,7 +140,7 @@ def make_card(
     budget: float | None,
     note: str,
 ) -> Card:
-    """Everything that a reader needs to know about the number, as json. Accuracies are from 0 to 1."""
+    """Returns the card of an experiment. Accuracies are from 0 to 1."""
     scale = 1 if experiment.regression else 100
     published = experiment.published and {
         "number": experiment.published[0] / scale,
@@ -166,7 +166,11 @@ def make_card(
         "budget": budget,
         "protocol": experiment.settings | {"test_query": experiment.test_query, "test_steps": experiment.test_steps},
         "settings": [replace(run.settings, data="", start_from=None).to_json() for run in runs],
-        "seeds": [_seed(run, one) for run, one in zip(runs, judged, strict=True)],
+        "seeds": [
+            {"seed": run.settings.seed, "mean": float(np.mean(one["own"]))}
+            | {key: run.meta["progress"][name] for key, name in (("steps", "step"), ("seconds", "seconds"))}
+            for run, one in zip(runs, judged, strict=True)
+        ],
         "words": in_words(experiment, runs, tasks=tasks, budget=budget, note=note),
         "machine": machine(runs[0].settings.device),
         "note": note,
@@ -175,14 +179,8 @@ def make_card(
     }
 
 
-def _seed(run: Run, judged: dict[str, Any]) -> dict[str, Any]:
-    progress = run.meta["progress"]
-    mean = float(np.mean(judged["own"]))
-    return {"seed": run.settings.seed, "mean": mean, "steps": progress["step"], "seconds": progress["seconds"]}
-
-
 def over_seeds(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The mean, with an interval over tasks (each task's mean over seeds) and, from two seeds on, one over seeds."""
+    """Returns the mean, its interval over tasks (each task's mean over seeds) and, from two seeds on, over seeds."""
     each = np.asarray(scores)
     mean, ci95 = interval(each.mean(0))
     return {"mean": mean, "ci95": ci95, "ci95_seeds": interval(each.mean(1)).ci95 if len(each) > 1 else None}
@@ -191,7 +189,7 @@ def over_seeds(scores: Sequence[Sequence[float]]) -> dict[str, Any]:
 def in_words(
     experiment: Experiment, runs: Sequence[Run], *, tasks: int, budget: float | None, note: str
 ) -> list[str]:  # fmt: skip
-    """The protocol, and what was done of it."""
+    """Describes the protocol and the training."""
     s, full = runs[0].settings, experiment.settings
     seconds = sum(run.meta["progress"]["seconds"] for run in runs)
     task = f"{experiment.shot} examples" if experiment.regression else f"{experiment.way}-way {experiment.shot}-shot"

@@ -1,9 +1,9 @@
-"""Search of settings that have no gradient (a network's kind, a number of steps), by Optuna (extra `[search]`).
+"""Search of settings without a gradient (the kind of network, the number of steps), by Optuna (extra `[search]`).
 
     found = search(score, {"rate": Range(1e-4, 1e-1, log=True), "steps": Range(1, 10), "net": ["mlp", "bag"]}, trials=9)
 
-A search that has a storage is resumed by the same call, in other processes and on other machines too. Warm starts from
-earlier tasks are tried first: learning to search, in its plainest form.
+A search with a storage is resumed by the same call, also in other processes and on other machines. The best settings of
+earlier searches on other tasks can be tried first (a warm start).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +25,10 @@ from upstairs.training.trainer import train_run
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included: whole ones where both are.
+    """Numbers from `low` to `high`, both included; integers where both are integers.
 
     Args:
-        log: each power of ten is as likely as another.
+        log: sample on a logarithmic scale.
     """
 
     low: float
@@ -42,18 +42,19 @@ class Range:
 
 
 Space = Mapping[str, Range | Sequence[Any]]
-Report = Callable[[int, float], None]  # (how far, the score there): ends a trial that is no good
+Report = Callable[[int, float], None]  # (step, score so far): ends a bad trial
 Score = Callable[[dict[str, Any], Report], float]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The result of a search; `study` holds all of it, with Optuna's own pictures and tools.
+    """The result of a search.
 
     Args:
-        settings: the best ones.
-        score: theirs, on the data that chose them, so it is optimistic: judge by a third split.
-        pruned: trials that were ended early.
+        settings: the best settings.
+        score: their score on the data that chose them, so it is optimistic: evaluate them on a third split.
+        pruned: the number of trials that were ended early.
+        study: Optuna's study, with its plots and tools.
     """
 
     settings: dict[str, Any]
@@ -67,22 +68,23 @@ def search(
     score: Score, space: Space, *, trials: int, maximise: bool = False, storage: str | Path | None = None,
     name: str = "search", earlier: Sequence[str] = (), best_of_each: int = 3, seed: int = 0, quiet: bool = True,
 ) -> Found:  # fmt: skip
-    """Try settings, by a tree-structured Parzen estimator (Bergstra et al. 2011), and prune below the others' median.
+    """Searches settings by a tree-structured Parzen estimator (Bergstra et al. 2011) with median pruning.
 
     Args:
-        score: called with settings and `report`; returns the score. Call `report(step, score so far)` as it goes on,
-            and a trial that is worse there than half of those before ends.
+        score: receives settings and `report`, and returns the score. Where it calls `report(step, score so far)`, a
+            trial that is worse than the median of earlier trials at that step ends.
         space: a `Range`, or a list of choices, for each setting.
-        trials: how many there shall be in all, those of a resumed search included.
-        storage: a file of SQLite, or any storage URL of Optuna (several machines: its own databases). None: memory.
-        name: of the search in the storage; the same name goes on with it.
+        trials: the number of trials, those of a resumed search included.
+        storage: an SQLite file, or any storage URL of Optuna (for several machines, a database server). None: memory.
+        name: the name of the search in the storage; a search of that name is resumed.
         earlier: names of searches in the storage, on other tasks: their `best_of_each` best settings are tried first,
             as far as they lie in the space.
-        seed: of the sampler. A resumed search is not that of one never stopped: its sampler begins anew.
+        seed: the seed of the sampler, which starts anew in a resumed search: its trials differ from an uninterrupted
+            one's.
 
     Raises:
-        UpstairsError: Optuna is not installed, the space is empty or not that of the search that goes on, the storage
-            cannot be opened, there is no such earlier search, or no trial came to its end.
+        UpstairsError: Optuna is not installed, the space is empty or differs from the resumed search's, the storage
+            cannot be opened, there is no such earlier search, or no trial was completed.
     """
     try:
         import optuna
@@ -132,7 +134,7 @@ def _distribution(optuna: Any, of: Range | Sequence[Any]) -> Any:
 
 
 def _check_same_study(optuna: Any, study: Any, kinds: Mapping[str, Any]) -> None:
-    """A search goes on with the kinds of values and the choices that it had."""
+    """Refuses a space that differs from the resumed search's."""
     for trial in study.get_trials(deepcopy=False):
         for name, had in trial.distributions.items():
             try:
@@ -146,7 +148,7 @@ def _check_same_study(optuna: Any, study: Any, kinds: Mapping[str, Any]) -> None
 
 
 def _try(optuna: Any, study: Any, score: Score, kinds: dict[str, Any]) -> None:
-    """One trial; what goes wrong in it is the caller's to see, and is not counted as a bad score."""
+    """Runs one trial; an error in it reaches the caller and is not counted as a bad score."""
     trial = study.ask(kinds)
 
     def report(step: int, value: float) -> None:
@@ -166,7 +168,7 @@ def _try(optuna: Any, study: Any, score: Score, kinds: dict[str, Any]) -> None:
 
 
 def _warm(optuna: Any, url: str, earlier: Sequence[str], space: Space, best: int) -> list[dict[str, Any]]:
-    """The best settings of earlier tasks: first the best of each, then the second of each, and so on."""
+    """Returns the best settings of earlier searches: first the best of each, then the second of each, and so on."""
     columns = []
     for name in earlier:
         try:
@@ -192,10 +194,10 @@ FORM = "write it as lr=1e-4..1e-1:log, inner_steps=1..5 or norm=batch,group"
 
 
 def parse_space(words: Sequence[str], learner: str) -> dict[str, Range | list[Any]]:
-    """Options of a learner's run to vary: `name=low..high`, the same with `:log`, or `name=one,two,three`.
+    """Parses the options to search: `name=low..high`, the same with `:log`, or `name=one,two,three`.
 
     Raises:
-        UpstairsError: what cannot be read, or no option of that name.
+        UpstairsError: a word that cannot be read, or no option of that name.
     """
     options, kinds = options_of(learner), option_kinds(Settings) | option_kinds(entry(learner).options)
     space: dict[str, Range | list[Any]] = {}
@@ -222,13 +224,13 @@ def search_settings(
     request: RunRequest, space: Space, *, out: Path, trials: int = 20, storage: str | None = None,
     earlier: Sequence[str] = (), quiet: bool = False,
 ) -> Found:  # fmt: skip
-    """Train a run for every trial, in a folder of its own below `out`; one that trails the others ends early.
+    """Trains a run for every trial, in its own folder below `out`; a trial worse than the median ends early.
 
     Args:
-        request: the run; what is varied takes the place of its settings.
-        storage: as `search` takes it; None: search.db next to `out`, so that searches of one folder can start from each
+        request: the run; searched settings replace its own.
+        storage: as for `search`; None: search.db next to `out`, so that searches in one folder can start from each
             other.
-        earlier: names (folders' names) of searches in the same storage to start from.
+        earlier: folder names of searches in the same storage to start from.
 
     Raises:
         UpstairsError: settings or data that cannot be used, or Optuna is not installed.
@@ -275,14 +277,14 @@ def search_settings(
 
 
 def describe(found: Found) -> str:
-    """The best settings, as they are typed."""
+    """Returns the best settings as command-line options."""
     words = " ".join(f"--{n.replace('_', '-')} {v}" for n, v in found.settings.items())
     ended = f"{found.trials} trials, {found.pruned} ended early"
     return f"{ended}; best on validation tasks, which chose it: {found.score:.4f} with {words}"
 
 
 def _own_folder(out: Path) -> Path:
-    """The next trial's, also where other processes search here."""
+    """Makes the next trial's folder, also where other processes search here."""
     out.mkdir(parents=True, exist_ok=True)
     for number in count():
         try:

@@ -1,4 +1,4 @@
-"""Small trainings that differ from a run in one thing: the number of classes, the inner loop, the kind of classes."""
+"""Short trainings that vary one setting of a run: the number of classes, of inner steps, or the kind of classes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,32 +20,30 @@ from upstairs.training.trainer import Trainer, restore
 
 CLASSES = (25, 100, 400)  # and all
 LENGTHS = (1, 3, 5, 10)
-KINDS = 4  # of the data, at most: those with the most classes
-HELD_OUT = 1 / 3  # of a kind's classes
+KINDS = 4  # at most: those with the most classes
+HELD_OUT = 1 / 3  # share of a kind's classes
 
 
 def class_counts(run: Run, total: int) -> list[int]:
-    """How many training classes there are to be: a few numbers below all of them, and all."""
+    """Returns the numbers of training classes to compare: a few below `total`, and `total`."""
     return [count for count in CLASSES if max(2, (run.settings.way or 0) // 20) < count < total] + [total]
 
 
 def lengths(run: Run) -> list[int]:
-    """Inner-loop lengths, the run's own among them; none where there is no inner loop of steps."""
-    if not run.learner.inner_steps:
-        return []
-    return sorted({*LENGTHS, run.learner.inner_steps})
+    """Returns the inner-loop lengths to compare, the run's own among them; none without an inner loop."""
+    return sorted({*LENGTHS, run.learner.inner_steps}) if run.learner.inner_steps else []
 
 
-def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
-    """The kinds (groups of classes) with the most classes of all three parts, each with classes held out for a test.
+def class_groups(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
+    """Returns the largest groups of classes (such as scripts) over all splits, each divided into training and test.
 
-    Turns of one class stay together. There are no validation classes: nothing is to be chosen.
+    Rotations of one class stay together. There are no validation classes, since nothing is selected.
 
     Args:
-        least: classes that a kind must have for a test.
+        least: the least number of test classes of a group.
 
     Returns:
-        By kind its training and test classes; empty where there are fewer than two kinds.
+        The splits by group; empty where there are fewer than two groups.
     """
     if any(part.inputs is not splits.train.inputs or part.parts or part.functions for part in splits):
         return {}
@@ -70,7 +68,7 @@ def kinds_of(splits: Splits, *, least: int, seed: int = 0) -> dict[str, Splits]:
 
 
 def all_kinds(kinds: dict[str, Splits]) -> Splits:
-    """The training and the test classes of all kinds together."""
+    """Returns the training and the test classes of all kinds together."""
     return Splits(*(joined(parts) for parts in zip(*kinds.values(), strict=True)))
 
 
@@ -78,18 +76,18 @@ def variant(
     run: Run, changes: dict[str, Any], out: Path, *, minutes: float, what: str, quiet: bool,
     splits: Splits | None = None,
 ) -> Run:  # fmt: skip
-    """The run's settings with some changed and a budget of its own: trained, gone on with, or there already.
+    """Trains a run's settings with some changed, for `minutes`; a finished training in `out` is loaded instead.
 
-    It starts anew where the run started from another run's weights, which may know the classes that this one is not to.
+    It starts from random weights even where the run started from another run's, which may have seen held-out classes.
 
     Args:
-        out: its folder; what stands there goes on, up to `minutes`.
-        splits: classes to train on; None: those that the settings name.
+        out: its folder; an unfinished training there is resumed.
+        splits: the classes to train on; None: those of the settings.
 
     Raises:
-        UpstairsError: another training stands in `out`.
+        UpstairsError: `out` holds another training.
     """
-    # as many validations as a run of its own has would take most of a short budget
+    # the usual number of validations would take most of a short budget
     changes = {"steps": None, "minutes": minutes, "patience": None, "validations": 2, **changes}
     if run.settings.start_from:
         own = defaults_for(run.settings.learner, run.settings.task_kind)
@@ -110,7 +108,7 @@ def variant(
 
 
 def refuse_another(out: Path, settings: Settings) -> None:
-    """Raise UpstairsError where what stands in a folder was trained with other settings, the budget apart."""
+    """Raises UpstairsError where the training in a folder has other settings, except for the budget."""
     theirs = read_settings(load_tensors(out / "last.safetensors", kind="run")[1]["settings"]).to_json()
     for name, value in settings.to_json().items():
         if name != "minutes" and theirs.get(name) != value:

@@ -1,7 +1,7 @@
-"""Calling a module with some of its parameters replaced, and calling once what an inner loop calls again and again.
+"""Calls of a module with some of its parameters replaced, and a cache for modules that do not adapt.
 
-Where few parameters adapt (ANIL: the last layer), the modules before them give the same in every inner step. Inside
-`cache_frozen_modules()` such a module runs once for each input, and every later step gets what it gave.
+Where few parameters adapt (ANIL: the last layer), the modules before them compute the same in every inner step. Inside
+`cache_frozen_modules()` such a module runs once for each input, and later steps reuse its output.
 """
 
 import threading
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.utils._python_dispatch import _disable_current_modes
 
+from upstairs.functional.batching.norms import tracks_statistics
 from upstairs.functional.batching.tensor import RECORDS, BatchedTensor
 
 Params = dict[str, Tensor]
 _TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
 _FIXED: WeakKeyDictionary[nn.Module, dict[tuple[str, ...], list[nn.Module]]] = WeakKeyDictionary()
-_PATHS: dict[str, list[str]] = {}  # of the names of parameters, split once
+_PATHS: dict[str, list[str]] = {}  # the names of parameters, split once
 _GLOBAL_HOOKS = (
     torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks,
     torch_module._global_backward_hooks, torch_module._global_backward_pre_hooks,
@@ -37,7 +38,7 @@ _ACTIVE = _Active()
 
 
 def functional_call(net: nn.Module, params: Params, *args: Any) -> Any:
-    """`net(*args)` with some of its parameters replaced, tied ones together; `net` is as before afterwards."""
+    """Returns `net(*args)` with some parameters replaced (tied ones together); `net` is restored afterwards."""
     if (tied := _TIED.get(net)) is None:
         groups: dict[int, list[str]] = {}
         for name, p in net.named_parameters(remove_duplicate=False):
@@ -62,9 +63,9 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _chain(net: nn.Module) -> Any:
-    """The layers of a network of linear ones and activations; None where anything else is to be called, or listens.
+    """Returns the layers of a network of linear layers and activations; None if it has other modules or hooks.
 
-    Their functions can be called at once: what torch does to call a module is a quarter of a small network's pass.
+    Their functions are called directly: torch's calls of modules take a quarter of a small network's pass.
     """
     if type(net) is not nn.Sequential or RECORDS or any(_GLOBAL_HOOKS):
         return None
@@ -119,11 +120,11 @@ def _call(net: nn.Module, params: Params, args: tuple[Any, ...]) -> Any:
 
 
 class cache_frozen_modules:
-    """Modules whose parameters do not adapt run once for each input inside.
+    """A context in which modules whose parameters do not adapt run once for each input.
 
     Args:
         graph: keep their graph, for a derivative of the whole loop.
-        off: they run each time all the same, also where an outer loop remembers.
+        off: no caching, even where an outer loop caches.
     """
 
     def __init__(self, *, graph: bool, off: bool = False) -> None:
@@ -137,7 +138,7 @@ class cache_frozen_modules:
 
 
 def _fixed(net: nn.Module, adapting: tuple[str, ...]) -> list[nn.Module]:
-    """The largest modules of `net` without a parameter that adapts; none where none of them has parameters."""
+    """Returns the largest modules of `net` without adapting parameters; none if none of them has parameters."""
     known = _FIXED.setdefault(net, {})
     if adapting not in known:
         found: list[nn.Module] = []
@@ -157,7 +158,7 @@ def _collect(module: nn.Module, prefix: str, adapting: tuple[str, ...], found: l
 
 
 class _Memory:
-    """What modules gave for inputs that stay the same: those of the loop, and what such modules made of them."""
+    """Cached outputs of modules, for the inputs of the loop and for other cached outputs."""
 
     def __init__(self, graph: bool) -> None:
         self.graph = graph
@@ -167,7 +168,8 @@ class _Memory:
     @contextmanager
     def of(self, modules: list[nn.Module], args: tuple[Any, ...]) -> Iterator[None]:
         self.same.update({id(a): a for a in args if isinstance(a, Tensor)})
-        able = [m for m in modules if "forward" not in m.__dict__ and not _counts(m)]
+        # a pass through a module that gathers running statistics counts
+        able = [m for m in modules if "forward" not in m.__dict__ and not (m.training and tracks_statistics(m))]
         for module in able:
             module.__dict__["forward"] = self._once(module, module.forward)
         try:
@@ -183,7 +185,8 @@ class _Memory:
             key = (id(module), *map(id, args))
             if key in self.given:
                 out, raw, version = self.given[key]
-                if _raw(out) is raw and raw._version == version:  # nobody has changed it in place
+                now = out._raw if isinstance(out, BatchedTensor) else out
+                if now is raw and raw._version == version:  # it was not changed in place
                     return out
             device = args[0].device if args else torch.device("cpu")
             chance = random_states(device)
@@ -198,31 +201,20 @@ class _Memory:
         return run
 
 
-def _raw(tensor: Tensor) -> Tensor:
-    return tensor._raw if isinstance(tensor, BatchedTensor) else tensor
-
-
-def _counts(module: nn.Module) -> bool:
-    """Does every pass through the module count, since it gathers running statistics?"""
-    return module.training and any(
-        isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in module.modules()
-    )
-
-
 def random_states(device: torch.device) -> list[Tensor]:
-    """The state of the CPU's generator, and of the device's."""
+    """Returns the state of the CPU's generator, and of the device's."""
     return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
 
 
 def _alike(before: list[Tensor], after: list[Tensor]) -> bool:
-    """Has nothing random been drawn? Told from values, also while a plan runs functions on tensors without storage."""
+    """Returns whether no random numbers were drawn; works also while a plan runs on tensors without storage."""
     with _disable_current_modes():
         return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 @contextmanager
 def same_chance(states: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Draw the same random numbers as after `random_states`; afterwards the generators are as before."""
+    """A context in which the same random numbers are drawn as after `random_states`; generators are restored."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.set_rng_state(states[0])
         if device.type == "cuda":

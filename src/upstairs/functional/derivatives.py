@@ -1,4 +1,4 @@
-"""Operations without a second derivative: found, named, with what to use instead."""
+"""Errors about operations without a second derivative, with advice on what to use instead."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ REMEDIES = {
 
 
 def twice(message: str) -> str | None:
-    """The advice for an error about a missing second derivative; None for any other error."""
+    """Returns the advice for an error about a missing second derivative; None for any other error."""
     if "once_differentiable" in message:
         return ONCE
     found = re.search(r"derivative for '?(?:aten::)?(\w+)'? is not implemented", message)
@@ -38,17 +38,13 @@ def twice(message: str) -> str | None:
 
 
 def check_differentiable(losses: Tensor) -> None:
-    """Refuse a graph with the node that `once_differentiable` leaves: autograd.grad ignores it, and is silently wrong.
-
-    Raises:
-        UpstairsError: there is such a node.
-    """
+    """Raises UpstairsError for a graph with the node of `once_differentiable`, which autograd.grad silently ignores."""
     if any(node.name() == "torch::autograd::Error" for node in graph_nodes([losses])):
         raise UpstairsError(ONCE)
 
 
 def graph_nodes(outputs: list[Tensor]) -> Iterator[Any]:
-    """Every node of the graph that computed these tensors, once."""
+    """Yields every node of the graph that computed these tensors, once."""
     seen: set[Any] = set()
     todo: list[Any] = [t.grad_fn for t in outputs]
     while todo:

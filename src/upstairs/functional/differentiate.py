@@ -1,4 +1,4 @@
-"""How an inner loop is differentiated, and the gradients that it takes: for one task, or for all that are batched.
+"""Derivatives of an inner loop, and the inner gradients, for one task or for all tasks of a batch.
 
 phi_0 = theta,   phi_{k+1} = phi_k + update(grad L(phi_k)),   d phi_K / d theta by one of
 
@@ -25,18 +25,20 @@ Loss = Callable[..., Tensor]  # (params, *args) -> scalar
 
 @dataclass(frozen=True)
 class Exact:
-    """Through every inner step."""
+    """Differentiation through every inner step."""
 
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """Inner gradients as constants."""
+    """Differentiation with inner gradients as constants."""
 
 
 @dataclass(frozen=True)
 class Implicit:
-    """Implicit MAML (Rajeswaran et al. 2019): the inner loss gets `strength` / 2 |phi - theta|^2, and the meta-gradient
-    is strength (H + strength I)^-1 grad L_query, by `iterations` of conjugate gradients; its memory is that of a step.
+    """Implicit MAML (Rajeswaran et al. 2019): `strength` / 2 |phi - theta|^2 is added to the inner loss.
+
+    The meta-gradient is strength (H + strength I)^-1 grad L_query, by `iterations` of conjugate gradients, with the
+    memory of one step.
     """
 
     strength: float = 1.0
@@ -48,7 +50,7 @@ EXACT = Exact()
 
 
 class Execution(threading.local):
-    """What the engine decides about the inner loops of this thread while it runs them."""
+    """The engine's settings for inner loops of this thread."""
 
     recompute: bool = False
     differentiate: Differentiation | None = None
@@ -58,10 +60,10 @@ class Execution(threading.local):
 NOW = Execution()
 
 
-# Context managers of a step are classes, named as the functions that they are used like: a generator takes three times
-# as long, which counts in a network of one task.
+# Context managers of a step are classes with names like functions: generators take three times as long, which counts
+# in a small network.
 class executing:
-    """Inner loops inside keep only each step's parameters, or are differentiated in another way than they ask for."""
+    """A context that sets whether inner loops are recomputed, and how they are differentiated."""
 
     def __init__(self, *, recompute: bool = False, differentiate: Differentiation | None = None) -> None:
         self.inside = recompute, differentiate
@@ -75,12 +77,12 @@ class executing:
 
 
 def inner_step() -> int:
-    """The number of the inner step that is running, from 0; the number of steps where the queries are predicted."""
+    """Returns the number of the running inner step, from 0; the number of steps while queries are predicted."""
     return NOW.step
 
 
 class at_step:
-    """Inside, `inner_step()` is this number."""
+    """A context in which `inner_step()` returns this number."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -93,15 +95,15 @@ class at_step:
 
 
 def gradient(loss: Loss, params: Params, *args: Any, create_graph: bool) -> Params:
-    """The gradient of `loss(params, *args)` in `params`, that of each task where they are batched.
+    """Computes the gradient of `loss(params, *args)` in `params`, for each task where they are batched.
 
-    A parameter that the loss does not use has gradient zero.
+    The gradient of an unused parameter is zero.
     """
     return gradient_and_value(loss, params, *args, create_graph=create_graph)[0]
 
 
 def gradient_and_value(loss: Loss, params: Params, *args: Any, create_graph: bool) -> tuple[Params, Tensor]:
-    """`gradient`, and the loss itself; constants without `create_graph`."""
+    """Returns `gradient` and the loss; both are constants without `create_graph`."""
     if inside_transform():
         found = torch.func.grad_and_value(loss)(params, *args)
         return found if create_graph else detach(found)
@@ -112,10 +114,9 @@ def gradient_and_value(loss: Loss, params: Params, *args: Any, create_graph: boo
 
 
 def descend(loss: Loss, params: Params, *args: Any, lr: float, create_graph: bool) -> Params:
-    """params - lr * gradient, as `gradient` and `add` give it, in fewer operations.
+    """Computes params - lr * gradient in fewer operations than `gradient` and `add`.
 
-    The loss is scaled by -lr before its gradient is taken, instead of the gradient: its derivative then has no product
-    for each parameter.
+    The loss is scaled by -lr instead of each gradient, so that the derivative has no product for each parameter.
     """
     if inside_transform():
         grads = gradient(loss, params, *args, create_graph=create_graph)
@@ -127,9 +128,9 @@ def descend(loss: Loss, params: Params, *args: Any, lr: float, create_graph: boo
 def _raw_gradients(
     loss: Loss, params: Params, args: tuple[Any, ...], *, create_graph: bool, factor: float = 1.0
 ) -> tuple[list[Tensor], Tensor]:
-    """`factor` times the gradient of the sum over tasks, in the tensors of all tasks; and the loss."""
+    """Returns `factor` times the gradient of the loss summed over tasks, in raw tensors, and the loss."""
     with torch.enable_grad():
-        # without create_graph always copies: a view made under no_grad says that it requires a gradient, and has none
+        # without create_graph always copies: a view made under no_grad has requires_grad but no gradient
         leaves = {n: p if create_graph and p.requires_grad else _leaf(p) for n, p in params.items()}
         raws = [raw_of(p) for p in leaves.values()]
         value = loss(leaves, *args)
@@ -146,14 +147,14 @@ def _raw_gradients(
 
 
 def _leaf(p: Tensor) -> Tensor:
-    """The same values, of which a gradient can be taken."""
+    """Returns the values as a leaf that requires a gradient."""
     if type(p) is nn.Parameter and p.requires_grad:
         return p
     return wrap(p.raw.detach().requires_grad_()) if isinstance(p, BatchedTensor) else p.detach().requires_grad_()
 
 
 def vjp(outputs: list[Tensor], inputs: list[list[Tensor]], v: list[Tensor]) -> list[list[Tensor]]:
-    """Vector-Jacobian products in lists of inputs; zeros where an output does not depend on one. Graphs are kept."""
+    """Computes vector-Jacobian products for lists of inputs; zeros for unused inputs. Graphs are kept."""
     flat = [t for group in inputs for t in group]
     live = [(o, w) for o, w in zip(outputs, v, strict=True) if o.requires_grad]
     if live and flat:
@@ -168,12 +169,12 @@ def vjp(outputs: list[Tensor], inputs: list[list[Tensor]], v: list[Tensor]) -> l
 
 
 def inside_transform() -> bool:
-    """True inside a transform of torch.func, such as vmap or grad."""
+    """Returns whether a transform of torch.func, such as vmap or grad, is active."""
     return torch._C._are_functorch_transforms_active()
 
 
 def per_task(params: Params, args: Any) -> Params:
-    """The same start for every task, where `args` are those of all tasks."""
+    """Returns the parameters repeated for every task if `args` are batched."""
     found: list[Tensor] = []
     map_tensors(found.append, args)
     count = next((leaf.count for leaf in found if isinstance(leaf, BatchedTensor)), None)
@@ -183,10 +184,10 @@ def per_task(params: Params, args: Any) -> Params:
 
 
 def add(params: Params, updates: Params) -> Params:
-    """params + updates.
+    """Computes params + updates.
 
-    Not by `torch._foreach_add`, whose graph keeps both of its operands: a first-order loop would grow by two copies of
-    the parameters a step, and not at all with `torch.add`.
+    It avoids `torch._foreach_add`, whose graph keeps both operands: a first-order loop would grow by two copies of the
+    parameters in each step.
     """
     return {n: _add(p, updates[n]) for n, p in params.items()}
 
@@ -198,5 +199,5 @@ def _add(p: Tensor, update: Tensor) -> Tensor:
 
 
 def raw_of(tensor: Tensor) -> Tensor:
-    """The tensor of all tasks, or the tensor itself."""
+    """Returns the raw tensor of all tasks, or the tensor itself if it is not batched."""
     return front(tensor) if isinstance(tensor, BatchedTensor) else tensor

@@ -1,4 +1,4 @@
-"""Implicit differentiation: products with the inverse curvature at a minimum, without the curvature itself.
+"""Implicit differentiation at a minimum: products with the inverse Hessian, which is never formed.
 
     grad L(phi, psi) = 0  =>  d phi / d psi = -H^-1 (d grad L / d psi),  H = d^2 L / d phi^2
 
@@ -14,17 +14,17 @@ from upstairs.functional.differentiate import vjp
 
 Matrix = Callable[[list[Tensor]], list[Tensor]]  # v -> H v
 Solver = Callable[[Matrix, list[Tensor]], list[Tensor]]  # (H, b) -> x with H x = b
-LEAST_BEND = 0.5  # of the penalty's own: at a minimum none is below 1
+LEAST_BEND = 0.5  # least curvature relative to the penalty's: at a minimum it is at least 1
 
 
 def solve_curvature(
     grads: list[Tensor], params: list[Tensor], others: list[Tensor], b: list[Tensor], solver: Solver
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """x with H x = b, and x (d grads / d others).
+    """Returns x with H x = b, and x (d grads / d others).
 
     Args:
         grads: the gradient of the inner loss in `params`, with its graph.
-        others: tensors besides `params` that the inner loss depends on.
+        others: other tensors that the inner loss depends on.
     """
     x = solver(lambda v: vjp(grads, [params], v)[0], b)
     return x, vjp(grads, [others], x)[0]
@@ -33,11 +33,11 @@ def solve_curvature(
 def conjugate_gradients(
     matrix: Matrix, b: list[Tensor], iterations: int, *, strength: float, per_task: bool = False
 ) -> list[Tensor]:
-    """x with matrix x = b, for each task on its own (Hestenes and Stiefel 1952).
+    """Solves matrix x = b by conjugate gradients, for each task separately if `per_task` (Hestenes and Stiefel 1952).
 
-    Where the inner loop did not reach a minimum, the matrix H + strength may bend down in some direction. There a task
-    stops with what it has (Steihaug 1983), and at the very first with b / strength, which is the first-order gradient
-    (and with 0 where nothing was added).
+    Where the inner loop has not converged, H + strength may have negative curvature in some direction. A task stops
+    there with its current x (Steihaug 1983); in the first iteration with b / strength, the first-order gradient (0
+    where strength is 0).
     """
 
     def dot(a: list[Tensor], c: list[Tensor]) -> Tensor:

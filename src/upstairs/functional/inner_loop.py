@@ -1,4 +1,4 @@
-"""`inner_loop`: an inner loop for one task, that runs for all; unrolled, computed again step by step, or implicit."""
+"""`inner_loop`: an inner loop written for one task, which runs on all; unrolled, recomputed, or implicit."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -39,7 +39,7 @@ def inner_loop(
     loss: Loss, start: Params, *args: Any, rule: UpdateRule, steps: int, differentiate: Differentiation = EXACT,
     recompute: bool = False, first: int = 0,
 ) -> Params:  # fmt: skip
-    """`inner_loop` takes `steps` of `rule` on `loss(params, *args)`, a scalar, and returns the parameters after them.
+    """Takes `steps` of `rule` on the scalar `loss(params, *args)`, and returns the parameters after them.
 
         def loss(params, x, y):
             return F.mse_loss(torch.func.functional_call(net, params, x), y)
@@ -48,22 +48,22 @@ def inner_loop(
         params = inner_loop(loss, start, x, y, rule=SGD(0.1), steps=5)
         loss(params, *query).backward()  # through all five steps, into the gradients of `net`
 
-    It changes neither `net` nor `start`. Gradients reach `start`, learned numbers of the rule (`SGD(lr)` with a tensor
-    `lr` that requires a gradient), and every tensor that the loss reads. For the other derivatives, and for long loops:
+    It changes neither `net` nor `start`. Gradients flow to `start`, to learned numbers of the rule (`SGD(lr)` with a
+    tensor `lr` that requires a gradient), and to every tensor that the loss reads. Other derivatives, and long loops:
 
         inner_loop(..., differentiate=FirstOrder())            # inner gradients are constants
         inner_loop(..., differentiate=Implicit(strength=1.0))  # at the minimum of loss + strength / 2 |phi - start|^2
         inner_loop(..., steps=500, recompute=True)             # the memory of one step, and the parameters of each
 
     Args:
-        loss: one number for a task.
+        loss: a function that returns one number for a task.
         start: parameters by name.
-        args: what the loss depends on besides the parameters; its tensors say for which tasks this runs.
-        recompute: compute each step again on the way back, where the derivative is exact: about a third more time.
-        first: the number of the first step, where a loop runs piece by piece (each begins with the rule's `init`).
+        args: further arguments of the loss, such as the support set.
+        recompute: recompute each step in the backward pass of an exact derivative: about a third more time.
+        first: the number of the first step, for a loop that runs in pieces (each starts with the rule's `init`).
 
     Raises:
-        UpstairsError: an argument that cannot be used, or a loss that is not one number.
+        UpstairsError: an invalid argument, or a loss that is not one number.
     """
     how = NOW.differentiate or differentiate
     if not isinstance(start, Mapping) or not start:
@@ -88,7 +88,7 @@ def inner_loop(
     carry = (params, rule.init(params))
     again = exact and (recompute or NOW.recompute) and first + steps > 1
     if grad_on and not inside_transform() and (isinstance(how, Implicit) or again):
-        with cache_frozen_modules(graph=True, off=True):  # steps are run alone here, each with a graph of its own
+        with cache_frozen_modules(graph=True, off=True):  # each step has its own graph
             if isinstance(how, Implicit):
                 return _implicitly(step, carry, steps, loss=loss, args=args, how=how)
             return checkpointed(step, carry, steps)[0]
@@ -103,7 +103,7 @@ def inner_loop(
 def apply_rule(
     rule: UpdateRule, loss: Loss, params: Params, state: Any, *args: Any, create_graph: bool
 ) -> tuple[Params, Any]:
-    """One step of the rule on `loss(params, *args)`: the parameters after it, and the rule's state."""
+    """Takes one step of the rule on `loss(params, *args)`; returns the parameters and the rule's state after it."""
     if type(rule) is SGD and (lr := rule.plain_lr) is not None:
         return descend(loss, params, *args, lr=lr, create_graph=create_graph), state
     grads = gradient(loss, params, *args, create_graph=create_graph)
@@ -120,7 +120,7 @@ def _proximal(loss: Loss, start: Params, strength: float) -> Loss:
 
 
 class _Backward(torch.autograd.Function):
-    """Values that are known already, with a backward function of their own."""
+    """Known values with a given backward function."""
 
     @staticmethod
     def forward(ctx: Any, pull: Callable[..., Any], values: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -136,12 +136,12 @@ class _Backward(torch.autograd.Function):
 
 
 def checkpointed(step: CarryStep, carry: Any, steps: int, *, shared: list[Tensor] | None = None) -> Any:
-    """The last carry, as if unrolled. Kept are the parameters (and the rule's state) before each step.
+    """Returns the last carry, as if unrolled; only the parameters and the rule's state before each step are kept.
 
-    Walking back, each step is computed once more, and the vector-Jacobian product of it alone is taken.
+    The backward pass recomputes each step and takes its vector-Jacobian product alone.
 
     Args:
-        shared: leaves with a gradient that steps depend on besides their carry; None: those of the first step.
+        shared: other leaves with a gradient that steps depend on; None: those of the first step.
     """
     leaves, structure = tree_flatten(carry)
     shared = _shared(step, carry) if shared is None else shared
@@ -178,10 +178,7 @@ def checkpointed(step: CarryStep, carry: Any, steps: int, *, shared: list[Tensor
 
 
 def _shared(step: CarryStep, carry: Any) -> list[Tensor]:
-    """Tensors with a gradient that a step depends on besides its carry: shared layers, a learned rate.
-
-    They are found in the graph of the first step, so that none can be forgotten.
-    """
+    """Returns the leaves in the graph of the first step, except its carry: shared layers, a learned learning rate."""
     leaves, structure = tree_flatten(carry)
     own = [raw_of(leaf).detach().requires_grad_(leaf.is_floating_point()) for leaf in leaves]
     parts = [wrap(r) if isinstance(leaf, BatchedTensor) else r for r, leaf in zip(own, leaves, strict=True)]
@@ -193,10 +190,10 @@ def _shared(step: CarryStep, carry: Any) -> list[Tensor]:
 
 
 def _implicitly(step: CarryStep, carry: Any, steps: int, *, loss: Loss, args: Any, how: Implicit) -> Params:
-    """The last parameters, differentiated as the minimum of the penalised `loss` (Rajeswaran 2019, equation 6).
+    """Returns the last parameters, differentiated as the minimum of the penalised `loss` (Rajeswaran 2019, equation 6).
 
-    At the minimum, grad L(phi, psi) + strength (phi - theta) = 0. With (H + strength I) v = g by conjugate gradients:
-    the gradient in theta is strength v, and in shared tensors psi it is minus the derivative of grad L in psi times v.
+    At the minimum, grad L(phi, psi) + strength (phi - theta) = 0. With (H + strength I) v = g by conjugate gradients,
+    the gradient in theta is strength v, and in shared tensors psi it is -(d grad L / d psi) v.
     """
     start = carry[0]
     shared = _shared(step, carry)

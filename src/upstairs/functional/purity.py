@@ -1,4 +1,4 @@
-"""Networks that write to themselves: found in the first step, put back as they were, and named."""
+"""Detection of networks that write to their own tensors, which are restored."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from upstairs.errors import UpstairsError
 
 
 class Written(NamedTuple):
-    """A tensor of a module, or the None in its place, as it was."""
+    """A copy of a tensor (or None) that is an attribute of a module."""
 
     module: nn.Module
     name: str  # of the module
@@ -19,10 +19,7 @@ class Written(NamedTuple):
 
 
 def snapshot(root: nn.Module) -> list[Written]:
-    """Every buffer of `root`, and every plain attribute of a module that holds a tensor, or None: a state to come.
-
-    What a forward adds under a new name is not here: nothing can have been meant to read it before.
-    """
+    """Copies every buffer of `root`, and every attribute of a module that is a tensor or None (a state not yet set)."""
     kept = []
     for name, module in root.named_modules():
         plain = {a: v for a, v in vars(module).items() if v is None or isinstance(v, Tensor)}
@@ -33,10 +30,10 @@ def snapshot(root: nn.Module) -> list[Written]:
 
 
 def check_unchanged(before: list[Written], harm: str = "while tasks adapt, so that tasks would see each other") -> None:
-    """Compare with a snapshot, and put back what was written.
+    """Compares with a snapshot and restores what was written.
 
     Raises:
-        UpstairsError: a module wrote to its own tensor; `harm` says when, and what comes of it.
+        UpstairsError: a module wrote to its own tensor; `harm` is the end of the message.
     """
     found = ""
     for was in before:

@@ -1,9 +1,9 @@
-"""Update rules: the inner optimiser, as two pure functions. A rule with meta-parameters is an nn.Module.
+"""Update rules: inner optimisers as two pure functions. A rule with meta-parameters is an nn.Module.
 
     updates, state = rule.update(grads, state, params);   params + updates is the next iterate
 
-`SGD`, `Adam`, `AdamW` and `RMSprop` equal torch.optim's to rounding. Each of their numbers is a float, a tensor, or a
-mapping from the names of parameters to tensors (a rate for each layer), and they are differentiable in all of them.
+`SGD`, `Adam`, `AdamW` and `RMSprop` equal torch.optim's up to rounding. Each hyperparameter is a float, a tensor, or a
+mapping from parameter names to tensors (a learning rate for each layer), and the updates are differentiable in it.
 """
 
 from collections.abc import Mapping
@@ -27,16 +27,16 @@ class UpdateRule(Protocol):
     """An inner optimiser with the protocol of Optax: two pure functions."""
 
     def init(self, params: Params) -> Any:
-        """The rule's state before the first step: a pytree of tensors."""
+        """Returns the rule's state before the first step: a pytree of tensors."""
         ...
 
     def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
-        """Updates, which are added to the parameters, and the rule's next state."""
+        """Returns updates, which are added to the parameters, and the rule's next state."""
         ...
 
 
 def check_rule(rule: Any) -> None:
-    """Raise UpstairsError for anything but an update rule."""
+    """Raises UpstairsError for anything but an update rule."""
     if not isinstance(rule, UpdateRule):
         raise UpstairsError(
             f"`rule` is {rule!r}, which has no `init` and `update`: give an update rule, such as SGD(0.1)"
@@ -60,8 +60,8 @@ class SGD:
 
     @property
     def plain_lr(self) -> float | None:
-        """The rate of plain descent, which `inner_loop` computes faster; None with momentum or decay, or if learned."""
-        lr = self.lr  # a name of its own, which type checkers can follow
+        """The learning rate of plain descent, which has a faster path; None with momentum or decay, or if learned."""
+        lr = self.lr  # a local name, for type checkers
         return lr if isinstance(lr, (float, int)) and _is_zero(self.momentum) and _is_zero(self.decay) else None
 
     def init(self, params: Params) -> Params:
@@ -90,7 +90,7 @@ class AdamState(NamedTuple):
 
 @dataclass(eq=False)
 class _Adam:
-    """What Adam and AdamW share: running means m of gradients and v of their squares, both without bias."""
+    """The common part of Adam and AdamW: bias-corrected running means m of gradients and v of their squares."""
 
     lr: Number = 1e-3
     betas: tuple[Number, Number] = (0.9, 0.999)
@@ -102,7 +102,7 @@ class _Adam:
         return AdamState(torch.zeros((), dtype=torch.float64, device=like.device), _zeros(params), _zeros(params))
 
     def step(self, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
-        """- lr m / (sqrt(v) + eps)"""
+        """Returns - lr m / (sqrt(v) + eps) and the next state."""
         count = state.count + 1
         updates: Params = {}
         mean: Params = {}
@@ -119,7 +119,7 @@ class _Adam:
 
 @dataclass(eq=False)
 class Adam(_Adam):
-    """Adam (Kingma and Ba 2015): theta <- theta - lr m / (sqrt(v) + eps), m and v without bias.
+    """Adam (Kingma and Ba 2015): theta <- theta - lr m / (sqrt(v) + eps), with m and v bias-corrected.
 
     Args:
         decay: half of an L2 penalty: `decay` theta is added to the gradient.
@@ -154,7 +154,7 @@ class RMSprop:
     """RMSprop (Tieleman and Hinton 2012): v <- alpha v + (1 - alpha) g^2,  theta <- theta - lr g / (sqrt(v) + eps).
 
     Args:
-        momentum: of the scaled gradients.
+        momentum: momentum of the scaled gradients.
         decay: half of an L2 penalty: `decay` theta is added to the gradient.
     """
 
@@ -181,13 +181,13 @@ class RMSprop:
 
 
 def _root(square: Tensor) -> Tensor:
-    """The square root, with derivative 0 at 0: a gradient that has always been 0 (a dead unit) passes nothing on."""
+    """Returns the square root, with derivative 0 at 0, for gradients that have always been 0 (a dead unit)."""
     seen = square > 0
     return torch.where(seen, torch.where(seen, square, 1.0).sqrt(), 0.0)
 
 
 def _of(number: Number, name: str) -> Any:
-    """The number of one parameter."""
+    """Returns the hyperparameter for one parameter."""
     return number[name] if isinstance(number, Mapping) else number
 
 
@@ -196,7 +196,7 @@ def _decayed(g: Tensor, p: Tensor, decay: Number, name: str) -> Tensor:
 
 
 def _is_zero(number: Number) -> bool:
-    """True for a plain 0, which is not learned."""
+    """Returns whether the number is a plain 0, which is not learned."""
     return isinstance(number, (float, int)) and number == 0
 
 
@@ -205,11 +205,11 @@ def _zeros(params: Params) -> Params:
 
 
 class LearnedRates(nn.Module):
-    """A learned rate for each weight (Meta-SGD, Li et al. 2017): theta <- theta - alpha * gradient, by elements.
+    """A learned learning rate alpha for each weight (Meta-SGD, Li et al. 2017): theta <- theta - alpha * gradient.
 
     Args:
         params: the parameters that adapt.
-        lr: where every rate starts. A rate may change its sign: it then climbs.
+        lr: the initial learning rate. A learned one may become negative.
     """
 
     def __init__(self, params: Params, lr: float) -> None:
@@ -225,9 +225,9 @@ class LearnedRates(nn.Module):
 
 
 class StepRates(nn.Module):
-    """A learned rate for each tensor of weights and each step (LSLR in MAML++, Antoniou, Edwards and Storkey 2019).
+    """A learned learning rate for each tensor and step (LSLR in MAML++, Antoniou, Edwards and Storkey 2019).
 
-    Steps beyond `steps` take the last one's rates.
+    Steps beyond `steps` use the rates of the last one.
     """
 
     def __init__(self, params: Params, lr: float, *, steps: int) -> None:
@@ -245,12 +245,12 @@ class StepRates(nn.Module):
 
 
 class MetaCurvature(nn.Module):
-    """A learned preconditioner of the gradient, one matrix for each of its axes (Park and Oliva 2019).
+    """A learned preconditioner of the gradient, with one matrix for each axis (Park and Oliva 2019).
 
         theta <- theta - lr * (G x_1 M_out x_2 M_in x_3 M_kernel)
 
-    G is a convolution's gradient [out, in, kernel], a linear layer's [out, in] or a vector; x_k multiplies its k-th
-    axis by a square matrix, which starts as the identity. Together they are a Kronecker product that is never formed.
+    G is the gradient of a convolution [out, in, kernel], of a linear layer [out, in] or of a vector; x_k multiplies its
+    k-th axis by a square matrix, initially the identity. The preconditioner is their Kronecker product, never formed.
     """
 
     def __init__(self, params: Params, lr: float) -> None:
@@ -262,7 +262,7 @@ class MetaCurvature(nn.Module):
 
     @staticmethod
     def axes(p: Tensor) -> tuple[int, ...]:
-        """The axes of a gradient; those of a kernel count as one."""
+        """Returns the sizes of a gradient's axes; those of a kernel count as one."""
         return (*p.shape[:2], prod(p.shape[2:])) if p.ndim > 2 else tuple(p.shape) or (1,)
 
     def init(self, params: Params) -> tuple[()]:
@@ -281,9 +281,9 @@ class MetaCurvature(nn.Module):
 
 
 def along(tensor: Tensor, matrix: Float[Tensor, "n n"], axis: int) -> Tensor:
-    """The mode product: `matrix` times every column of `tensor` that runs along `axis`."""
+    """Computes the mode product: `matrix` times every column of `tensor` along `axis`."""
     shape = tensor.shape
     before, n, after = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
-    if after == 1:  # one product, where the general way would have one for each row
+    if after == 1:  # one product instead of one for each row
         return (tensor.reshape(before, n) @ matrix.T).reshape(shape)
     return (matrix @ tensor.reshape(before, n, after)).reshape(shape)

@@ -21,7 +21,7 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.report import cache
 from upstairs.experiments.report.cache import Remembered, fingerprint
 from upstairs.experiments.report.survey import survey
-from upstairs.experiments.sweeps import all_kinds, class_counts, kinds_of, variant
+from upstairs.experiments.sweeps import all_kinds, class_counts, class_groups, variant
 from upstairs.learners import nearest_centroid, scratch
 from upstairs.nets import mlp
 
@@ -123,7 +123,7 @@ def test_what_is_remembered_is_what_would_be_measured(data: Path, tmp_path: Path
 def test_kinds_keep_classes_apart_and_turns_together() -> None:
     x = np.random.default_rng(0).integers(0, 255, (60 * 4, 1, 16, 16), dtype=np.uint8)
     source = replace(Source.from_arrays(x, np.arange(60).repeat(4)), groups=("a",) * 30 + ("b",) * 20 + ("c",) * 10)
-    kinds = kinds_of(split_by_ratio(turned(source, rotate=True, mirror=False)), least=5)
+    kinds = class_groups(split_by_ratio(turned(source, rotate=True, mirror=False)), least=5)
     assert list(kinds) == ["a", "b"]  # of c's 10 only 3 would be held out
     for kind, splits in kinds.items():
         train, test = ({rows.tobytes() for rows in part.rows} for part in (splits.train, splits.test))
@@ -132,7 +132,7 @@ def test_kinds_keep_classes_apart_and_turns_together() -> None:
     both = all_kinds(kinds)
     assert len(both.train) == sum(len(splits.train) for splits in kinds.values())
     assert not {rows.tobytes() for rows in both.train.rows} & {rows.tobytes() for rows in both.test.rows}
-    assert kinds_of(split_by_ratio(replace(source, groups=())), least=5) == {}
+    assert class_groups(split_by_ratio(replace(source, groups=())), least=5) == {}
 
 
 def test_a_folder_with_another_training_is_refused(runs: list[Path], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers.tasks import sinusoids
 from upstairs.core import Examples, mean_loss, squared_error
-from upstairs.engine.meta_backward import explain
+from upstairs.engine.explain import explain
 from upstairs.functional.batching import vectorize
 from upstairs.functional.batching.tensor import BatchedTensor, front, known_true, stack
 from upstairs.learners import SGD, GradientLearner

@@ -1,4 +1,4 @@
-"""The published experiments, read from papers.toml. Numbers are those of the papers."""
+"""The published experiments of papers.toml, with the papers' numbers."""
 
 import difflib
 import tomllib
@@ -11,19 +11,9 @@ from upstairs.experiments.published.protocol import Dataset, Experiment, Row, Ta
 
 
 def read_task(text: str) -> Task:
-    """The way and the shot of "5w1s"; the way of "5s", a task of regression, is None."""
+    """Parses "5w1s" into way and shot; the way of "5s", a regression task, is None."""
     way, _, shot = text.removesuffix("s").rpartition("w")
     return (int(way) if way else None), int(shot)
-
-
-def read_tables() -> tuple[dict[str, Dataset], list[Row]]:
-    """The data sets by name, and the rows: a method on a data set each."""
-    tables = tomllib.loads(files("upstairs.experiments.published").joinpath("papers.toml").read_text(encoding="utf-8"))
-    for own in tables["dataset"].values():
-        if "tasks" in own:
-            own["tasks"] = tuple(read_task(task) for task in own["tasks"])
-    datasets = {name: Dataset(**own) for name, own in tables["dataset"].items()}
-    return datasets, [read_row(row) for row in tables["row"]]
 
 
 def read_row(values: dict[str, Any]) -> Row:
@@ -36,10 +26,14 @@ def read_row(values: dict[str, Any]) -> Row:
 
 @cache
 def experiments() -> dict[str, Experiment]:
-    """Every experiment by its name, in the order of the table."""
-    datasets, rows = read_tables()
+    """Returns every experiment by its name, in the order of the file."""
+    tables = tomllib.loads(files("upstairs.experiments.published").joinpath("papers.toml").read_text(encoding="utf-8"))
+    for own in tables["dataset"].values():
+        if "tasks" in own:
+            own["tasks"] = tuple(read_task(task) for task in own["tasks"])
+    datasets = {name: Dataset(**own) for name, own in tables["dataset"].items()}
     found = {}
-    for row in rows:
+    for row in map(read_row, tables["row"]):
         dataset = datasets[row.data]
         for way, shot in dataset.tasks:
             name = f"{row.data}-{f'{way}w' if way else ''}{shot}s-{row.method}"
@@ -48,10 +42,10 @@ def experiments() -> dict[str, Experiment]:
 
 
 def find_experiment(name: str) -> Experiment:
-    """The experiment of this name.
+    """Returns the experiment of a name.
 
     Raises:
-        UpstairsError: there is none; it names those that are spelled alike.
+        UpstairsError: there is none; it suggests similar names.
     """
     table = experiments()
     if name in table:
@@ -63,7 +57,7 @@ def find_experiment(name: str) -> Experiment:
 
 
 def describe_experiments() -> str:
-    """Every experiment with its published number, by data set, in lines."""
+    """Lists every experiment with its published number, by data set."""
     lines: list[str] = []
     for one in experiments().values():
         needs = "" if one.regression else f"; --data: {one.dataset.data}"

@@ -1,4 +1,4 @@
-"""Published experiments: a table of numbers and protocols.
+"""Protocols of published experiments.
 
 A row is one method on one data set; each of its tasks (way, shot) is an experiment, such as `omniglot-5w1s-maml`.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 TEST_TASKS, SEEDS = 1000, 3
 VALIDATION = {"validation_tasks": 300}
-# what a training of fewer steps takes from the learner's own defaults
+# settings that a shorter training takes from the learner's own defaults
 LONG = ("optimizer", "schedule", "lr", "weight_decay", "clip", "scale", "tasks", "steps", "validations", "compile")
 Task = tuple[Any, int]  # way, a number or None for regression, and shot
 
@@ -18,14 +18,14 @@ class Row:
     """A method on a data set, as published.
 
     Attributes:
-        data: the data set, by its name in papers.toml.
+        data: the name of the data set in papers.toml.
         learner, net: by the library's names.
-        settings: of the training, as in the paper; `at` has what is otherwise for a task.
-        numbers: for each task the published score and its interval: per cent, or for functions the squared error.
-        source: where they stand.
-        differs: what is not as in the paper, or what the paper does not say.
-        test_steps: inner steps in testing, where they are not those of training; test_query: queries a class.
-        train_shot: None trains with the shots of the test.
+        settings: the training settings of the paper; `at` overrides them for a task.
+        numbers: for each task the published score and its interval: per cent, or the squared error for regression.
+        source: the paper and table of the numbers.
+        differs: deviations from the paper, and what the paper leaves open.
+        test_steps: inner steps in testing, where they differ from training; test_query: queries per class in testing.
+        train_shot: None: the shots of the test.
     """
 
     data: str
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Where the tasks come from: what it is called, how its classes are split, what --data must be."""
+    """A data set: its title, the split of its classes, and the value of --data."""
 
     title: str
     about: str
@@ -82,7 +82,7 @@ class Experiment:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of the full training, as published; data and seed are added."""
+        """The settings of the full training, as published, without data and seed."""
         row = self.row
         shape = {"way": row.train_way or self.way, "shot": row.train_shot or str(self.shot)}
         own = VALIDATION | {"learner": row.learner, "net": row.net, **shape} | row.settings
@@ -91,10 +91,10 @@ class Experiment:
         )
 
     def shortened(self, minutes: float) -> dict[str, Any]:
-        """A training of so many minutes: the same tasks and network, the library's own optimiser and number of tasks.
+        """Returns the settings of a training of `minutes`, with the published tasks and network.
 
-        The published schedules are made for many more steps: cut off, they would end at their highest rates. One of the
-        package's own that fits any number is kept.
+        Published schedules, cut off, would end at their highest learning rates. Only an unpublished row with a cosine
+        schedule, which fits any number of steps, keeps its optimiser.
         """
         own = not self.row.numbers and self.settings.get("schedule") == "cosine"
         left_out = {"steps", "validations"} if own else LONG
@@ -108,7 +108,7 @@ class Experiment:
 
     @property
     def test_query(self) -> int:
-        """Queries of each class in a test task; 0 in the row: as many as there are shots."""
+        """Queries per class in a test task; 0 in the row stands for the number of shots."""
         return self.row.test_query or self.shot
 
     @property
@@ -117,7 +117,7 @@ class Experiment:
 
     @property
     def training(self) -> str:
-        """The name of the training: experiments that share it are judged by one run."""
+        """The name of the training; experiments with the same training share a run."""
         s = self.settings
         way = "" if self.regression else f"{s['way']}w"
         return f"{self.row.data}-train-{way}{s['shot']}s-{self.row.method}"

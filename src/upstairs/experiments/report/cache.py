@@ -1,4 +1,4 @@
-"""Scores of tasks kept in a run's folder: a stopped measurement loses nothing, and none is made twice."""
+"""A cache of task scores in a run's folder, so that a stopped evaluation can be resumed."""
 
 import contextlib
 import json
@@ -19,18 +19,18 @@ from upstairs.engine.evaluate import Progress, chunk_size, score_tasks
 from upstairs.engine.metrics import ScoreKind, score_kind
 from upstairs.errors import UpstairsError
 
-BLOCK = 96  # about so many tasks are kept at a time
+BLOCK = 96  # the approximate number of tasks in one line of the cache
 
 
 class Remembered:
-    """`score_tasks` that keeps what it found as lines of a file; call it as that.
+    """`score_tasks` with a cache, one line of a file for each block of tasks; it is called like `score_tasks`.
 
-    A line belongs to what decides a score: the learner's kind, numbers and weights, the examples of the source, the
-    tasks (of each block two are drawn and compared), and this version of the library. So a run that was trained on, or
-    data that changed, is measured anew. A last line that a stop has torn is left out.
+    The key of a line holds all that decides a score: the learner's type, options and weights, the examples of the
+    source, the tasks (two of each block are drawn and compared), and the version of the library. A damaged last line is
+    ignored.
 
     Args:
-        path: the file; None keeps it in memory alone.
+        path: the file; None: memory alone.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -45,7 +45,7 @@ class Remembered:
         self, learner: Learner, episodes: Episodes, seeds: Sequence[int], *, inductive: bool = False,
         kind: ScoreKind | None = None, chunk: int | None = None, progress: Progress | None = None,
     ) -> Float[np.ndarray, " task"]:  # fmt: skip
-        """The score of each task, from the file as far as it is there."""
+        """Returns the score of each task, from the cache where it is there."""
         kind, chunk = kind or score_kind(episodes), chunk or chunk_size(episodes)
         size = chunk * max(1, BLOCK // chunk)  # whole chunks: bit-identical to one call
         tasks = [episodes.way, episodes.shot, episodes.query, episodes.global_labels, inductive, kind.name, chunk]
@@ -64,13 +64,13 @@ class Remembered:
         return np.array(scores)
 
     def name_source(self, source: Source) -> str:
-        """A name that differs where the examples do; the source is kept with it, so that its id stays its own."""
+        """Returns a fingerprint of the source; the source is kept too, so that its id stays unique."""
         if id(source) not in self.sources:
             self.sources[id(source)] = source, _name(source)
         return self.sources[id(source)][1]
 
     def keep(self, key: str, scores: list[float]) -> None:
-        """A line more, on the disk before the next measurement starts.
+        """Appends a line and flushes it to disk.
 
         Raises:
             UpstairsError: the file cannot be written.
@@ -80,7 +80,7 @@ class Remembered:
             return
         try:
             with self.path.open("ab") as file:
-                # a torn line of an earlier stop ends here
+                # the newline ends a damaged line of an earlier stop
                 file.write(b"\n" * (file.tell() > 0) + json.dumps({"key": key, "scores": scores}).encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -89,7 +89,7 @@ class Remembered:
 
 
 def fingerprint(learner: Learner) -> str:
-    """A short name of all that a learner's scores depend on: its modules, their numbers, its weights."""
+    """Returns a hash of all that a learner's scores depend on: its modules, their options, its weights."""
     found = sha256()
     for name, module in learner.named_modules():
         own = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "training"}
@@ -101,13 +101,13 @@ def fingerprint(learner: Learner) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An object (a rule, a way to differentiate) by its type and its own numbers and words."""
+    """Describes an object, such as an update rule, by its type, numbers and strings."""
     own = {k: v for k, v in getattr(value, "__dict__", {}).items() if isinstance(v, bool | int | float | str)}
     return [type(value).__qualname__, own]
 
 
 def digest(tasks: Task) -> str:
-    """A name that differs where tasks do."""
+    """Returns a hash of tasks."""
     found = sha256()
     for leaf in (*tasks.support, *tasks.query):
         found.update(leaf.contiguous().numpy().tobytes())
@@ -115,7 +115,7 @@ def digest(tasks: Task) -> str:
 
 
 def _name(source: Source) -> str:
-    """From labels, rows, turns and a sample of the examples; of a mixture, of its parts."""
+    """Returns a hash of labels, rows, rotations and a sample of the examples; for a mixture, of its parts."""
     if source.functions:
         return repr(source.functions)
     found = sha256(json.dumps([source.labels, source.turns, source.weights, type(source.augment).__name__]).encode())

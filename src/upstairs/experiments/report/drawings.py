@@ -1,4 +1,4 @@
-"""The report on learners that generate: drawings after one example, between two classes, and bounds by shots."""
+"""The report on generative learners: drawings from one example, interpolations of two classes, and bounds by shots."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.experiments.generator_quality import bounds
-from upstairs.experiments.report.measure import describe_runs, head_of, name_runs
+from upstairs.experiments.generator_quality import bounds_by_shots
+from upstairs.experiments.report.measure import describe_runs, name_runs, page_head
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
 from upstairs.tree import index
@@ -26,10 +26,10 @@ SHOTS, QUERY = (1, 2, 5, 10), 3  # of the bounds
 def measure_drawings(
     runs: Sequence[Run], splits: Splits, *, tasks: int = 600, seed: int = 0, command: str = ""
 ) -> dict[str, Any]:  # fmt: skip
-    """The report's dict for runs of generative learners, on the same unseen classes.
+    """Returns the report's dict for runs of generative learners, on the same unseen classes.
 
     Raises:
-        UpstairsError: a run makes nothing.
+        UpstairsError: a run is not of a generative learner.
     """
     named = dict(zip(name_runs(runs), runs, strict=True))
     for name, run in named.items():
@@ -38,7 +38,7 @@ def measure_drawings(
     learners: dict[str, Any] = {name: run.learner for name, run in named.items()}
     drawing = {name: learner for name, learner in learners.items() if learner.noise_size}
     return {
-        **head_of(runs, "Learning to make more", command),
+        **page_head(runs, "Learning to make more", command),
         "runs": describe_runs(runs),
         "drawings": [drawings_of(learner, name, splits, seed) for name, learner in drawing.items()],
         "bounds": measure_bounds(learners, splits.test, tasks=tasks, seed=seed),
@@ -46,7 +46,7 @@ def measure_drawings(
 
 
 def drawings_of(learner: Learner, name: str, splits: Splits, seed: int) -> dict[str, Any]:
-    """What one learner makes of one example of each of some classes, and between each two that follow each other."""
+    """Returns a learner's drawings from one example of each of some classes, and interpolations of pairs of classes."""
     episodes = Episodes(splits.test, way=1, shot=1, query=1)
     rows, states, between = [], [], []
     with evaluating(learner):
@@ -64,7 +64,7 @@ def drawings_of(learner: Learner, name: str, splits: Splits, seed: int) -> dict[
 
 
 def mix(first: Any, second: Any, share: float) -> Any:
-    """A state on the way from one to another."""
+    """Interpolates two states."""
 
     def between(a: Tensor, b: Tensor) -> Tensor:
         return torch.lerp(a, b, share) if a.is_floating_point() else a
@@ -73,9 +73,9 @@ def mix(first: Any, second: Any, share: float) -> Any:
 
 
 def measure_bounds(learners: Mapping[str, Learner], source: Source, *, tasks: int, seed: int) -> list[dict[str, Any]]:
-    """For each variational autoencoder its bound at each number of examples that the classes have.
+    """Returns each variational autoencoder's bound by the number of shots, as far as classes have examples.
 
-    A Neural Statistician's starts at 0 examples, the same network unconditioned.
+    A Neural Statistician's starts at 0 shots, the same network unconditioned.
     """
     shots = [shot for shot in SHOTS if shot + QUERY <= min(len(rows) for rows in source.rows)]
     found = []
@@ -83,7 +83,7 @@ def measure_bounds(learners: Mapping[str, Learner], source: Source, *, tasks: in
         if not shots or not learner.bounds_likelihood:
             continue
         of = [0, *shots] if learner.conditions_on_none else shots
-        own = bounds(learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
+        own = bounds_by_shots(learner, source, shots=of, query=QUERY, tasks=tasks, seed=seed)
         points = [
             {"shot": shot, "bound": interval(values), "more": paired_interval(values, own[of[0]])}
             for shot, values in own.items()

@@ -1,4 +1,4 @@
-"""Figures as inline SVG that takes its colours from the page, so that one drawing serves light and dark."""
+"""Figures as inline SVG with the colours of the page, for light and dark mode."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.report.values import Score, Series, write_duration
 
 WIDTH = 340  # units of the view box: about the pixels of a phone, so that text keeps its size there
-# Colours that no reader sees: each is replaced by a CSS value of the page.
+# Placeholder colours: each is replaced by a CSS value of the page.
 INK, GRID, PAPER, BASELINE = "#010203", "#010204", "#010205", "#010206"
 COLOURS = tuple(f"#0102{k:02d}" for k in range(10, 16))
 CSS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--card)", BASELINE: "var(--baseline)"} | {
@@ -47,14 +47,14 @@ def draw_lines(
     series: Sequence[Series], *, axes: tuple[str, str], name: str, alt: str, order: Mapping[str, int],
     percent: bool = True, many: bool = False,
 ) -> str:  # fmt: skip
-    """Scores against a number: one line for each series, with its 95% intervals.
+    """Draws scores against a number: one line for each series, with its 95% intervals.
 
     Args:
-        series: what is drawn; every series has at least one score.
-        axes: the words at the horizontal and the vertical axis.
+        series: every series has at least one score.
+        axes: the labels of the horizontal and the vertical axis.
         name: the prefix of every id, different for each figure of a page.
-        alt: the words for a reader who cannot see it.
-        order: each learner's place, which fixes its colour and marker; one not in it is a baseline, in grey.
+        alt: the alternative text.
+        order: each learner's place, which fixes its colour and marker; others are baselines, in grey.
         percent: scores are accuracies.
         many: there are many points, so intervals are a band instead of bars, and not every point has a tick.
     """
@@ -86,12 +86,12 @@ def draw_dots(
     series: Sequence[Series], *, name: str, alt: str, order: Mapping[str, int], axis: str = "accuracy",
     groups: Sequence[str] = (),
 ) -> str:  # fmt: skip
-    """Scores by group: a row for each group, a dot and its interval for each series.
+    """Draws scores by group: a row for each group, with a dot and an interval for each series.
 
     Args:
-        axis: the words at the horizontal axis, and with them what is drawn: "accuracy", differences of it (`POINTS`),
-            or times on a logarithmic axis (`TIME`; an arrow where the latest is not known).
-        groups: from top to bottom; none: in the order of the first series.
+        axis: the label of the horizontal axis, which decides what is drawn: "accuracy", differences of it (`POINTS`),
+            or times on a logarithmic axis (`TIME`; an arrow where the upper end is not known).
+        groups: from top to bottom; empty: in the order of the first series.
     """
     groups = groups or list(dict.fromkeys(group for one in series for group in one.scores))
     with drawing(64 + legend_height(series) + len(groups) * (18 + 6 * (len(series) - 1))) as (figure, axes):
@@ -139,7 +139,7 @@ def legend_height(series: Sequence[Series]) -> int:
 
 
 def add_legend(figure: Figure, series: Sequence[Series], order: Mapping[str, int]) -> None:
-    """Names under the figure, in two columns: the widest that fits a phone."""
+    """Adds a legend under the figure, in two columns, which fit a phone."""
     styles = [choose_style(one.learner, order, place) for place, one in enumerate(series)]
     handles = [Line2D([], [], **style, markersize=5.5) for style in styles]
     # matplotlib leaves a name with a leading underscore out
@@ -149,16 +149,16 @@ def add_legend(figure: Figure, series: Sequence[Series], order: Mapping[str, int
 
 @contextmanager
 def drawing(height: float) -> Iterator[tuple[Figure, Axes]]:
-    """An empty figure in the report's style. It lives outside pyplot: nothing is registered, nothing leaks."""
+    """A context with an empty figure in the report's style, outside pyplot."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        # The browser draws the text, with its own fonts: matplotlib only has to guess its width.
+        # the browser draws the text, with its own fonts
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         yield figure, figure.subplots()
 
 
 def choose_style(learner: str, order: Mapping[str, int], place: int) -> dict[str, Any]:
-    """The same colour, marker and dash for a learner in every figure; grey and dashed for a baseline."""
+    """Returns a learner's colour, marker and dash, the same in every figure; grey and dashed for a baseline."""
     if learner not in order:
         hollow = {"markerfacecolor": PAPER, "markeredgewidth": 1.4}
         return {"color": BASELINE, "linestyle": DASHES[1 + place % 2], "marker": MARKERS[place % 7], **hollow}
@@ -167,11 +167,11 @@ def choose_style(learner: str, order: Mapping[str, int], place: int) -> dict[str
 
 
 def scale_numbers(axes: Axes, values: list[float], *, every_value: bool) -> None:
-    """A logarithmic axis where the values span a decade or so, with a tick at the values that were measured."""
+    """Sets ticks at the measured values, and a logarithmic axis where they span about a decade."""
     if every_value:
         low, high = values[0], values[-1]
         if high >= 8 * max(low, 1.0):
-            # the stretch from 0 to 1 as wide as that from 1 to 2 or so: 0 steps has no logarithm
+            # linear from 0 to 1, since 0 has no logarithm
             axes.set_xscale("symlog", linthresh=1.0, linscale=0.4)
             axes.set_xlim(low - 0.15 if low < 1 else 0.87 * low, 1.15 * high)
         apart = [values[0]]
@@ -187,21 +187,18 @@ def scale_numbers(axes: Axes, values: list[float], *, every_value: bool) -> None
 
 
 def width_of(score: Score) -> float:
-    """Half the interval; NaN, which is not drawn, where it is not known."""
+    """Returns half the interval; NaN, which is not drawn, where it is not known."""
     return float("nan") if score.ci95 is None else score.ci95
 
 
 def shorten(text: str, limit: int) -> str:
-    """The text on one line, cut with an ellipsis where it is longer than the figure can hold."""
+    """Returns the text on one line, cut with an ellipsis at `limit` characters."""
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an <svg> element that can stand beside others in one page.
-
-    It has no size but its proportions, ids of its own, and CSS variables for colours.
-    """
+    """Returns the figure as an <svg> element without a fixed size, with unique ids and CSS variables for colours."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()
@@ -216,7 +213,7 @@ def to_svg(figure: Figure, name: str, alt: str) -> str:
 
 
 def adopt_tag(tag: str, name: str) -> str:
-    """A tag of matplotlib's as one of the page's: its ids, colours and font. Text between tags is the user's own."""
+    """Adapts the ids, colours and font of a tag of matplotlib's to the page."""
     tag = re.sub(r'^<g id="[^"]*"', "<g", tag)  # nothing refers to a group
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag).replace("xlink:href", "href")
     tag = re.sub(r"font-family: [^;]*; ?", "", tag)
@@ -227,9 +224,9 @@ LARGEST = 112  # pixels: the size at which the page shows a support picture
 
 
 def encode_picture(pixels: Any) -> str:
-    """A picture as a `data:image/...;base64,` address: PNG, or WebP for a photograph, which is a tenth of the size.
+    """Returns a picture as a `data:image/...;base64,` address: PNG, or WebP for a photograph, a tenth of the size.
 
-    Bright ink on a dark ground is turned to dark ink on white. Nothing is kept larger than it can be shown.
+    Bright ink on dark is inverted, and large pictures are reduced to the size at which they are shown.
 
     Args:
         pixels: [channel, height, width] or [height, width], an array or nested lists; uint8, or floats from 0 to 1.
@@ -250,7 +247,7 @@ def encode_picture(pixels: Any) -> str:
 
 
 def to_image(pixels: Any) -> Image.Image:
-    """A picture as it is looked at: bright ink on a dark ground is turned to dark ink on white."""
+    """Returns a picture as an image; bright ink on dark is inverted."""
     array = np.asarray(pixels)
     array = array[None] if array.ndim == 2 else array
     if array.dtype.kind == "f":
@@ -268,6 +265,6 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def is_picture(pixels: Any) -> bool:
-    """Whether it can be looked at: [height, width], or [channel, height, width] with at most 4 channels."""
+    """Returns whether the shape is [height, width], or [channel, height, width] with at most 4 channels."""
     shape = np.shape(pixels)
     return 0 not in shape and (len(shape) == 2 or (len(shape) == 3 and shape[0] <= 4))

@@ -15,7 +15,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
-from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_beside
+from upstairs.engine.evaluate import describe_scores, frozen_seeds, score_with_baselines
 from upstairs.errors import UpstairsError
 from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.sentences import choose_words
@@ -28,9 +28,9 @@ from upstairs.tree import index
 STEPS, MORE_STEPS = (0, 1, 2, 3, 5), (0, 1, 2, 3, 5, 10, 20, 50, 100)
 SHOTS, MORE_SHOTS = (1, 2, 5, 10), (1, 2, 3, 5, 10, 15, 20)
 SETTINGS = ((5, 1), (5, 5), (20, 1))  # way and shot
-QUERY, FIGURE_QUERY = 5, 2  # in the table and in figures, where more tasks tell more than more queries of one
+QUERY, FIGURE_QUERY = 5, 2  # queries per class in the table and in figures
 
-Point = tuple[dict[str, Any], Learner, Source, int]  # what it is called, who, on what, at how many shots
+Point = tuple[dict[str, Any], Learner, Source, int]  # label, learner, source and shot
 PARTS = ("training classes", "validation classes", "test classes")
 
 
@@ -46,13 +46,13 @@ def measure(
     memory: Remembered | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """The report's dict for runs on the same data, every learner on the same frozen tasks of the test classes.
+    """Returns the report's dict for runs on the same data, with the same frozen tasks of test classes for all learners.
 
     Settings that the classes or the learner do not allow are left out.
 
     Args:
         more: up to 100 adaptation steps and 20 shots.
-        memory: where scores are kept; None keeps them for this call alone.
+        memory: the cache of scores; None: a new one for this call.
 
     Raises:
         UpstairsError: there are too few test classes, or too few examples, for any task.
@@ -66,16 +66,16 @@ def measure(
     query, figure_query = (max(1, min(most, smallest - 1)) for most in (QUERY, FIGURE_QUERY))
     seeds, names = frozen_seeds(seed, tasks), name_runs(runs)
     report: dict[str, Any] = {
-        **head_of(runs, "Learning to learn", command),
+        **page_head(runs, "Learning to learn", command),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "trained_on": name_training(splits.train, runs[0].settings.data),
         "runs": describe_runs(runs),
         **{part: [] for part in ("results", "differences", "depth_steps", "depth_shots", "depth_gap", "breadth")},
     }
-    known: dict[Any, dict[str, Any]] = {}  # baselines, measured once for runs that share them
+    known: dict[Any, dict[str, Any]] = {}  # scores of baselines, shared by runs
     scored: dict[tuple[int, int], dict[str, Any]] = {}  # each task's score in each setting, by contestant
     way = min([5, source.most_way, *(run.learner.max_way or 5 for run in runs)])
-    jobs: list[tuple[int, list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # how long, where to, and what
+    jobs: list[tuple[int, list[dict[str, Any]], Callable[[], dict[str, Any]]]] = []  # cost, destination, function
     for run, name in zip(runs, names, strict=True):
         for w, s in dict.fromkeys([*settings, (way, 1)]):
             asked = max(1, min(QUERY, smallest - s))  # fewer queries where classes are small, so that shots remain
@@ -110,8 +110,8 @@ def measure(
     return report | {"seconds": time.monotonic() - started}
 
 
-def head_of(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
-    """The entries that every report starts with."""
+def page_head(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
+    """Returns the first entries of every report."""
     return {
         "title": f"{title}: {short_name(runs[0].settings.data)}",
         "command": command,
@@ -123,12 +123,12 @@ def head_of(runs: Sequence[Run], title: str, command: str) -> dict[str, Any]:
 
 
 def short_name(data: str) -> str:
-    """A short name of data, without its path."""
+    """Returns the name of a data set without its path."""
     return " + ".join(Path(part).name or part for part in data.split(SIGN))
 
 
 def name_runs(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its learner, with its directory where that is not one run's alone, or its whole path."""
+    """Returns a unique name for each run: its learner, if necessary with its directory or its whole path."""
     names = [run.settings.learner for run in runs]
     for more in (lambda run: run.path.name, lambda run: run.path):
         names = [
@@ -139,14 +139,14 @@ def name_runs(runs: Sequence[Run]) -> list[str]:
 
 
 def able(learner: Learner, source: Source, way: int, examples: int) -> bool:
-    """Can the learner tell so many classes apart, and has the source them, with so many examples each?"""
+    """Returns whether the learner supports the way and the source has enough classes and examples of each."""
     smallest = min(len(rows) for rows in source.rows)
     return way <= min(source.most_way, learner.max_way or way) and examples <= smallest
 
 
 def curves(learner: Learner, splits: Splits, way: int, query: int, *, more: bool) -> dict[str, list[Point]]:
-    """The points of a learner's figures: depth in steps (gradient learners) and in shots, the gap between classes that
-    it was trained on and new ones, and breadth over groups."""
+    """Returns the points of a learner's figures: accuracy by inner steps, by shots, by training or new classes (the
+    gap), and by groups of classes (breadth)."""
     found: dict[str, list[Point]] = {}
     source, parts = splits.test, [(n, part) for n, part in zip(PARTS, splits, strict=True) if len(part) >= way]
     if learner.inner_steps is not None:
@@ -164,19 +164,19 @@ def curves(learner: Learner, splits: Splits, way: int, query: int, *, more: bool
 def score(
     label: dict[str, Any], learner: Learner, episodes: Episodes, seeds: list[int], memory: Remembered
 ) -> dict[str, Any]:
-    """One point of a figure."""
+    """Evaluates one point of a figure."""
     mean, ci95 = interval(memory(learner, episodes, seeds))
     return {**label, "accuracy": mean, "ci95": ci95, "tasks": len(seeds)}
 
 
 def name_training(source: Source, data: str) -> str:
-    """The training classes in words: their groups where there are any, else their number."""
+    """Describes the training classes by the number of their groups, else of classes."""
     groups = len(set(source.groups))
     return f"{groups} {choose_words(data).groups}" if groups > 1 else f"{len(source)} classes"
 
 
 def times(runs: Sequence[Run], source: Source, memory: Remembered) -> dict[str, Any]:
-    """The baselines of the first run on its validation tasks: scores that meta-training takes some time to beat."""
+    """Evaluates the baselines of the first run on its validation tasks, for the time to beat them."""
     episodes = validation_episodes(source, runs[0].learner.max_way, runs[0].settings.shots[1])
     if episodes is None:
         return {}
@@ -189,19 +189,21 @@ def result(
     run: Run, name: str, episodes: Episodes, seeds: list[int], seed: int, memory: Remembered, *,
     known: dict[Any, dict[str, Any]], scored: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """One row of the table of results: the learner and its baselines on the same tasks.
+    """Returns one row of the table of results: the learner and its baselines on the same tasks.
 
     Args:
-        known: baselines that were measured for another run already; new ones are added.
-        scored: gets each task's score, by contestant.
+        known: scores of baselines from earlier runs; new ones are added.
+        scored: receives each task's score, by contestant.
     """
     started = time.monotonic()
     way, shot = episodes.largest_way, episodes.shot[1]
     key = (run.settings.net, way, shot)
     baselines = baselines_for(run.settings, episodes.source, way)
-    scores = score_beside(run.learner, episodes, seeds, baselines={} if key in known else baselines, score=memory)
+    scores = score_with_baselines(
+        run.learner, episodes, seeds, baselines={} if key in known else baselines, score=memory
+    )
     scores = scores._replace(baselines=known.setdefault(key, scores.baselines))
-    # baselines of another network have other scores: the first run's are those to compare with
+    # baselines depend on the network: those of the first run are compared
     scored.update({**scores.baselines, **scored, **scores.named(name)})
     row = describe_scores(scores, run.learner, episodes, tasks=len(seeds), seed=seed, baselines=baselines)
     head = {"learner": name, "data": run.settings.data, "split": "test"}
@@ -209,7 +211,7 @@ def result(
 
 
 def describe_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each run's learning curve and size."""
+    """Returns each run's learning curve and size."""
     return [
         {
             "learner": name,
@@ -224,7 +226,7 @@ def describe_runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def episode(learner: Learner, name: str, source: Source, way: int, query: int, seed: int) -> dict[str, Any]:
-    """One task to look at: its pictures, and what the learner takes each query for."""
+    """Returns one task to show: its examples, and the learner's prediction for each query."""
     episodes = episodes_of(source, way=way, shot=1, query=query)
     first = frozen_seeds(seed, 1)
     tasks, learner = episodes.batch(first), learner.for_way(way)

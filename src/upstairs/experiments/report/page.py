@@ -1,4 +1,4 @@
-"""The report: a dict becomes one standalone HTML page, with no script and no request to anywhere."""
+"""Rendering of a report's dict as one standalone HTML page, without scripts or requests."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ from upstairs.experiments.report.values import (
 from upstairs.storage import write_atomically
 
 
-class Row(NamedTuple):
-    """One learner or baseline: in each setting what is written, and is it the best learner there?"""
+class ResultRow(NamedTuple):
+    """A row of the results: for each setting the text of the cell, and whether it is the best learner's."""
 
     name: str
     baseline: bool
@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> Path:
-    """Write the page of a report, whole or not at all, and return its path. Missing folders are made.
+    """Writes the page of a report atomically and returns its path. Missing folders are made.
 
     Raises:
         UpstairsError: `render` refuses the report, or the file cannot be written.
@@ -47,8 +47,7 @@ def write_report(report: Mapping[str, Any], path: Path) -> Path:
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page of a report, as HTML. A section whose part of the report is missing or empty is left out, and so
-    is an episode whose inputs are no pictures.
+    """Returns the page of a report as HTML; sections without content, or episodes without pictures, are left out.
 
     Raises:
         UpstairsError: title, command or versions is missing; a result has no learner, way or shot.
@@ -102,26 +101,26 @@ def make_environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "duration": write_seconds, "number": write_number, "score": panels.write_score, "baseline": write_name,
+        "duration": write_seconds, "number": number_text, "score": panels.score_text, "baseline": write_name,
         "picture": lambda x: encode_picture(x.clip(0, 1) if hasattr(x, "clip") else x),
     }  # fmt: skip
     return environment
 
 
-def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[Row]:
-    """Learners and then baselines down, settings across; the best learner of each column is marked.
+def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[ResultRow]:
+    """Returns rows of learners and then baselines, with a column for each setting and the best learner marked.
 
-    A baseline measured with several learners has one row where its numbers agree, and one for each where not.
+    A baseline measured with several learners has one row where its scores agree, else one for each.
     """
     best = {s: find_best([result for result in results if result.setting == s]) for s in settings}
     rows = []
     for learner in dict.fromkeys(result.name for result in results):
         own = {result.setting: result for result in results if result.name == learner}
-        cells = [(panels.write_score(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
-        rows.append(Row(learner, False, any(result.transductive for result in own.values()), cells))
+        cells = [(panels.score_text(own[s].score), own[s] is best[s]) if s in own else ("–", False) for s in settings]
+        rows.append(ResultRow(learner, False, any(result.transductive for result in own.values()), cells))
     for name in dict.fromkeys(name for result in results for name in result.baselines):
         transductive = any(((r.record.get("baselines") or {}).get(name) or {}).get("transductive") for r in results)
-        merged: list[tuple[list[str], dict[Any, Score]]] = []  # with which learners, and its scores there
+        merged: list[tuple[list[str], dict[Any, Score]]] = []  # learners, and the baseline's scores with them
         for learner in dict.fromkeys(result.learner for result in results if name in result.baselines):
             own = {r.setting: r.baselines[name] for r in results if r.learner == learner and name in r.baselines}
             same = (m for m in merged if all(m[1].get(setting, score) == score for setting, score in own.items()))
@@ -132,12 +131,13 @@ def compare_results(results: Sequence[Result], settings: Sequence[Any]) -> list[
             scores.update(own)
         for learners, scores in merged:
             text = write_name(name) + (f" (with {', '.join(learners)})" if len(merged) > 1 else "")
-            rows.append(Row(text, True, transductive, [(panels.write_score(scores.get(s)), False) for s in settings]))
+            cells = [(panels.score_text(scores.get(s)), False) for s in settings]
+            rows.append(ResultRow(text, True, transductive, cells))
     return rows
 
 
 def make_episode(episode: Record) -> dict[str, Any] | None:
-    """The support examples and the judged queries of one task, by class; None where there is nothing to look at."""
+    """Returns the support examples and the predicted queries of one task, by class; None if they cannot be shown."""
     support, queries = episode.get("support") or (), episode.get("query") or ()
     items = (*support, *queries)
     if not items or not all("text" in item or is_picture(item["image"]) for item in items):
@@ -148,7 +148,7 @@ def make_episode(episode: Record) -> dict[str, Any] | None:
     rows: list[dict[str, Any]] = [{"label": label, "support": [], "queries": []} for label in labels]
     for item in support:
         rows[int(item["label"])]["support"].append(show_example(item))
-    for item in queries:  # judged in words too: never by colour alone
+    for item in queries:  # marked in words too, not by colour alone
         right, sure = item.get("predicted") == item["label"], read_number(item.get("probability"))
         taken = "" if item.get("predicted") is None else labels[int(item["predicted"])]
         says = f"{'right' if right else 'wrong'}: {labels[int(item['label'])]} taken for {taken or 'nothing'}"
@@ -166,12 +166,12 @@ def make_episode(episode: Record) -> dict[str, Any] | None:
 
 
 def show_example(item: Record) -> str:
-    """A picture's address, or a text that is not too long to be looked at."""
+    """Returns a picture's address, or a shortened text."""
     return textwrap.shorten(item["text"], 90, placeholder=" …") if "text" in item else encode_picture(item["image"])
 
 
 def list_facts(report: Record, results: Sequence[Result]) -> dict[str, str]:
-    """When, where and from what the report was made; only what is known."""
+    """Returns the known facts about the report: data, tasks, seeds, time and machine."""
     seeds, tasks = (
         sorted({result.record[key] for result in results if result.record.get(key) is not None})
         for key in ("seed", "tasks")
@@ -188,7 +188,7 @@ def list_facts(report: Record, results: Sequence[Result]) -> dict[str, str]:
 
 
 def write_time(text: str) -> str:
-    """An ISO time to the minute; anything else as it is."""
+    """Writes an ISO time to the minute; other text is unchanged."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
@@ -201,6 +201,6 @@ def write_seconds(value: Any) -> str:
     return "–" if seconds is None else write_duration(seconds)
 
 
-def write_number(value: Any) -> str:
-    """A number with thousands apart; anything else as it is."""
+def number_text(value: Any) -> str:
+    """Writes an integer with thousands separators; other values as text."""
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

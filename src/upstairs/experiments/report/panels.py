@@ -23,7 +23,7 @@ from upstairs.experiments.report.values import (
 )
 from upstairs.statistics import write_interval
 
-BASELINES = frozenset({"nearest_centroid", "tf_idf", "scratch"})  # what they are called where no result names them
+BASELINES = frozenset({"nearest_centroid", "tf_idf", "scratch"})  # in addition to those of the results
 BY_LEARNER = ("runs", "depth_steps", "depth_shots", "depth_length", "depth_classes", "depth_gap", "breadth")
 Order = Mapping[str, int]
 
@@ -43,7 +43,7 @@ class Panel(NamedTuple):
 
 
 def make_order(report: Record) -> dict[str, int]:
-    """Each learner's place, which fixes its colour in all figures, the headline's first; baselines have none."""
+    """Returns each learner's place, which fixes its colour, the headline's learner first; baselines have none."""
     results = read_results(report)
     baselines = BASELINES.union(name for result in results for name in result.baselines)
     names = [result.learner for result in (*find_headline(results), *results)]
@@ -53,10 +53,10 @@ def make_order(report: Record) -> dict[str, int]:
 
 
 def draw_training(report: Record, order: Order) -> list[Panel]:
-    """The learning curves by time and by steps, the time to an accuracy, and the losses of several players."""
+    """Draws learning curves by time and by steps, the time to an accuracy, and the losses of several players."""
     runs, panels = report.get("runs") or (), []
     for unit, key in (("time", "seconds"), ("steps", "step")):
-        series = arrange([read_series(run, key, "history") for run in runs], order)
+        series = order_series([read_series(run, key, "history") for run in runs], order)
         if series:
             axis, size = "meta-training steps", 1
             if unit == "time":
@@ -73,7 +73,7 @@ def draw_training(report: Record, order: Order) -> list[Panel]:
 
 
 def draw_depth(report: Record, order: Order) -> list[Panel]:
-    """Accuracy against more examples, steps, a longer inner loop and more training classes; the gap to new classes."""
+    """Draws accuracy by shots, adaptation steps, inner-loop length and training classes, and the gap to new classes."""
 
     def shots(series: list[Series], _: str) -> str:
         learners = [one for one in series if one.learner in order]
@@ -105,7 +105,7 @@ def draw_depth(report: Record, order: Order) -> list[Panel]:
 
 
 def draw_breadth(report: Record, order: Order, words: sentences.Words) -> list[Panel]:
-    """Accuracy by group, and the matrices of what was trained on by what was tested on."""
+    """Draws accuracy by group, and the matrices of training data by test data."""
     groups = draw_scores(
         report, "breadth", "group", order, title=f"By {words.group}", head=words.group, axis=f"each {words.group}",
         say=lambda series, _: sentences.say_breadth(series, words),
@@ -118,19 +118,19 @@ def draw_scores(
     report: Record, part: str, key: str, order: Order, *, title: str, head: str, axis: str,
     say: Callable[[list[Series], str], str], keys: tuple[str, ...] = ("way", "shot"),
 ) -> Iterator[Panel]:  # fmt: skip
-    """Accuracy against a number of the points, or by their groups: a panel for each kind of task.
+    """Yields a panel for each kind of task, with accuracy by a number (such as shots) or by groups.
 
-    Where entries have also points of the classes they were trained on, these are lines in grey. The groups of the gap
-    keep their order, and it has no panel unless the first series has the first of them and the last.
+    Points on the training classes, where entries have them, are lines in grey. The gap keeps the order of its groups,
+    and has no panel unless the first series has the first and the last of them.
 
     Args:
-        part, key: the entries in the report, and what their points are by.
-        head: of the column of that in the table.
-        axis: what is at the axis.
-        say: from the series and the budget of each training the sentence under the figure.
+        part, key: the name of the entries in the report, and of the number or group of their points.
+        head: the header of its column in the table.
+        axis: the label of the axis.
+        say: a function from the series and the training budget to the sentence under the figure.
     """
     for number, (task, group) in enumerate(group_entries(report.get(part) or (), keys).items()):
-        series = arrange([read_series(entry, key) for entry in group], order)
+        series = order_series([read_series(entry, key) for entry in group], order)
         if part == "depth_gap":
             places = list(dict.fromkeys(str(point["group"]) for entry in group for point in entry.get("points") or ()))
             series = [replace(one, scores={at: one.scores[at] for at in places if at in one.scores}) for one in series]
@@ -152,7 +152,7 @@ def draw_scores(
 
 
 def draw_matrix(matrix: Record, number: int) -> Panel:
-    """Runs by kinds of data, trained on rows and tested on columns: dots, and the numbers as a table."""
+    """Draws the accuracy of runs (rows) on kinds of data (columns), as dots and as a table."""
     rows, kinds = matrix["rows"], matrix.get("data") or ()
     learners = {row["name"] for row in rows if row["trained_on"]}
     one = learners.pop() if len(learners) == 1 else ""  # in the title then, so that the legend has room for kinds
@@ -169,8 +169,8 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
     means = [what for what in ("mean", "own", "other", "worst") if any(row.get(what) is not None for row in rows)]
     words = {"own": "mean of its own kinds", "other": "mean of other kinds"}
     cells = [
-        [name + " †" * row["transductive"], *map(write_score, own)]
-        + [write_score(None if row.get(what) is None else Score(row[what])) for what in means]
+        [name + " †" * row["transductive"], *map(score_text, own)]
+        + [score_text(None if row.get(what) is None else Score(row[what])) for what in means]
         for name, row, own in zip(names, rows, scores, strict=True)
     ]
     table = Table(["trained on ↓, tested on →", *kinds, *(words.get(what, what) for what in means)], cells)
@@ -180,7 +180,7 @@ def draw_matrix(matrix: Record, number: int) -> Panel:
 
 
 def draw_differences(entries: Sequence[Record], order: Order) -> list[Panel]:
-    """The best learner against every other contestant, task by task: a panel for each way and shot."""
+    """Draws the paired differences of the best learner to every other contestant, for each way and shot."""
     panels = []
     for entry in entries:
         baselines = entry.get("baselines") or ()
@@ -215,11 +215,8 @@ def draw_differences(entries: Sequence[Record], order: Order) -> list[Panel]:
     return panels
 
 
-def arrange(series: Sequence[Series], order: Order) -> list[Series]:
-    """The series with any score, each with a name of its own, and first the one that the sentence is about.
-
-    That is the headline's learner where it was measured, or else the best learner; baselines come last.
-    """
+def order_series(series: Sequence[Series], order: Order) -> list[Series]:
+    """Returns the series that have scores, with unique names: the headline's learner, others by score, baselines."""
     full: list[Series] = []
     for one in series:
         if one.scores:
@@ -235,7 +232,7 @@ def arrange(series: Sequence[Series], order: Order) -> list[Series]:
 
 
 def group_entries(entries: Sequence[Record], keys: tuple[str, ...]) -> dict[str, list[Record]]:
-    """Entries that belong in one figure, by what its title adds: ', 5-way 1-shot'."""
+    """Groups entries into figures by the end of the title: ', 5-way 1-shot'."""
     groups: dict[str, list[Record]] = {}
     for entry in entries:
         parts = [f"{entry[key]}-{key}" for key in keys if entry.get(key) is not None]
@@ -244,18 +241,18 @@ def group_entries(entries: Sequence[Record], keys: tuple[str, ...]) -> dict[str,
 
 
 def write_budget(group: Sequence[Record]) -> str:
-    """' for 1 min', where all trainings of a figure had the same budget."""
+    """Returns ' for 1 min' where all trainings of a figure had the same budget, else ''."""
     minutes = {entry.get("minutes") for entry in group}
     known = read_number(minutes.pop()) if len(minutes) == 1 else None
     return "" if known is None else f" for {write_duration(60 * known)}"
 
 
-def write_score(score: Score | None) -> str:
+def score_text(score: Score | None) -> str:
     return "–" if score is None else str(score)
 
 
-def list_scores(series: Sequence[Series], head: str, write: Callable[[Any], str] = write_score) -> Table:
-    """The numbers of a figure: a row for each place, a column for each series."""
+def list_scores(series: Sequence[Series], head: str, write: Callable[[Any], str] = score_text) -> Table:
+    """Returns the numbers of a figure: a row for each place, a column for each series."""
     places = list(dict.fromkeys(at for one in series for at in one.scores))
     if all(isinstance(at, float) for at in places):
         places.sort()
@@ -272,17 +269,17 @@ Wait = tuple[float, float, float | None]  # seconds: of the mean, at the soonest
 
 
 def draw_waits(runs: Sequence[Record], plain: Record, order: Order) -> list[Panel]:
-    """The time that meta-training takes to an accuracy on the validation tasks (slow training).
+    """Draws the time of meta-training to reach an accuracy on validation tasks.
 
     Args:
         plain: baselines without meta-training on the same tasks, by name.
     """
-    series = arrange([read_series(run, "seconds", "history") for run in runs], order)
+    series = order_series([read_series(run, "seconds", "history") for run in runs], order)
     best = max(read_scores(plain).items(), key=lambda item: item[1].accuracy, default=None)
     bar = best[1].accuracy if best else 0.0
     targets = sorted({*TARGETS, *([bar] if best else [])})
     waits = {one.name: {t: w for t in targets if (w := find_wait(one, t))} for one in series}
-    # an accuracy that everyone has at the first validation says nothing, unless it is the baseline's
+    # a target that everyone reaches by the first validation is not shown, unless it is the baseline's
     own_first = {one.name: min(one.scores) for one in series}
     telling = [t for t in targets if any(t in own and own[t][0] > own_first[name] for name, own in waits.items())]
     shown = sorted({*telling[-MOST:], *(t for own in waits.values() for t in own if best and t == bar)})
@@ -312,7 +309,7 @@ def draw_waits(runs: Sequence[Record], plain: Record, order: Order) -> list[Pane
 
 
 def find_wait(series: Series, target: float) -> Wait | None:
-    """When a curve is first at the target: its mean, the upper end of its interval, and the lower end."""
+    """Returns the first times at which the mean, the upper and the lower end of the interval reach the target."""
 
     def first(sign: int) -> float | None:
         return next((x for x, s in series.scores.items() if s.accuracy + sign * (s.ci95 or 0.0) >= target), None)
@@ -322,7 +319,7 @@ def find_wait(series: Series, target: float) -> Wait | None:
 
 
 def write_wait(wait: Wait | None) -> str:
-    """'1 min (50 s to 2 min)'."""
+    """Writes a wait as '1 min (50 s to 2 min)'."""
     if wait is None:
         return "–"
     when, soon, late = wait
@@ -330,7 +327,7 @@ def write_wait(wait: Wait | None) -> str:
 
 
 def draw_players(runs: Sequence[Record]) -> list[Panel]:
-    """A panel for each run with several players: the loss of each of them, against meta-steps."""
+    """Draws the losses of the players of each run that has several (such as a GAN), against meta-steps."""
     panels = []
     for run in runs:
         learner, history = str(run.get("learner") or "the learner"), run.get("history") or ()
@@ -349,9 +346,9 @@ def draw_players(runs: Sequence[Record]) -> list[Panel]:
 
 
 def draw_bounds(entries: Sequence[Record]) -> list[Panel]:
-    """One panel: a bound in nats per example against shots, a line for each learner that generates.
+    """Draws bounds in nats per example against shots, a line for each generative learner.
 
-    The bars are of the difference from the fewest examples, over the same tasks: tasks differ far more than shots do.
+    Bars are intervals of the paired difference from the fewest shots, since tasks differ far more than shots do.
     """
     if not entries:
         return []

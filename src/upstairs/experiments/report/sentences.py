@@ -1,4 +1,4 @@
-"""One sentence under each figure, computed from what it shows: it must stay true when the numbers turn out badly."""
+"""The sentences under the figures, computed from the numbers, so that they are true for bad results too."""
 
 import math
 from collections import Counter
@@ -10,7 +10,7 @@ from upstairs.experiments.report.values import (
     Result,
     Score,
     Series,
-    compare,
+    compare_scores,
     write_duration,
     write_list,
     write_name,
@@ -28,7 +28,7 @@ class Words(NamedTuple):
 
 
 def choose_words(data: str) -> Words:
-    """The words for a data set; plain ones for data that is not known by name."""
+    """Returns the words for a data set; general ones for unknown data."""
     known = {
         "glyphs": Words("reads", "characters of scripts", "script", "scripts"),
         "omniglot": Words("reads", "characters", "alphabet", "alphabets"),
@@ -41,7 +41,7 @@ def name_shots(shot: int) -> str:
 
 
 def say_headline(result: Result, trained_on: str, words: Words) -> str:
-    """The best learner's score, and the best one without meta-learning."""
+    """States the best learner's score, and the best baseline's."""
     setting = result.setting
     seen = "it was trained on" if setting.split == "train" else "it has never seen"
     text = (
@@ -58,11 +58,11 @@ def say_headline(result: Result, trained_on: str, words: Words) -> str:
         0: f", which is not clearly better than {score} by {write_name(name)}, without any meta-learning.",
         -1: f", which is worse than {score} by {write_name(name)}, without any meta-learning.",
     }
-    return text + end[compare(result.score, score)]
+    return text + end[compare_scores(result.score, score)]
 
 
 def say_bars(results: Sequence[Result]) -> str:
-    """How far the best learner of each setting is from its best baseline, or else from guessing."""
+    """States how far the best learner of each setting is from its best baseline, or else from guessing."""
     parts = []
     for result in results:
         if result.score is None:
@@ -76,7 +76,7 @@ def say_bars(results: Sequence[Result]) -> str:
 
 
 def say_verdicts(results: Sequence[Result]) -> list[str]:
-    """Every learner that does not beat a baseline, or that all do; and results that are no number."""
+    """Lists learners that do not beat a baseline, and results that are not finite; or states that all beat all."""
     failures: dict[str, list[str]] = {}
     several = len({result.setting[:2] for result in results}) > 1
     for result in results:
@@ -85,7 +85,7 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
             failures.setdefault(f"{result.name} has no accuracy, its run gave no finite number:", []).append(where)
             continue
         for name, score in result.baselines.items():
-            if (side := compare(result.score, score)) < 1:
+            if (side := compare_scores(result.score, score)) < 1:
                 how = "is worse than" if side < 0 else "does not clearly beat"
                 start = f"{result.name} {how} its baseline {write_name(name)}:"
                 failures.setdefault(start, []).append(f"{result.score} to {score} {where}")
@@ -95,16 +95,16 @@ def say_verdicts(results: Sequence[Result]) -> list[str]:
 
 
 def say_differences(best: str, ahead: Mapping[str, Score], intervals: int) -> str:
-    """Whom the best learner beats task by task, whom not clearly, and who beats it."""
+    """States which contestants the best learner beats in paired differences, and which it does not."""
     verbs = {1: "beats", 0: "is not clearly apart from", -1: "is beaten by"}
-    sides = {side: [n for n, score in ahead.items() if compare(score, Score(0.0)) == side] for side in verbs}
+    sides = {side: [n for n, score in ahead.items() if compare_scores(score, Score(0.0)) == side] for side in verbs}
     parts = [f"{verbs[side]} {write_list(names)}" for side, names in sides.items() if names]
     text = f"On the same tasks, {best} {write_list(parts)}."
     return f"{text} Of {intervals} intervals, {0.05 * intervals:.2g} would miss by chance." if intervals > 1 else text
 
 
 def say_episode(learner: str, queries: Sequence[Record], labels: Sequence[str], shot: int | None) -> str:
-    """How many queries were named correctly, and what was confused most."""
+    """States how many queries were classified correctly, and the most frequent confusion."""
     right = sum(query["label"] == query.get("predicted") for query in queries)
     shown = f"shown {name_shots(shot).lower()} of each of {len(labels)} classes" if shot else "shown the examples above"
     text = f"{learner or 'The learner'} was {shown} and then named {right} of {len(queries)} new ones correctly"
@@ -118,7 +118,7 @@ def say_episode(learner: str, queries: Sequence[Record], labels: Sequence[str], 
 
 
 def say_curve(series: Sequence[Series], unit: str) -> str:
-    """Where the first run was best, and how soon it was most of the way. `unit` is 'seconds' or 'steps'."""
+    """States where the first run was best, and when 90% of its rise was done. `unit` is 'seconds' or 'step'."""
 
     def write_place(place: float) -> str:
         return write_duration(place) if unit == "seconds" else f"{place:,.0f} step{'' if place == 1 else 's'}"
@@ -135,21 +135,21 @@ def say_curve(series: Sequence[Series], unit: str) -> str:
             f"; 90% of its rise from {Score(start.accuracy)} (at {write_place(first)}) is done by {write_place(soon)}"
         )
     later = best.scores[end]
-    if end != place and compare(later, score) < 0:
+    if end != place and compare_scores(later, score) < 0:
         text += f", and it falls to {later} by {write_place(end)}"
     return text + "."
 
 
 def say_change(cause: str, name: str, before: Score, after: Score) -> str:
-    """What a cause did, with the verb that is true: lift, lower, or leave."""
-    side = compare(after, before)
+    """States the effect of a cause: lift, lower, or leave."""
+    side = compare_scores(after, before)
     if side == 0:
         return f"{cause} leave {name} about where it was ({Score(before.accuracy)}, now {after})"
     return f"{cause} {'lift' if side > 0 else 'lower'} {name} from {Score(before.accuracy)} to {after}"
 
 
 def say_steps(series: Sequence[Series]) -> str:
-    """What more adaptation steps do to the first series."""
+    """States the effect of more adaptation steps on the first series."""
     best = series[0]
     few, many = min(best.scores), max(best.scores)
     if few == many:
@@ -160,7 +160,7 @@ def say_steps(series: Sequence[Series]) -> str:
 
 
 def say_shots(series: Sequence[Series], baselines: Sequence[Series]) -> str:
-    """What more examples do for the first learner, and to its lead."""
+    """States the effect of more shots on the first learner, and on its lead over the baselines."""
     best = (*series, *baselines)[0]
     few, many = min(best.scores), max(best.scores)
     if few == many:
@@ -179,7 +179,7 @@ def say_shots(series: Sequence[Series], baselines: Sequence[Series]) -> str:
 
 
 def say_breadth(series: Sequence[Series], words: Words) -> str:
-    """The hardest and the easiest group, and what half of them reach, for the first series."""
+    """States the hardest and the easiest group, and the median, for the first series."""
     best = series[0]
     groups = list(best.scores)
     easy, hard = groups[0], groups[-1]
@@ -193,10 +193,10 @@ def say_breadth(series: Sequence[Series], words: Words) -> str:
 
 
 def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int, budget: str = "") -> str:
-    """Which row is best in the mean, what a kind that is not its own costs, and on what its numbers rest.
+    """States the best row, the loss on kinds of data that were not trained on, and how the numbers were measured.
 
     Args:
-        budget: ' for 1 min' where each that was trained was so for that long.
+        budget: such as ' for 1 min', where all trainings had the same budget.
     """
     best = max(range(len(rows)), key=lambda i: rows[i]["mean"])
     text = f"Highest mean: {names[best]}, {Score(rows[best]['mean'])}; its worst is {Score(rows[best]['worst'])}. "
@@ -211,13 +211,13 @@ def say_matrix(names: Sequence[str], rows: Sequence[Record], tasks: int, budget:
 
 
 def say_points(first: Score, second: Score) -> str:
-    """first - second in points, with its interval: of two sets of tasks, so the two intervals together."""
+    """Writes first - second in points; they are from different tasks, so their intervals are combined."""
     half = math.hypot(first.ci95 or 0.0, second.ci95 or 0.0)
     return f"{write_interval(first.accuracy - second.accuracy, half, signed=True)} points"
 
 
 def say_gap(series: Sequence[Series]) -> str:
-    """What the first learner loses on the classes of its last score, which are new, and what a baseline loses there."""
+    """States the first learner's gap between training classes and new ones, and a baseline's."""
     trained, *_, new = series[0].scores
     own, *others = [one for one in series if trained in one.scores and new in one.scores]
     text = (
@@ -232,11 +232,11 @@ def say_gap(series: Sequence[Series]) -> str:
 
 
 def say_classes(series: Sequence[Series], budget: str) -> str:
-    """What more training classes do to the first learner on new classes, and to its gap.
+    """States the effect of more training classes on the first learner's accuracy on new classes, and on its gap.
 
     Args:
-        series: with those of learners on the classes they were trained on, which have no learner.
-        budget: of each training.
+        series: also those on training classes, whose `learner` is empty.
+        budget: the budget of each training.
     """
     best = series[0]
     few, many = min(best.scores), max(best.scores)
@@ -245,7 +245,7 @@ def say_classes(series: Sequence[Series], budget: str) -> str:
     side = {1: "more classes help", 0: "more classes make no clear difference", -1: "more classes do not help"}
     text = (
         f"Trained{budget} on {few:,.0f} classes {best.name} has {best.scores[few]} on new ones, on {many:,.0f} classes "
-        f"{best.scores[many]}: {side[compare(best.scores[many], best.scores[few])]}"
+        f"{best.scores[many]}: {side[compare_scores(best.scores[many], best.scores[few])]}"
     )
     own = next((one.scores for one in series if not one.learner and one.name.startswith(best.name)), {})
     if few not in own or many not in own:
@@ -255,10 +255,10 @@ def say_classes(series: Sequence[Series], budget: str) -> str:
 
 
 def say_length(series: Sequence[Series], budget: str) -> str:
-    """Which inner-loop length trains best in the same budget, for the first learner."""
+    """States the inner-loop length that is best in the same budget, for the first learner."""
     best = series[0]
     place, score = max(best.scores.items(), key=lambda item: item[1].accuracy)
-    equal = [f"{x:g}" for x, other in best.scores.items() if x != place and compare(score, other) == 0]
+    equal = [f"{x:g}" for x, other in best.scores.items() if x != place and compare_scores(score, other) == 0]
     worst = min(best.scores.items(), key=lambda item: item[1].accuracy)
     text = f"Trained{budget} and tested with as many inner steps, {best.name} is best with {place:g}, at {score}"
     text += f"; {write_list(equal)} {'is' if len(equal) == 1 else 'are'} not clearly worse" if equal else ""
@@ -268,7 +268,7 @@ def say_length(series: Sequence[Series], budget: str) -> str:
 def say_times(
     name: str, reached: Mapping[float, float], missed: Sequence[float], plain: tuple[str, Score] | None, *, first: float
 ) -> str:
-    """When a learner's validation accuracy first was as high as each target.
+    """States when a learner's validation accuracy first reached each target.
 
     Args:
         reached: by target, seconds of meta-training.
@@ -292,7 +292,7 @@ def say_times(
 
 
 def say_players(series: Sequence[Series]) -> str:
-    """Where each loss began and ended."""
+    """States where each loss began and ended."""
     ends = []
     for one in series:
         first, *_, last = [score.accuracy for score in (*one.scores.values(), *one.scores.values())]
@@ -303,7 +303,7 @@ def say_players(series: Sequence[Series]) -> str:
 def say_bounds(
     names: Sequence[str], values: Sequence[Mapping[float, Score]], gains: Sequence[Mapping[float, Score]]
 ) -> str:
-    """How each bound goes from the fewest examples to the most, and what they gain over the same tasks."""
+    """States each bound at the fewest and at the most shots, with the paired difference."""
     parts = []
     for name, own, more in zip(names, values, gains, strict=True):
         few, many = min(own), max(own)

@@ -1,4 +1,4 @@
-"""`upstairs report --all`: every figure of depth and breadth in one page, with the small trainings that some need."""
+"""`upstairs report --all`: every figure in one page, with the short trainings that some figures need."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,16 +18,16 @@ from upstairs.experiments.report.cache import Remembered
 from upstairs.experiments.report.drawings import measure_drawings
 from upstairs.experiments.report.measure import QUERY, measure, name_runs, score
 from upstairs.experiments.report.page import write_report
-from upstairs.experiments.sweeps import all_kinds, class_counts, kinds_of, lengths, variant
+from upstairs.experiments.sweeps import all_kinds, class_counts, class_groups, lengths, variant
 from upstairs.learners import nearest_centroid
 from upstairs.training.run import Run, check_comparable, load
 
 WAY = 5
-ALL: dict[str, Any] = {"train_classes": None, "rotate_classes": False, "mirror_classes": False}  # those of the data
+ALL: dict[str, Any] = {"train_classes": None, "rotate_classes": False, "mirror_classes": False}  # the data's classes
 
 
 class Survey(NamedTuple):
-    """What all measurements share: the tasks, the memory of scores, and the budget of a training."""
+    """The common settings of all measurements: the cache of scores, the tasks, and the budget of a training."""
 
     memory: Remembered
     seeds: list[int]
@@ -35,7 +35,7 @@ class Survey(NamedTuple):
     quiet: bool
 
     def scores(self, what: str, jobs: Iterable[tuple[dict[str, Any], Learner, Source]]) -> list[dict[str, Any]]:
-        """The scores of jobs: what each is called, who, and on what.
+        """Evaluates jobs of label, learner and source.
 
         Tasks are 5-way 1-shot, or as near to it as classes and learner allow.
         """
@@ -51,7 +51,7 @@ class Survey(NamedTuple):
         return found
 
     def train(self, run: Run, name: str, changes: dict[str, Any], splits: Splits | None = None) -> Run:
-        """A small training that differs from a run in some settings."""
+        """Trains a variant of a run with some settings changed."""
         where = run.path / "sweeps" / name
         what = f"training {run.settings.learner}, {name}"
         return variant(run, changes, where, minutes=self.minutes, what=what, quiet=self.quiet, splits=splits)
@@ -61,7 +61,7 @@ def report_runs(
     paths: Sequence[Path], *, out: Path | None = None, tasks: int = 600, seed: int = 0, quiet: bool = False,
     command: str = "",
 ) -> Path:  # fmt: skip
-    """Measure the runs on their test classes and write the page.
+    """Evaluates the runs on their test classes and writes the page.
 
     Raises:
         UpstairsError: no run was given, one cannot be read, or they cannot be compared.
@@ -88,14 +88,14 @@ def survey(
     quiet: bool = False,
     command: str = "",
 ) -> Path:
-    """The report of runs with all of depth and breadth. What was measured or trained before is not again.
+    """Writes the report of runs with all figures; earlier measurements and trainings are reused.
 
-    The page is written after each measurement, so that a stop leaves what there is.
+    The page is written again after each measurement.
 
     Args:
         paths: runs; those on the data of the first are compared, all of them are rows of the matrix.
-        data: data sets to test every run on; none: those that the runs were trained on.
-        minutes: of each small training.
+        data: data sets to test every run on; empty: the training data of the runs.
+        minutes: the budget of each short training.
 
     Raises:
         UpstairsError: no run was given, one cannot be read, or they cannot be compared.
@@ -105,7 +105,7 @@ def survey(
         raise UpstairsError("write `upstairs report RUN... --all`, with `minutes` above 0 for each training")
     check_comparable(runs)
     splits = open_splits(runs[0].settings, quiet=quiet)
-    kinds = kinds_of(splits, least=WAY, seed=seed)
+    kinds = class_groups(splits, least=WAY, seed=seed)
     memory, page = Remembered(paths[0] / "measured.jsonl"), out or paths[0] / "report.html"
     shared = Survey(memory, enough_seeds(seed, tasks), minutes, quiet)
     if not quiet:
@@ -132,10 +132,10 @@ def survey(
 
 
 def open_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
-    """All runs, and those on the data of the first.
+    """Returns all runs, and those on the data of the first.
 
     Raises:
-        UpstairsError: there is none, or one cannot be read or learned regression.
+        UpstairsError: there is none, one cannot be read, or one learned regression.
     """
     if not paths:
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
@@ -146,12 +146,12 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
 
 
 def all_classes(run: Run) -> int:
-    """How many training classes the run's data has, whatever part the run was trained on."""
+    """Returns the number of training classes of the run's data, also where it was trained on a part of them."""
     return len(open_splits(replace(run.settings, **ALL), quiet=True).train)
 
 
 def by_classes(shared: Survey, run: Run) -> dict[str, Any]:
-    """Accuracy on new classes (points) and on its own (trained) against the number of training classes."""
+    """Evaluates new classes (`points`) and training classes (`trained`) for several numbers of training classes."""
     jobs = []
     for count in class_counts(run, all_classes(run)):
         changes = {"train_classes": count}
@@ -163,7 +163,7 @@ def by_classes(shared: Survey, run: Run) -> dict[str, Any]:
 
 
 def by_length(shared: Survey, run: Run) -> list[dict[str, Any]]:
-    """Accuracy against the length of the inner loop, in training and in use."""
+    """Evaluates several lengths of the inner loop, in training and testing."""
     test = open_splits(run.settings, quiet=True).test
     jobs = [
         ({"length": steps}, shared.train(run, f"inner-steps-{steps}", {"inner_steps": steps}).learner, test)
@@ -173,10 +173,10 @@ def by_length(shared: Survey, run: Run) -> list[dict[str, Any]]:
 
 
 def by_kinds(shared: Survey, run: Run, name: str, *, kinds: dict[str, Splits]) -> dict[str, Any]:
-    """The matrix of the kinds of classes that a run was trained on by those it is tested on."""
+    """Returns the matrix of accuracies after training on one kind of classes (rows) and testing on each (columns)."""
     rows: list[dict[str, Any]] = []
     for kind, splits in [*kinds.items(), ("all", all_kinds(kinds))]:
-        # the classes are those of the kind, whatever part the run itself was trained on
+        # all classes of the kind, also where the run was trained on a part
         learner = shared.train(run, f"kind-{kind.replace('/', '-')}", ALL, splits).learner
         cells = shared.scores(f"kinds after {kind}", [({}, learner, part.test) for part in kinds.values()])
         is_own = [kind == other or kind not in kinds for other in kinds]

@@ -1,4 +1,4 @@
-"""The contents of a report, read from its dict: scores, settings, results and series; and how each is written."""
+"""Typed contents of a report's dict (scores, settings, results, series), and how they are written."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Score(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A kind of task: which data, how many classes, how many examples of each."""
+    """A kind of task: data, split, way and shot."""
 
     data: str
     split: str
@@ -40,7 +40,7 @@ class Result(NamedTuple):
     """
 
     learner: str
-    name: str  # the learner's, and how it was asked
+    name: str  # the learner's, with "one query at a time" for an inductive result
     setting: Setting
     score: Score | None
     transductive: bool
@@ -49,7 +49,7 @@ class Result(NamedTuple):
 
     @property
     def best_baseline(self) -> tuple[str, Score] | None:
-        """The strongest baseline on the same tasks: its name and score."""
+        """The name and score of the strongest baseline on the same tasks."""
         return max(self.baselines.items(), key=lambda item: item[1].accuracy, default=None)
 
 
@@ -57,33 +57,33 @@ class Result(NamedTuple):
 class Series:
     """A learner's scores by place: a number of steps, shots or seconds, or a group of classes.
 
-    `learner` fixes its colour; `name` is how it is called.
+    `learner` fixes its colour; `name` is its label.
     """
 
     learner: str
     name: str
-    scores: dict[Any, Any]  # of Score; where a figure is of times, of the time, the soonest and the latest
+    scores: dict[Any, Any]  # values are `Score`, or in a figure of times the time with its earliest and latest
 
 
 def read_number(value: Any) -> float | None:
-    """The value as a finite float; None where it is missing, NaN or infinite."""
+    """Returns the value as a finite float; None where it is missing, NaN or infinite."""
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else None
 
 
 def read_score(record: Record | None) -> Score | None:
-    """The score of a record; None where it has no finite accuracy."""
+    """Returns the score of a record; None where it has no finite accuracy."""
     accuracy = read_number((record or {}).get("accuracy"))
     return None if accuracy is None or record is None else Score(accuracy, read_number(record.get("ci95")))
 
 
 def read_scores(records: Mapping[str, Record | None]) -> dict[str, Score]:
-    """The finite scores of records by name."""
+    """Returns the finite scores of records by name."""
     return {name: score for name, record in records.items() if (score := read_score(record))}
 
 
 def read_results(report: Record) -> list[Result]:
-    """All results, in the order given.
+    """Returns all results of a report, in its order.
 
     Raises:
         UpstairsError: one has no learner, way or shot.
@@ -105,7 +105,7 @@ def read_results(report: Record) -> list[Result]:
 
 
 def read_series(entry: Record, key: str, points: str = "points") -> Series:
-    """The scores of `entry[points]` by `key`: increasing numbers, or groups, the best first.
+    """Returns the scores of `entry[points]` by `key`: increasing numbers, or groups, the best first.
 
     Points without a finite accuracy or number are left out.
     """
@@ -120,13 +120,13 @@ def read_series(entry: Record, key: str, points: str = "points") -> Series:
 
 
 def find_best(results: Sequence[Result]) -> Result | None:
-    """The highest accuracy, a transductive result only where there is no other: the two are not comparable."""
+    """Returns the result with the highest accuracy; a transductive one only where there is no other."""
     scored = [result for result in results if result.score]
     return max(scored, key=lambda result: (not result.transductive, result.score), default=None)
 
 
 def find_headline(results: Sequence[Result]) -> list[Result]:
-    """The best result in each main setting: the fewest shots, and of them 5 and 20 ways where they were measured."""
+    """Returns the best result in each main setting: the fewest shots, and 5 and 20 ways where they were measured."""
     scored = [result for result in results if result.score]
     same = [result.setting for result in scored if result.setting[:2] == scored[0].setting[:2]]
     fewest = min((setting.shot for setting in same), default=0)
@@ -136,15 +136,15 @@ def find_headline(results: Sequence[Result]) -> list[Result]:
     return [result for result in best if result is not None]
 
 
-def compare(score: Score, other: Score) -> int:
-    """1 where `score` is above `other` by more than their intervals together, -1 where below, 0 where neither."""
+def compare_scores(score: Score, other: Score) -> int:
+    """Returns 1 where `score` is above `other` by more than their combined interval, -1 where below, else 0."""
     difference = score.accuracy - other.accuracy
     margin = math.hypot(score.ci95 or 0.0, other.ci95 or 0.0)
     return (difference > margin) - (difference < -margin)
 
 
 def write_duration(seconds: float) -> str:
-    """Seconds as a reader says them: '12 s', '8 min 12 s', '1 h 5 min'."""
+    """Writes seconds as '12 s', '8 min 12 s' or '1 h 5 min'."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -156,10 +156,10 @@ def write_duration(seconds: float) -> str:
 
 
 def write_list(words: Sequence[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
+    """Joins words as 'a', 'a and b', 'a, b and c'."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def write_name(name: str) -> str:
-    """A baseline as it is read: 'nearest centroid'."""
+    """Writes the name of a baseline as 'nearest centroid'."""
     return name.replace("_", " ").strip()

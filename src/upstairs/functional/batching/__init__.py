@@ -1,13 +1,13 @@
-"""Many tasks at once on unmodified code for one: a tensor that hides the axis of tasks, with rules for functions.
+"""Batching: code for one task runs on many tasks, by a tensor subclass that hides the axis of tasks.
 
-tensor.py       BatchedTensor, its layouts, and how a function finds its rule
-fallback.py     functions without a rule: under vmap, then one task after another
-pointwise.py    functions of single values
-shapes.py       functions of axes
+tensor.py       BatchedTensor, its layouts, and the table of rules
+fallback.py     functions without a rule: under vmap, else one task after another
+pointwise.py    elementwise functions
+shapes.py       functions with axes
 layers.py       Linear, convolution, pooling, embedding, dropout, attention, losses
 recurrent.py    RNN, GRU and LSTM by their cells
 norms.py        batch, group and layer norm, and running statistics
-kernels.py      batch norm as an autograd function, exact to any derivative
+kernels.py      batch norm as an autograd function with all derivatives
 vectorize.py    run a function of one task on all: batched, else under vmap, else one task after another
 """
 

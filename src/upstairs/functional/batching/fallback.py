@@ -1,4 +1,4 @@
-"""Functions without a rule: under vmap, else one task after another; and what a record of a run notes."""
+"""Functions without a rule run under vmap, else one task after another; a record notes how each ran."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from upstairs.functional.batching.tensor import HOLLOW, HOOKS, RECORDS, BatchedT
 
 @contextmanager
 def recording() -> Iterator[dict[tuple[str, str, str], str]]:
-    """What ran how, while the context is open."""
+    """A context that yields a record of how each function runs in it."""
     RECORDS.append({})
     try:
         yield RECORDS[-1]
@@ -45,7 +45,7 @@ def _name(func: Any) -> str:
 
 
 def _module_running() -> str:
-    """The type of the innermost module whose method is running."""
+    """Returns the type of the innermost module whose method is running."""
     frame = sys._getframe(2)
     while frame is not None:
         owner = frame.f_locals.get("self")
@@ -61,7 +61,7 @@ _READS = {
 
 
 def fall_back(func: Any, args: Any, kwargs: Any) -> Any:
-    """A function without a rule: its own body on batched tensors, else under vmap, else one task after another."""
+    """Runs a function without a rule under vmap, else one task after another."""
     name = _name(func)
     if name in _READS:
         raise NotBatchable(f"{_module_running() or 'the code'} reads values with {name}()")
@@ -94,7 +94,7 @@ def fall_back(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _together(each: list[Any], name: str) -> Any:
-    """One result for each task as one tree of tensors."""
+    """Stacks the results of all tasks into one tree of tensors."""
     flat = [tree_flatten(result) for result in each]
     columns = []
     for column in zip(*(leaves for leaves, _ in flat), strict=True):

@@ -22,7 +22,7 @@ from upstairs.functional.batching.tensor import (
 
 @batching_rule("linear")
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
-    """x: [n, d] of each task by one matrix product; shared weights see all tasks as one batch."""
+    """Computes x [n, d] of each task by one matrix product; for shared weights all tasks are one batch."""
     if not isinstance(weight, BatchedTensor):
         if isinstance(bias, BatchedTensor):
             return wrap(F.linear(front(x), weight)) + bias
@@ -51,7 +51,7 @@ def _convolve(function: Any, spatial: int) -> None:
             flat = as_channels_last(flat) if spatial == 2 and len(flat) else flat
             for noted in FOLDS:
                 noted.append(function.__name__)
-            if x.count == 1:  # both layouts are one
+            if x.count == 1:  # both layouts are the same
                 out = wrap(function(flat, weight, None, stride, padding, dilation, groups), 1, folded=True)
                 out.shift = bias
                 return out
@@ -104,7 +104,7 @@ _pool(F.adaptive_avg_pool1d, torch.adaptive_avg_pool1d, spatial=1, relu_after=Fa
 
 @batching_rule(F.embedding, torch.embedding)
 def embedding(index: Any, weight: Any, padding_idx: Any = None, max_norm: Any = None, *_: Any, **__: Any) -> Any:
-    """Rows of [task, vocabulary, d]: the vocabularies of all tasks as one, each task at its own offset."""
+    """Looks up rows of [task, vocabulary, d] in one table, each task at its own offset."""
     if max_norm is not None:
         raise NotBatchable("Embedding(max_norm=...) writes to its own weights")
     raw = front(index) if isinstance(index, BatchedTensor) else index
@@ -124,7 +124,7 @@ def embedding(index: Any, weight: Any, padding_idx: Any = None, max_norm: Any = 
 
 @batching_rule(F.embedding_bag)
 def embedding_bag(index: Any, weight: Any, *args: Any, per_sample_weights: Any = None, **options: Any) -> Any:
-    """Shared vectors: the bags of all tasks as one batch."""
+    """Computes the bags of all tasks as one batch, for shared weights."""
     if isinstance(weight, BatchedTensor) or args or not isinstance(index, BatchedTensor):
         return NotImplemented
     own = per_sample_weights if per_sample_weights is None else front(per_sample_weights).flatten(0, 1)
@@ -154,7 +154,7 @@ def attention(
     query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Any:  # fmt: skip
-    """softmax(q k^T / sqrt(d)) v by its formula: the fused kernels have no second derivative."""
+    """Computes softmax(q k^T / sqrt(d)) v by its formula: the fused kernels have no second derivative."""
     if enable_gqa:
         raise NotBatchable("scaled_dot_product_attention(enable_gqa=True) has no rule")
     factor = query.shape[-1] ** -0.5 if scale is None else scale
@@ -165,7 +165,7 @@ def attention(
 
 
 def _attend(query: Any, key: Any, value: Any, mask: Any, factor: float, dropout: float) -> tuple[Any, Any]:
-    """The values attended to, and the weights; a mask is added to the scores, or is True where attention may go."""
+    """Returns the attended values and the weights; the mask is added to scores, or True where attention is allowed."""
     scores = query @ key.transpose(-2, -1) * factor
     if mask is not None and mask.dtype == torch.bool:
         scores = scores.masked_fill(mask.logical_not(), float("-inf"))
@@ -184,7 +184,7 @@ def multi_head_attention(
     v_proj_weight: Any = None, static_k: Any = None, static_v: Any = None, average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> Any:  # fmt: skip
-    """[time, n, d] (Vaswani et al. 2017, section 3.2.2); torch's own function hides what it calls from the rules."""
+    """Computes attention on [time, n, d] (Vaswani et al. 2017, section 3.2.2) by functions that have rules."""
     if add_zero_attn or query.ndim != 3 or any(t is not None for t in (bias_k, bias_v, static_k, static_v)):
         raise NotBatchable("MultiheadAttention with add_bias_kv, add_zero_attn, static keys or unbatched input")
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
@@ -199,7 +199,7 @@ def multi_head_attention(
     for part, shape in ((attn_mask, (-1, num_heads)), (key_padding_mask, (n, 1, 1))):
         if part is not None:
             part = part.reshape(*shape, *part.shape[1:]) if part.ndim == 3 or part is key_padding_mask else part
-            if part.dtype == torch.bool:  # True where attention may not go
+            if part.dtype == torch.bool:  # True where attention is not allowed
                 part = torch.zeros(part.shape, dtype=q.dtype, device=q.device).masked_fill(part, float("-inf"))
             mask = part if mask is None else mask + part
     out, seen = _attend(q, k, v, mask, q.shape[-1] ** -0.5, dropout_p if training else 0.0)
@@ -219,13 +219,13 @@ def cross_entropy_rule(
     logits: Any, target: Any, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
     reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
 ) -> Any:  # fmt: skip
-    """One loss for each example of each task, then the reduction over the examples of a task."""
+    """Computes the loss of each example of each task, then reduces over the examples of a task."""
     plain = weight is None and size_average is None and reduce is None
     if not (plain and isinstance(logits, BatchedTensor) and logits.ndim == 2):
         return NotImplemented
     raw = front(logits)
     y = front(target) if isinstance(target, BatchedTensor) else target.expand(logits.count, *target.shape)
-    if y.ndim == 3 and reduction == "none":  # each y is the shares of all classes
+    if y.ndim == 3 and reduction == "none":  # each y holds class probabilities
         both = raw.flatten(0, 1), y.flatten(0, 1)
         return wrap(F.cross_entropy(*both, reduction="none", label_smoothing=label_smoothing).view(raw.shape[:2]))
     if y.ndim != 2:
@@ -246,7 +246,7 @@ def mse_loss(
     if x.shape != target.shape or not (size_average is reduce is weight is None):
         return NotImplemented
     raws, count, folded = align((x, target))
-    if raws[0].shape == raws[1].shape:  # torch's own function would look again; its types name no number for "none"
+    if raws[0].shape == raws[1].shape:  # F.mse_loss would check again; torch's types lack the number for "none"
         each = torch._C._nn.mse_loss(*raws, 0)  # type: ignore[arg-type]
     else:
         each = F.mse_loss(*raws, reduction="none")

@@ -1,6 +1,6 @@
-"""Normalisation: statistics of the batch are those of each task.
+"""Normalisation with the batch statistics of each task.
 
-torch's batch norm writes its running statistics in every pass. Here they are gathered and nothing is written while
+torch's batch norm writes its running statistics in every pass. Here they are gathered, and nothing is written while
 tasks adapt: `meta_backward` writes the mean over tasks and passes once.
 """
 
@@ -21,7 +21,7 @@ GATHERING: list[Moments] = []
 
 @contextmanager
 def running_statistics() -> Iterator[Moments]:
-    """The batch statistics that layers with running ones used while the context was open, for each use."""
+    """A context that yields the batch statistics of every pass through layers with running statistics."""
     GATHERING.append({})
     try:
         yield GATHERING[-1]
@@ -29,8 +29,13 @@ def running_statistics() -> Iterator[Moments]:
         GATHERING.pop()
 
 
+def tracks_statistics(module: nn.Module) -> bool:
+    """Returns whether a batch norm of torch in the module has running statistics."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in module.modules())
+
+
 def gather(running: Tensor | None, mean: Tensor, variance: Tensor, n: int, momentum: float) -> None:
-    """Note the statistics [channels] of one use, the mean over tasks."""
+    """Records the statistics [channels] of one pass, the mean over tasks."""
     for moments in GATHERING:
         if running is not None:
             unbiased = variance.detach() * (n / max(n - 1, 1))
@@ -39,7 +44,7 @@ def gather(running: Tensor | None, mean: Tensor, variance: Tensor, n: int, momen
 
 @torch.no_grad()
 def write_running_statistics(learner: nn.Module, moments: Moments) -> None:
-    """What torch's batch norms would have written, once: the mean over this step's tasks and passes."""
+    """Updates the running statistics of torch's batch norms once, by the mean over this step's tasks and passes."""
     for m in learner.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and (seen := moments.get(id(m.running_mean))):
             if m.running_mean is None or m.running_var is None:
@@ -53,7 +58,7 @@ def write_running_statistics(learner: nn.Module, moments: Moments) -> None:
 
 
 def _vector(v: Any, x: BatchedTensor, default: float) -> Tensor:
-    """A layer's weight or bias as [task * channels]."""
+    """Returns a layer's weight or bias as [task * channels]."""
     if isinstance(v, BatchedTensor):
         return front(v).reshape(-1)
     channels = x.shape[1]
@@ -62,7 +67,7 @@ def _vector(v: Any, x: BatchedTensor, default: float) -> Tensor:
 
 
 def _unfold(out: Tensor, x: BatchedTensor) -> BatchedTensor:
-    """Vectors go back to the front layout, images stay folded."""
+    """Returns vectors in the front layout; images stay folded."""
     return wrap(out.unflatten(1, (x.count, -1)).transpose(0, 1)) if x.ndim == 2 else wrap(out, x.count, folded=True)
 
 
@@ -91,20 +96,20 @@ def torch_batch_norm(
 def own_batch_norm(x: Any, weight: Any, bias: Any, eps: float) -> Any:
     if not isinstance(x, BatchedTensor):
         x = wrap(x.expand(next(v.count for v in (weight, bias) if isinstance(v, BatchedTensor)), *x.shape))
-    if x.shift is not None and not x.late_relu:  # a constant added to a channel leaves with its mean
-        x = wrap(x._raw, x.count, folded=True)  # x itself keeps it for whoever else reads it
+    if x.shift is not None and not x.late_relu:  # batch norm subtracts a constant with the mean
+        x = wrap(x._raw, x.count, folded=True)  # x itself keeps it for other readers
     w, b = _vector(weight, x, 1.0), _vector(bias, x, 0.0)
     if x.folded and x.ndim == 4 and type(x._raw) is Tensor and x._raw.is_cpu:
         out = wrap(x.raw, x.count, folded=True)
-        out.late_norm, x.copied = (w, b, eps), True  # x must keep its values until then
+        out.late_norm, x.copied = (w, b, eps), True  # x must not change until then
         return out
     return _unfold(kernels.batch_norm(fold(x), w, b, eps), x)
 
 
 def pooled(x: BatchedTensor, pool: Any) -> BatchedTensor | None:
-    """`pool` of a batch norm still to come, which then normalises what is left: a quarter of the values.
+    """Applies `pool` before a deferred batch norm, which then normalises a quarter of the values; None if it cannot.
 
-    Normalising is increasing where the weight is positive, so that the largest value stays the largest.
+    Batch norm is increasing where its weight is positive, so that the maximum is the same.
     """
     if x.late_norm is None or x.late_relu or x.shift is not None:
         return None
@@ -121,7 +126,7 @@ HOOKS["normalise"] = kernels.batch_norm
 
 @batching_rule(kernels.affine)
 def affine_rule(x: BatchedTensor, scale: Any, shift: Any) -> BatchedTensor:
-    """x * scale + shift for each channel."""
+    """Computes x * scale + shift for each channel."""
     if x.folded:
         shape = (1, -1, *(1,) * (x.ndim - 2))
         s, b = (_vector(v, x, 0.0).view(shape) for v in (scale, shift))
@@ -135,7 +140,7 @@ def affine_rule(x: BatchedTensor, scale: Any, shift: Any) -> BatchedTensor:
 
 @batching_rule(F.group_norm, torch.group_norm, kernels.group_norm)
 def group_norm_rule(x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    """Groups of channels of one example: tasks * groups of them where tasks lie in the channels."""
+    """Computes group norm; where tasks are folded into channels there are tasks * groups groups."""
     if not isinstance(x, BatchedTensor):
         return NotImplemented
     if x.folded:
@@ -162,7 +167,7 @@ def instance_norm(
     x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
     use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Any:  # fmt: skip
-    """Group norm with a group for each channel."""
+    """Computes group norm with one group for each channel."""
     if running_mean is not None or not isinstance(x, BatchedTensor):
         return NotImplemented
     return group_norm_rule(x, x.shape[1], weight, bias, eps)

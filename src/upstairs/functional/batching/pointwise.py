@@ -1,4 +1,4 @@
-"""Functions of single values: the raw function on raw tensors, once their axes are aligned."""
+"""Elementwise functions: the function of torch on raw tensors, once their axes are aligned."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from upstairs.functional.batching.tensor import (
 
 
 def _words(text: str) -> list[str]:
-    """A list that stays readable: one string on many lines."""
+    """Splits one readable string on several lines into words."""
     return text.split()
 
 
@@ -44,7 +44,7 @@ IN_PLACE = _words("""
 
 
 def align(args: tuple[Any, ...]) -> tuple[list[Any], int, bool]:
-    """Raw arguments that broadcast against each other, the number of tasks, and whether they are folded."""
+    """Returns raw arguments that broadcast against each other, the number of tasks, and whether they are folded."""
     batched = [a for a in args if isinstance(a, BatchedTensor)]
     first = batched[0]
     shared = any(isinstance(a, Tensor) and not isinstance(a, BatchedTensor) and a.ndim for a in args)
@@ -96,8 +96,8 @@ for _names, _how in ((ONE, _lift_one), (MANY, _lift), (IN_PLACE, _lift_in_place)
 
 @batching_rule("relu")
 def relu(x: BatchedTensor, inplace: bool = False) -> Any:
-    """Left to be applied after pooling where activations are folded: both are monotone, so the values are the same."""
-    if inplace and x.late_norm is not None:  # not computed yet, so that nobody holds a view of it
+    """Defers ReLU until after pooling where activations are folded: both are monotone, so the values are the same."""
+    if inplace and x.late_norm is not None:  # not computed yet, so there is no view of it
         x.late_relu = True
         return x
     if inplace:
@@ -106,7 +106,7 @@ def relu(x: BatchedTensor, inplace: bool = False) -> Any:
         return wrap(torch.relu(x.raw))
     out = wrap(x.raw if x.late_norm is None else x._raw, x.count, folded=True)
     out.late_norm = x.late_norm
-    out.late_relu = x.copied = True  # x must keep its values until then
+    out.late_relu = x.copied = True  # x must not change until then
     return out
 
 
@@ -115,7 +115,7 @@ _where = _lift(torch.where)
 
 @batching_rule("where")
 def where(condition: Any, *args: Any, **kwargs: Any) -> Any:
-    """Nothing is chosen where a mask is known to hide nothing: half of the cost of a small network's loss."""
+    """Returns `x` itself where a mask is known to be all True: half of the cost of a small network's loss."""
     x = args[0] if args else None
     if not (isinstance(condition, BatchedTensor) and isinstance(x, BatchedTensor)):
         return _where(condition, *args, **kwargs)
@@ -132,7 +132,7 @@ def same(x: BatchedTensor, **_: Any) -> BatchedTensor:
     return x
 
 
-# a getter is the function that reads a tensor's attribute; torch's types have no such thing
+# a getter is the function that reads a tensor's attribute; torch's types do not have it
 @batching_rule(torch.Tensor.data.__get__)  # type: ignore[attr-defined]
 def data(x: BatchedTensor) -> BatchedTensor:
     return wrap(x.raw.detach(), x.count, folded=x.folded)

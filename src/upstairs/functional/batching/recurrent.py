@@ -1,4 +1,4 @@
-"""RNN, GRU and LSTM written with their cells: torch's fused kernels have no second derivative and no vmap rule.
+"""RNN, GRU and LSTM by their cells: torch's fused kernels have no second derivative and no vmap rule.
 
 LSTM (Hochreiter and Schmidhuber 1997):  i, f, g, o = W x + b + R h + c;   c' = f c + i g;   h' = o tanh(c')
 GRU (Cho et al. 2014):                   r, z, n;   n = tanh(W_n x + r * (R_n h));   h' = (1 - z) n + z h

@@ -1,4 +1,4 @@
-"""Functions of axes: axis `d` of one task is axis `d + 1` of all, and a negative axis stays what it is."""
+"""Functions with axes: axis `d` of one task is axis `d + 1` of all tasks, and a negative axis stays the same."""
 
 from collections.abc import Callable
 from math import prod
@@ -29,14 +29,14 @@ def reshape(x: BatchedTensor, *size: Any, **kwargs: Any) -> Any:
 
 
 def _copy(x: BatchedTensor, raw: Tensor) -> BatchedTensor:
-    """A copy of x where torch may give a view: from now on neither may change in place."""
+    """Wraps a copy of x where torch may return a view: from now on neither may change in place."""
     out = wrap(raw)
     out.copied = x.copied = True
     return out
 
 
 def _complete(size: tuple[int, ...], shape: torch.Size) -> tuple[int, ...]:
-    """With -1 filled in: the axis of tasks must not take part in it."""
+    """Returns the sizes with -1 filled in, without the axis of tasks."""
     known = prod(s for s in size if s != -1)
     return tuple((shape.numel() // known if known else 0) if s == -1 else s for s in size)
 
@@ -57,7 +57,7 @@ def _axis(dim: int) -> int:
 
 
 def _moves(*places: int) -> Callable[[Any], Callable[..., Any]]:
-    """A rule for a function whose positional arguments at `places` are axes."""
+    """Returns a rule for a function whose positional arguments at `places` are axes."""
 
     def lift(function: Any) -> Callable[..., Any]:
         def apply(x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -66,7 +66,7 @@ def _moves(*places: int) -> Callable[[Any], Callable[..., Any]]:
             moved = [_shift(a) if i + 1 in places else a for i, a in enumerate(args)]
             named = {k: _shift(v) if k in _AXES else v for k, v in kwargs.items()}
             if len(args) < max(places) and not any(k in _AXES for k in kwargs):
-                return NotImplemented  # over all axes, where it is not said which
+                return NotImplemented  # over all axes
             return _wrap_all(function(front(x), *moved, **named))
 
         return apply
@@ -117,7 +117,7 @@ for _name in ("chunk", "split"):
 
 
 def _reduce(name: str) -> None:
-    """sum() and mean() over everything, as well as over axes."""
+    """Registers sum() or mean(), over all axes or some."""
     function = getattr(torch.Tensor, name)
 
     def apply(x: BatchedTensor, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
@@ -139,7 +139,7 @@ def permute(x: BatchedTensor, *dims: Any, **kwargs: Any) -> BatchedTensor:
     return wrap(front(x).permute(0, *(d % x.ndim + 1 for d in dims)))
 
 
-# getters, as in pointwise.py: torch's types have no such thing
+# getters, as in pointwise.py
 @batching_rule(torch.Tensor.t, torch.t, torch.Tensor.T.__get__, torch.Tensor.mT.__get__)  # type: ignore[attr-defined]
 def swap(x: BatchedTensor) -> Any:
     return wrap(front(x).transpose(-1, -2)) if x.ndim == 2 else (x if x.ndim < 2 else NotImplemented)
@@ -183,15 +183,13 @@ def pile(tensors: Any, dim: int = 0) -> Any:
 
 @batching_rule(torch.Tensor.__getitem__)
 def getitem(x: Any, index: Any) -> Any:
-    """Slices, numbers, None and ...: the axis of tasks in front of them."""
+    """Indexes by slices, numbers, None and ..., after the axis of tasks."""
     if not isinstance(x, BatchedTensor):
         return NotImplemented
     index = index if isinstance(index, tuple) else (index,)
     lists = [i for i in index if isinstance(i, Tensor | list)]
-    beside = [i for i in index if not isinstance(i, slice) and i is not None and i is not ...]
-    if any(isinstance(i, BatchedTensor) for i in lists) or (
-        lists and len(beside) > 1
-    ):  # several: torch moves their axes
+    chosen = [i for i in index if not isinstance(i, slice) and i is not None and i is not ...]
+    if any(isinstance(i, BatchedTensor) for i in lists) or (lists and len(chosen) > 1):  # torch moves several axes
         return NotImplemented
     return wrap(front(x)[(slice(None), *index)])
 
@@ -213,7 +211,7 @@ def iterate(x: BatchedTensor) -> Any:
 
 @batching_rule("matmul", torch.Tensor.__matmul__, torch.Tensor.__rmatmul__, "mm", "bmm")
 def matmul(a: Any, b: Any) -> Any:
-    """Of two or more axes each; vectors go the general way."""
+    """Multiplies tensors of two or more axes; vectors have no rule."""
     if a.ndim < 2 or b.ndim < 2:
         return NotImplemented
     rank = max(a.ndim, b.ndim)

@@ -1,8 +1,8 @@
-"""`BatchedTensor`: to its user the tensor of one task, inside the tensors of all tasks at once.
+"""`BatchedTensor`: it looks like the tensor of one task and holds a raw tensor of all tasks.
 
 A raw tensor has one of two layouts. `front` is [task, *shape]. `folded`, for images and sequences between convolutions,
-is [n, task * channels, *space]: what a grouped convolution takes and gives. Autograd works on the raw tensors, so the
-gradient of the summed losses is the gradient of every task; nothing here is differentiated by a rule of its own.
+is [n, task * channels, *space], as in a grouped convolution. Autograd works on the raw tensors, so the gradient of the
+summed losses is the gradient of every task.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,29 @@ from torch import Tensor
 from upstairs.tree import map_tensors
 
 RULES: dict[Any, Callable[..., Any]] = {}
-HOOKS: dict[str, Callable[..., Any]] = {}  # what fallback.py does with functions without a rule
-RECORDS: list[dict[tuple[str, str, str], str]] = []  # (function, how it ran, module) -> why, while `explain` listens
-FOLDS: list[list[str]] = []  # convolutions with weights that tasks share, noted while `plan` listens
-HOLLOW = torch.empty(0, device="meta")  # what code that looks past __torch_function__ finds: it cannot be computed with
+HOOKS: dict[str, Callable[..., Any]] = {}  # functions of modules that import this one
+RECORDS: list[dict[tuple[str, str, str], str]] = []  # (function, how it ran, module) -> why, recorded for `explain`
+FOLDS: list[list[str]] = []  # convolutions with shared weights, recorded for `plan`
+HOLLOW = torch.empty(0, device="meta")  # the storage of a BatchedTensor for code that ignores __torch_function__
 _SPACES = (torch, torch.Tensor, torch.nn.functional, torch._C._nn, torch.special)
 
 
 class NotBatchable(Exception):
-    """Why some code cannot run on all tasks at once."""
+    """Raised by code that cannot run on all tasks at once."""
 
 
 class BatchedTensor(Tensor):
-    """The tensors of all tasks where code for one task sees one."""
+    """The tensors of all tasks, seen by code for one task as one tensor."""
 
     _raw: Tensor
     folded: bool
     count: int  # tasks
-    late_relu: bool = False  # ReLU is still to be applied, after pooling: the same values for a quarter of the work
-    shift: Tensor | None = None  # a bias [task * channels] still to be added: batch statistics cancel it
-    late_norm: tuple[Tensor, Tensor, float] | None = None  # batch norm is still to come: weight, bias, eps
+    late_relu: bool = False  # ReLU is deferred until after pooling: the same values for a quarter of the work
+    shift: Tensor | None = None  # a deferred bias [task * channels], which batch statistics cancel
+    late_norm: tuple[Tensor, Tensor, float] | None = None  # a deferred batch norm: weight, bias, eps
     folding: Tensor | None = None  # the folded copy of an input, made once
     true: int = -1  # the version of `raw` that was True everywhere: a mask without padding
     copied: bool = False  # does not share memory where torch's own tensor would
-
-    # Below, methods of Tensor become properties of one task: type checkers call that an override of another kind.
 
     @property
     def raw(self) -> Tensor:
@@ -51,7 +49,7 @@ class BatchedTensor(Tensor):
             self._raw, self.late_relu = torch.relu(self._raw), False
         return self._raw
 
-    # Attributes of a tensor are properties here: those of one task. torch's types call them plain attributes.
+    # Attributes of a tensor, in torch's types, are properties here: those of one task.
     @property
     def shape(self) -> torch.Size:  # type: ignore[override]
         size = self._raw.shape
@@ -107,20 +105,20 @@ class BatchedTensor(Tensor):
 
 
 def wrap(raw: Tensor, count: int = 0, *, folded: bool = False) -> BatchedTensor:
-    """A raw tensor as the tensor of one task; `count` is needed where it is folded."""
+    """Returns a raw tensor as the tensor of one task; `count` is needed where it is folded."""
     batched = torch.Tensor._make_subclass(BatchedTensor, HOLLOW)
     batched._raw, batched.folded, batched.count = raw, folded, count or raw.shape[0]
     return batched
 
 
 def front(x: BatchedTensor) -> Tensor:
-    """[task, *shape]"""
+    """Returns the raw tensor as [task, *shape]."""
     raw = x.raw
     return raw.unflatten(1, (x.count, -1)).movedim(1, 0) if x.folded else raw
 
 
 def pad_axes(x: Any, rank: int) -> Any:
-    """[task, *shape] to [task, 1, ..., *shape], so that shapes broadcast from the right; anything else as it is."""
+    """Returns [task, 1, ..., *shape] with `rank` axes after the first, for broadcasting; other values unchanged."""
     if not isinstance(x, BatchedTensor):
         return x
     raw, missing = front(x), rank - x.ndim
@@ -128,7 +126,7 @@ def pad_axes(x: Any, rank: int) -> Any:
 
 
 def fold(x: BatchedTensor) -> Tensor:
-    """[n, task * channels, *space], images channels-last (in which pooling is 9 times as fast on a CPU)."""
+    """Returns [n, task * channels, *space], images channels-last (in which pooling is 9 times as fast on a CPU)."""
     raw = x.raw
     if x.folded:
         return raw
@@ -145,9 +143,9 @@ def fold(x: BatchedTensor) -> Tensor:
 
 
 def as_channels_last(images: Tensor) -> Tensor:
-    """[n, channels, height, width] so that convolution and pooling see channels last, as they compute 9 times faster.
+    """Returns images [n, channels, height, width] channels-last, in which pooling is 9 times as fast.
 
-    One channel is channels-last by its numbers whatever its strides, but torch then takes it for channels-first.
+    One channel fits both layouts, and torch takes it for channels-first unless strides say otherwise.
     """
     if images.shape[1] != 1 or images.requires_grad:
         return images.contiguous(memory_format=torch.channels_last)
@@ -156,7 +154,7 @@ def as_channels_last(images: Tensor) -> Tensor:
 
 
 def stack(tree: Any) -> Any:
-    """Every tensor of a tree, with a leading task axis, as the tensor of one task."""
+    """Wraps every tensor of a tree, with a leading task axis, as the tensor of one task."""
     return map_tensors(_stack, tree)
 
 
@@ -170,15 +168,15 @@ def _stack(leaf: Any) -> Any:
 
 
 def known_true(mask: Tensor) -> bool:
-    """True for a mask that is True everywhere and not empty, where that is known without waiting for a device."""
-    if isinstance(mask, BatchedTensor):  # it was, and nobody has written to it since
+    """Returns whether a mask is not empty and all True; False where a device would have to be waited for."""
+    if isinstance(mask, BatchedTensor):  # it was, and was not written to since
         return mask.true >= 0 and mask.true == mask._raw._version
     plain = type(mask) is Tensor and mask.is_cpu and not torch._C._are_functorch_transforms_active()
     return plain and mask.numel() > 0 and bool(mask.all())
 
 
 def unstack(tree: Any, count: int) -> Any:
-    """The inverse; what no task changed is repeated for each."""
+    """Inverts `stack`; a tensor that is not batched is repeated for each task."""
 
     def one(leaf: Any) -> Any:
         if isinstance(leaf, BatchedTensor):
@@ -189,7 +187,7 @@ def unstack(tree: Any, count: int) -> Any:
 
 
 def batching_rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the rule of functions, given as objects or by the name under which torch's modules have them."""
+    """Registers the rule of functions, given as objects or by their name in torch's modules."""
 
     def register(one: Callable[..., Any]) -> Callable[..., Any]:
         for function in functions:
@@ -200,5 +198,5 @@ def batching_rule(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..
 
 
 def named(name: str) -> list[Any]:
-    """torch.relu, Tensor.relu, torch.nn.functional.relu, ..."""
+    """Returns the functions of a name: torch.relu, Tensor.relu, torch.nn.functional.relu, ..."""
     return [getattr(space, name) for space in _SPACES if hasattr(space, name)]

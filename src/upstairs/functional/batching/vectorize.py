@@ -1,4 +1,4 @@
-"""A function of one task runs on all of them: batched; where that fails, under vmap; else one task after another."""
+"""`vectorize` runs a function of one task on all tasks: stacked, else under vmap, else one task after another."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,30 +14,30 @@ from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
-from upstairs.functional.batching.norms import GATHERING, gather
+from upstairs.functional.batching.norms import GATHERING, gather, tracks_statistics
 from upstairs.functional.batching.tensor import stack, unstack
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
 
 class Explanation(NamedTuple):
-    """How a learner's function runs: `stacked`, `vmap` or `loop`, and what kept it from the ways before."""
+    """How a learner's function runs (`stacked`, `vmap` or `loop`), and why the faster ways failed."""
 
     how: str
     why: str
 
 
 _CHOSEN: WeakKeyDictionary[nn.Module, dict[str, Explanation]] = WeakKeyDictionary()
-_NORMED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # has it torch's batch norm?
+_NORMED: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # whether it has torch's batch norm
 _SIMPLE = (nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Dropout, nn.LayerNorm)
 _SIMPLE += (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Embedding)
 
 
 def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, name: str = "") -> Any:
-    """`function` of every task; each leaf of `tasks` (a tuple of arguments), and of the result, has the axis of tasks.
+    """Runs `function` on every task; each leaf of `tasks` (a tuple of arguments) and of the result has a task axis.
 
     Args:
-        owner: the learner whose function it is: the way that works is remembered for it.
-        name: which of its functions.
+        owner: the learner of the function, for which the way that works is remembered.
+        name: the name of the function.
     """
     count = len(first_tensor(tasks))
     with untracked(owner):
@@ -48,7 +48,7 @@ def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, nam
             return _WAYS[chosen[name].how](function, tasks, count)
         whys: list[str] = []
         for how, way in _WAYS.items():
-            if how == "vmap" and _tracks(owner):
+            if how == "vmap" and tracks_statistics(owner):
                 whys.append("vmap: batch norm with running statistics")
                 continue
             try:
@@ -66,12 +66,12 @@ def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, nam
 
 
 def chosen(owner: nn.Module, name: str) -> Explanation | None:
-    """How the owner's function ran, if it has run."""
+    """Returns how the owner's function ran; None if it has not."""
     return _CHOSEN.get(owner, {}).get(name)
 
 
 def forget(owner: nn.Module) -> None:
-    """Try the ways anew: the owner was changed."""
+    """Forgets how the owner's functions ran."""
     _CHOSEN.pop(owner, None)
 
 
@@ -98,7 +98,7 @@ _WAYS: dict[str, Callable[..., Any]] = {"stacked": _stacked, "vmap": _vmap, "loo
 
 
 class _ExactBatchNorm(TorchFunctionMode):
-    """torch's batch norm on batch statistics is silently wrong in vmap(grad(grad(...))): ours in its place."""
+    """A mode that replaces torch's batch norm, which is silently wrong in vmap(grad(grad(...)))."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -123,12 +123,8 @@ def _batch_norm(
     return kernels.batch_norm(x, weight, bias, eps)
 
 
-def _tracks(owner: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats for m in owner.modules())
-
-
 def untracked(owner: nn.Module) -> AbstractContextManager[None]:
-    """torch's batch norms do not count their batches meanwhile: that would be written while tasks adapt."""
+    """A context in which torch's batch norms do not count their batches, a write while tasks adapt."""
     if owner not in _NORMED:
         _NORMED[owner] = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in owner.modules())
     return _uncounted(owner) if _NORMED[owner] else nullcontext()
