@@ -29,11 +29,11 @@ from upstairs.engine.evaluate import enough_seeds, score_tasks
 from upstairs.experiments.evaluate import choose_episodes
 from upstairs.functional.batching import vectorize
 from upstairs.learners import LEARNERS, Entry, ProtoNet
-from upstairs.learners.building import length, scale
+from upstairs.learners.building import scale
 from upstairs.learners.entries import METRIC
 from upstairs.learners.metric.early_exit import EarlyExit, solve_early
 from upstairs.learners.options import ScaleOptions
-from upstairs.nets import chain
+from upstairs.nets import chain, embedding_size
 from upstairs.nets.cells import Exit
 from upstairs.statistics import interval, paired_interval
 from upstairs.training.run import Run
@@ -43,7 +43,7 @@ from upstairs.tree import index
 def full_depth(settings: Any, shape: tuple[int, ...], way: int) -> ProtoNet:
     """early_exit's network without exits, under ProtoNet's loss."""
     net = nn.Sequential(chain(shape, width=settings.width, norm=settings.norm), Exit())
-    return ProtoNet(net, way=way, scale=scale(settings, length(net, shape)))
+    return ProtoNet(net, way=way, scale=scale(settings, embedding_size(net, shape)))
 
 
 LEARNERS["full_depth"] = Entry(

@@ -14,7 +14,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.source import Source
 from upstairs.engine.evaluate import evaluate, frozen_seeds
 from upstairs.errors import UpstairsError
-from upstairs.learners import NeuralStatistician, ProtoNet, Redrawing, SamplingLearner, Unconditioned
+from upstairs.learners import GenerativeLearner, NeuralStatistician, ProtoNet, Redrawing, Unconditioned
 from upstairs.learners.generative.likelihood import gaussian_log_p
 from upstairs.nets.drawing import Bender
 from upstairs.testing import check_learner
@@ -26,7 +26,7 @@ class Bell(NamedTuple):
     scale: Float[Tensor, " d"]
 
 
-class OneGaussian(SamplingLearner[Bell]):
+class OneGaussian(GenerativeLearner[Bell]):
     """A Gaussian around the mean of the support set, of a learned width: its bound is the likelihood itself."""
 
     def __init__(self, size: int) -> None:
