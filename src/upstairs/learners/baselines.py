@@ -1,4 +1,4 @@
-"""The plain opponents of regression: the mean of the support targets, and the exact posterior of a Gaussian process."""
+"""The baselines of regression: the mean of the support targets, and the exact posterior of a Gaussian process."""
 
 from typing import NamedTuple
 
