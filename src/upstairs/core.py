@@ -5,7 +5,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Generic, NamedTuple, TypeVar, cast, final
+from typing import Any, Generic, NamedTuple, TypeVar, final
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,8 @@ class Examples(_Fields):
 
     __slots__ = ()
 
-    def __new__(cls, x: Tensor, y: Tensor, mask: Tensor | None = None) -> "Examples":
-        if mask is None and isinstance(y, Tensor):  # a pytree of Nones may be built too
+    def __new__(cls, x: Any, y: Any, mask: Any = None) -> "Examples":
+        if mask is None and isinstance(y, Tensor):  # torch builds trees of numbers and Nones in this shape too
             targets = y.is_floating_point()  # regression targets, or class probabilities
             if targets and y.ndim < 2:
                 raise UpstairsError(
@@ -47,7 +47,7 @@ class Examples(_Fields):
                     "class numbers as integers"
                 )
             mask = torch.ones(y.shape[:-1] if targets else y.shape, dtype=torch.bool, device=y.device)
-        return _Fields.__new__(cls, x, y, cast(Tensor, mask))
+        return _Fields.__new__(cls, x, y, mask)
 
     def mean(self, values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         """Returns the mean over the real examples; zero without any."""

@@ -69,7 +69,7 @@ def test_baselines_without_learning_are_there_unless_they_are_left_out() -> None
     assert expected["baselines"] == {}
     found = evaluate(learner, episodes, tasks=10)["baselines"]
     assert found == {"nearest_centroid": {k: expected[k] for k in ("accuracy", "ci95", "transductive")}}
-    functions = evaluate(SupportMean(), Episodes(function_source(GaussianProcess()), way=0, shot=3, query=2), tasks=4)
+    functions = evaluate(SupportMean(), Episodes(function_source(GaussianProcess()), shot=3, query=2), tasks=4)
     assert set(functions["baselines"]) == {"support_mean", "exact_posterior"}
     assert functions["baselines"]["support_mean"]["mse"] == functions["mse"]
 

@@ -9,6 +9,7 @@ from upstairs.data.audio.format import RATE, AudioFormat
 from upstairs.data.episodes import Episodes
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.text.hashed import TextFormat
+from upstairs.engine.calibrate import calibrate
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.learners import seeded_learner
 from upstairs.training.defaults import fit_settings, request_run
@@ -53,6 +54,7 @@ def test_one_class_trains_on_all_three(name: str) -> None:
         assert min(losses) < losses[0] - 0.01, f"{name} on {kind}: {losses}"
         moved = [not torch.equal(p, b) for p, b in zip(learner.parameters(), before, strict=True)]
         assert sum(moved) > 0.9 * len(moved) and all(p.isfinite().all() for p in learner.parameters())
+        calibrate(learner, [tasks])
         solved = learner.eval().solve(tasks)
         assert solved.shape == (2, 2 * WAY, WAY) and solved.isfinite().all()
         found[kind] = type(learner)

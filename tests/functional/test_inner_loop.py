@@ -212,6 +212,7 @@ def test_a_rule_with_a_state_serves_all_tasks_at_once(rule: Any) -> None:
     net, tasks = mlp((8,), out=WAY).double(), double(blobs(3))
     grads = []
     for chunk, recompute in ((3, False), (3, True), (1, False)):
+        net.zero_grad()
         meta_backward(GradientLearner(net, rule, way=WAY, steps=3), tasks, chunk=chunk, recompute=recompute)
         grads.append([p.grad.clone() for p in net.parameters()])
     for name, a, b, c in zip(dict(net.named_parameters()), *grads, strict=True):

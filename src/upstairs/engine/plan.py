@@ -19,7 +19,7 @@ from upstairs.core import Learner, Task
 from upstairs.engine.chunks import depends_on_the_batch
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import FOLDS
-from upstairs.functional.batching.vectorize import chosen, forget
+from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
 from upstairs.settings import parse_bytes
@@ -197,7 +197,8 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
         with mode, torch.random.fork_rng(devices=[]):
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
             FOLDS.append([])
-            with Tracker() as tracker, executing(recompute=recompute):
+            # inner steps that are computed again in the backward pass would count their batches
+            with untracked(learner), Tracker() as tracker, executing(recompute=recompute):
                 losses, _ = learner(one)
                 check_differentiable(losses)
                 if losses.requires_grad:
