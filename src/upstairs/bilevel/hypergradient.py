@@ -101,7 +101,7 @@ def _refuse_non_finite(found: Hypergradient, method: str) -> None:
         bad = next((n for n, p in found.carry.parameters.items() if not bool(p.isfinite().all())), None)
         where = f" and so is the parameter '{bad}'" if bad else ", though the parameters are finite"
         raise NonFiniteError(
-            f"the outer loss is {found.outer.item()} {after}{where}: lower the inner rate, or look at the losses' "
+            f"the outer loss is {found.outer.item()} {after}{where}: lower the inner learning rate, or look at the losses' "
             "logs, roots and divisions",
             index=0,
         )
@@ -110,6 +110,6 @@ def _refuse_non_finite(found: Hypergradient, method: str) -> None:
             raise NonFiniteError(
                 f"the hypergradient of '{name}' by {method} is not finite {after}, the outer loss being "
                 f"{found.outer.item():.4g}: a long loop may explode on the way back: take Truncated(...), fewer steps "
-                "or a lower inner rate, and look for roots and norms of zero in the losses",
+                "or a lower inner learning rate, and look for roots and norms of zero in the losses",
                 index=0,
             )
