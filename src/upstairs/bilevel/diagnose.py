@@ -48,7 +48,9 @@ class Diagnosis:
         good = [r for r in able if r.cosine >= ENOUGH]
         if good:
             best = min(good, key=lambda r: r.seconds)
-            scale = f", and multiply the outer learning rate by about {1 / best.length:.2g}" if best.length < 0.5 else ""
+            scale = (
+                f", and multiply the outer learning rate by about {1 / best.length:.2g}" if best.length < 0.5 else ""
+            )
             return (
                 f"use {best.name}: of the methods whose estimates have a cosine of {ENOUGH} or more with the exact "
                 f"hypergradient it is the fastest ({best.seconds:.3g} s, {best.mib:.3g} MiB){scale}"

@@ -101,8 +101,8 @@ def _refuse_non_finite(found: Hypergradient, method: str) -> None:
         bad = next((n for n, p in found.carry.parameters.items() if not bool(p.isfinite().all())), None)
         where = f" and so is the parameter '{bad}'" if bad else ", though the parameters are finite"
         raise NonFiniteError(
-            f"the outer loss is {found.outer.item()} {after}{where}: lower the inner learning rate, or look at the losses' "
-            "logs, roots and divisions",
+            f"the outer loss is {found.outer.item()} {after}{where}: lower the inner learning rate, or look at the "
+            "losses' logs, roots and divisions",
             index=0,
         )
     for name, g in found.gradients.items():
