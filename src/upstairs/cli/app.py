@@ -90,7 +90,7 @@ def train_command(words: Sequence[str]) -> None:
     name = first_name(words)
     stored = Path(name) if name and "resume" in flags_in(words) and (Path(name) / CHECKPOINT).is_file() else None
     named = Named.find(name) if name and stored is None else None
-    command, values = parse_run(TrainCommand, words, prog="upstairs train", named=named)
+    command, values = parse_run(TrainCommand, words, prog="upstairs train NAME", named=named)
     out = command.out or stored or Path("runs") / (name or "")
     resume = command.resume and (out / CHECKPOINT).is_file()
     if named is None and not resume:

@@ -41,7 +41,7 @@ class SearchCommand:
 def search_command(words: Sequence[str]) -> None:
     name = first_name(words)
     named = Named.find(name) if name else None
-    command, values = parse_run(SearchCommand, words, prog="upstairs search", named=named)
+    command, values = parse_run(SearchCommand, words, prog="upstairs search NAME", named=named)
     assert named is not None  # else parsing has ended with the usage
     from upstairs.experiments.search import describe, parse_space, search_settings
     from upstairs.training.defaults import request_run
