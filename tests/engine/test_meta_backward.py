@@ -10,7 +10,7 @@ from helpers.tasks import WAY, blobs, double, sinusoids
 from upstairs.core import Examples, Task, squared_error
 from upstairs.engine.compile import compile_report
 from upstairs.engine.meta_backward import meta_backward
-from upstairs.errors import NonFiniteError
+from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners import SGD, GradientLearner, ProtoNet, maml
 from upstairs.nets import BatchNorm, mlp
 
@@ -164,3 +164,12 @@ def test_plans_of_several_threads_do_not_mix() -> None:
     for seed, grads in enumerate(found):
         for own, alone in zip(grads, train(seed), strict=True):
             torch.testing.assert_close(own, alone)
+
+
+def test_one_task_without_a_task_axis_is_refused() -> None:
+    """Its examples would be taken for tasks of one example each."""
+    one = Examples(torch.randn(5, 8), torch.arange(5))
+    with pytest.raises(UpstairsError, match=r"leading task axis, and its mask has shape \(5,\)"):
+        meta_backward(maml(nn.Linear(8, 5), way=5), Task(one, one))
+    with pytest.raises(UpstairsError, match="`steps` is -1: it takes 0 or more"):
+        maml(nn.Linear(8, 5), way=5, steps=-1)

@@ -71,6 +71,11 @@ def meta_backward(
         UpstairsError: memory ran out, an operation has no second derivative, or the precision is refused. After any
             error the parameters' `.grad` is unchanged.
     """
+    if tasks.query.mask.ndim != 2:
+        raise UpstairsError(
+            f"`tasks` is a batch, whose tensors have a leading task axis, and its mask has shape "
+            f"{tuple(tasks.query.mask.shape)}: give one task as x[None], y[None]"
+        )
     modules = modules_of(learner)
     parameters = parameters_of(modules)
     key = signature(learner, tasks, modules, parameters)

@@ -59,6 +59,8 @@ class GradientLearner(Learner[Params]):
         if not self.adapting():
             names = ", ".join(name for name, _ in net.named_parameters())
             raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
+        if steps < 0:
+            raise UpstairsError(f"`steps` is {steps}: it takes 0 or more")
         if batch is not None and (batch < 1 or isinstance(differentiate, Implicit)):
             raise UpstairsError(
                 f"batch is {batch}: it takes 1 or more, and None for iMAML, whose loop has one minimum to find"
