@@ -6,7 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from upstairs.console import counting
+from upstairs.console import counting, tell_user
 from upstairs.data import BUILT_IN
 from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
@@ -170,6 +170,8 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     reader = reader_for(options.data)
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = reader.splits(options, format, progress)
+    if splits.train.summary and not quiet:
+        tell_user(splits.train.summary)
     return limited(splits, options, quiet=quiet)
 
 

@@ -116,6 +116,7 @@ class Source:
         functions: the distribution of regression tasks, which have no classes.
         texts: the text of each row, to be displayed; empty where inputs are no texts.
         speakers: the speaker of each row; empty where unknown.
+        summary: one line that says what was read from files and what was not; empty where no files were read.
         parts, weights: the sources of a mixture and their shares (see `mixed`).
     """
 
@@ -130,6 +131,7 @@ class Source:
     functions: Functions | None = None
     texts: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
+    summary: str = ""
     parts: "tuple[Source, ...]" = ()
     weights: tuple[float, ...] = ()
 
