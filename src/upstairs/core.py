@@ -1,11 +1,14 @@
 """Tasks and learners, from which everything else is built."""
 
 import copy
+import inspect
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar, final
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import known_true, vectorize
+from upstairs.functional.exclusive import exclusive
 from upstairs.settings import TaskKind
 
 State = TypeVar("State")  # the result of adaptation: any pytree of tensors
@@ -132,6 +136,21 @@ class Learner(nn.Module, ABC, Generic[State]):
     conditions_on_none: bool = False  # True: the support set may be empty
     bounds_likelihood: bool = False  # True: a prediction is a lower bound on the log-likelihood of a query
     noise_size: int = 0  # standard normal numbers that `draw` needs for one example
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Lets one thread at a time call the methods that a subclass writes (see `functional.exclusive`)."""
+        super().__init_subclass__(**options)
+        for name in ("adapt", "predict", "meta_loss", "draw"):
+            if inspect.isfunction(method := vars(cls).get(name)):
+                setattr(cls, name, exclusive(method))
+
+    @exclusive
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        return iter(list(super().named_parameters(*args, **options)))
+
+    @exclusive
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return super().state_dict(*args, **options)
 
     @abstractmethod
     def adapt(self, support: Examples, /) -> State:
@@ -296,14 +315,30 @@ def check_measured(module: nn.Module) -> None:
             )
 
 
+_EVALUATING: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()  # -> contexts, the mode before
+_MODES = threading.Lock()
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switches to evaluation mode without gradients, and restores the mode of every submodule afterwards."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
+    """Switches to evaluation mode without gradients, and restores the mode of every submodule afterwards.
+
+    Where several threads evaluate one module, the last one restores the modes.
+    """
+    modules = list(module.modules())
+    with _MODES:
+        for m in modules:
+            count, mode = _EVALUATING.get(m, (0, m.training))
+            _EVALUATING[m] = count + 1, mode
+        module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for m, mode in modes.items():
-            m.training = mode
+        with _MODES:
+            for m in modules:
+                count, mode = _EVALUATING.pop(m)
+                if count > 1:
+                    _EVALUATING[m] = count - 1, mode
+                else:
+                    m.training = mode

@@ -26,6 +26,7 @@ from upstairs.functional.batching.norms import Moments, running_statistics, writ
 from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, executing
+from upstairs.functional.exclusive import exclusive
 from upstairs.functional.purity import check_unchanged, snapshot
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -39,6 +40,7 @@ class MetaStep(NamedTuple):
     predictions: Float[Tensor, "task n out"]
 
 
+@exclusive
 def meta_backward(
     learner: Learner,
     tasks: Task,

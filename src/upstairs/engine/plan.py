@@ -4,7 +4,6 @@ import logging
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from threading import RLock
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary, finalize
@@ -22,6 +21,7 @@ from upstairs.functional.batching.tensor import FOLDS
 from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
+from upstairs.functional.exclusive import exclusive
 from upstairs.settings import parse_bytes
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -82,6 +82,7 @@ class Plan:
         return text + "; that is more than the budget: one task alone needs it" * over
 
 
+@exclusive
 def plan(
     learner: Learner, tasks: Task, *, memory: int | str | None = None, chunk: int | None = None,
     recompute: bool | None = None, differentiate: Differentiation | None = None, precision: Precision = "full",
@@ -133,17 +134,12 @@ class Known:
     programs: dict[Any, Any] = field(default_factory=dict)  # compiled steps, see `compile`
 
 
-LOCK = RLock()  # one thread at a time plans or compiles
 _KNOWN: WeakKeyDictionary[Learner, Known] = WeakKeyDictionary()
 
 
 def known_of(learner: Learner) -> Known:
     """Returns the record of a learner, which is deleted with it."""
-    found = _KNOWN.get(learner)
-    if found is None:
-        with LOCK:
-            found = _KNOWN.setdefault(learner, Known())
-    return found
+    return _KNOWN.get(learner) or _KNOWN.setdefault(learner, Known())
 
 
 def signature(
@@ -180,13 +176,13 @@ def _plain(value: Any) -> Any:
     return id(value) if callable(value) else None
 
 
+@exclusive
 def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
     """Estimates the memory of one task's meta-step, by running it on tensors without storage."""
     key = (signature(learner, index(tasks, slice(0, 1))), recompute)
     seen = known_of(learner).estimates
-    with LOCK:
-        if key not in seen:
-            seen[key] = _measure(learner, tasks, recompute)
+    if key not in seen:
+        seen[key] = _measure(learner, tasks, recompute)
     return seen[key]
 
 

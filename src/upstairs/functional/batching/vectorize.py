@@ -16,6 +16,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
 from upstairs.functional.batching.norms import GATHERING, gather, tracks_statistics
 from upstairs.functional.batching.tensor import stack, unstack
+from upstairs.functional.exclusive import exclusive
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
 
@@ -32,6 +33,7 @@ _SIMPLE = (nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, 
 _SIMPLE += (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Embedding)
 
 
+@exclusive
 def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, name: str = "") -> Any:
     """Runs `function` on every task; each leaf of `tasks` (a tuple of arguments) and of the result has a task axis.
 
