@@ -27,7 +27,7 @@ from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, executing
 from upstairs.functional.exclusive import exclusive
-from upstairs.functional.purity import check_unchanged, snapshot
+from upstairs.functional.purity import check_unchanged, restore, snapshot
 from upstairs.tree import index, modules_of, parameters_of
 
 Compile = Literal["off", "on", "auto"]
@@ -89,7 +89,6 @@ def meta_backward(
             learner, tasks, chunk=chunk, memory=memory, recompute=recompute, differentiate=differentiate,
             precision=precision,
         )  # fmt: skip
-        check_unchanged(before)
         if tasks.query.x.device.type == "cpu":
             steady_heap(learner)
     steps: list[tuple[list[int], MetaStep]] = []
@@ -114,9 +113,11 @@ def meta_backward(
             if before is not None:
                 check_unchanged(before)
                 plans[asked] = how
-    except UpstairsError:
-        raise
-    except (RuntimeError, MemoryError) as error:
+    except BaseException as error:
+        if before is not None:
+            restore(before)
+        if isinstance(error, UpstairsError) or not isinstance(error, RuntimeError | MemoryError):
+            raise
         if out_of_memory(error):
             error.__traceback__ = None  # it holds the tensors of the step
             release_freed_memory()

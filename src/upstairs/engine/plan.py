@@ -2,12 +2,15 @@
 
 import logging
 import os
-from contextlib import nullcontext
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,6 +25,7 @@ from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
 from upstairs.functional.exclusive import exclusive
+from upstairs.functional.purity import restore, snapshot
 from upstairs.settings import parse_bytes
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -190,7 +194,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     parameters = [p for p in learner.parameters() if p.requires_grad]
 
     def run(mode: Any) -> Estimate:
-        with mode, torch.random.fork_rng(devices=[]):
+        with mode, generators_kept():
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
             FOLDS.append([])
             # inner steps that are computed again in the backward pass would count their batches
@@ -201,7 +205,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
         return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]), tracker.calls, tracker.written)
 
-    before = chosen(learner, "meta_loss")
+    known, before = chosen(learner, "meta_loss"), snapshot(learner)
     noise = logging.getLogger("torch._subclasses.fake_tensor")
     level = noise.level
     noise.setLevel(logging.CRITICAL)  # a network's own mistake is reported when it runs
@@ -214,8 +218,21 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     finally:
         FOLDS.clear()
         noise.setLevel(level)
-        if before is None:  # the way that works on these tensors may not work on real ones
+        restore(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
+        if known is None:  # the way that works on these tensors may not work on real ones
             forget(learner)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """A context after which the generators of torch, NumPy and Python are as before."""
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
 
 
 class Tracker(TorchDispatchMode):
@@ -230,7 +247,7 @@ class Tracker(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.calls += 1
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta" and tensor.layout == torch.strided:
                 self._count(tensor.untyped_storage())
         return out
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
@@ -17,6 +18,7 @@ from upstairs.functional.batching import kernels
 from upstairs.functional.batching.norms import GATHERING, gather, tracks_statistics
 from upstairs.functional.batching.tensor import stack, unstack
 from upstairs.functional.exclusive import exclusive
+from upstairs.functional.purity import check_unchanged, restore, snapshot
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
 
@@ -49,16 +51,20 @@ def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, nam
         if name in chosen:
             return _WAYS[chosen[name].how](function, tasks, count)
         whys: list[str] = []
+        traced = _get_current_dispatch_mode() is not None  # by a plan or a compiler, which check for themselves
+        before = [] if traced else snapshot(owner)
         for how, way in _WAYS.items():
             if how == "vmap" and tracks_statistics(owner):
                 whys.append("vmap: batch norm with running statistics")
                 continue
             try:
                 result = way(function, tasks, count)
-            except UpstairsError:
-                raise
-            except Exception as error:
-                if how == "loop" or out_of_memory(error):
+                check_unchanged(before)
+            except BaseException as error:
+                restore(before)
+                if how == "loop" or out_of_memory(error) or not isinstance(error, Exception):
+                    raise
+                if isinstance(error, UpstairsError):
                     raise
                 whys.append(f"{how}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
                 continue
