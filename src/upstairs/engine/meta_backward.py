@@ -197,8 +197,14 @@ def _in_order(steps: list[tuple[list[int], MetaStep]]) -> MetaStep:
         return steps[0][1]
     order = torch.tensor([place for places, _ in steps for place in places]).argsort()
     widest = max(step.predictions.shape[1] for _, step in steps)
-    padded = [nn.functional.pad(s.predictions, (0, 0, 0, widest - s.predictions.shape[1])) for _, s in steps]
+    padded = [_pad(step.predictions, widest) for _, step in steps]
     return MetaStep(torch.cat([s.losses for _, s in steps])[order], torch.cat(padded)[order])
+
+
+def _pad(predictions: Tensor, rows: int) -> Tensor:
+    """Returns predictions [task, n, ...] with zeros up to `rows` examples."""
+    missing = rows - predictions.shape[1]
+    return nn.functional.pad(predictions, (*(0, 0) * (predictions.ndim - 2), 0, missing)) if missing else predictions
 
 
 def _advice(error: Exception, learner: Learner, tasks: Task, how: Plan) -> str | None:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from upstairs.core import Learner, Task
+from upstairs.core import Learner, Task, explained
 from upstairs.engine.chunks import depends_on_the_batch
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import FOLDS
@@ -186,7 +186,8 @@ def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estim
     key = (signature(learner, index(tasks, slice(0, 1))), recompute)
     seen = known_of(learner).estimates
     if key not in seen:
-        seen[key] = _measure(learner, tasks, recompute)
+        with explained(learner, tasks):
+            seen[key] = _measure(learner, tasks, recompute)
     return seen[key]
 
 
