@@ -37,7 +37,7 @@ class MetaStep(NamedTuple):
     """The result of `meta_backward`, detached."""
 
     losses: Float[Tensor, " task"]
-    predictions: Float[Tensor, "task n out"]
+    predictions: Float[Tensor, "task n *out"]
 
 
 @exclusive
