@@ -25,7 +25,7 @@ from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
 from upstairs.functional.exclusive import exclusive
-from upstairs.functional.purity import restore, snapshot
+from upstairs.functional.purity import put_back, snapshot
 from upstairs.settings import parse_bytes
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -219,7 +219,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     finally:
         FOLDS.clear()
         noise.setLevel(level)
-        restore(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
+        put_back(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
         if known is None:  # the way that works on these tensors may not work on real ones
             forget(learner)
 
