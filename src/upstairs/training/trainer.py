@@ -1,7 +1,6 @@
 """The outer loop: tasks, meta-steps, validation, checkpoints. A resumed run is bit-identical."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,16 +30,19 @@ from upstairs.training.checkpoint import load_weights
 from upstairs.training.compatibility import check_compatible
 from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
+from upstairs.training.stops import stop_requests
 from upstairs.tree import to_device_of
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, in addition to one at each validation
+WINDOW = 50  # steps of a player whose means are shown and kept in the history
 
 
 @dataclass
 class Progress:
     """The progress of a run, saved in its checkpoint.
 
-    `hard` lists the hardest class of each task since the last step on hard classes.
+    `hard` lists the hardest class of each task since the last step on hard classes; `recent` has the losses and scores
+    of each player's recent steps, whose means are in the history.
     """
 
     step: int = 0
@@ -48,6 +50,7 @@ class Progress:
     best: float | None = None
     hard: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    recent: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 class Trainer:
@@ -80,6 +83,7 @@ class Trainer:
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
+        self.saved = 0  # the step of the last checkpoint
 
     @property
     def done(self) -> float:
@@ -120,6 +124,7 @@ def restore(run: Trainer) -> None:
     load_weights(run.learner, tensors, run.out)
     unpack_optimizer(run.optimizer, tensors, meta["optimizer"])
     run.progress = Progress(**meta["progress"])
+    run.saved = run.progress.step
 
 
 def save(run: Trainer, name: str) -> None:
@@ -139,40 +144,44 @@ def save(run: Trainer, name: str) -> None:
         "versions": versions(),
     }
     save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
+    if name == "last.safetensors":
+        run.saved = run.progress.step
 
 
 def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None) -> None:
-    """Trains until the budget is spent.
+    """Trains until the budget is spent. Only the state between two steps is saved, never one within a step.
 
     Raises:
         UpstairsError: a loss that is not finite (with the task's seed), or a checkpoint that cannot be written.
-        KeyboardInterrupt: after saving the run.
+        KeyboardInterrupt: after SIGINT or SIGTERM, when the step and its validation are whole and saved; or at once,
+            after a second signal.
     """
     progress = run.progress
     if progress.step == 0:
         save(run, "last.safetensors")
     saved = time.monotonic()
     started = saved - progress.seconds
-    windows = {player.name: deque[tuple[float, float]](maxlen=50) for player in run.players}
-    try:
+    for player in run.players:
+        progress.recent.setdefault(player.name, [])
+    with stop_requests() as stopping:
         while run.done < 1 and not run.stale:
             stage = run.stage
             name, *seen = take_step(run)
-            windows[name].append((seen[0], seen[1]))
+            progress.recent[name] = [*progress.recent[name], seen][-WINDOW:]
             progress.seconds = time.monotonic() - started
-            losses, score = recent_means(windows)
+            losses, score = recent_means(progress.recent)
             due = run.stage > stage or run.done >= 1
             if due:
                 validate(run, losses, score)
-            if due or time.monotonic() - saved > SAVE_EVERY:
+            stop = stopping()
+            if due or stop or time.monotonic() - saved > SAVE_EVERY:
                 save(run, "last.safetensors")
                 saved = time.monotonic()
             newest = progress.history[-1] if progress.history else None
             late = {score_kind(run.episodes).name: score}
             tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
-    except KeyboardInterrupt:
-        save(run, "last.safetensors")
-        raise
+            if stop:
+                break
 
 
 def take_step(run: Trainer) -> tuple[str, float, float]:
