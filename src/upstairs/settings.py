@@ -161,7 +161,9 @@ class TrainingOptions:
         least=1,
     )
     seed: int = option(0, "Seed of the initialisation and of the training tasks.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Device: auto is CUDA if available.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "Device: auto is CUDA if available; mps is Apple's GPU."
+    )
     chunk: int | None = option(
         None, "Number of tasks computed at a time, which changes only the speed. Left out: as many as fit.", least=1
     )

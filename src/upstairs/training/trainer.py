@@ -208,6 +208,12 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
             f"good checkpoint is kept in {run.out}: lower `lr` or `inner_lr`, or look at the task's inputs"
         ) from error
+    except (NotImplementedError, TypeError) as error:
+        if s.device != "mps":
+            raise
+        raise UpstairsError(
+            f"`device` is mps, which lacks an operation that '{s.learner}' needs ({error}): choose `device` cpu"
+        ) from error
     torch.nn.utils.clip_grad_norm_(player.parameters, s.clip)
     for p in (p for other in run.players if other is not player for p in other.parameters):
         p.grad = None  # the other players and their optimiser states stay unchanged
