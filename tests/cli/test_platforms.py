@@ -1,5 +1,6 @@
 """Windows and macOS lack calls that Linux has: everything works without them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,24 @@ for words in sys.argv[1].split("|"):
     sys.argv = ["upstairs", *words.split()]
     main()
 """
+
+
+def test_a_terminal_that_lacks_a_character_is_no_error(tmp_path: Path) -> None:
+    """On Windows a pipe has the encoding of the country."""
+    draw_folder(tmp_path / "data")
+    for k, folder in enumerate(sorted((tmp_path / "data").iterdir())):
+        folder.rename(tmp_path / "data" / f"字{k}")
+    env = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    for words in (
+        [*"train protonet --data data --steps 2 --out run".split(), *SMALL],
+        ["evaluate", "run", "--tasks", "5", "--data", "data"],
+        ["adapt", "run", "--support", "data", "--out", "model.safetensors"],
+        ["predict", "model.safetensors", "data/字1/0.png"],
+    ):
+        code = [sys.executable, "-m", "upstairs", *words]
+        done = subprocess.run(code, cwd=tmp_path, env=env, capture_output=True, encoding="cp1252")
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "\\u5b571" in done.stdout
 
 
 def test_nothing_needs_the_calls_of_one_platform(tmp_path: Path) -> None:

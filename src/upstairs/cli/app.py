@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -274,6 +275,9 @@ def option_names() -> set[str]:
 
 def main() -> None:
     """The entry point: an UpstairsError prints one sentence and exits with status 2, an interruption with 130."""
+    for stream in (sys.stdout, sys.stderr):  # a label may have characters that the terminal lacks
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     interrupt_on_terminate()
     keep_freed_memory()
     try:
