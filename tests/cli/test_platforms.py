@@ -40,7 +40,7 @@ def test_a_terminal_that_lacks_a_character_is_no_error(tmp_path: Path) -> None:
         folder.rename(tmp_path / "data" / f"字{k}")
     env = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
     for words in (
-        [*"train protonet --data data --steps 2 --out run".split(), *SMALL],
+        [*["train", "protonet", "--data", "data", "--steps", "2", "--out", "run"], *SMALL],
         ["evaluate", "run", "--tasks", "5", "--data", "data"],
         ["adapt", "run", "--support", "data", "--out", "model.safetensors"],
         ["predict", "model.safetensors", "data/字1/0.png"],

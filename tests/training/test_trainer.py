@@ -16,6 +16,7 @@ from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
+from upstairs.training import trainer
 from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.run import load
 from upstairs.training.trainer import Trainer, restore, save, train_run
@@ -172,3 +173,33 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     train_run(Trainer(load(out).settings, open_splits(load(out).settings, quiet=True), tmp_path / "whole"))
     whole, resumed = weights(tmp_path / "whole" / "last.safetensors"), weights(out / "last.safetensors")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "validations", "tasks"),
+    [
+        ({"steps": 15, "way": 60}, 2, 20),
+        ({"steps": 40, "way": 60}, 5, 20),
+        ({"steps": 200, "way": 60}, 10, 54),
+        ({"steps": 5000, "way": 60}, 10, 100),
+        ({"steps": 15, "way": 60, "validations": 3}, 3, 20),
+        ({"steps": 15, "way": 60, "validation_tasks": 30}, 1, 30),
+        ({"steps": 15, "way": 60, "patience": 2}, 10, 20),
+        ({"minutes": 1.5, "way": 60}, 10, 100),
+    ],
+)
+def test_validations_take_at_most_a_fifth_of_the_work(options: dict, validations: int, tasks: int) -> None:
+    fitted = fit_settings(request_run("protonet", **options), patterns(130, 8).train)
+    assert (fitted.validations, fitted.validation_tasks) == (validations, tasks)
+
+
+def test_a_budget_in_minutes_leaves_out_validations_that_cost_too_much(tmp_path: Path, monkeypatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(clock)))  # each look at it takes a second
+    run = Trainer(settings("protonet", steps=None, minutes=1.0, tasks=1, validation_tasks=10), patterns(), tmp_path)
+    train_run(run)
+    own, each = 4 * 5 * 3, 4 * 16 * 10 + 8 * 4 * 5  # examples of a meta-step, with gradients, and of a validation
+    steps = [int(point["step"]) for point in run.progress.history]
+    assert steps[-1] == run.progress.step and len(steps) < 3
+    for times, step in enumerate(steps[:-1], 1):
+        assert times * each <= 0.2 * step * own

@@ -54,7 +54,14 @@ def demo(
         Path | None,
         arg(help="The folder for the runs, results.json and report.html: runs/demo, for other kinds runs/demo-KIND."),
     ] = None,
-    minutes: Annotated[float, arg(help="Minutes of training for all learners together.")] = 2.5,
+    minutes: Annotated[
+        float | None,
+        arg(
+            metavar="FLOAT",
+            help="Minutes of training for all learners together.",
+            help_behavior_hint="(default: a number of steps, the same on every machine)",
+        ),
+    ] = None,
     tasks: Annotated[int, arg(help="Number of test tasks.")] = 600,
     seed: Annotated[int, arg(help="Seed of all random numbers.")] = 0,
     quiet: Quiet = False,

@@ -12,6 +12,8 @@ from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Net, Settings, TaskKind
 from upstairs.training.presets import PRESETS
 
+VALIDATION_SHARE = 0.2  # of the work of the meta-steps, at most, unless the user chose validations
+LEAST_VALIDATION_TASKS = 20
 FEW = 6  # speakers of a training task, if they are known
 
 # Settings that replace the learner's defaults for a network. With a pretrained encoder a larger learning rate overfits
@@ -75,7 +77,7 @@ def expand_preset(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any
         return name, values
     preset = dict(PRESETS[name].settings)
     if {"steps", "minutes"} & {n for n, value in values.items() if value is not None}:
-        preset.pop("minutes", None)  # one budget, the user's
+        preset.pop("steps", None)  # one budget, the user's
     return preset.pop("learner"), {**preset, **values}
 
 
@@ -88,7 +90,7 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
     if settings.task_kind == "regression":
         if settings.hard or settings.pretrain:
             raise UpstairsError(f"`hard` and `pretrain` are about classes and {source.name} has none: leave them out")
-        return settings
+        return fit_validations(settings, given)
     if settings.hard and source.parts:
         raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
@@ -108,7 +110,36 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
         low = settings.shots[0]
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
-    return settings
+    return fit_validations(settings, given)
+
+
+def validation_steps(settings: Settings, tasks: int) -> float:
+    """Returns the number of meta-steps that take as much work as a validation on `tasks` tasks: examples are counted.
+
+    An example is embedded once in a validation and, with its gradients, costs three times as much in a meta-step.
+    """
+    own = (settings.way or 1) * (settings.shots[1] + settings.query)
+    one = min(5, settings.way) * 16 if settings.way else settings.shots[1] + 15
+    calibrated = 8 * own * (settings.norm == "population")
+    return (tasks * one + calibrated) / (3 * settings.tasks * own)
+
+
+def fit_validations(settings: Settings, given: frozenset[str]) -> Settings:
+    """Returns the settings with fewer validation tasks, then fewer validations, where they would take more of the work.
+
+    It depends on settings alone, not on the time that anything takes, so that a run is the same on every machine. For a
+    budget in minutes the trainer leaves out validations (see `Trainer.affordable`).
+    """
+    if settings.steps is None:
+        return settings
+    most = VALIDATION_SHARE * (1 - settings.pretrain) * settings.steps
+    tasks, times = settings.validation_tasks, settings.validations
+    fixed, each = validation_steps(settings, 0), validation_steps(settings, 1) - validation_steps(settings, 0)
+    if "validation_tasks" not in given:
+        tasks = max(min(tasks, LEAST_VALIDATION_TASKS), min(tasks, int((most / times - fixed) / each)))
+    if not given & {"validations", "patience"}:
+        times = max(1, min(times, int(most / validation_steps(settings, tasks))))
+    return replace(settings, validation_tasks=tasks, validations=times)
 
 
 def net_for(source: Source) -> Net:

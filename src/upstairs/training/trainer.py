@@ -28,6 +28,7 @@ from upstairs.settings import Settings
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
 from upstairs.training.compatibility import check_compatible
+from upstairs.training.defaults import VALIDATION_SHARE, validation_steps
 from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
 from upstairs.training.stops import stop_requests
@@ -97,6 +98,16 @@ class Trainer:
     def stage(self) -> int:
         """The number of validations that are due so far."""
         return int(self.done * self.settings.validations + 1e-9)
+
+    @property
+    def affordable(self) -> bool:
+        """False if validations would take more than their share of the steps' work, for a budget in minutes.
+
+        The last validation, at the end, is always made.
+        """
+        s, times = self.settings, len(self.progress.history) + 1
+        most = VALIDATION_SHARE * self.progress.step
+        return s.minutes is None or self.done >= 1 or times * validation_steps(s, s.validation_tasks) <= most
 
     @property
     def stale(self) -> bool:
@@ -170,7 +181,7 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
             progress.recent[name] = [*progress.recent[name], seen][-WINDOW:]
             progress.seconds = time.monotonic() - started
             losses, score = recent_means(progress.recent)
-            due = run.stage > stage or run.done >= 1
+            due = (run.stage > stage or run.done >= 1) and run.affordable
             if due:
                 validate(run, losses, score)
             stop = stopping()
@@ -179,7 +190,12 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
                 saved = time.monotonic()
             newest = progress.history[-1] if progress.history else None
             late = {score_kind(run.episodes).name: score}
-            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
+            try:
+                tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
+            except KeyboardInterrupt:  # between two steps the state is whole
+                if not stopping():
+                    save(run, "last.safetensors")
+                raise
             if stop:
                 break
 
