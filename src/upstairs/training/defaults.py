@@ -1,15 +1,15 @@
 """Decides a run's settings from the user's values, the learner's defaults, and the data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from upstairs.data.open import with_paths
 from upstairs.data.regression import FUNCTIONS
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners.registry import changed, check_names, entry, make_settings, options_of
+from upstairs.learners.registry import ObjectOptions, changed, check_names, entry, make_settings, options_of
 from upstairs.nets.text import READINGS
-from upstairs.settings import CONVOLUTIONAL, Net, Settings, TaskKind
+from upstairs.settings import COMMON, CONVOLUTIONAL, Net, NetworkOptions, Settings, TaskKind
 from upstairs.training.presets import PRESETS
 
 VALIDATION_SHARE = 0.2  # of the work of the meta-steps, at most, unless the user chose validations
@@ -71,6 +71,26 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
     return RunRequest(settings, frozenset(values))
 
 
+def request_object(learner: Any, **values: Any) -> RunRequest:
+    """Returns a request for a learner that is given as an object, from the values that a user gave.
+
+    Raises:
+        UpstairsError: an option that is the object's own affair, an unknown one, or an invalid value.
+    """
+    values = with_paths({name: value for name, value in values.items() if value is not None})
+    built = {"net", "pretrain", *(f.name for f in fields(NetworkOptions))}
+    for name in sorted(values):
+        if name in built or name not in COMMON:
+            raise UpstairsError(
+                f"`{name}` is no option of a run whose learner is an object, made with its own network and options: "
+                f"leave it out, or choose among {', '.join(n for n in COMMON if n not in built)}"
+            )
+    budget = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
+    asked: dict[str, Any] = {"way": learner.way, "norm": "none", **budget, **values}
+    settings = Settings(learner=type(learner).__name__, own=ObjectOptions(), task_kind=learner.task_kind, **asked)
+    return RunRequest(settings, frozenset(values) | {"way"})
+
+
 def expand_preset(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns the learner of a preset and its settings, overridden by `values`; other names are those of learners."""
     if name not in PRESETS:
@@ -97,8 +117,9 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
     if settings.net == ("pretrained" if "net" in given else "conv4"):
         net: Net = settings.net if "net" in given else net_for(source)
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
-        names = set(options_of(settings.learner)) - given
-        settings = changed(settings, {name: value for name, value in SUITED.get(net, {}).items() if name in names})
+        if not isinstance(settings.own, ObjectOptions):
+            names = set(options_of(settings.learner)) - given
+            settings = changed(settings, {name: value for name, value in SUITED.get(net, {}).items() if name in names})
     if settings.speakers is None and all(part.speakers for part in source.parts or (source,)):
         settings = replace(settings, speakers=FEW)
     smallest = min((len(rows) for rows in source.rows), default=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from upstairs.console import Status
+from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
@@ -57,19 +58,24 @@ class Progress:
 class Trainer:
     """Holds one run in memory; `restore` continues a stopped one as if it had never stopped.
 
+    Args:
+        learner: the learner to train, in place; None: it is built from the settings.
+
     Raises:
         UpstairsError: the learner has no meta-parameters, or the classes do not allow the training tasks.
     """
 
-    def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
+    def __init__(self, settings: Settings, splits: Splits, out: Path, *, learner: Learner | None = None) -> None:
         self.source = jittered(splits.train) if settings.jitter else splits.train
         self.settings, self.out = settings, out
         device = choose_device(settings.device)
         once = settings.own
         if isinstance(once, ViewOptions):  # validations use one view: ten crops cost ten times as much
             once = replace(once, views=1)
-        self.learner = seeded_learner(replace(settings, own=once), splits.train.feature_shape, settings.way).to(device)
-        self.learner.for_way(settings.way)  # raises an error early
+        if learner is None:
+            learner = seeded_learner(replace(settings, own=once), splits.train.feature_shape, settings.way)
+        asked = learner.for_way(settings.way)  # raises an error early
+        self.learner = (learner if learner.way == settings.way else asked).to(device).train()
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
             global_labels=self.learner.global_labels, speakers=settings.speakers,
