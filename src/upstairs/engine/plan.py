@@ -1,10 +1,11 @@
 """The plan of a meta-step: how it runs and in how much memory, estimated on tensors without storage."""
 
+import ctypes
 import logging
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal, NamedTuple
@@ -271,4 +272,10 @@ def memory_of(device: torch.device) -> int:
     """Returns the device's total memory in bytes; with free memory, plans and the order of sums would be random."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(AttributeError, OSError):  # Windows
+        kilobytes = ctypes.c_ulonglong()
+        if getattr(ctypes, "windll").kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes)):  # noqa: B009
+            return kilobytes.value * 1024
+    return 8 * 2**30

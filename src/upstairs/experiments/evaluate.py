@@ -11,6 +11,7 @@ from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
 from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
 from upstairs.errors import UpstairsError
 from upstairs.learners import Unconditioned, baselines_for
@@ -19,7 +20,7 @@ from upstairs.training.run import Run, check_task_kind, load
 
 
 def evaluate_run(
-    path: Path,
+    path: str | Path | Run,
     *,
     data: str | None = None,
     split: str | None = None,
@@ -32,7 +33,7 @@ def evaluate_run(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Returns the score of a run, with its interval and baselines, on a frozen list of tasks."""
+    """Returns the score of a run (or of the run in a directory), with its interval and baselines, on frozen tasks."""
     run = load(path)
     episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
     learner = run.learner
@@ -68,6 +69,8 @@ def reads(run: Run, data: str) -> bool:
 def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
     """Returns the classes to evaluate on, with the names of the data and of the split."""
     name, form = str(data or run.settings.data), run.inputs.format
+    if data is None and run.splits is not None and split in (None, *Splits._fields):
+        return getattr(run.splits, split or "test"), name, split or "test"
     own = data is None or absolute(data) == run.settings.data
     if not reader_for(name).has_splits:
         if split not in (None, "test"):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from upstairs.core import Examples, Learner, Task, check_measured, evaluating
 from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError
 from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
@@ -32,6 +33,7 @@ class Run:
     settings: Settings
     inputs: Inputs
     meta: dict[str, Any]
+    splits: Splits | None = None  # its data, where that was made in Python by this process
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -110,12 +112,19 @@ def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
         yield from (index(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
 
 
-def load(path: str | Path) -> Run:
+def load(path: "str | Path | Run", *, learner: Learner | None = None) -> Run:
     """Loads a run from its directory, with the weights that were best on the validation tasks.
 
+    Args:
+        path: the directory; a run that is loaded already is returned as it is.
+        learner: receives the weights; needed for a run whose learner was an object, which no file can rebuild.
+
     Raises:
-        UpstairsError: the directory or its checkpoint is missing, damaged or of another version.
+        UpstairsError: the directory or its checkpoint is missing, damaged or of another version, or the learner has
+            other weights.
     """
+    if isinstance(path, Run):
+        return path
     path = Path(path)
     if not path.is_dir():
         raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train` wrote")
@@ -126,7 +135,7 @@ def load(path: str | Path) -> Run:
     if (path / "last.safetensors").is_file():  # the newest history, with the best weights
         meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
     settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner = seeded_learner(settings, inputs.shape, settings.way)
+    learner = learner or seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
 
