@@ -46,7 +46,7 @@ def embedded(
     source, given = episodes.source, (learner, episodes)
     sizes = [len(rows) for rows in source.rows]
     drawn = tasks * (episodes.largest_way or 1) * (episodes.shot[1] + episodes.query)
-    if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
+    if type(episodes) is not Episodes or source.augment or episodes.speakers or not 0 < sum(sizes) < drawn:
         return given
     if not learner.embeds_alone or next(learner.parameters(), None) is None:
         return given  # without parameters it compares raw inputs
