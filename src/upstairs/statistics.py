@@ -46,6 +46,14 @@ def interval(values: ArrayLike) -> Interval:
     return Interval(float(values.mean()), float(half))
 
 
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Returns the 95% interval of a share, `right` of `total` independent examples (Wilson 1927)."""
+    z2 = special.ndtri(0.975) ** 2
+    half = (z2 * right * (total - right) / total + z2**2 / 4) ** 0.5
+    low, high = ((right + z2 / 2 + sign * half) / (total + z2) for sign in (-1, 1))
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
 def paired_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     """Returns the mean of first - second over the same tasks, with Student's paired t interval (Student 1908).
 
