@@ -10,6 +10,7 @@ from torch import Tensor
 
 from upstairs.core import Examples, Learner
 from upstairs.data.episodes import Episodes
+from upstairs.functional.exclusive import alone
 from upstairs.tree import to_device_of
 
 PART = 256  # examples that are embedded at a time
@@ -53,7 +54,9 @@ def embedded(
     turns = torch.tensor(source.turns or (0,) * len(sizes)).repeat_interleave(torch.tensor(sizes))
     rows, vectors = torch.from_numpy(np.concatenate(source.rows)), list[Tensor]()
     for part in torch.arange(sum(sizes)).split(PART):
-        vectors.append(learner.embed(to_device_of(learner, source.gather(rows[part], turns[part]))).cpu())
+        x = to_device_of(learner, source.gather(rows[part], turns[part]))
+        with alone():
+            vectors.append(learner.embed(x).cpu())
         if vectors[0][0].nbytes * sum(sizes) > MOST:
             return given
         progress((int(part[-1]) + 1) / sum(sizes))
