@@ -134,8 +134,14 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
     for item in (tmp_path / "a.wav", str(tmp_path / "a.wav"), io.BytesIO((tmp_path / "a.wav").read_bytes())):
         torch.testing.assert_close(model.logits(item), wanted, atol=0.05, rtol=0.05)
     assert len(model.predict([(wave, 16000), (wave, 16000)])) == 2
-    with pytest.raises(up.UpstairsError, match=r"give \(samples, rate\)"):
-        model.predict(wave)
+    assert (
+        len(model.predict([str(tmp_path / "a.wav")] * 2))
+        == 2
+        == len(model.predict(np.array([str(tmp_path / "a.wav")] * 2)))
+    )
+    for wrong in (wave, stereo, (wave, "fast"), [("a.wav", 3)], (wave, 0)):
+        with pytest.raises(up.UpstairsError, match=r"give \(samples, rate\)|fast"):
+            model.predict(wrong)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +162,9 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
         (lambda m, r: r.adapt((np.zeros((2, 4)), [1.0, float("nan")])), "input 1 has the label nan"),
         (lambda m, r: r.adapt((np.zeros((2, 4)), ["a", None])), "input 1 has the label None"),
         (lambda m, r: r.adapt((np.zeros((2, 4)), ["a"])), "2 inputs and 1 labels"),
+        (lambda m, r: r.adapt((np.zeros((2, 4)), 5)), "2 inputs and 1 labels"),
+        (lambda m, r: r.adapt((np.zeros((1, 4)), torch.tensor(5))), "has 1 classes"),
+        (lambda m, r: r.adapt((np.zeros((2, 4)), "ab")), "2 inputs and 1 labels"),
         (lambda m, r: r.adapt("x", columns="a,b"), "`columns` is 'a,b' and x is read as pictures"),
         (lambda m, r: r.generate({"a": np.zeros((1, 4))}), "makes no examples"),
         (lambda m, r: up.compare("nowhere"), "there is no run at nowhere"),
@@ -183,6 +192,8 @@ for wrong in (
         wrong()
     except up.UpstairsError as error:
         print(error)
+import sys, upstairs.experiments.predict
+print({"scipy", "matplotlib"} & {*sys.modules})  # they take a second, for which `upstairs predict` need not wait
 """
 
 
@@ -195,6 +206,7 @@ def test_arguments_of_another_type() -> None:
     said = ["`unknown` is 'much', of", "`others` is 'val', of", "`path` is None", "`path` is 3", "`learner` is Run(",
             "`path` is True", "`episodes` is 'omniglot'", "`path` is 3"]  # fmt: skip
     lines = found.stdout.splitlines()
+    assert lines.pop() == "set()"
     assert len(lines) == len(said) and all(line.startswith(one) for line, one in zip(lines, said, strict=True)), lines
 
 

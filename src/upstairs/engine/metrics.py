@@ -119,14 +119,14 @@ def score_answers(
     labels: Sequence[str],
     *,
     refusal: str | None = None,
-    repeated: Sequence[str] = (),
+    repeated: Sequence[str] | None = (),
 ) -> ModelScore:
     """Scores answers against the true labels.
 
     Args:
         labels: what the model knows: the columns of `probabilities`.
         refusal: the answer that refuses an input; None: there is none.
-        repeated: the names of inputs that the model was adapted on.
+        repeated: the names of inputs that the model was adapted on; None: not known.
     """
     columns = [*labels, *([] if refusal is None else [refusal])]
     counts = Counter(zip(truth, answers, strict=True))
@@ -157,7 +157,7 @@ def score_answers(
         unknown_refused=sum(counts[label, refusal] for label in rows if label not in classes) / strange
         if refusal is not None and strange
         else None,
-        repeated=list(repeated),
+        repeated=repeated,
         classes=classes,
         rows=rows,
         columns=columns,

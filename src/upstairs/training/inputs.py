@@ -3,6 +3,7 @@
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +23,8 @@ from upstairs.errors import UpstairsError
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
 Support = Any  # a path, {label: inputs}, (inputs, labels) or `Examples`
 GIVE = "give a path, bytes, a picture, an array, or several of them in a list"
+NUMBER = int | float | np.number
+RECORDING = {"array", "sampling_rate"}  # as `datasets` gives a sound
 SHOWN = 10  # bad inputs that one error names
 
 
@@ -47,15 +50,14 @@ class Inputs:
         Raises:
             UpstairsError: something that is neither an input nor several.
         """
-        if hasattr(items, "to_numpy") and hasattr(items, "columns"):
-            if self.format is not None:
-                raise UpstairsError(
-                    f"a table with the columns {', '.join(map(str, items.columns))} was given: give the one that "
-                    f"holds the inputs, such as table[{str(items.columns[0])!r}]"
-                )
-            items = items.to_numpy()
-        if self.format is None and isinstance(items, str | os.PathLike):
-            items = _load_array(items)
+        if hasattr(items, "columns") and self.format is not None:
+            named = [*map(str, items.columns)]
+            raise UpstairsError(
+                f"a table with the columns {', '.join(named)} was given: give the one that holds the inputs, such as "
+                f"table[{named[0]!r}]"
+            )
+        if self.format is None and (hasattr(items, "to_numpy") or isinstance(items, str | os.PathLike)):
+            items = items.to_numpy() if hasattr(items, "to_numpy") else _load_array(items)
         if self._is_one(items):
             return [items]
         if isinstance(items, Mapping) or not (isinstance(items, Iterable) or hasattr(items, "__getitem__")):
@@ -65,26 +67,19 @@ class Inputs:
     def _is_one(self, item: Any) -> bool:
         if isinstance(item, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or _file(item):
             return True
-        if self.kind == "audio":
-            if isinstance(item, np.ndarray | Tensor) and item.ndim:
-                raise UpstairsError("samples were given without their rate: give (samples, rate), or several in a list")
-            pair = isinstance(item, tuple | list) and len(item) == 2
-            return (pair and any(np.isscalar(part) and not isinstance(part, str | bytes) for part in item)) or (
-                isinstance(item, Mapping) and {"array", "sampling_rate"} <= item.keys()
-            )
-        if isinstance(item, np.ndarray | Tensor):
+        if isinstance(item, np.ndarray | Tensor) and getattr(item.dtype, "kind", "f") in "biuf":
             return item.ndim == 0 or self._is_one_array(tuple(item.shape))
-        first = item
-        while isinstance(first, list | tuple) and first:
-            first = first[0]
-        if self.format is not None or first is item or not isinstance(first, int | float):
-            return False
-        try:  # numbers in nested lists
-            return np.shape(item) == self.shape
-        except ValueError:
-            return False
+        if self.kind == "audio":
+            pair = isinstance(item, tuple | list) and len(item) == 2 and any(isinstance(one, NUMBER) for one in item)
+            return pair or (isinstance(item, Mapping) and item.keys() >= RECORDING)
+        if self.format is None and isinstance(item, list | tuple):
+            with suppress(ValueError, TypeError, RuntimeError):  # numbers in nested lists
+                return np.shape(item) == self.shape
+        return False
 
     def _is_one_array(self, shape: tuple[int, ...]) -> bool:
+        if self.kind == "audio":
+            raise UpstairsError("samples were given without their rate: give (samples, rate), or several in a list")
         if self.format is None:
             if self.shape not in (shape, shape[1:]):
                 raise UpstairsError(
@@ -187,16 +182,15 @@ def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
         item = Path(name)
     elif isinstance(item, bytearray | memoryview):
         item = bytes(item)
-    elif isinstance(item, Mapping) and {"array", "sampling_rate"} <= item.keys():
+    elif isinstance(item, Mapping) and item.keys() >= RECORDING:
         item = (item["array"], item["sampling_rate"])
     if inputs.kind == "audio" and isinstance(item, tuple | list) and len(item) == 2:
-        samples, rate = item[::-1] if np.ndim(item[0]) == 0 else item  # scipy reads a file as (rate, samples)
-        samples = _array(samples)
-        if np.ndim(samples) == 2 and samples.shape[0] < samples.shape[1]:
-            samples = samples.T  # torchaudio has channels first
-        if np.ndim(samples) == 0 or not isinstance(rate, int | float | np.number) or not rate > 0:
+        samples, rate = item[::-1] if isinstance(item[0], NUMBER) else item  # scipy reads a file as (rate, samples)
+        samples = np.asarray(_array(samples))
+        if samples.ndim == 0 or samples.dtype.kind not in "iuf" or not isinstance(rate, NUMBER) or not rate > 0:
             raise UpstairsError(f"{name} is a pair: give (samples, rate) with the rate as a number")
-        return (samples, rate), name
+        channels_first = samples.ndim == 2 and samples.shape[0] < samples.shape[1]  # as torchaudio reads a file
+        return (samples.T if channels_first else samples, rate), name
     return _array(item), name
 
 
@@ -236,7 +230,8 @@ def read_support(
             groups.setdefault(label_text(label), []).extend(inputs.each(items))
     elif isinstance(support, tuple | list) and len(support) == 2:
         x, y = list(inputs.each(support[0])), support[1]
-        labels = [y] if isinstance(y, str) else y.tolist() if hasattr(y, "tolist") else list(y)
+        y = y.tolist() if hasattr(y, "tolist") else y
+        labels = list(y) if isinstance(y, Iterable) and not isinstance(y, str) else [y]
         if len(x) != len(labels):
             raise UpstairsError(
                 f"the support set has {len(x)} inputs and {len(labels)} labels: give one label for each input"

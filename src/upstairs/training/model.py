@@ -114,7 +114,7 @@ class Model:
         logits = torch.cat(parts)
         return score_answers(
             truth, self.name(logits), logits.softmax(-1).numpy(), self.labels,
-            refusal=None if self.threshold is None else NONE, repeated=repeated,
+            refusal=None if self.threshold is None else NONE, repeated=repeated if self.support else None,
         )  # fmt: skip
 
     def predict_windows(

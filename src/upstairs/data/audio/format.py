@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from scipy.signal import resample_poly
 
 from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
@@ -105,6 +104,8 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
     if np.abs(samples).max() < FAINTEST:
         raise UpstairsError(f"{name} is silent: replace or remove it")
     if rate != RATE:
+        from scipy.signal import resample_poly  # late: a second, which a model of pictures need not wait for
+
         common = gcd(rate, RATE)
         samples = resample_poly(samples, RATE // common, rate // common)
     return np.ascontiguousarray(samples, np.float32)
