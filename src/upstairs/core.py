@@ -246,6 +246,11 @@ class Learner(nn.Module, ABC, Generic[State]):
         return False
 
     @property
+    def needs_support(self) -> bool:
+        """True if a prediction needs the support examples themselves, besides the state that was adapted to them."""
+        return self.transductive
+
+    @property
     def embeds_alone(self) -> bool:
         """True if an encoder that does not adapt embeds each example alone, so that embeddings serve many tasks.
 

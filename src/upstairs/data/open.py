@@ -16,7 +16,7 @@ from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.episodes import Episodes
-from upstairs.data.files import SOUNDS
+from upstairs.data.files import PICTURES, SOUNDS, Files
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
@@ -43,7 +43,7 @@ class DataReader:
         splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
             run that will receive the data, or None.
         source: (data, columns, format, progress) -> all data as one source.
-        support: path of a support set -> {label: inputs}, or inputs and labels.
+        support: (path of a support set, columns) -> {label: inputs}, or inputs and labels.
         formats: the formats of its sources, by which a checkpoint finds its reader.
         has_splits: False for functions, which are never drawn twice and need no split.
     """
@@ -53,7 +53,7 @@ class DataReader:
     matches: Callable[[str], bool]
     splits: Callable[[DataOptions, InputFormat | None, Progress | None], Splits]
     source: Callable[[str, str | None, InputFormat | None, Progress | None], Source]
-    support: Callable[[Path], Any]
+    support: Callable[[Path, str | None], Any]
     formats: tuple[type[InputFormat] | type[None], ...]
     has_splits: bool = True
 
@@ -87,31 +87,42 @@ def pixels_of(format: InputFormat | None) -> dict[str, Any]:
     return {"size": format.size, "channels": format.channels, "ink": format.ink}
 
 
+def _support_of(files: Files) -> Callable[[Path, str | None], Any]:
+    """Returns a reader of support sets in folders, which have no columns."""
+
+    def read(path: Path, columns: str | None) -> Any:
+        if columns is not None:
+            raise UpstairsError(f"`columns` is {columns!r} and {path} is read as {files.what}: leave it out")
+        return files_by_class(path, files)
+
+    return read
+
+
 READERS = (
     DataReader(
         "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
         splits=lambda options, format, progress: function_splits(options.data),
         source=lambda data, columns, format, progress: function_splits(data).test,
-        support=files_by_class, formats=(NoneType,), has_splits=False,
+        support=_support_of(PICTURES), formats=(NoneType,), has_splits=False,
     ),
     DataReader(
         "texts", ("table", "texts", "languages"), is_text, _texts,
         source=lambda data, columns, format, progress: open_texts(
             data, columns=columns, format=format, progress=progress
         ),
-        support=lambda path: read_texts(path)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
+        support=lambda path, columns: read_texts(path, columns)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
     DataReader(
         "sounds", ("sounds",), lambda data: data != "glyphs" and is_sound(data), _sounds,
         source=lambda data, columns, format, progress: open_sounds(
             data, format=sound_format(format), progress=progress
         ),
-        support=lambda path: files_by_class(path, SOUNDS), formats=(AudioFormat,),
+        support=_support_of(SOUNDS), formats=(AudioFormat,),
     ),
     DataReader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, _pictures,
         source=lambda data, columns, format, progress: open_source(data, progress=progress, **pixels_of(format)),
-        support=files_by_class, formats=(ImageFormat, NoneType),
+        support=_support_of(PICTURES), formats=(ImageFormat, NoneType),
     ),
 )  # fmt: skip
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}

@@ -136,11 +136,12 @@ def read_texts(path: Path, columns: str | None = None) -> Texts:
     )
 
 
-def texts_of(path: Path) -> list[str]:
+def texts_of(path: Path, columns: str | None = None) -> list[str]:
     """Returns the texts of a file: a table's text column, or the non-empty lines of any other file."""
     if path.suffix.lower() in TABLES:
         rows = read_rows(path)
-        name = _find(path, list(rows[0]), "text") if rows else ""
+        names = list(rows[0]) if rows else []
+        name = "" if not rows else _asked(path, names, columns)[0] if columns else _find(path, names, "text")
         return [as_text(row.get(name) or "", f"{path}: row {i}, {name},") for i, row in enumerate(rows, 1)]
     return [line for line in as_text(path).splitlines() if line.strip()]
 
