@@ -50,8 +50,20 @@ class DataOptions:
     split_seed: int = option(0, "Seed of a random split.")
     mix: str | None = option(None, "Shares of several data sets (--data 'A + B'), such as 2,1. Left out: equal.")
     columns: str | None = option(
-        None, "The table's columns for text and label, such as utterance,intent. Left out: found by name."
+        None,
+        "The table's columns for text and label, such as utterance,intent or title+body,label; by number, such as 2,1, "
+        "if it has no header row. Left out: found by name.",
     )
+    encoding: str | None = option(
+        None, "Encoding of tables and texts, such as cp1252 or gb18030. Left out: UTF-8, or what is detected."
+    )
+    words: int | None = option(
+        None,
+        "Texts: number of words that are read, with --net pretrained of tokens. Left out: what 95% of the texts have, "
+        "at most 512 words.",
+        least=1,
+    )
+    skip_bad: bool = option(False, "Leave out inputs that cannot be read or have no label, and say so.")
     encoder: str | None = option(
         None,
         "Texts: a pretrained transformer, by folder or name. Its features are used; --net pretrained trains it. "

@@ -42,6 +42,7 @@ def check_task_sizes(source: Source, way: tuple[int, int] | None, shot: tuple[in
             raise UpstairsError(
                 f"class '{label}' of {source.name} has {len(rows)} examples and {shot[1]} shot + {query} "
                 f"query need {need}: add examples, lower `shot` or `query`, or remove the class"
+                f"{source.summary and f' (it was read as {source.summary})'}"
             )
 
 

@@ -57,7 +57,8 @@ class DataReader:
 def _texts(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
     return text_splits(
         options.data, split=options.split, seed=options.split_seed, columns=options.columns, encoder=options.encoder,
-        adapted=options.net == "pretrained", format=format, progress=progress,
+        adapted=options.net == "pretrained", words=options.words, encoding=options.encoding,
+        skip_bad=options.skip_bad, format=format, progress=progress,
     )  # fmt: skip
 
 
@@ -83,6 +84,7 @@ def pixels_of(format: InputFormat | None) -> dict[str, Any]:
     return {"size": format.size, "channels": format.channels, "ink": format.ink}
 
 
+TEXTS_ALONE: dict[str, Any] = dict.fromkeys(("columns", "encoder", "words", "encoding"))  # options of texts, left out
 READERS = (
     DataReader(
         "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
@@ -165,7 +167,7 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     if len(parts) > 1:
         mix = parse_mix(options.mix) if options.mix else None
         own = [replace(options, data=part, mix=None) for part in parts]
-        own = [one if is_text(one.data) else replace(one, columns=None, encoder=None) for one in own]
+        own = [one if is_text(one.data) else replace(one, **TEXTS_ALONE) for one in own]
         return mixed_splits([open_splits(one, quiet=quiet, format=format) for one in own], mix)
     reader = reader_for(options.data)
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
@@ -195,7 +197,7 @@ def check_data_options(options: DataOptions, parts: list[str]) -> None:
         raise UpstairsError(
             f"`spoken` adds made-up words to one data set and `data` is {options.data}: name one, or leave it out"
         )
-    for name in ("columns", "encoder"):
+    for name in TEXTS_ALONE:
         if getattr(options, name) and not any(is_text(part) for part in parts):
             raise UpstairsError(f"`{name}` is about texts and {options.data} has none: leave it out")
 

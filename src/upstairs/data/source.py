@@ -161,6 +161,8 @@ class Source:
             raise UpstairsError(f"{name}: {len(x)} inputs and {len(y)} labels: give one label for each input")
         if len(x) == 0:
             raise UpstairsError(f"{name}: no examples were given")
+        if missing := [i for i, label in enumerate(y.tolist()) if label is None or label != label]:
+            raise UpstairsError(f"{name}: label {missing[0]} is missing ({y[missing[0]]}): give one, or leave it out")
         if x.dtype != np.uint8:
             x = x.astype(np.float32)
             if not np.isfinite(x).all():

@@ -43,14 +43,15 @@ class PieceFormat(InputFormat):
         return rows
 
 
-def piece_format(model: str, texts: Sequence[str]) -> PieceFormat:
-    """Returns the format that holds the longest of these texts, up to the limit of the model.
+def piece_format(model: str, texts: Sequence[str], most: int | None = None) -> PieceFormat:
+    """Returns the format that holds the longest of these texts, up to `most` tokens and the limit of the model.
 
     Raises:
         UpstairsError: `transformers` is not installed, or there is no such model.
     """
     encoder = load_encoder(model)
-    return PieceFormat(encoder.path, max(len(ids) for ids in _ids(model, texts, encoder.most)))
+    most = min(most or encoder.most, encoder.most)
+    return PieceFormat(encoder.path, max(len(ids) for ids in _ids(model, texts, most)))
 
 
 def _ids(model: str, texts: Sequence[str], length: int) -> list[list[int]]:
