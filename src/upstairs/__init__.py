@@ -22,12 +22,21 @@ if TYPE_CHECKING:
     from upstairs.experiments.compare import compare
     from upstairs.functional.differentiate import Exact, FirstOrder, Implicit
     from upstairs.functional.inner_loop import inner_loop
-    from upstairs.functional.rules import SGD, Adam, AdamW, RMSprop, UpdateRule
+    from upstairs.functional.rules import SGD, Adam, AdamW, Clipped, RMSprop, UpdateRule
     from upstairs.learners.generative.dagan import dagan
     from upstairs.learners.generative.neural_statistician import neural_statistician
     from upstairs.learners.generative.redrawing import redrawing
     from upstairs.learners.gradient.cavia import cavia
-    from upstairs.learners.gradient.maml import anil, boil, fomaml, imaml, maml, meta_curvature, meta_sgd
+    from upstairs.learners.gradient.maml import (
+        GradientLearner,
+        anil,
+        boil,
+        fomaml,
+        imaml,
+        maml,
+        meta_curvature,
+        meta_sgd,
+    )
     from upstairs.learners.gradient.maml_pp import maml_pp
     from upstairs.learners.gradient.mtl import mtl
     from upstairs.learners.gradient.proto_maml import proto_maml, unicorn_maml
@@ -63,12 +72,12 @@ _NAMES = {
     "experiments.compare": "compare",
     "functional.differentiate": "Exact FirstOrder Implicit",
     "functional.inner_loop": "inner_loop",
-    "functional.rules": "SGD Adam AdamW RMSprop UpdateRule",
+    "functional.rules": "SGD Adam AdamW Clipped RMSprop UpdateRule",
     "learners.generative.dagan": "dagan",
     "learners.generative.neural_statistician": "neural_statistician",
     "learners.generative.redrawing": "redrawing",
     "learners.gradient.cavia": "cavia",
-    "learners.gradient.maml": "anil boil fomaml imaml maml meta_curvature meta_sgd",
+    "learners.gradient.maml": "GradientLearner anil boil fomaml imaml maml meta_curvature meta_sgd",
     "learners.gradient.maml_pp": "maml_pp",
     "learners.gradient.mtl": "mtl",
     "learners.gradient.proto_maml": "proto_maml unicorn_maml",

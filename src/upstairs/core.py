@@ -1,11 +1,15 @@
 """Tasks and learners, from which everything else is built."""
 
 import copy
+import inspect
 import math
+import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar, final
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +18,8 @@ from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import known_true, vectorize
+from upstairs.functional.derivatives import twice
+from upstairs.functional.exclusive import exclusive
 from upstairs.settings import TaskKind
 
 State = TypeVar("State")  # the result of adaptation: any pytree of tensors
@@ -78,6 +84,7 @@ def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " 
 
 def squared_error(mean: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
     """Computes the squared Euclidean distance of each example."""
+    _outputs(mean, y)
     return F.mse_loss(mean, y, reduction="none").sum(-1)
 
 
@@ -86,9 +93,27 @@ def mean_loss(loss_fn: LossFn, prediction: Float[Tensor, "n out"], examples: Exa
     if (
         loss_fn is squared_error and prediction.ndim == 2 and known_true(examples.mask)
     ):  # one operation instead of three
-        mean, outputs = F.mse_loss(prediction, examples.y), prediction.shape[1]
+        outputs = _outputs(prediction, examples.y)
+        mean = F.mse_loss(prediction, examples.y)
         return mean if outputs == 1 else mean * outputs
-    return examples.mean(loss_fn(prediction, examples.y))
+    values = loss_fn(prediction, examples.y)
+    if values.ndim > 1:  # one label a pixel, or a step of time: the mean of each example
+        values = values.flatten(1).mean(1)
+    return examples.mean(values)
+
+
+def _outputs(prediction: Tensor, y: Tensor) -> int:
+    """Returns the number of outputs of a regression.
+
+    Raises:
+        UpstairsError: predictions and targets differ in shape, which torch would broadcast to a wrong loss.
+    """
+    if prediction.shape != y.shape:
+        raise UpstairsError(
+            f"the predictions are {list(prediction.shape)} and the targets `y` {list(y.shape)}: give the network one "
+            "output for each target, or give the learner a `loss_fn` of your own"
+        )
+    return prediction.shape[1]
 
 
 def gaussian_nll(prediction: Float[Tensor, "n d2"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
@@ -133,6 +158,21 @@ class Learner(nn.Module, ABC, Generic[State]):
     bounds_likelihood: bool = False  # True: a prediction is a lower bound on the log-likelihood of a query
     noise_size: int = 0  # standard normal numbers that `draw` needs for one example
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Lets one thread at a time call the methods that a subclass writes (see `functional.exclusive`)."""
+        super().__init_subclass__(**options)
+        for name in ("adapt", "predict", "meta_loss", "draw"):
+            if inspect.isfunction(method := vars(cls).get(name)):
+                setattr(cls, name, exclusive(method))
+
+    @exclusive
+    def named_parameters(self, *args: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        return iter(list(super().named_parameters(*args, **options)))
+
+    @exclusive
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return super().state_dict(*args, **options)
+
     @abstractmethod
     def adapt(self, support: Examples, /) -> State:
         """Inner loop: returns the state that is learned from the support set."""
@@ -156,7 +196,8 @@ class Learner(nn.Module, ABC, Generic[State]):
     @final
     def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n out"]]:
         """Computes `meta_loss` of every task; returns losses and query predictions."""
-        return vectorize(self.meta_loss, (tasks,), owner=self, name="meta_loss")
+        with explained(self, tasks):
+            return vectorize(self.meta_loss, (tasks,), owner=self, name="meta_loss")
 
     @final
     def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
@@ -166,19 +207,21 @@ class Learner(nn.Module, ABC, Generic[State]):
             UpstairsError: population statistics were never measured, in evaluation mode (see `check_measured`).
         """
         check_measured(self)
-        return vectorize(
-            lambda support, x: self.predict(self.adapt(support), x),
-            (tasks.support, tasks.query.x), owner=self, name="solve",
-        )  # fmt: skip
+        with explained(self, tasks):
+            return vectorize(
+                lambda support, x: self.predict(self.adapt(support), x),
+                (tasks.support, tasks.query.x), owner=self, name="solve",
+            )  # fmt: skip
 
     @final
     def solve_inductive(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
         """Adapts to every support set and predicts each query on its own."""
         check_measured(self)
-        return vectorize(
-            lambda support, x: self.predict_inductive(self.adapt(support), support, x),
-            (tasks.support, tasks.query.x), owner=self, name="solve_inductive",
-        )  # fmt: skip
+        with explained(self, tasks):
+            return vectorize(
+                lambda support, x: self.predict_inductive(self.adapt(support), support, x),
+                (tasks.support, tasks.query.x), owner=self, name="solve_inductive",
+            )  # fmt: skip
 
     @final
     def predict_inductive(
@@ -277,6 +320,62 @@ class Learner(nn.Module, ABC, Generic[State]):
         return other
 
 
+class explained:
+    """A context in which torch's error about a task's tensors, or a missing derivative, becomes a sentence.
+
+    Args:
+        learner: the learner that runs.
+        tasks: the batch that it receives.
+    """
+
+    def __init__(self, learner: Learner, tasks: Task) -> None:
+        self.learner, self.tasks = learner, tasks
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, RuntimeError | IndexError | ValueError | TypeError | AssertionError):
+            problem = twice(str(error)) or _mismatch(self.learner, self.tasks, str(error))
+            if problem and not isinstance(error, UpstairsError):
+                raise UpstairsError(problem) from error
+
+
+def _mismatch(learner: Learner, tasks: Task, message: str) -> str:
+    """Returns what does not fit in the tensors of tasks, for an error with this message; '' if all seems to fit."""
+    weight = next((p for p in learner.parameters() if p.is_floating_point()), None)
+    for name, examples in zip(Task._fields, tasks, strict=True):
+        x, y, mask = examples
+        if x.shape[:2] != mask.shape or y.shape[:2] != mask.shape:
+            return (
+                f"`{name}.x` is {list(x.shape)}, `{name}.y` {list(y.shape)} and the mask {list(mask.shape)}: all start "
+                "with [tasks, examples]"
+            )
+        if weight is not None and x.device != weight.device:
+            return f"`{name}.x` is on {x.device} and the learner on {weight.device}: write learner.to('{x.device}')"
+        own = x.dtype if weight is None else weight.dtype
+        if x.dtype != own and re.search("dtype|scalar type|input type", message, re.I):
+            scaled = " / 255" * (x.dtype == torch.uint8)
+            return f"`{name}.x` is {x.dtype} and the network's weights {own}: write x.to({own}){scaled}"
+        if learner.task_kind == "classification" and y.is_floating_point() and y.ndim == 2:
+            return f"`{name}.y` is {y.dtype} and class numbers are integers: write y.long()"
+        if not y.is_floating_point() and y.numel() and _OUT_OF_RANGE.search(message):
+            return (
+                f"`{name}.y` has classes from {int(y.min())} to {int(y.max())}: classes count from 0, and a learner "
+                f"(`way` {learner.way}) and its network need an output for each"
+            )
+    a, b = tasks.support.x.shape[2:], tasks.query.x.shape[2:]
+    if a != b and learner.task_kind != "regression":
+        return f"inputs of the support set are {list(a)} and those of the queries {list(b)}: give both one shape"
+    if _SHAPE.search(message):
+        return f"the network does not take inputs of shape {list(a)}: {message.splitlines()[0]}"
+    return ""
+
+
+_OUT_OF_RANGE = re.compile(r"out of bounds|smaller than num_classes|out of range|non-negative|Assertion", re.I)
+_SHAPE = re.compile(r"mat1 and mat2|expected input|channels|Kernel size|padded input|normalized_shape|size mismatch")
+
+
 def check_measured(module: nn.Module) -> None:
     """Refuses a network in evaluation mode whose population statistics were never measured.
 
@@ -296,14 +395,30 @@ def check_measured(module: nn.Module) -> None:
             )
 
 
+_EVALUATING: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()  # -> contexts, the mode before
+_MODES = threading.Lock()
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switches to evaluation mode without gradients, and restores the mode of every submodule afterwards."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
+    """Switches to evaluation mode without gradients, and restores the mode of every submodule afterwards.
+
+    Where several threads evaluate one module, the last one restores the modes.
+    """
+    modules = list(module.modules())
+    with _MODES:
+        for m in modules:
+            count, mode = _EVALUATING.get(m, (0, m.training))
+            _EVALUATING[m] = count + 1, mode
+        module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for m, mode in modes.items():
-            m.training = mode
+        with _MODES:
+            for m in modules:
+                count, mode = _EVALUATING.pop(m)
+                if count > 1:
+                    _EVALUATING[m] = count - 1, mode
+                else:
+                    m.training = mode

@@ -108,10 +108,11 @@ def test_a_plan_runs_nothing() -> None:
     """On tensors without storage the body is remembered too, so that no task is run for an estimate."""
     net = Net()
     seen = []
-    net.body.register_forward_pre_hook(lambda _, args: seen.append(type(getattr(args[0], "_raw", args[0])).__name__))
+    inside = net.body.linear  # hooks of the body itself are called each time
+    inside.register_forward_pre_hook(lambda _, args: seen.append(type(getattr(args[0], "_raw", args[0])).__name__))
     plan(anil_net(net), blobs(2))
-    assert set(seen) == {"FakeTensor"}
-    assert net.body.calls == 2
+    assert seen == ["FakeTensor"] * 2
+    assert net.body.calls == 0  # and the plan leaves no trace
 
 
 def chain() -> nn.Sequential:

@@ -9,12 +9,14 @@ from upstairs.core import Learner, Task
 from upstairs.data.episodes import Episodes
 from upstairs.data.seeds import task_seed
 from upstairs.functional.batching.vectorize import chosen
+from upstairs.functional.exclusive import exclusive
 from upstairs.nets.norm import measurable_layers, measuring
 from upstairs.tree import to_device_of
 
 CALIBRATION = 2**19  # calibration streams start here: training streams (0, 1, ...) never meet their tasks
 
 
+@exclusive
 def calibrate(
     learner: nn.Module, training: Episodes | Iterable[Task | Tensor], *, tasks: int = 8, seed: int = 0
 ) -> None:  # fmt: skip

@@ -27,6 +27,7 @@ from upstairs.functional.batching import BatchedTensor, vectorize
 from upstairs.functional.call import Params, functional_call
 from upstairs.functional.differentiate import inside_transform
 from upstairs.functional.evolution import antithetic_gradient, draw_noise, perturb
+from upstairs.functional.exclusive import exclusive
 from upstairs.tree import index
 
 
@@ -61,6 +62,7 @@ def query_losses(learner: Learner, tasks: Task, params: Params) -> tuple[Tensor,
         return vectorize(one, (tasks, leaves), owner=learner, name="query_losses")
 
 
+@exclusive
 def es_step(learner: Learner, tasks: Task, *, pairs: int, sigma: float, chunk: int | None = None) -> MetaStep:
     """Adds the antithetic estimate of the meta-gradient to the `.grad` of the learner's parameters.
 

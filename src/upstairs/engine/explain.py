@@ -10,6 +10,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.batching.fallback import recording
 from upstairs.functional.batching.vectorize import chosen, forget
 from upstairs.functional.derivatives import check_differentiable, twice
+from upstairs.functional.exclusive import exclusive
 from upstairs.tree import index
 
 
@@ -30,6 +31,7 @@ class StepReport(NamedTuple):
         return "\n".join([*lines, str(self.plan)])
 
 
+@exclusive
 def explain(learner: Learner, tasks: Task) -> StepReport:
     """Runs the meta-loss of up to 2 tasks and reports how: all tasks stacked, under vmap, or one by one, and why.
 
@@ -48,6 +50,7 @@ def explain(learner: Learner, tasks: Task) -> StepReport:
     return StepReport(how, why, functions, planned)
 
 
+@exclusive
 def preflight(learner: Learner, tasks: Task) -> None:
     """Computes the meta-gradient of one task, as a check; nothing is kept.
 

@@ -26,7 +26,8 @@ from upstairs.functional.batching.norms import Moments, running_statistics, writ
 from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, executing
-from upstairs.functional.purity import check_unchanged, snapshot
+from upstairs.functional.exclusive import exclusive
+from upstairs.functional.purity import check_unchanged, restore, snapshot
 from upstairs.tree import index, modules_of, parameters_of
 
 Compile = Literal["off", "on", "auto"]
@@ -39,6 +40,7 @@ class MetaStep(NamedTuple):
     predictions: Float[Tensor, "task n out"]
 
 
+@exclusive
 def meta_backward(
     learner: Learner,
     tasks: Task,
@@ -87,7 +89,6 @@ def meta_backward(
             learner, tasks, chunk=chunk, memory=memory, recompute=recompute, differentiate=differentiate,
             precision=precision,
         )  # fmt: skip
-        check_unchanged(before)
         if tasks.query.x.device.type == "cpu":
             steady_heap(learner)
     steps: list[tuple[list[int], MetaStep]] = []
@@ -112,9 +113,11 @@ def meta_backward(
             if before is not None:
                 check_unchanged(before)
                 plans[asked] = how
-    except UpstairsError:
-        raise
-    except (RuntimeError, MemoryError) as error:
+    except BaseException as error:
+        if before is not None:
+            restore(before)
+        if isinstance(error, UpstairsError) or not isinstance(error, RuntimeError | MemoryError):
+            raise
         if out_of_memory(error):
             error.__traceback__ = None  # it holds the tensors of the step
             release_freed_memory()
@@ -194,8 +197,14 @@ def _in_order(steps: list[tuple[list[int], MetaStep]]) -> MetaStep:
         return steps[0][1]
     order = torch.tensor([place for places, _ in steps for place in places]).argsort()
     widest = max(step.predictions.shape[1] for _, step in steps)
-    padded = [nn.functional.pad(s.predictions, (0, 0, 0, widest - s.predictions.shape[1])) for _, s in steps]
+    padded = [_pad(step.predictions, widest) for _, step in steps]
     return MetaStep(torch.cat([s.losses for _, s in steps])[order], torch.cat(padded)[order])
+
+
+def _pad(predictions: Tensor, rows: int) -> Tensor:
+    """Returns predictions [task, n, ...] with zeros up to `rows` examples."""
+    missing = rows - predictions.shape[1]
+    return nn.functional.pad(predictions, (*(0, 0) * (predictions.ndim - 2), 0, missing)) if missing else predictions
 
 
 def _advice(error: Exception, learner: Learner, tasks: Task, how: Plan) -> str | None:

@@ -2,26 +2,30 @@
 
 import logging
 import os
-from contextlib import nullcontext
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from threading import RLock
 from types import NoneType
 from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary, finalize
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from upstairs.core import Learner, Task
+from upstairs.core import Learner, Task, explained
 from upstairs.engine.chunks import depends_on_the_batch
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import FOLDS
 from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
+from upstairs.functional.exclusive import exclusive
+from upstairs.functional.purity import restore, snapshot
 from upstairs.settings import parse_bytes
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -82,6 +86,7 @@ class Plan:
         return text + "; that is more than the budget: one task alone needs it" * over
 
 
+@exclusive
 def plan(
     learner: Learner, tasks: Task, *, memory: int | str | None = None, chunk: int | None = None,
     recompute: bool | None = None, differentiate: Differentiation | None = None, precision: Precision = "full",
@@ -133,17 +138,12 @@ class Known:
     programs: dict[Any, Any] = field(default_factory=dict)  # compiled steps, see `compile`
 
 
-LOCK = RLock()  # one thread at a time plans or compiles
 _KNOWN: WeakKeyDictionary[Learner, Known] = WeakKeyDictionary()
 
 
 def known_of(learner: Learner) -> Known:
     """Returns the record of a learner, which is deleted with it."""
-    found = _KNOWN.get(learner)
-    if found is None:
-        with LOCK:
-            found = _KNOWN.setdefault(learner, Known())
-    return found
+    return _KNOWN.get(learner) or _KNOWN.setdefault(learner, Known())
 
 
 def signature(
@@ -180,12 +180,13 @@ def _plain(value: Any) -> Any:
     return id(value) if callable(value) else None
 
 
+@exclusive
 def estimate(learner: Learner, tasks: Task, *, recompute: bool = False) -> Estimate:
     """Estimates the memory of one task's meta-step, by running it on tensors without storage."""
     key = (signature(learner, index(tasks, slice(0, 1))), recompute)
     seen = known_of(learner).estimates
-    with LOCK:
-        if key not in seen:
+    if key not in seen:
+        with explained(learner, tasks):
             seen[key] = _measure(learner, tasks, recompute)
     return seen[key]
 
@@ -194,7 +195,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     parameters = [p for p in learner.parameters() if p.requires_grad]
 
     def run(mode: Any) -> Estimate:
-        with mode, torch.random.fork_rng(devices=[]):
+        with mode, generators_kept():
             one = tree_map(lambda t: torch.zeros(1, *t.shape[1:], dtype=t.dtype, device=t.device), tasks)
             FOLDS.append([])
             # inner steps that are computed again in the backward pass would count their batches
@@ -205,7 +206,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
                     torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
         return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]), tracker.calls, tracker.written)
 
-    before = chosen(learner, "meta_loss")
+    known, before = chosen(learner, "meta_loss"), snapshot(learner)
     noise = logging.getLogger("torch._subclasses.fake_tensor")
     level = noise.level
     noise.setLevel(logging.CRITICAL)  # a network's own mistake is reported when it runs
@@ -218,8 +219,21 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     finally:
         FOLDS.clear()
         noise.setLevel(level)
-        if before is None:  # the way that works on these tensors may not work on real ones
+        restore(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
+        if known is None:  # the way that works on these tensors may not work on real ones
             forget(learner)
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """A context after which the generators of torch, NumPy and Python are as before."""
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)
 
 
 class Tracker(TorchDispatchMode):
@@ -234,7 +248,7 @@ class Tracker(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.calls += 1
         for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta" and tensor.layout == torch.strided:
                 self._count(tensor.untyped_storage())
         return out
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from upstairs.core import Examples, Learner
 from upstairs.data.episodes import Episodes
+from upstairs.functional.exclusive import alone
 from upstairs.tree import to_device_of
 
 PART = 256  # examples that are embedded at a time
@@ -46,14 +47,16 @@ def embedded(
     source, given = episodes.source, (learner, episodes)
     sizes = [len(rows) for rows in source.rows]
     drawn = tasks * (episodes.largest_way or 1) * (episodes.shot[1] + episodes.query)
-    if type(episodes) is not Episodes or source.augment or episodes.speakers or drawn <= sum(sizes):
+    if type(episodes) is not Episodes or source.augment or episodes.speakers or not 0 < sum(sizes) < drawn:
         return given
     if not learner.embeds_alone or next(learner.parameters(), None) is None:
         return given  # without parameters it compares raw inputs
     turns = torch.tensor(source.turns or (0,) * len(sizes)).repeat_interleave(torch.tensor(sizes))
     rows, vectors = torch.from_numpy(np.concatenate(source.rows)), list[Tensor]()
     for part in torch.arange(sum(sizes)).split(PART):
-        vectors.append(learner.embed(to_device_of(learner, source.gather(rows[part], turns[part]))).cpu())
+        x = to_device_of(learner, source.gather(rows[part], turns[part]))
+        with alone():
+            vectors.append(learner.embed(x).cpu())
         if vectors[0][0].nbytes * sum(sizes) > MOST:
             return given
         progress((int(part[-1]) + 1) / sum(sizes))

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from upstairs.functional.batching.norms import tracks_statistics
 from upstairs.functional.batching.tensor import RECORDS, BatchedTensor
+from upstairs.functional.exclusive import alone
 
 Params = dict[str, Tensor]
 _TIED: WeakKeyDictionary[nn.Module, list[list[str]]] = WeakKeyDictionary()
@@ -99,24 +100,25 @@ def _run(layers: dict[str, nn.Module], params: Params, x: Any) -> Any:
 
 def _call(net: nn.Module, params: Params, args: tuple[Any, ...]) -> Any:
     before, flat = [], []
-    try:
-        for name, value in params.items():
-            *path, attribute = _PATHS.get(name) or _PATHS.setdefault(name, name.split("."))
-            module: Any = net
-            for child in path:  # `get_submodule` takes three times as long
-                module = module._modules[child]
-            before.append((module, attribute, module._parameters[attribute]))
-            module._parameters[attribute] = value
-            if isinstance(module, nn.RNNBase) and not any(module is m for m, _ in flat):
-                flat.append((module, module._flat_weights))
-        for module, _ in flat:
-            module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
-        return net(*args)
-    finally:
-        for module, attribute, value in before:
-            module._parameters[attribute] = value
-        for module, weights in flat:
-            module._flat_weights = weights
+    with alone():
+        try:
+            for name, value in params.items():
+                *path, attribute = _PATHS.get(name) or _PATHS.setdefault(name, name.split("."))
+                module: Any = net
+                for child in path:  # `get_submodule` takes three times as long
+                    module = module._modules[child]
+                before.append((module, attribute, module._parameters[attribute]))
+                module._parameters[attribute] = value
+                if isinstance(module, nn.RNNBase) and not any(module is m for m, _ in flat):
+                    flat.append((module, module._flat_weights))
+            for module, _ in flat:
+                module._flat_weights = [getattr(module, n) for n in module._flat_weights_names]
+            return net(*args)
+        finally:
+            for module, attribute, value in reversed(before):  # a module may be there twice, by two names
+                module._parameters[attribute] = value
+            for module, weights in flat:
+                module._flat_weights = weights
 
 
 class cache_frozen_modules:

@@ -3,7 +3,7 @@
     updates, state = rule.update(grads, state, params);   params + updates is the next iterate
 
 `SGD`, `Adam`, `AdamW` and `RMSprop` equal torch.optim's up to rounding. Each hyperparameter is a float, a tensor, or a
-mapping from parameter names to tensors (a learning rate for each layer), and the updates are differentiable in it.
+mapping from names of parameters or modules to them (a learning rate for each layer); updates are differentiable in it.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.call import Params
 from upstairs.functional.differentiate import inner_step
 
-Number = float | Tensor | Mapping[str, Tensor]
+Number = float | Tensor | Mapping[str, float | Tensor]
 
 
 @runtime_checkable
@@ -187,8 +187,20 @@ def _root(square: Tensor) -> Tensor:
 
 
 def _of(number: Number, name: str) -> Any:
-    """Returns the hyperparameter for one parameter."""
-    return number[name] if isinstance(number, Mapping) else number
+    """Returns the hyperparameter for one parameter: in a mapping, that of the longest name it starts with.
+
+    Raises:
+        UpstairsError: the mapping has none.
+    """
+    if not isinstance(number, Mapping):
+        return number
+    fitting = [key for key in number if f"{name}.".startswith(f"{key}.")]
+    if not fitting:
+        raise UpstairsError(
+            f"there is a number for {', '.join(number)} and none for the parameter '{name}': add it, or the name of a "
+            "module around it"
+        )
+    return number[max(fitting, key=len)]
 
 
 def _decayed(g: Tensor, p: Tensor, decay: Number, name: str) -> Tensor:
@@ -202,6 +214,32 @@ def _is_zero(number: Number) -> bool:
 
 def _zeros(params: Params) -> Params:
     return {n: torch.zeros_like(p) for n, p in params.items()}
+
+
+@dataclass(eq=False)
+class Clipped:
+    """A rule whose gradient is scaled down to the length `norm` where it is longer, for each task on its own.
+
+    g <- g min(1, norm / |g|),   |g| over all parameters, as in torch.nn.utils.clip_grad_norm_
+
+    GradientLearner(net, Clipped(SGD(0.4), norm=1.0), way=5)
+    """
+
+    rule: UpdateRule
+    norm: float
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+        if not self.norm > 0:
+            raise UpstairsError(f"`norm` is {self.norm}: give a length above 0")
+
+    def init(self, params: Params) -> Any:
+        return self.rule.init(params)
+
+    def update(self, grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
+        length = _root(torch.stack([g.square().sum() for g in grads.values()]).sum())
+        factor = (self.norm / (length + 1e-6)).clamp(max=1.0)
+        return self.rule.update({name: factor * g for name, g in grads.items()}, state, params)
 
 
 class LearnedRates(nn.Module):

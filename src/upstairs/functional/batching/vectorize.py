@@ -10,12 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_map
 
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching import kernels
 from upstairs.functional.batching.norms import GATHERING, gather, tracks_statistics
 from upstairs.functional.batching.tensor import stack, unstack
+from upstairs.functional.exclusive import exclusive
+from upstairs.functional.purity import check_unchanged, restore, snapshot
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
 
@@ -32,6 +35,7 @@ _SIMPLE = (nn.Linear, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, 
 _SIMPLE += (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Embedding)
 
 
+@exclusive
 def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, name: str = "") -> Any:
     """Runs `function` on every task; each leaf of `tasks` (a tuple of arguments) and of the result has a task axis.
 
@@ -47,16 +51,20 @@ def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, nam
         if name in chosen:
             return _WAYS[chosen[name].how](function, tasks, count)
         whys: list[str] = []
+        traced = _get_current_dispatch_mode() is not None  # by a plan or a compiler, which check for themselves
+        before = [] if traced else snapshot(owner)
         for how, way in _WAYS.items():
             if how == "vmap" and tracks_statistics(owner):
                 whys.append("vmap: batch norm with running statistics")
                 continue
             try:
                 result = way(function, tasks, count)
-            except UpstairsError:
-                raise
-            except Exception as error:
-                if how == "loop" or out_of_memory(error):
+                check_unchanged(before)
+            except BaseException as error:
+                restore(before)
+                if how == "loop" or out_of_memory(error) or not isinstance(error, Exception):
+                    raise
+                if isinstance(error, UpstairsError):
                     raise
                 whys.append(f"{how}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
                 continue

@@ -19,7 +19,7 @@ from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import EXACT, Differentiation, FirstOrder, Implicit, at_step, inner_step
 from upstairs.functional.inner_loop import inner_loop
-from upstairs.functional.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule
+from upstairs.functional.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule, check_rule
 from upstairs.nets.norm import is_transductive
 from upstairs.nets.text import Tokens
 from upstairs.tree import modules_of, named_parameters_of
@@ -56,6 +56,9 @@ class GradientLearner(Learner[Params]):
         self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
         self.batch, self.way = batch, way
         self.outputs: int | None = way
+        check_rule(rule)
+        if way is not None and way < 1:
+            raise UpstairsError(f"`way` is {way}: give the number of classes, or None where the outputs are no classes")
         if not self.adapting():
             names = ", ".join(name for name, _ in net.named_parameters())
             raise UpstairsError(f"no parameter of the network would adapt: `fast` chose none of {names}")
@@ -115,7 +118,7 @@ class GradientLearner(Learner[Params]):
                 f"{type(self.net).__name__} returned a {type(prediction).__name__} and a learner needs one tensor: "
                 "wrap it in a module whose forward returns the one to predict with"
             )
-        return prediction if self.way is None else prediction[..., : self.way]
+        return prediction if self.way is None else prediction[:, : self.way]  # classes follow the examples, as in torch
 
     def loss(self, params: Params, examples: Examples) -> Float[Tensor, ""]:
         """Returns the mean loss over the real examples."""
