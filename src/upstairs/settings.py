@@ -54,6 +54,13 @@ class DataOptions:
         "The table's columns for text and label, such as utterance,intent or title+body,label; by number, such as 2,1, "
         "if it has no header row. Left out: found by name.",
     )
+    target: str | None = option(
+        None, "Regression tables: the columns to predict, such as load; --columns names the inputs. Left out: the last."
+    )
+    task_column: str | None = option(
+        None,
+        "Regression tables: the column that names the task of each row. Left out: found by name (city, site, ...).",
+    )
     encoding: str | None = option(
         None, "Encoding of tables and texts, such as cp1252 or gb18030. Left out: UTF-8, or what is detected."
     )
@@ -236,13 +243,15 @@ def check_option(one: Field[Any], kinds: tuple[Any, ...], value: Any) -> None:
 class Settings(DataOptions, TrainingTaskOptions, NetworkOptions, TrainingOptions):
     """The settings of a run: the options of every run, and the learner's own options in `own`.
 
-    `task_kind` and `classes` (the number of training classes) are derived. `way` is None for regression.
+    `task_kind`, `classes` (the number of training classes) and `outputs` (of regression targets) are derived. `way` is
+    None for regression.
     """
 
     learner: str
     own: LearnerOptions = field(default_factory=LearnerOptions)
     task_kind: TaskKind = "classification"
     classes: int | None = None
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -14,7 +14,6 @@ from upstairs.data.source import Source
 from upstairs.data.tables import DELIMITERS, decode, join_names, plain_labels, read_rows, read_table, split_names
 from upstairs.data.text.tables import from_dataset, is_text, open_texts, read_texts, texts_of
 from upstairs.errors import UpstairsError
-from upstairs.training.inputs import Inputs, read_support
 
 ROWS = [(f"please help me, {word} {i}", word) for word in ("late", "refund", "close") for i in range(4)]
 
@@ -296,8 +295,6 @@ def test_labels_in_python() -> None:
     for y in ([0.0, float("nan")], ["a", None], np.array([1, None], object)):
         with pytest.raises(UpstairsError, match="label 1 is missing"):
             Source.from_arrays(np.zeros((2, 3)), y)
-    with pytest.raises(UpstairsError, match="input 1 of the support set has no label"):
-        read_support((np.zeros((2, 3)), [0.0, float("nan")]), Inputs((3,), None))
 
     class Data(list):
         features = {"label": type("Names", (), {"int2str": lambda self, k: ("no", "yes")[k]})()}  # noqa: RUF012

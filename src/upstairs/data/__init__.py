@@ -10,6 +10,7 @@ KINDS: dict[str, str] = {
     "table": "texts: a .csv, .tsv, .jsonl or .parquet with a column of texts and one of labels (--columns TEXT,LABEL)",
     "texts": "a folder with a folder of .txt files for each class, or CLINC150's with data_full.json",
     "languages": "texts: which language is it? names of things in 140 languages (needs Babel, extra [text])",
+    "rows": "regression: a table with a column that names the task (site, city, ...) and columns of numbers (--target)",
     "sounds": "recordings as class/file, in a folder or a zip, or named by an index.tsv (needs extra [audio])",
     "sinusoid": "regression: a sinusoid for each task (Finn 2017)",
     "gp": "regression: a sample of a Gaussian process for each task, whose best possible prediction is known",

@@ -28,6 +28,7 @@ CODES = (  # encodings that are detected
 )  # fmt: skip
 MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a"})
 LARGEST = 2**30  # the most bytes of an unpacked table
+HEAD = 2**16  # bytes that tell what a table holds
 SHOWN = 5  # rows that an error names
 
 
@@ -107,14 +108,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return table.rows
 
 
-def read_table(path: Path, *, encoding: str | None = None) -> DataTable:
-    """Reads a table, whose kind is that of its first bytes or of its extension.
+def read_table(path: Path, *, encoding: str | None = None, head: bool = False) -> DataTable:
+    """Reads a table, whose kind is that of its first bytes or of its extension; with `head` its first rows alone.
 
     Raises:
         UpstairsError: a file that is no table or is damaged, or a package that is not installed.
     """
+    lines = path.suffix.lower() in (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(HEAD) if head and lines else file.read()
+        if head and lines and len(data) == HEAD:
+            data = data.rpartition(b"\n")[0]
         if data[:2] == b"\x1f\x8b":
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.source import InputFormat, as_floats
-from upstairs.data.tables import plain_labels
 from upstairs.errors import UpstairsError
 
 Items = Sequence[Any] | np.ndarray | Tensor
@@ -52,13 +51,6 @@ class Inputs:
         return cls(tuple(meta["shape"]), read_format(form) if form else None)
 
 
-def items_of(items: Any) -> Items:
-    """Returns inputs as a sequence: a single text, path, picture or open file is one input."""
-    if isinstance(items, str | Path | bytes) or hasattr(items, "read") or hasattr(items, "getpixel"):
-        return [items]
-    return items if hasattr(items, "__len__") else list(items)
-
-
 def read_support(support: Support, inputs: Inputs, *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
     """Returns labels, raw inputs, and the class number of each input.
 
@@ -66,20 +58,17 @@ def read_support(support: Support, inputs: Inputs, *, least: int = 2) -> tuple[l
         UpstairsError: fewer than `least` classes, a class without examples, or missing inputs.
     """
     if isinstance(support, str | Path):
-        support = reader_of(inputs.format).support(Path(support))
+        support = reader_of(inputs.format).support(Path(support), None)
     if not isinstance(support, Mapping):
-        x, y = map(items_of, support)
+        x, y = support
         if len(x) != len(y):
             raise UpstairsError(
                 f"the support set has {len(x)} inputs and {len(y)} labels: give one label for each input"
             )
         groups: dict[str, list[Any]] = {}
-        for number, (item, label) in enumerate(zip(x, plain_labels(list(y)), strict=True)):
-            if label is None:
-                raise UpstairsError(f"input {number} of the support set has no label ({y[number]}): leave it out")
-            groups.setdefault(label, []).append(item)
+        for item, label in zip(x, y, strict=True):
+            groups.setdefault(str(label.item() if hasattr(label, "item") else label), []).append(item)
         support = groups
-    support = {label: items_of(items) for label, items in support.items()}
     if len(support) < least:
         raise UpstairsError(f"the support set has {len(support)} classes: give {least} or more, each with an example")
     for label, items in support.items():

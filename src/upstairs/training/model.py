@@ -15,7 +15,7 @@ from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, save_tensors, versions
 from upstairs.training.checkpoint import load_weights
-from upstairs.training.inputs import Inputs, Items, items_of
+from upstairs.training.inputs import Inputs, Items
 
 NONE = "none of these"
 
@@ -37,7 +37,6 @@ class Model:
 
     def logits(self, items: Items) -> Float[Tensor, "n way"]:
         """Returns the logits of each input (columns as `labels`); inputs do not affect each other."""
-        items = items_of(items)
         with evaluating(self.learner):
             check_measured(self.learner)
             parts = [

@@ -234,7 +234,7 @@ def _labelled(
     return Texts([texts[i] for i in keep], own, groups and [groups[i] for i in keep], [note for note in notes if note])
 
 
-def texts_of(path: Path, columns: str | None = None, *, encoding: str | None = None) -> list[str]:
+def texts_of(path: Path, columns: str | None = None) -> list[str]:
     """Returns the texts of a file: a table's text column, or the non-empty lines of a .txt or any other file.
 
     Args:
@@ -242,7 +242,7 @@ def texts_of(path: Path, columns: str | None = None, *, encoding: str | None = N
     """
     if table_kind(path) not in (*TABLES, *OTHERS) or table_kind(path) == ".txt":
         return [line for line in as_text(path).splitlines() if line.strip()]
-    table = read_table(path, encoding=encoding)
+    table = read_table(path)
     names: list[str] = []
     if table.rows:
         table, names, _ = _columns(table, columns, labels=False)
