@@ -339,11 +339,23 @@ def test_cut_texts_are_counted(tmp_path: Path) -> None:
     rows = [(f"{text} {i}", label) for i, (text, label) in enumerate(rows)]
     source = open_texts(table(tmp_path / "a.csv", rows))
     assert source.feature_shape[0] == 78
-    assert source.summary.endswith("; 3 of 72 texts are longer than 78 words and were cut: --words 308")
+    assert source.summary.endswith("; 3 of 72 texts are longer than 78 words and were cut: --words 308 reads more")
     assert open_texts(tmp_path / "a.csv", words=308).summary == "72 texts of 3 classes from a.csv"
     assert open_texts(tmp_path / "a.csv", words=5).feature_shape[0] == 5
     short = open_texts(table(tmp_path / "b.csv"))
     assert short.feature_shape[0] == 6 and short.summary == "12 texts of 3 classes from b.csv"
+
+
+def test_labels_that_differ_in_capitals_alone(tmp_path: Path) -> None:
+    source = open_texts(table(tmp_path / "a.csv", [*ROWS, ("a parcel", "Late"), ("my parcel", "Late ")]))
+    assert len(source) == 4 and source.summary.endswith("; 'Late' and 'late' are two classes")
+
+
+def test_texts_that_are_lists(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": ["a", "b"], "label": "x"}, {"text": 7, "label": "x"}]))
+    with pytest.raises(UpstairsError, match="row 1, text, is empty or no text: fix"):
+        read_texts(tmp_path / "a.json")
+    assert pairs(tmp_path / "a.json", skip_bad=True) == [("7", "x")]
 
 
 def test_folders_of_texts_in_other_encodings(tmp_path: Path) -> None:

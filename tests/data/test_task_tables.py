@@ -66,6 +66,7 @@ def test_what_is_no_table_of_tasks(tmp_path: Path) -> None:
     cases = {
         "texts.csv": (["text", "city", "label"], [["hello", "a", 1]]),
         "labels.csv": (["city", "price", "label"], [["a", 1, "x"]]),
+        "remarks.csv": (["city", "remark", "stars"], [["a", "not so good", 1]]),
         "two.csv": (["city", "price"], [["a", 1]]),
         "none.csv": (["a", "b", "c"], [["a", 1, 1]]),
     }

@@ -7,7 +7,7 @@ KINDS: dict[str, str] = {
     "zip": "the same in a zip, read without unpacking",
     "omniglot": "the folder with images_background.zip, images_evaluation.zip and splits/vinyals, or one zip alone",
     "cifar": "the folder with sheets/ and splits/: --split cifar-fs or fc100",
-    "table": "texts: a .csv, .tsv, .jsonl or .parquet with a column of texts and one of labels (--columns TEXT,LABEL)",
+    "table": "texts: .csv, .tsv, .json, .jsonl, .xlsx or .parquet, with texts and labels (--columns TEXT,LABEL)",
     "texts": "a folder with a folder of .txt files for each class, or CLINC150's with data_full.json",
     "languages": "texts: which language is it? names of things in 140 languages (needs Babel, extra [text])",
     "rows": "regression: a table with a column that names the task (site, city, ...) and columns of numbers (--target)",

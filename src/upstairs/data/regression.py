@@ -168,7 +168,7 @@ class Rows(NamedTuple):
 
 
 def is_task_table(data: str | Path) -> bool:
-    """Returns whether this is a table with a column that names a task, no text, and numbers in the last column."""
+    """Returns whether this is a table with a column that names a task, no texts, and numbers in the last column."""
     path = Path(data)
     if not is_table(path):
         return False
@@ -179,7 +179,8 @@ def is_task_table(data: str | Path) -> bool:
     names = [name_key(name) for name in table.columns]
     if not {*TASKS} & {*names} or {*NAMES["text"]} & {*names} or len(names) < 3:
         return False
-    return _numeric(table, table.columns[-1])
+    spaces = [sum(str(row.get(name)).count(" ") for row in table.rows) for name in table.columns]
+    return max(spaces) < 2 * len(table.rows) and _numeric(table, table.columns[-1])
 
 
 def read_points(

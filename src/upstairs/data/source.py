@@ -76,6 +76,10 @@ class InputFormat(ABC):
                 progress(done, len(items))
         return np.stack(rows)
 
+    def cut(self, texts: Sequence[str]) -> str:
+        """Returns a note on texts that are longer than what is read; empty where there are none."""
+        return ""
+
     @property
     def units(self) -> tuple[float, ...]:
         """The unit of each regression target, by which predictions and errors are multiplied; empty: they have none."""

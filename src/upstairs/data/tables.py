@@ -27,7 +27,7 @@ CODES = (  # encodings that are detected
     "cp1256", "cp1257", "tis-620", "mac-roman", "cp850",
 )  # fmt: skip
 MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a"})
-LARGEST = 2**30  # the most bytes of an unpacked table
+LARGEST = 2**29  # the most bytes of an unpacked table
 HEAD = 2**16  # bytes that tell what a table holds
 SHOWN = 5  # rows that an error names
 

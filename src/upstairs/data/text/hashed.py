@@ -50,6 +50,10 @@ class TextFormat(InputFormat):
     def shape(self) -> tuple[int, ...]:
         return self.words, TOKENS
 
+    def cut(self, texts: Sequence[str]) -> str:
+        lengths = [len(words_of(text)) for text in texts]
+        return cut_note([length > self.words for length in lengths], f"{self.words} words", min(4096, max(lengths)))
+
     def read(self, item: Any, *, name: str | None = None) -> UInt16[np.ndarray, "words tokens"]:
         """Reads one text as a row.
 
@@ -60,6 +64,12 @@ class TextFormat(InputFormat):
         for place, tokens in zip(range(self.words), hashed(as_text(item, name)), strict=False):
             row[place, : len(tokens)] = tokens
         return row
+
+
+def cut_note(long: Sequence[bool], read: str, words: int | None = None) -> str:
+    """Returns a note on the texts that are longer than what is read, with the `words` that would read all of them."""
+    way = f": --words {words} reads more" if words else ""
+    return f"{sum(long)} of {len(long)} texts are longer than {read} and were cut{way}" if any(long) else ""
 
 
 def as_text(item: Any, name: str | None = None) -> str:
@@ -176,13 +186,12 @@ def text_source(
             f"{missing[0]}: give each text a label, or leave it out"
         )
     own_names = [str(label) for label in names]
-    if format is None or isinstance(format, TextFormat):
+    if format is None:
         lengths = np.array([len(words_of(text)) for text in read])
         suited = max(min(64, lengths.max()), np.quantile(lengths, 0.95, method="higher"))
-        format = format or TextFormat(int(min(LONGEST_TEXT, suited)))
-        if (cut := int((lengths > format.words).sum())) and summary:
-            summary += f"; {cut} of {len(read)} texts are longer than {format.words} words and were cut: "
-            summary += f"--words {min(4096, lengths.max())}"
+        format = TextFormat(int(min(LONGEST_TEXT, suited)))
+    if summary and (note := format.cut(read)):
+        summary += f"; {note}"
     inputs = format.read_many(read, progress)
     order = sorted(set(own_names))
     place = {label: k for k, label in enumerate(order)}

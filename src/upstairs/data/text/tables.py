@@ -216,7 +216,7 @@ def _labelled(
             given = f" ({values[i]!r:.40})" if values[i] not in (None, "") else ""
             bad[i + 1] = f"{row(i)} has no {what[1]}{given}"
         elif i + 1 not in bad and is_blank(text):
-            bad[i + 1] = f"{row(i)}, {what[0]} is empty" if what[0] else f"{row(i)} is empty"
+            bad[i + 1] = f"{row(i)}, {what[0]} is empty or no text" if what[0] else f"{row(i)} is empty"
     left_out = check_rows(name, bad, skip=skip)
     seen: dict[str, dict[str, int]] = defaultdict(dict)
     for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
@@ -231,6 +231,10 @@ def _labelled(
         example = texts[min(several[0].values())]
         notes.append(f"{len(several)} with several labels, such as {example[:60]!r}: {', '.join(sorted(several[0]))}")
     own = [str(labels[i]) for i in keep]
+    kinds = sorted(set(own))
+    alike = {name_key(label): label for label in kinds}
+    if other := next((label for label in kinds if alike[name_key(label)] != label), None):
+        notes.append(f"{other!r} and {alike[name_key(other)]!r} are two classes")
     return Texts([texts[i] for i in keep], own, groups and [groups[i] for i in keep], [note for note in notes if note])
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Int32
 from upstairs.data.cache import Progress
 from upstairs.data.source import InputFormat
 from upstairs.data.text.embeddings import load_encoder
-from upstairs.data.text.hashed import as_text
+from upstairs.data.text.hashed import as_text, cut_note
 from upstairs.errors import UpstairsError
 
 
@@ -32,6 +32,11 @@ class PieceFormat(InputFormat):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.length,)
+
+    def cut(self, texts: Sequence[str]) -> str:
+        most = load_encoder(self.model).most
+        long = [len(ids) > self.length for ids in _ids(self.model, texts, self.length + 1)]
+        return cut_note(long, f"{self.length} tokens", most if most > self.length else None)
 
     def read(self, item: Any, *, name: str | None = None) -> Int32[np.ndarray, " length"]:
         return self.read_many([as_text(item, name)])[0]
