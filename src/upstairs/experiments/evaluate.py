@@ -14,6 +14,7 @@ from upstairs.console import counting
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
+from upstairs.data.regression import sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
@@ -162,7 +163,8 @@ def choose_episodes(
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:
-        return Episodes(source, way=way, shot=shot, query=query or 15), name, part
+        query = query or sizes_that_fit(source, shot, 15)[1]
+        return Episodes(source, way=way, shot=shot, query=query), name, part
     if way is None:
         way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
     smallest = min((len(rows) for rows in source.rows), default=0)

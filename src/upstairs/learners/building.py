@@ -68,7 +68,10 @@ def on_net(make: Callable[..., Learner]) -> Build:
     """Returns a builder that calls `make` with a network with a last layer."""
 
     def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
-        net, own = make_net(settings, shape, 1 if way is None else way), own_options(settings, GradientOptions)
+        net, own = (
+            make_net(settings, shape, settings.outputs if way is None else way),
+            own_options(settings, GradientOptions),
+        )
         return make(net, way=way, inner_lr=own.inner_lr, steps=own.inner_steps, batch=own.inner_batch)
 
     return build

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from upstairs.data.open import with_paths
-from upstairs.data.regression import FUNCTIONS
+from upstairs.data.open import is_regression, with_paths
+from upstairs.data.regression import sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import ObjectOptions, changed, check_names, entry, make_settings, options_of
@@ -62,7 +62,7 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
     check_names(learner, values)
     values = with_paths({name: value for name, value in values.items() if value is not None})
     kinds: list[TaskKind] = [kind for kind in entry(learner).kinds if kind != "regression"]
-    if regression if regression is not None else values.get("data") in FUNCTIONS:
+    if regression if regression is not None else is_regression(values):
         kinds = ["regression"]
     extra: dict[str, Any] = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
     if values.get("start_from"):  # replaces pretraining
@@ -110,7 +110,11 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
     if settings.task_kind == "regression":
         if settings.hard or settings.pretrain:
             raise UpstairsError(f"`hard` and `pretrain` are about classes and {source.name} has none: leave them out")
-        return fit_validations(settings, given)
+        shot, query = sizes_that_fit(source, settings.shots[1], settings.query)
+        if "shot" not in given and shot < settings.shots[1]:
+            settings = replace(settings, shot=str(shot))
+        query = settings.query if "query" in given else query
+        return fit_validations(replace(settings, query=query, outputs=source.targets), given)
     if settings.hard and source.parts:
         raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))

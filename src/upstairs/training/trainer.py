@@ -12,6 +12,7 @@ from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
+from upstairs.data.regression import sizes_that_fit
 from upstairs.data.seeds import hash_seed, stream_seeds, task_seed
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
@@ -128,7 +129,7 @@ class Trainer:
 def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episodes | None:
     """Returns 5-way 1-shot tasks (of fewer classes if necessary) or None; for regression, tasks of `shot` examples."""
     if source.functions:
-        return Episodes(source, shot=shot, query=15)
+        return Episodes(source, shot=shot, query=sizes_that_fit(source, shot, 15)[1])
     smallest = min((len(rows) for rows in source.rows), default=0)
     if len(source) < 2 or smallest < 2:
         return None
