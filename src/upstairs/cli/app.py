@@ -37,7 +37,7 @@ from upstairs.cli.options import (
     parse_run,
 )  # fmt: skip
 from upstairs.cli.signals import interrupt_on_terminate
-from upstairs.engine.allocator import keep_freed_memory
+from upstairs.engine.allocator import keep_freed_memory, sleep_while_waiting
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import LEARNERS
 from upstairs.settings import COMMON, options_in
@@ -360,6 +360,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     interrupt_on_terminate()
+    sleep_while_waiting()
     keep_freed_memory()
     try:
         run_command(sys.argv[1:])
