@@ -88,7 +88,7 @@ class Inputs:
                 )
             return shape == self.shape
         if self.kind != "image":
-            return False
+            return self.kind == "array" and len(shape) <= len(self.shape)
         one = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
         if one and self.shape[0] == 1 and len(shape) == 3 and shape[0] == 3 and shape[2] not in (1, 3, 4):
             raise UpstairsError(
