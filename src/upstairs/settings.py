@@ -50,8 +50,27 @@ class DataOptions:
     split_seed: int = option(0, "Seed of a random split.")
     mix: str | None = option(None, "Shares of several data sets (--data 'A + B'), such as 2,1. Left out: equal.")
     columns: str | None = option(
-        None, "The table's columns for text and label, such as utterance,intent. Left out: found by name."
+        None,
+        "The table's columns for text and label, such as utterance,intent or title+body,label; by number, such as 2,1, "
+        "if it has no header row. Left out: found by name.",
     )
+    target: str | None = option(
+        None, "Regression tables: the columns to predict, such as load; --columns names the inputs. Left out: the last."
+    )
+    task_column: str | None = option(
+        None,
+        "Regression tables: the column that names the task of each row. Left out: found by name (city, site, ...).",
+    )
+    encoding: str | None = option(
+        None, "Encoding of tables and texts, such as cp1252 or gb18030. Left out: UTF-8, or what is detected."
+    )
+    words: int | None = option(
+        None,
+        "Texts: number of words that are read, with --net pretrained of tokens. Left out: what 95% of the texts have, "
+        "at most 512 words.",
+        least=1,
+    )
+    skip_bad: bool = option(False, "Leave out inputs that cannot be read or have no label, and say so.")
     encoder: str | None = option(
         None,
         "Texts: a pretrained transformer, by folder or name. Its features are used; --net pretrained trains it. "
@@ -153,15 +172,19 @@ class TrainingOptions:
     pretrain: float = option(
         0.0, "Share of the budget for pretraining, which classifies all training classes.", least=0, below=1
     )
-    validations: int = option(10, "Number of validations.", least=1)
-    validation_tasks: int = option(100, "Number of validation tasks.", least=1)
+    validations: int = option(10, "Number of validations; fewer by default where the budget is small.", least=1)
+    validation_tasks: int = option(
+        100, "Number of validation tasks; fewer by default where the budget is small, at least 20.", least=1
+    )
     patience: int | None = option(
         None,
         "Stop early after this number of validations in a row without a better one. Left out: the budget is spent.",
         least=1,
     )
     seed: int = option(0, "Seed of the initialisation and of the training tasks.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Device: auto is CUDA if available.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "Device: auto is CUDA if available; mps is Apple's GPU."
+    )
     chunk: int | None = option(
         None, "Number of tasks computed at a time, which changes only the speed. Left out: as many as fit.", least=1
     )
@@ -224,13 +247,15 @@ def check_option(one: Field[Any], kinds: tuple[Any, ...], value: Any) -> None:
 class Settings(DataOptions, TrainingTaskOptions, NetworkOptions, TrainingOptions):
     """The settings of a run: the options of every run, and the learner's own options in `own`.
 
-    `task_kind` and `classes` (the number of training classes) are derived. `way` is None for regression.
+    `task_kind`, `classes` (the number of training classes) and `outputs` (of regression targets) are derived. `way` is
+    None for regression.
     """
 
     learner: str
     own: LearnerOptions = field(default_factory=LearnerOptions)
     task_kind: TaskKind = "classification"
     classes: int | None = None
+    outputs: int = 1
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -70,7 +70,9 @@ ROWS = [("pay my bill", "bills"), ("due bill, please", "bills"), ("play jazz", "
 
 def write(path: Path, header: tuple[str, ...] = ("utterance", "intent")) -> Path:
     if path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in ROWS) + "\n\n")
+        path.write_text(
+            "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in ROWS) + "\n\n", encoding="utf-8"
+        )
     else:
         mark = "\t" if path.suffix == ".tsv" else ","
         quoted = [mark.join(f'"{value}"' for value in row) for row in [header, *ROWS]]
@@ -89,7 +91,7 @@ def test_tables(kind: str, tmp_path: Path) -> None:
     assert source.labels == ("bills", "music") and source.feature_shape == (4, TOKENS) and source.name == "mine"
     assert source.inputs[source.rows[1][0]].tolist() == TextFormat(4).read("play jazz").tolist()
     swapped = write(tmp_path / f"other.{kind}", ("a", "b"))
-    with pytest.raises(UpstairsError, match="it has a, b; name them as `columns`"):
+    with pytest.raises(UpstairsError, match="it has 'a', 'b'; name them as `columns` a,b"):
         read_texts(swapped)
     assert read_texts(swapped, "a, b").labels == found.labels
     for columns, message in (("a", "give two"), ("a,c", "no column 'c'")):
@@ -98,8 +100,11 @@ def test_tables(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_row_with_a_field_too_many(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text,label\nhello,a,more\nthere,b\n")
-    assert read_texts(tmp_path / "a.csv").labels == ["a", "b"]
+    (tmp_path / "a.csv").write_text("text,label\nhello,a,\nhello, you,a\nthere,b\n")
+    with pytest.raises(UpstairsError, match="row 2 has 3 fields and the header 2: fix them, or leave them out by"):
+        read_texts(tmp_path / "a.csv")
+    found = read_texts(tmp_path / "a.csv", skip_bad=True)
+    assert found.labels == ["a", "b"] and found.notes == ["1 row left out (row 2 has 3 fields and the header 2)"]
 
 
 def test_too_few_classes_to_split(tmp_path: Path) -> None:

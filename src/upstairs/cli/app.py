@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,7 +56,14 @@ def demo(
         Path | None,
         arg(help="The folder for the runs, results.json and report.html: runs/demo, for other kinds runs/demo-KIND."),
     ] = None,
-    minutes: Annotated[float, arg(help="Minutes of training for all learners together.")] = 2.5,
+    minutes: Annotated[
+        float | None,
+        arg(
+            metavar="FLOAT",
+            help="Minutes of training for all learners together.",
+            help_behavior_hint="(default: a number of steps, the same on every machine)",
+        ),
+    ] = None,
     tasks: Annotated[int, arg(help="Number of test tasks.")] = 600,
     seed: Annotated[int, arg(help="Seed of all random numbers.")] = 0,
     quiet: Quiet = False,
@@ -351,6 +359,9 @@ def option_names() -> set[str]:
 
 def main() -> None:
     """The entry point: an UpstairsError prints one sentence and exits with status 2, an interruption with 130."""
+    for stream in (sys.stdout, sys.stderr):  # a label may have characters that the terminal lacks
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     interrupt_on_terminate()
     keep_freed_memory()
     try:

@@ -37,11 +37,14 @@ def check_task_sizes(source: Source, way: tuple[int, int] | None, shot: tuple[in
             f"{source.name} has {len(source)} classes and `way` is {way[1]}: lower `way` or add classes"
         )
     need = shot[1] + query
+    if source.functions:
+        source.functions.draw(need, dice(0))  # a table may have too few rows
     for label, rows in zip(source.labels, source.rows, strict=True):
         if len(rows) < need:
             raise UpstairsError(
                 f"class '{label}' of {source.name} has {len(rows)} examples and {shot[1]} shot + {query} "
                 f"query need {need}: add examples, lower `shot` or `query`, or remove the class"
+                f"{source.summary and f' (it was read as {source.summary})'}"
             )
 
 

@@ -1,10 +1,13 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from upstairs.console import counting, tell_user
 from upstairs.data import BUILT_IN
@@ -12,14 +15,16 @@ from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
+from upstairs.data.episodes import Episodes
 from upstairs.data.files import PICTURES, SOUNDS, Files
 from upstairs.data.images.datasets import open_data, open_source
-from upstairs.data.images.folders import files_by_class
-from upstairs.data.images.format import ImageFormat
+from upstairs.data.images.folders import files_by_class, format_for
+from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.mixture import SIGN, mixed_splits
-from upstairs.data.regression import FUNCTIONS, function_splits
+from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
 from upstairs.data.source import InputFormat, Source
-from upstairs.data.splits import Splits
+from upstairs.data.splits import Splits, split_by_class
+from upstairs.data.tables import is_table
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, text_splits
@@ -57,8 +62,25 @@ class DataReader:
 def _texts(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
     return text_splits(
         options.data, split=options.split, seed=options.split_seed, columns=options.columns, encoder=options.encoder,
-        adapted=options.net == "pretrained", format=format, progress=progress,
+        adapted=options.net == "pretrained", words=options.words, encoding=options.encoding,
+        skip_bad=options.skip_bad, format=format, progress=progress,
     )  # fmt: skip
+
+
+def _rows(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    if options.split not in (None, "ratio"):
+        raise UpstairsError(f"`split` is '{options.split}' and {options.data} is split at random: leave it out")
+    return task_splits(
+        Path(options.data), task=options.task_column, inputs=options.columns, targets=options.target,
+        seed=options.split_seed, encoding=options.encoding, skip_bad=options.skip_bad,
+        format=format if isinstance(format, RowFormat) else None,
+    )  # fmt: skip
+
+
+def _row_source(data: str, columns: str | None, format: InputFormat | None, progress: Progress | None) -> Source:
+    if not isinstance(format, RowFormat):
+        raise UpstairsError(f"{data} is a table of regression tasks and the run reads other inputs: give other data")
+    return task_source(Path(data), format)
 
 
 def _sounds(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
@@ -83,6 +105,9 @@ def pixels_of(format: InputFormat | None) -> dict[str, Any]:
     return {"size": format.size, "channels": format.channels, "ink": format.ink}
 
 
+TEXTS_ALONE: dict[str, Any] = dict.fromkeys(("columns", "encoder", "words", "encoding"))  # options of texts, left out
+
+
 def _support_of(files: Files) -> Callable[[Path, str | None], Any]:
     """Returns a reader of support sets in folders, which have no columns."""
 
@@ -100,6 +125,9 @@ READERS = (
         splits=lambda options, format, progress: function_splits(options.data),
         source=lambda data, columns, format, progress: function_splits(data).test,
         support=_support_of(PICTURES), formats=(NoneType,), has_splits=False,
+    ),
+    DataReader(
+        "rows", ("rows",), is_task_table, _rows, _row_source, support=_support_of(PICTURES), formats=(RowFormat,),
     ),
     DataReader(
         "texts", ("table", "texts", "languages"), is_text, _texts,
@@ -124,9 +152,11 @@ READERS = (
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}
 
 
-def reader_for(data: str) -> DataReader:
-    """Returns the reader of a data set; for a mixture, that of its first one."""
+def reader_for(data: str, *, regression: bool = False) -> DataReader:
+    """Returns the reader of a data set; for a mixture, that of its first one; with `regression` that of its tables."""
     first = data.split(SIGN)[0]
+    if regression and is_text(first):
+        return next(reader for reader in READERS if RowFormat in reader.formats)
     return next(reader for reader in READERS if reader.matches(first))
 
 
@@ -176,14 +206,25 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     if len(parts) > 1:
         mix = parse_mix(options.mix) if options.mix else None
         own = [replace(options, data=part, mix=None) for part in parts]
-        own = [one if is_text(one.data) else replace(one, columns=None, encoder=None) for one in own]
+        own = [one if is_text(one.data) else replace(one, **TEXTS_ALONE) for one in own]
         return mixed_splits([open_splits(one, quiet=quiet, format=format) for one in own], mix)
-    reader = reader_for(options.data)
+    reader = reader_for(options.data, regression=asks_regression(vars(options)))
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = reader.splits(options, format, progress)
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
     return limited(splits, options, quiet=quiet)
+
+
+def asks_regression(options: Mapping[str, Any]) -> bool:
+    """Returns whether the options are those of regression tables."""
+    return bool(options.get("target") or options.get("task_column"))
+
+
+def is_regression(options: Mapping[str, Any]) -> bool:
+    """Returns whether the options name data of regression: functions, or a table of numbers."""
+    data = str(options.get("data", "glyphs"))
+    return asks_regression(options) or reader_for(data).name in ("functions", "rows")
 
 
 def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:
@@ -196,6 +237,73 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
         )  # fmt: skip
 
 
+def split_own(data: Any, options: DataOptions) -> Splits:
+    """Splits data that a Python user made: `Splits`, a `Source`, `Episodes`, or a torch `Dataset` (see `read_dataset`).
+
+    A source is split at random by class, by group where it has groups; functions and episodes are for training only,
+    since a function is never drawn twice and other classes are not known.
+
+    Raises:
+        UpstairsError: data of another kind, or too few classes.
+    """
+    if isinstance(data, Splits):
+        return limited(data, options)
+    source = data.source if isinstance(data, Episodes) else data
+    if not isinstance(source, Source):
+        source = read_dataset(data)
+    if source.functions:
+        return Splits(source, source, source)
+    if isinstance(data, Episodes):
+        return Splits(source, source.subset([]), source.subset([]))
+    if options.split not in (None, "group", "ratio"):
+        raise UpstairsError(f"`split` is '{options.split}' and {source.name} is data of your own: give ratio or group")
+    return limited(split_by_class(source, options.split, seed=options.split_seed), options)
+
+
+def read_dataset(dataset: Any) -> Source:
+    """Reads every item of a torch `Dataset`, a pair (input, label), into memory; random transforms are drawn once.
+
+    Inputs are arrays or tensors of one shape, or PIL pictures. `dataset.classes`, if any, names the labels.
+
+    Raises:
+        UpstairsError: no `Dataset` with a length, items that are no such pairs, or inputs of several shapes.
+    """
+    name = type(dataset).__name__
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, Mapping):
+        raise UpstairsError(
+            f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
+            "items are (input, label)"
+        )
+    inputs, labels = [], []
+    for place in range(len(dataset)):
+        item = dataset[place]
+        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]) != 0:
+            raise UpstairsError(f"item {place} of {name} is {_short(item)}: it must be a pair (input, label)")
+        inputs.append(item[0])
+        labels.append(item[1].item() if hasattr(item[1], "item") else item[1])
+    format = None
+    if inputs and all(isinstance(item, Image.Image) for item in inputs):
+        some = inputs[:: max(1, len(inputs) // 32)]
+        format = format_for([read_picture(picture) for picture in some])
+        inputs = [format.read(picture) for picture in inputs]
+    rows = [np.asarray(item) for item in inputs]
+    for place, row in enumerate(rows):
+        if row.shape != rows[0].shape or row.dtype.kind not in "biuf":
+            raise UpstairsError(
+                f"input {place} of {name} is {_short(row)} and input 0 {_short(rows[0])}: give numbers of one shape"
+            )
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, Sequence) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
+        labels = [str(names[k]) for k in labels] if len({*map(str, names)}) == len(names) else labels
+    return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
+
+
+def _short(item: Any) -> str:
+    """Describes a value of a user's data."""
+    shape = getattr(item, "shape", None)
+    return f"a {type(item).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
 def check_data_options(options: DataOptions, parts: list[str]) -> None:
     """Raises UpstairsError for an option that does not apply to this data."""
     if not all(part.strip() for part in parts):
@@ -206,9 +314,14 @@ def check_data_options(options: DataOptions, parts: list[str]) -> None:
         raise UpstairsError(
             f"`spoken` adds made-up words to one data set and `data` is {options.data}: name one, or leave it out"
         )
-    for name in ("columns", "encoder"):
-        if getattr(options, name) and not any(is_text(part) for part in parts):
+    rows = asks_regression(vars(options)) or reader_for(options.data).name == "rows"
+    for name in TEXTS_ALONE:
+        wrong = name in ("encoder", "words") if rows else not any(is_text(part) for part in parts)
+        if getattr(options, name) and wrong:
             raise UpstairsError(f"`{name}` is about texts and {options.data} has none: leave it out")
+    for name in ("target", "task_column"):
+        if getattr(options, name) and (len(parts) > 1 or not is_table(Path(options.data))):
+            raise UpstairsError(f"`{name}` is about a table for regression and {options.data} is none: leave it out")
 
 
 def parse_mix(text: str) -> list[float]:

@@ -35,7 +35,7 @@ class Functions(Protocol):
     @property
     def name(self) -> str: ...
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "n *feature"], Float[Tensor, "n k"]]:
         """Draws one function and returns it at `count` inputs: x and y."""
         ...
 
@@ -75,6 +75,15 @@ class InputFormat(ABC):
             if progress and (done % 1000 == 0 or done == len(items)):
                 progress(done, len(items))
         return np.stack(rows)
+
+    def cut(self, texts: Sequence[str]) -> str:
+        """Returns a note on texts that are longer than what is read; empty where there are none."""
+        return ""
+
+    @property
+    def units(self) -> tuple[float, ...]:
+        """The unit of each regression target, by which predictions and errors are multiplied; empty: they have none."""
+        return ()
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}
@@ -161,6 +170,8 @@ class Source:
             raise UpstairsError(f"{name}: {len(x)} inputs and {len(y)} labels: give one label for each input")
         if len(x) == 0:
             raise UpstairsError(f"{name}: no examples were given")
+        if missing := [i for i, label in enumerate(y.tolist()) if label is None or label != label]:
+            raise UpstairsError(f"{name}: label {missing[0]} is missing ({y[missing[0]]}): give one, or leave it out")
         if x.dtype != np.uint8:
             x = x.astype(np.float32)
             if not np.isfinite(x).all():
@@ -183,14 +194,7 @@ class Source:
         Raises:
             UpstairsError: x or y has another shape.
         """
-        x, y = draw(2, torch.Generator().manual_seed(0))
-        if x.ndim < 2 or y.ndim != 2 or len(x) != 2 or len(y) != 2:
-            raise UpstairsError(
-                f"{name}: for 2 examples x has shape {tuple(x.shape)} and y {tuple(y.shape)}: draw x [count, d] and y "
-                "[count, k]"
-            )
-        nothing = np.zeros((0, *x.shape[1:]), np.float32)
-        return cls(name, nothing, (), (), functions=DrawnFunctions(draw, name))
+        return function_source(DrawnFunctions(draw, name))
 
     def __len__(self) -> int:
         """The number of classes."""
@@ -205,6 +209,11 @@ class Source:
     def task_kind(self) -> TaskKind:
         """The kind of the tasks: regression for functions, else classification."""
         return "regression" if self.functions else "classification"
+
+    @property
+    def targets(self) -> int:
+        """The number of regression targets; 0 for classes."""
+        return self.functions.draw(2, torch.Generator().manual_seed(0))[1].shape[1] if self.functions else 0
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -238,6 +247,22 @@ class Source:
                     seen = x[chosen] if k < 4 else x[chosen].flip(-1)
                     x[chosen] = torch.rot90(seen, k % 4, (-2, -1))
         return x
+
+
+def function_source(functions: Functions, format: InputFormat | None = None, *, summary: str = "") -> Source:
+    """Returns a source of regression tasks: `Episodes(function_source(Sinusoids()), shot=5)`.
+
+    Raises:
+        UpstairsError: x or y has another shape than x [count, d] and y [count, k].
+    """
+    x, y = functions.draw(2, torch.Generator().manual_seed(0))
+    if x.ndim < 2 or y.ndim != 2 or len(x) != 2 or len(y) != 2:
+        raise UpstairsError(
+            f"{functions.name}: for 2 examples x has shape {tuple(x.shape)} and y {tuple(y.shape)}: draw x [count, d] "
+            "and y [count, k]"
+        )
+    nothing = np.zeros((0, *x.shape[1:]), np.float32)
+    return Source(functions.name, nothing, (), (), format=format, functions=functions, summary=summary)
 
 
 def as_floats(rows: np.ndarray) -> Float[Tensor, "n *feature"]:

@@ -40,10 +40,15 @@ def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.
             "arrange the folder as group/class/file, or split by ratio"
         )
     order = [groups[i] for i in torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()]
-    first = min(max(1, round(ratio[0] * len(order))), len(order) - 2)
-    second = min(max(first + 1, first + round(ratio[1] * len(order))), len(order) - 1)
+    first, second = part_sizes(len(order), ratio)
     parts = (order[:first], order[first:second], order[second:])
     return split_by_list(source, *([i for i, g in enumerate(source.groups) if g in part] for part in parts))
+
+
+def part_sizes(count: int, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2)) -> tuple[int, int]:
+    """Returns where validation and test begin among `count` shuffled groups, so that each part has one or more."""
+    first = min(max(1, round(ratio[0] * count)), count - 2)
+    return first, min(max(first + 1, first + round(ratio[1] * count)), count - 1)
 
 
 def split_by_class(

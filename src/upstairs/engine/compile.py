@@ -14,7 +14,7 @@ from upstairs.core import Learner, Task
 from upstairs.engine.plan import estimate, known_of
 from upstairs.engine.rewrite import rewrite_products
 from upstairs.functional.batching.norms import tracks_statistics
-from upstairs.functional.purity import restore, snapshot
+from upstairs.functional.purity import put_back, snapshot
 
 MOST = 8  # shapes of one learner that are compiled; others run eagerly
 PATIENCE = 20  # steps of one shape before `auto` compiles
@@ -131,7 +131,7 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
             shape.refused = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
             log.warning("the meta-step runs eagerly, since it was not compiled: %s", shape.refused)
         finally:
-            restore(before)
+            put_back(before)
     return shape.program
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +31,17 @@ def hardest_classes(predictions: Float[Tensor, "task n way"], tasks: Task) -> li
     return share.nan_to_num(nan=2.0).argmin(-1).tolist()
 
 
-def task_squared_error(predictions: Float[Tensor, "task n d"], tasks: Task) -> Float[Tensor, " task"]:
-    """Computes each task's mean squared error on its queries; a Gaussian [mean, log scale] predicts its mean."""
-    means = predictions[..., : tasks.query.y.shape[-1]]
-    errors = torch.where(tasks.query.mask, (means - tasks.query.y).square().sum(-1), 0.0)
+def task_squared_error(
+    predictions: Float[Tensor, "task n d"], tasks: Task, *, units: tuple[float, ...] = ()
+) -> Float[Tensor, " task"]:
+    """Computes each task's mean squared error on its queries; a Gaussian [mean, log scale] predicts its mean.
+
+    Args:
+        units: factors of the errors of each target; empty: 1.
+    """
+    error = predictions[..., : tasks.query.y.shape[-1]] - tasks.query.y
+    error = error * torch.tensor(units).to(error) if units else error
+    errors = torch.where(tasks.query.mask, error.square().sum(-1), 0.0)
     return errors.sum(-1) / tasks.query.mask.sum(-1).clamp(min=1)
 
 
@@ -66,9 +74,13 @@ LIKELIHOOD = ScoreKind("likelihood", task_likelihood, False)  # in addition to t
 
 
 def score_kind(episodes: Episodes) -> ScoreKind:
-    """Returns accuracy (0 to 1) for classification, mean squared error for regression, a bound for generation."""
+    """Returns accuracy (0 to 1) for classification, mean squared error for regression, a bound for generation.
+
+    The squared error is in the units of the targets.
+    """
     if episodes.source.functions:
-        return SQUARED_ERROR
+        units = episodes.source.format.units if episodes.source.format else ()
+        return SQUARED_ERROR._replace(of=partial(task_squared_error, units=units)) if units else SQUARED_ERROR
     return BOUND if episodes.task_kind == "generation" else ACCURACY
 
 

@@ -24,11 +24,11 @@ from upstairs.experiments.report.measure import name_runs
 from upstairs.experiments.report.values import write_name
 from upstairs.learners import baselines_for
 from upstairs.statistics import paired_differences
-from upstairs.training.run import check_comparable, load
+from upstairs.training.run import Run, check_comparable, load
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path | Run],
     *,
     data: str | None = None,
     split: str | None = None,
@@ -46,7 +46,7 @@ def compare(
     A transductive learner is scored twice: with all queries at once, and with one query at a time.
 
     Args:
-        runs: the directories of two or more runs on the same data.
+        runs: two or more runs on the same data, or their directories.
         data, split, columns, way, shot, query, tasks, seed: as in `upstairs evaluate`.
         baselines: score the baselines of the first run too.
 

@@ -15,7 +15,9 @@ from upstairs.console import counting, one_line
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
+from upstairs.data.regression import sizes_that_fit
 from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
 from upstairs.engine.metrics import ModelScore
 from upstairs.errors import UpstairsError
@@ -27,7 +29,7 @@ from upstairs.training.run import Run, check_task_kind, load
 
 
 def evaluate_run(
-    path: Path,
+    path: str | Path | Run,
     *,
     data: str | None = None,
     split: str | None = None,
@@ -41,7 +43,7 @@ def evaluate_run(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Returns the score of a run, with its interval and baselines, on a frozen list of tasks."""
+    """Returns the score of a run (or of the run in a directory), with its interval and baselines, on frozen tasks."""
     run = load(path)
     episodes, name, part = choose_episodes(
         [run], data=data, split=split, columns=columns, way=way, shot=shot, query=query, quiet=quiet
@@ -130,6 +132,8 @@ def choose_source(
 ) -> tuple[Source, str, str]:
     """Returns the classes to evaluate on, with the names of the data and of the split."""
     name, form = str(data or run.settings.data), run.inputs.format
+    if data is None and run.splits is not None and split in (None, *Splits._fields):
+        return getattr(run.splits, split or "test"), name, split or "test"
     own = data is None or absolute(data) == run.settings.data
     if not reader_for(name).has_splits:
         if split not in (None, "test"):
@@ -173,7 +177,8 @@ def choose_episodes(
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:
-        return Episodes(source, way=way, shot=shot, query=query or 15), name, part
+        query = query or sizes_that_fit(source, shot, 15)[1]
+        return Episodes(source, way=way, shot=shot, query=query), name, part
     if way is None:
         way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
     smallest = min((len(rows) for rows in source.rows), default=0)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, gaussian_nll, squared_error
-from upstairs.data.regression import GaussianProcess
+from upstairs.data.regression import GaussianProcess, Sinusoids
 from upstairs.data.source import Source
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tokens import PieceFormat
@@ -29,6 +29,35 @@ class SupportMean(Learner[Tensor]):
 
     def predict(self, mean: Float[Tensor, " d"], x: Tensor, /) -> Float[Tensor, "n d"]:
         return mean.expand(len(x), -1)
+
+
+class Linear(NamedTuple):
+    """A linear function: y = b + (x - m) W."""
+
+    m: Float[Tensor, " d"]
+    b: Float[Tensor, " k"]
+    w: Float[Tensor, "d k"]
+
+
+class Ridge(Learner[Linear]):
+    """A baseline without learning: ridge regression of the support targets on the inputs, strength 1.
+
+    W = (X^T X + I)^-1 X^T Y,  X and Y without their means over the support set
+    """
+
+    loss_fn: LossFn = staticmethod(squared_error)
+
+    def adapt(self, support: Examples, /) -> Linear:
+        x = support.x.flatten(1)
+        m, b = support.pool(x), support.pool(support.y)
+        real = support.mask[:, None]
+        x, y = torch.where(real, x - m, 0.0), torch.where(real, support.y - b, 0.0)
+        return Linear(
+            m, b, torch.linalg.solve(x.T @ x + torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x.T @ y)
+        )
+
+    def predict(self, linear: Linear, x: Tensor, /) -> Float[Tensor, "n k"]:
+        return linear.b + (x.flatten(1) - linear.m) @ linear.w
 
 
 class Posterior(NamedTuple):
@@ -75,12 +104,13 @@ def plain_baselines(source: Source, way: int | None) -> dict[str, Learner]:
 
     Classification: the nearest centroid of raw inputs; for texts with TF-IDF (words, pairs of words, characters) and
     cosine, its frequencies counted over all texts without their labels. Regression: the mean of the support targets,
-    and for a Gaussian process its exact posterior. Sets of one class have none.
+    for a Gaussian process its exact posterior, and for tasks of one's own ridge regression. Generation has none.
     """
     if source.task_kind == "regression" or way is None:
         process = source.functions
         best = {"exact_posterior": GaussianPosterior(process)} if isinstance(process, GaussianProcess) else {}
-        return {"support_mean": SupportMean(), **best}
+        known = isinstance(process, Sinusoids | GaussianProcess)  # whose inputs are one number, and no lines
+        return {"support_mean": SupportMean(), **best, **({} if known else {"ridge": Ridge()})}
     if way == 1 or isinstance(source.format, PieceFormat):  # one class, or token ids, which are not vectors
         return {}
     if isinstance(source.format, TextFormat):
@@ -102,7 +132,7 @@ def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[s
     plain = plain_baselines(source, way)
     if settings.task_kind == "regression":
         usual = Settings(learner="maml", task_kind="regression", way=None, net="mlp", width=40, norm="none")
-        trained = scratch(seeded_net(usual, source, 1), inner_lr=0.02, steps=100)
+        trained = scratch(seeded_net(usual, source, source.targets), inner_lr=0.02, steps=100)
         return {"support_mean": plain["support_mean"], "scratch": trained, **plain}
     assert way is not None
     norm = "batch" if settings.net in CONVOLUTIONAL else "none"

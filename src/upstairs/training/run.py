@@ -13,6 +13,7 @@ from jaxtyping import Float
 from upstairs.core import Examples, Learner, Task, check_measured, evaluating
 from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
@@ -33,6 +34,7 @@ class Run:
     settings: Settings
     inputs: Inputs
     meta: dict[str, Any]
+    splits: Splits | None = None  # its data, where that was made in Python by this process
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -125,12 +127,19 @@ def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
         yield from (index(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
 
 
-def load(path: str | Path) -> Run:
+def load(path: "str | Path | Run", *, learner: Learner | None = None) -> Run:
     """Loads a run from its directory, with the weights that were best on the validation tasks.
 
+    Args:
+        path: the directory; a run that is loaded already is returned as it is.
+        learner: receives the weights; needed for a run whose learner was an object, which no file can rebuild.
+
     Raises:
-        UpstairsError: the directory or its checkpoint is missing, damaged or of another version.
+        UpstairsError: the directory or its checkpoint is missing, damaged or of another version, or the learner has
+            other weights.
     """
+    if isinstance(path, Run):
+        return path
     check_type("path", path, (str, Path), "the path of a directory that `upstairs train` wrote")
     path = Path(path)
     if path.is_file() and kind_of(path) == "adapted":
@@ -149,7 +158,7 @@ def load(path: str | Path) -> Run:
     if (path / "last.safetensors").is_file():  # the newest history, with the best weights
         meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
     settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner = seeded_learner(settings, inputs.shape, settings.way)
+    learner = learner or seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
 

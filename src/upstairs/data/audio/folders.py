@@ -14,7 +14,7 @@ from upstairs.data.files import SOUNDS, FileClass, Tree, group_files, open_tree
 from upstairs.data.images.folders import source_of
 from upstairs.data.source import Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_class
-from upstairs.data.text.tables import read_rows
+from upstairs.data.tables import read_rows
 from upstairs.errors import UpstairsError
 
 INDEX = ("index.tsv", "index.csv")

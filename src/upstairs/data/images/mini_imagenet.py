@@ -6,7 +6,7 @@ from upstairs.data.cache import Progress
 from upstairs.data.files import FileClass, open_tree
 from upstairs.data.images.folders import guess_format, source_of
 from upstairs.data.splits import Splits
-from upstairs.data.text.tables import read_rows
+from upstairs.data.tables import read_rows
 from upstairs.errors import UpstairsError
 
 LISTS = ("train.csv", "val.csv", "test.csv")

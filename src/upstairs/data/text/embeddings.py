@@ -16,7 +16,7 @@ from torch import Tensor
 
 from upstairs.data.cache import Progress, memory_mapped
 from upstairs.data.source import InputFormat
-from upstairs.data.text.hashed import as_text
+from upstairs.data.text.hashed import as_text, cut_note
 from upstairs.errors import UpstairsError
 
 BATCH = 64
@@ -45,6 +45,11 @@ class FrozenFormat(InputFormat):
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.size,) if self.rows == 1 else (self.rows, self.size)
+
+    def cut(self, texts: Sequence[str]) -> str:
+        encoder = load_encoder(self.model)
+        ids = encoder.tokenizer(list(texts), truncation=True, max_length=encoder.most + 1)["input_ids"]
+        return cut_note([len(own) > encoder.most for own in ids], f"{encoder.most} tokens")
 
     def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, "*rows size"]:
         return encode_layers(self.model, [as_text(item, name)])[0, : self.rows].reshape(self.shape)

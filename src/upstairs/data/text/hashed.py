@@ -1,5 +1,6 @@
 """Converts texts to rows of hashed tokens: words, pairs of words, and character n-grams."""
 
+import codecs
 import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,12 +14,14 @@ from jaxtyping import UInt16
 
 from upstairs.data.cache import Progress
 from upstairs.data.source import InputFormat, Source
+from upstairs.data.tables import plain_labels
 from upstairs.errors import UpstairsError
 
 BUCKETS = 2**16  # number of hash values; 0 is padding
 LONGEST = 12  # characters; a longer word is cut into pieces
 GRAMS = (2, 3, 4)
 TOKENS = 2 + sum(LONGEST + 2 - n + 1 for n in GRAMS)  # the most tokens of a word
+LONGEST_TEXT = 512  # words of a text that are read unless more are asked for
 INSIDE = "'’\u200c\u200d"  # characters that belong to a word if they follow one of its letters
 
 
@@ -47,6 +50,10 @@ class TextFormat(InputFormat):
     def shape(self) -> tuple[int, ...]:
         return self.words, TOKENS
 
+    def cut(self, texts: Sequence[str]) -> str:
+        lengths = [len(words_of(text)) for text in texts]
+        return cut_note([length > self.words for length in lengths], f"{self.words} words", min(4096, max(lengths)))
+
     def read(self, item: Any, *, name: str | None = None) -> UInt16[np.ndarray, "words tokens"]:
         """Reads one text as a row.
 
@@ -59,8 +66,17 @@ class TextFormat(InputFormat):
         return row
 
 
+def cut_note(long: Sequence[bool], read: str, words: int | None = None) -> str:
+    """Returns a note on the texts that are longer than what is read, with the `words` that would read all of them."""
+    way = f": --words {words} reads more" if words else ""
+    return f"{sum(long)} of {len(long)} texts are longer than {read} and were cut{way}" if any(long) else ""
+
+
 def as_text(item: Any, name: str | None = None) -> str:
-    """Returns the text of a string, of bytes in UTF-8, or of a file (a `Path`); refuses an empty one."""
+    """Returns the text of a string, of bytes in UTF-8, or of a file (a `Path`); refuses an empty one.
+
+    UTF-16 is read where a byte-order mark says so.
+    """
     name = name or (str(item) if isinstance(item, Path) else "the text")
     if isinstance(item, Path):
         try:
@@ -69,14 +85,20 @@ def as_text(item: Any, name: str | None = None) -> str:
             raise UpstairsError(f"{name} cannot be read ({error.strerror or error}): check the path") from error
     if isinstance(item, bytes):
         try:
-            item = item.decode("utf-8-sig")
+            marked = item[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            item = item.decode("utf-16" if marked else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise UpstairsError(f"{name} is not UTF-8 at byte {error.start}: save it as UTF-8, or remove it") from error
     if not isinstance(item, str):
         raise UpstairsError(f"{name} is a {type(item).__name__}: give a string, bytes in UTF-8, or a path")
-    if all(_kind(character) in "ZC" for character in unicodedata.normalize("NFKC", item)):
+    if is_blank(item):
         raise UpstairsError(f"{name} is empty: give a text with at least one word, or leave it out")
     return item
+
+
+def is_blank(text: str) -> bool:
+    """Returns whether a text has no word and no sign."""
+    return all(_kind(character) in "ZC" for character in unicodedata.normalize("NFKC", text))
 
 
 def words_of(text: str) -> list[str]:
@@ -132,11 +154,12 @@ def bucket(token: str) -> int:
 
 def text_source(
     texts: Sequence[Any],
-    labels: Sequence[str],
+    labels: Sequence[Any],
     *,
     name: str = "texts",
     groups: Sequence[str] | None = None,
     format: InputFormat | None = None,
+    summary: str = "",
     progress: Progress | None = None,
 ) -> Source:
     """Returns a source of texts.
@@ -144,22 +167,37 @@ def text_source(
     Args:
         texts, labels: one of each for an example.
         groups: the group (domain, topic) of each example's class.
-        format: how a text is read; None is hashed tokens, of the number of words of the longest text (64 at most).
+        format: how a text is read; None is hashed tokens, of so many words that at most one text in 20 is cut, and of
+            `LONGEST_TEXT` at most.
+        summary: one line that says where the texts are from; what is cut is added.
 
     Raises:
-        UpstairsError: different numbers of texts and labels, or an empty text.
+        UpstairsError: different numbers of texts and labels, an empty text, or a label that is missing or a list.
     """
     if len(texts) != len(labels):
         raise UpstairsError(f"{name}: {len(texts)} texts and {len(labels)} labels: give one label for each text")
     if len(texts) == 0:
         raise UpstairsError(f"{name}: no texts were given")
     read = [as_text(text, f"text {i + 1} of {name}") for i, text in enumerate(texts)]
+    names = plain_labels(labels)
+    if missing := [i for i, label in enumerate(names, 1) if label is None]:
+        raise UpstairsError(
+            f"{name}: {len(missing)} of {len(names)} labels are missing or no plain values, the first that of text "
+            f"{missing[0]}: give each text a label, or leave it out"
+        )
+    own_names = [str(label) for label in names]
     if format is None:
-        format = TextFormat(min(64, max(len(words_of(text)) for text in read)))
+        lengths = np.array([len(words_of(text)) for text in read])
+        suited = max(min(64, lengths.max()), np.quantile(lengths, 0.95, method="higher"))
+        format = TextFormat(int(min(LONGEST_TEXT, suited)))
+    if summary and (note := format.cut(read)):
+        summary += f"; {note}"
     inputs = format.read_many(read, progress)
-    order = sorted(set(labels))
+    order = sorted(set(own_names))
     place = {label: k for k, label in enumerate(order)}
-    own = np.array([place[label] for label in labels])
+    own = np.array([place[label] for label in own_names])
     rows = tuple(np.flatnonzero(own == k) for k in range(len(order)))
     named = tuple(groups[int(r[0])] for r in rows) if groups is not None else ()
-    return Source(name, inputs, tuple(order), rows, named if any(named) else (), format=format, texts=tuple(read))
+    return Source(
+        name, inputs, tuple(order), rows, named if any(named) else (), format=format, texts=tuple(read), summary=summary
+    )

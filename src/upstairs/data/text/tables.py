@@ -1,7 +1,9 @@
-"""Reads labelled texts: tables (CSV, TSV, JSON lines, Parquet), JSON files, or class folders of .txt files."""
+"""Reads labelled texts: tables (CSV, TSV, JSON, JSON lines, Excel, Parquet), or class folders of .txt files."""
 
 import json
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,14 +11,25 @@ from upstairs.data.cache import Progress
 from upstairs.data.files import PICTURES, SOUNDS, Files
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_class, split_by_list
-from upstairs.data.tables import read_rows
+from upstairs.data.tables import (
+    OTHERS,
+    TABLES,
+    DataTable,
+    check_rows,
+    decode,
+    join_names,
+    name_key,
+    plain_labels,
+    read_table,
+    split_names,
+    table_kind,
+)
 from upstairs.data.text.embeddings import frozen_format
-from upstairs.data.text.hashed import as_text, text_source
+from upstairs.data.text.hashed import TextFormat, as_text, is_blank, text_source
 from upstairs.data.text.languages import language_source
 from upstairs.data.text.tokens import piece_format
 from upstairs.errors import UpstairsError
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 NAMES = {  # usual names of columns, the likeliest first
     "text": ("text", "sentence", "utterance", "query", "question", "message", "content", "review", "document", "title"),
     "label": ("label", "intent", "class", "category", "target", "topic", "language", "sentiment"),
@@ -24,15 +37,17 @@ NAMES = {  # usual names of columns, the likeliest first
 }
 CLINC = "data_full.json"
 CHOICES = ("ratio", "group", PUBLISHED)
-OTHERS = Files("pictures and sounds", (*PICTURES.extensions, *SOUNDS.extensions))
+NO_TEXTS = Files("pictures and sounds", (*PICTURES.extensions, *SOUNDS.extensions))
+FEW = 8  # rows; from here on, labels that hardly repeat are no labels
 
 
 class Texts(NamedTuple):
-    """Raw examples: a text, a label and a group each."""
+    """Raw examples: a text, a label and a group each; `notes` say what was unusual, or left out."""
 
     texts: list[Any]
     labels: list[str]
     groups: list[str] | None
+    notes: list[str]
 
 
 def is_text(data: str | Path) -> bool:
@@ -41,9 +56,9 @@ def is_text(data: str | Path) -> bool:
     if str(data) == "languages":
         return True
     if path.is_dir():
-        notes = any(file.name in OTHERS for file in path.glob("*/*.*"))  # the texts may be notes on pictures or sounds
+        notes = any(file.name in NO_TEXTS for file in path.glob("*/*.*"))  # the texts may be notes on them
         return (path / CLINC).is_file() or (not notes and any(_text_files(path)))
-    return path.suffix.lower() in (*TABLES, ".json") and path.is_file()
+    return table_kind(path) in (*TABLES, *OTHERS) and path.is_file()
 
 
 def text_splits(
@@ -54,6 +69,9 @@ def text_splits(
     columns: str | None = None,
     encoder: str | None = None,
     adapted: bool = False,
+    words: int | None = None,
+    encoding: str | None = None,
+    skip_bad: bool = False,
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Splits:
@@ -65,15 +83,22 @@ def text_splits(
             a folder in `splits` with labels.{train,valid,test}.txt. None is `group` with three groups or more, else
             `ratio`.
         seed: the seed of a random split.
-        columns: the table's columns for text and label, as `utterance,intent`; None finds them.
+        columns: the table's columns for text and label, as `utterance,intent`, or `title+body,label`, whose texts are
+            joined; numbers are those of a table without a header row. None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
         adapted: read the encoder's token ids (`piece_format`) instead of its features.
+        words: the number of words (with `adapted`, of tokens) of a text that are read; None: what suits the texts.
+        encoding: the encoding of the files, such as cp1252; None detects it.
+        skip_bad: leave out rows without a text or a label, which else raise an error.
         format: the format of a trained run that will receive the texts.
 
     Raises:
-        UpstairsError: an unknown file, column or split, or an empty text.
+        UpstairsError: an unknown file, column or split, an empty text, or labels that are unlikely to be any.
     """
-    source = open_texts(data, columns=columns, encoder=encoder, adapted=adapted, format=format, progress=progress)
+    source = open_texts(
+        data, columns=columns, encoder=encoder, adapted=adapted, words=words, encoding=encoding, skip_bad=skip_bad,
+        format=format, progress=progress,
+    )  # fmt: skip
     if split == PUBLISHED:
         return published_splits(source)
     lists = Path(data) / "splits" / (split or "")
@@ -91,59 +116,144 @@ def open_texts(
     columns: str | None = None,
     encoder: str | None = None,
     adapted: bool = False,
+    words: int | None = None,
+    encoding: str | None = None,
+    skip_bad: bool = False,
     format: InputFormat | None = None,
     progress: Progress | None = None,
 ) -> Source:
     """Opens all texts as one source; the arguments are those of `text_splits`."""
     path = Path(data)
     if format is None and encoder and not adapted:
+        if words is not None:
+            raise UpstairsError("`words` is given and an encoder reads as many as it can: leave it out")
         format = frozen_format(encoder)
     if str(data) == "languages":
         if adapted and format is None:
             raise UpstairsError("languages are names, no sentences of one language: leave out `net` pretrained")
         return language_source(format, progress)
-    found = read_texts(path, columns)
+    found = read_texts(path, columns, encoding=encoding, skip_bad=skip_bad)
+    _check_labels(path, found.labels)
     if format is None and encoder:
-        format = piece_format(encoder, found.texts)
+        format = piece_format(encoder, found.texts, words)
+    if format is None and words is not None:
+        format = TextFormat(words)
+    summary = f"{len(found.texts)} texts of {len(set(found.labels))} classes from {path.name or path}"
     return text_source(
-        found.texts, found.labels, groups=found.groups, name=path.stem or str(path), format=format, progress=progress
-    )
+        found.texts, found.labels, groups=found.groups, name=path.stem or str(path), format=format, progress=progress,
+        summary="; ".join([summary, *found.notes]),
+    )  # fmt: skip
 
 
-def read_texts(path: Path, columns: str | None = None) -> Texts:
-    """Reads the texts and labels of a file or folder."""
+def _check_labels(path: Path, labels: Sequence[str]) -> None:
+    """Raises UpstairsError for labels that are unlikely to be any."""
+    kinds, way = set(labels), "name the columns of texts and labels as `columns`, such as text,label"
+    if len(kinds) == 1:
+        raise UpstairsError(f"{path}: each of the {len(labels)} texts has the label {labels[0]!r}: {way}")
+    if len(labels) >= FEW and 2 * len(kinds) > len(labels):
+        raise UpstairsError(
+            f"{path}: {len(labels)} texts have {len(kinds)} different labels, such as {min(kinds)[:60]!r}, so most "
+            f"classes have one text: {way}"
+        )
+    numbers = [_number(label) for label in kinds]
+    if len(kinds) > FEW and None not in numbers and any(number != int(number) for number in numbers if number):
+        raise UpstairsError(
+            f"{path}: the labels are {len(kinds)} numbers, such as {min(kinds)}: {way}, or give `target` for regression"
+        )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text) if abs(float(text)) < float("inf") else None
+    except ValueError:
+        return None
+
+
+def read_texts(path: Path, columns: str | None = None, *, encoding: str | None = None, skip_bad: bool = False) -> Texts:
+    """Reads the texts and labels of a file or folder; a text that repeats one of its class is left out.
+
+    Args:
+        columns, encoding, skip_bad: see `text_splits`.
+    """
     if path.is_dir():
         if (path / CLINC).is_file():
             return _clinc(path)
         files = sorted(_text_files(path))
-        return Texts([as_text(file) for file in files], [file.parent.name for file in files], None)
-    if path.suffix.lower() == ".json":
-        return _clinc(path.parent) if path.name == CLINC else _lists(path)
-    rows = read_rows(path)
-    if not rows:
+        read = [decode(file.read_bytes(), str(file), encoding) for file in files]
+        codes = sorted({code for _, code in read} - {"utf-8"})
+        texts, labels = [text for text, _ in read], [file.parent.name for file in files]
+        return _labelled(str(path), texts, labels, None, codes, {}, skip=skip_bad, row=lambda i: str(files[i]))
+    if path.name == CLINC:
+        return _clinc(path.parent)
+    table = read_table(path, encoding=encoding)
+    if not table.rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column of texts and one of labels")
-    names = [name for name in rows[0] if name]  # fields beyond the header have none
-    text, label = _asked(path, names, columns) if columns else (_find(path, names, what) for what in ("text", "label"))
-    group = next((name for name in names if name.lower() in NAMES["group"] and name not in (text, label)), None)
-    kept = [row for row in rows if row.get(label) not in (None, "")]
-    if len(kept) < len(rows):
-        bad = next(i for i, row in enumerate(rows, 1) if row.get(label) in (None, ""))
-        raise UpstairsError(f"{path}: row {bad} has no {label}: fill it in, or remove the row")
-    return Texts(
-        [as_text(row.get(text) or "", f"{path}: row {i}, {text},") for i, row in enumerate(rows, 1)],
-        [str(row[label]) for row in rows],
-        [str(row.get(group) or "") for row in rows] if group else None,
-    )
+    table, names, label = _columns(table, columns)
+    group = next((n for n in table.columns if name_key(n) in NAMES["group"] and n not in (*names, label)), None)
+    texts = [_joined(row, names) for row in table.rows]
+    groups = [str(row.get(group) or "") for row in table.rows] if group else None
+    labels = [row.get(label) for row in table.rows]
+    what = (f"{'+'.join(names)},", f"{label}")
+    return _labelled(table.name, texts, labels, groups, table.notes, table.bad, skip=skip_bad, what=what)
+
+
+def _labelled(
+    name: str,
+    texts: list[Any],
+    values: Sequence[Any],
+    groups: list[str] | None,
+    notes: list[str],
+    bad: dict[int, str],
+    *,
+    skip: bool | None,
+    what: tuple[str, str] = ("", "label"),
+    row: Callable[[int], str] = lambda i: f"row {i + 1}",
+) -> Texts:
+    """Returns the examples without bad ones, which are named, and without repeated ones, which are counted."""
+    labels, bad = plain_labels(values), dict(bad)
+    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        if i + 1 not in bad and label is None:
+            given = f" ({values[i]!r:.40})" if values[i] not in (None, "") else ""
+            bad[i + 1] = f"{row(i)} has no {what[1]}{given}"
+        elif i + 1 not in bad and is_blank(text):
+            bad[i + 1] = f"{row(i)}, {what[0]} is empty or no text" if what[0] else f"{row(i)} is empty"
+    left_out = check_rows(name, bad, skip=skip)
+    seen: dict[str, dict[str, int]] = defaultdict(dict)
+    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        if i + 1 not in bad and label is not None:
+            seen[" ".join(unicodedata.normalize("NFKC", text).casefold().split())].setdefault(label, i)
+    keep = sorted(i for own in seen.values() for i in own.values())
+    repeated = len(texts) - len(bad) - len(keep)
+    several = [own for own in seen.values() if len(own) > 1]
+    notes = [", ".join(notes), left_out]
+    notes.append(f"{repeated} duplicate text{'s' * (repeated > 1)} left out" if repeated else "")
+    if several:
+        example = texts[min(several[0].values())]
+        notes.append(f"{len(several)} with several labels, such as {example[:60]!r}: {', '.join(sorted(several[0]))}")
+    own = [str(labels[i]) for i in keep]
+    kinds = sorted(set(own))
+    alike = {name_key(label): label for label in kinds}
+    if other := next((label for label in kinds if alike[name_key(label)] != label), None):
+        notes.append(f"{other!r} and {alike[name_key(other)]!r} are two classes")
+    return Texts([texts[i] for i in keep], own, groups and [groups[i] for i in keep], [note for note in notes if note])
 
 
 def texts_of(path: Path, columns: str | None = None) -> list[str]:
-    """Returns the texts of a file: a table's text column, or the non-empty lines of any other file."""
-    if path.suffix.lower() in TABLES:
-        rows = read_rows(path)
-        names = list(rows[0]) if rows else []
-        name = "" if not rows else _asked(path, names, columns)[0] if columns else _find(path, names, "text")
-        return [as_text(row.get(name) or "", f"{path}: row {i}, {name},") for i, row in enumerate(rows, 1)]
-    return [line for line in as_text(path).splitlines() if line.strip()]
+    """Returns the texts of a file: a table's text column, or the non-empty lines of a .txt or any other file.
+
+    Args:
+        columns: as for `text_splits`, for a table that has them; that of labels may be left out.
+    """
+    if table_kind(path) not in (*TABLES, *OTHERS) or table_kind(path) == ".txt":
+        return [line for line in as_text(path).splitlines() if line.strip()]
+    table = read_table(path)
+    names: list[str] = []
+    if table.rows:
+        table, names, _ = _columns(table, columns, labels=False)
+    texts = [_joined(row, names) for row in table.rows]
+    empty = {i: f"row {i}, {'+'.join(names)}, is empty" for i, text in enumerate(texts, 1) if is_blank(text)}
+    check_rows(table.name, {**empty, **table.bad}, skip=None)
+    return texts
 
 
 def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = None, **options: Any) -> Source:
@@ -152,55 +262,82 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     Args:
         text, label: the columns; None finds them by name. Numbered labels get the data set's names of classes.
         options: arguments of `text_source`.
+
+    Raises:
+        UpstairsError: no rows, unknown columns, or rows without a text or a label.
     """
     rows = list(dataset)
     if not rows:
         raise UpstairsError("the data set has no rows")
-    where = Path(str((getattr(dataset, "info", None) and dataset.info.dataset_name) or "the data set"))
-    text = text or _find(where, list(rows[0]), "text")
-    label = label or _find(where, list(rows[0]), "label")
-    for name in (text, label):
-        if name not in rows[0]:
-            raise UpstairsError(f"{where} has no column '{name}': it has {', '.join(rows[0])}")
+    where = str((getattr(dataset, "info", None) and dataset.info.dataset_name) or "the data set")
+    table = DataTable(where, list(rows[0]), rows, {}, [], [])
+    text = table.find(text) if text else _find(table, "text")
+    label = table.find(label) if label else _find(table, "label")
     feature = getattr(dataset, "features", {}).get(label)
-    said = feature.int2str if hasattr(feature, "int2str") else str
-    return text_source([row[text] for row in rows], [str(said(row[label])) for row in rows], **options)
+    values = [row[label] for row in rows]
+    if hasattr(feature, "int2str"):  # -1 marks examples without a label
+        values = [None if value in (None, -1) else feature.int2str(value) for value in values]
+    texts = [_joined(row, [text]) for row in rows]
+    found = _labelled(where, texts, values, None, [], {}, skip=None, what=(f"{text},", label))
+    options["summary"] = "; ".join([f"{len(found.texts)} texts of {len(set(found.labels))} classes", *found.notes])
+    return text_source(found.texts, found.labels, **options)
 
 
-def _find(path: Path, names: Sequence[str], what: str) -> str:
+def _joined(row: dict[str, Any], names: Sequence[str]) -> str:
+    """Returns the text of these columns, one on each line; what is no text or number counts as empty."""
+    values = (row.get(name) for name in names)
+    return "\n".join(str(value) for value in values if isinstance(value, str | int | float) and value == value)
+
+
+def _find(table: DataTable, what: str) -> str:
     for wanted in NAMES[what]:
-        for name in names:
-            if name and name.lower() == wanted:
+        for name in table.columns:
+            if name_key(name) == wanted:
                 return name
+    guess = _guess(table)
+    headless = ", numbers where the first row is an example" if guess[0].isdecimal() else ""
     raise UpstairsError(
-        f"{path} has no column that is known to hold the {what}: it has {', '.join(map(str, names))}; "
-        "name them as `columns` TEXT,LABEL"
+        f"{table.name} has no column that is known to hold the {what}: it has {table.named}; name them as `columns` "
+        f"{guess}{headless}"
     )
 
 
-def _asked(path: Path, names: Sequence[str], columns: str) -> list[str]:
-    asked = [name.strip() for name in columns.split(",")]
-    if len(asked) != 2:
-        raise UpstairsError(f"`columns` is '{columns}': give two, the text's and the label's, such as text,label")
-    if missing := [name for name in asked if name not in names]:
-        raise UpstairsError(f"{path} has no column '{missing[0]}': it has {', '.join(map(str, names))}")
-    return asked
+def _guess(table: DataTable) -> str:
+    """Returns the two columns that are likely to be text and label, as `columns` takes them."""
+    kinds = {name: {str(row.get(name)) for row in table.rows} for name in table.columns}
+    if len(kinds) < 2:
+        return "TEXT,LABEL"
+    label = min(kinds, key=lambda name: (len(kinds[name]) < 2, len(kinds[name])))
+    text = max(kinds.keys() - {label}, key=lambda name: sum(map(len, kinds[name])))
+    if table.header and any(row.get(label) == table.header[table.columns.index(label)] for row in table.rows):
+        return f"{table.columns.index(text) + 1},{table.columns.index(label) + 1}"  # the first row is an example
+    return join_names([text, label])
 
 
-def _pairs(path: Path, value: Any) -> Iterable[tuple[str, str]]:
-    try:
-        for text, label in value:
-            yield str(text), str(label)
-    except (TypeError, ValueError) as error:
-        raise UpstairsError(f"{path} is no list of [text, label] pairs ({error}): replace it") from error
+def _columns(table: DataTable, columns: str | None, *, labels: bool = True) -> tuple[DataTable, list[str], str]:
+    """Returns a table with its columns of texts and that of labels, which need not be there without `labels`."""
+    if columns is None:
+        return table, [_find(table, "text")], _find(table, "label") if labels else ""
+    asked = split_names(columns)
+    if not labels and len(asked) == 1:
+        asked = [*asked, ""]
+    if len(asked) != 2 or not all(asked[: 1 + labels]):
+        raise UpstairsError(
+            f"`columns` is '{columns}': give two, the text's and the label's, such as text,label, or title+body,label "
+            "for texts of two columns"
+        )
+    whole = name_key(asked[0]) in map(name_key, table.columns)
+    parts = [asked[0]] if whole else asked[0].split("+")
+    numbered = not whole and all(part.strip().isdecimal() for part in (*parts, *asked[1:]) if part)
+    if numbered and table.header and not _names_columns(table, parts, asked[1]):
+        table = table.without_header()
+    return table, [table.find(part) for part in parts], table.find(asked[1]) if labels else ""
 
 
-def _lists(path: Path) -> Texts:
-    """Reads a JSON file with a list of [text, label] pairs, or an object of such lists, which are joined."""
-    value = _json(path)
-    lists = value.values() if isinstance(value, dict) else [value]
-    pairs = [pair for one in lists for pair in _pairs(path, one)]
-    return Texts([text for text, _ in pairs], [label for _, label in pairs], None)
+def _names_columns(table: DataTable, parts: Sequence[str], label: str) -> bool:
+    """Returns whether the first line has usual names where columns were given by number."""
+    kinds = [*(("text", part) for part in parts), *([("label", label)] if label else [])]
+    return all(name_key(table.find(number)) in NAMES[kind] for kind, number in kinds)
 
 
 def _clinc(path: Path) -> Texts:
@@ -210,7 +347,15 @@ def _clinc(path: Path) -> Texts:
     domains = _json(path / "domains.json") if (path / "domains.json").is_file() else {}
     owner = {intent: domain for domain, intents in domains.items() for intent in intents}
     labels = [label for _, label in pairs]
-    return Texts([text for text, _ in pairs], labels, [owner.get(label, "") for label in labels])
+    return Texts([text for text, _ in pairs], labels, [owner.get(label, "") for label in labels], [])
+
+
+def _pairs(path: Path, value: Any) -> Iterable[tuple[str, str]]:
+    try:
+        for text, label in value:
+            yield str(text), str(label)
+    except (TypeError, ValueError) as error:
+        raise UpstairsError(f"{path} is no list of [text, label] pairs ({error}): replace it") from error
 
 
 def _text_files(path: Path) -> Iterable[Path]:

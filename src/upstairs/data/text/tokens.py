@@ -10,7 +10,7 @@ from jaxtyping import Int32
 from upstairs.data.cache import Progress
 from upstairs.data.source import InputFormat
 from upstairs.data.text.embeddings import load_encoder
-from upstairs.data.text.hashed import as_text
+from upstairs.data.text.hashed import as_text, cut_note
 from upstairs.errors import UpstairsError
 
 
@@ -33,6 +33,11 @@ class PieceFormat(InputFormat):
     def shape(self) -> tuple[int, ...]:
         return (self.length,)
 
+    def cut(self, texts: Sequence[str]) -> str:
+        most = load_encoder(self.model).most
+        long = [len(ids) > self.length for ids in _ids(self.model, texts, self.length + 1)]
+        return cut_note(long, f"{self.length} tokens", most if most > self.length else None)
+
     def read(self, item: Any, *, name: str | None = None) -> Int32[np.ndarray, " length"]:
         return self.read_many([as_text(item, name)])[0]
 
@@ -43,14 +48,15 @@ class PieceFormat(InputFormat):
         return rows
 
 
-def piece_format(model: str, texts: Sequence[str]) -> PieceFormat:
-    """Returns the format that holds the longest of these texts, up to the limit of the model.
+def piece_format(model: str, texts: Sequence[str], most: int | None = None) -> PieceFormat:
+    """Returns the format that holds the longest of these texts, up to `most` tokens and the limit of the model.
 
     Raises:
         UpstairsError: `transformers` is not installed, or there is no such model.
     """
     encoder = load_encoder(model)
-    return PieceFormat(encoder.path, max(len(ids) for ids in _ids(model, texts, encoder.most)))
+    most = min(most or encoder.most, encoder.most)
+    return PieceFormat(encoder.path, max(len(ids) for ids in _ids(model, texts, most)))
 
 
 def _ids(model: str, texts: Sequence[str], length: int) -> list[list[int]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from upstairs.core import Learner
+from upstairs.errors import UpstairsError
 from upstairs.learners.building import make_net, on_encoder, scale
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.model_based.conditioned import FilmLearner, Hypernetwork, Versa
@@ -23,7 +24,13 @@ def build_film(settings: Settings, shape: Shape, way: int) -> Learner:
 
 def process(make: Callable[..., Learner]) -> Build:
     """Returns a builder of a neural process, which reads vectors."""
-    return lambda s, shape, way: make(shape[0], width=s.width)
+
+    def build(settings: Settings, shape: Shape, way: int | None) -> Learner:
+        if len(shape) != 1:
+            raise UpstairsError(f"{settings.learner} reads vectors and the inputs have shape {shape}: flatten them")
+        return make(shape[0], width=settings.width, outputs=settings.outputs)
+
+    return build
 
 
 def reader(make: Callable[..., Learner]) -> Build:
