@@ -264,7 +264,7 @@ def label_text(label: Any, where: str = "a class") -> str:
     label = label.item() if hasattr(label, "item") and np.ndim(label) == 0 else label
     if isinstance(label, float) and label.is_integer():
         label = int(label)
-    text = unicodedata.normalize("NFC", str(label)).strip()
-    if text in ("", "nan", "NaT", "None", "<NA>") or not isinstance(label, str | int | float):
+    text = unicodedata.normalize("NFC", str(label).lower() if isinstance(label, bool) else str(label)).strip()
+    if not isinstance(label, str | int | float) or text == "" or label != label:  # of another type: None, pandas.NA
         raise UpstairsError(f"{where} has the label {label!r:.60}: give each a name or a number, such as y.argmax(1)")
     return text
