@@ -1,6 +1,5 @@
 # `make demo` and `make test` work on a fresh machine with Python 3.11 or newer and pip: each makes .venv first.
 PYTHON ?= python3
-MINUTES ?= 2.5
 BIN := .venv/bin
 
 .PHONY: setup demo test lint clean
@@ -14,7 +13,7 @@ setup: .venv/ready
 	@touch .venv/ready
 
 demo: setup
-	$(BIN)/upstairs demo --minutes $(MINUTES)
+	$(BIN)/upstairs demo $(if $(MINUTES),--minutes $(MINUTES))
 
 test: setup
 	$(BIN)/ruff check .

@@ -84,7 +84,7 @@ def seeded(number: int) -> torch.Generator:
 
 
 def write(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1))
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -129,9 +129,9 @@ def meta_train(out: Path, minutes: float) -> None:
 def once(path: Path, make: Callable[[], Any]) -> Any:
     """Load an earlier result, or compute and save it."""
     if not path.exists():
-        path.write_text(json.dumps(make(), indent=1))
+        path.write_text(json.dumps(make(), indent=1), encoding="utf-8")
         print(path.name, flush=True)
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def judge(task: Task, contestants: dict[str, Optimize]) -> dict[str, list[dict[str, Any]]]:

@@ -40,7 +40,7 @@ def main() -> None:
         command = ["train", name, "--data", chosen.data, "--split", "vinyals", "--minutes", chosen.minutes]
         command += ["--out", chosen.out / name, "--resume", "--quiet"]
         threads = {"OMP_NUM_THREADS": "1"} if chosen.jobs > 1 else {}
-        subprocess.run([sys.executable, "-m", "upstairs.cli", *map(str, command)], check=True, env=os.environ | threads)
+        subprocess.run([sys.executable, "-m", "upstairs", *map(str, command)], check=True, env=os.environ | threads)
 
     with ThreadPoolExecutor(chosen.jobs) as pool:
         list(pool.map(train, [] if chosen.table_only else chosen.only))

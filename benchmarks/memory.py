@@ -109,7 +109,9 @@ def timed(step: Callable[[], Any]) -> float:
 
 def resident() -> int:
     """KiB of this process that are in memory now."""
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+    return next(
+        int(line.split()[1]) for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmRSS")
+    )
 
 
 class Peak:

@@ -35,7 +35,7 @@ def test_its_commands_run(tmp_path: Path) -> None:
     for command in commands:
         for long, short in SHORTER.items():
             command = command.replace(long, short)
-        words = [sys.executable, "-m", "upstairs.cli", *command.split()[1:]]
+        words = [sys.executable, "-m", "upstairs", *command.split()[1:]]
         if words[3] == "report":
             words += ["--tasks", "20"]
         done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)

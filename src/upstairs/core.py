@@ -82,13 +82,13 @@ def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " 
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def squared_error(mean: Float[Tensor, "n d"], y: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+def squared_error(mean: Float[Tensor, "n _"], y: Float[Tensor, "n _"]) -> Float[Tensor, " n"]:
     """Computes the squared Euclidean distance of each example."""
     _outputs(mean, y)
     return F.mse_loss(mean, y, reduction="none").sum(-1)
 
 
-def mean_loss(loss_fn: LossFn, prediction: Float[Tensor, "n out"], examples: Examples) -> Float[Tensor, ""]:
+def mean_loss(loss_fn: LossFn, prediction: Float[Tensor, "n *out"], examples: Examples) -> Float[Tensor, ""]:
     """Computes the mean of `loss_fn` over the real examples."""
     if (
         loss_fn is squared_error and prediction.ndim == 2 and known_true(examples.mask)
@@ -178,10 +178,10 @@ class Learner(nn.Module, ABC, Generic[State]):
         """Inner loop: returns the state that is learned from the support set."""
 
     @abstractmethod
-    def predict(self, state: State, x: Float[Tensor, "n *feature"], /) -> Float[Tensor, "n out"]:
+    def predict(self, state: State, x: Float[Tensor, "n *feature"], /) -> Float[Tensor, "n *out"]:
         """Returns logits, or parameters of a distribution, as `loss_fn` expects them."""
 
-    def meta_loss(self, task: Task) -> tuple[Float[Tensor, ""], Float[Tensor, "n out"]]:
+    def meta_loss(self, task: Task) -> tuple[Float[Tensor, ""], Float[Tensor, "n *out"]]:
         """Returns the outer loss of one task, whose gradient is the meta-gradient, and the query predictions."""
         prediction = self.predict(self.adapt(task.support), task.query.x)
         return mean_loss(self.loss_fn, prediction, task.query), prediction
@@ -194,13 +194,13 @@ class Learner(nn.Module, ABC, Generic[State]):
         """
 
     @final
-    def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n out"]]:
+    def forward(self, tasks: Task, /) -> tuple[Float[Tensor, " task"], Float[Tensor, "task n *out"]]:
         """Computes `meta_loss` of every task; returns losses and query predictions."""
         with explained(self, tasks):
             return vectorize(self.meta_loss, (tasks,), owner=self, name="meta_loss")
 
     @final
-    def solve(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
+    def solve(self, tasks: Task, /) -> Float[Tensor, "task n *out"]:
         """Adapts to every support set and predicts its queries, without their labels.
 
         Raises:
@@ -214,7 +214,7 @@ class Learner(nn.Module, ABC, Generic[State]):
             )  # fmt: skip
 
     @final
-    def solve_inductive(self, tasks: Task, /) -> Float[Tensor, "task n out"]:
+    def solve_inductive(self, tasks: Task, /) -> Float[Tensor, "task n *out"]:
         """Adapts to every support set and predicts each query on its own."""
         check_measured(self)
         with explained(self, tasks):
@@ -226,7 +226,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     @final
     def predict_inductive(
         self, state: State, support: Examples, x: Float[Tensor, "n *feature"]
-    ) -> Float[Tensor, "n out"]:
+    ) -> Float[Tensor, "n *out"]:
         """Predicts each query on its own.
 
         A transductive learner receives each query together with the support set, for its batch statistics.
@@ -244,6 +244,11 @@ class Learner(nn.Module, ABC, Generic[State]):
     def transductive(self) -> bool:
         """True if the prediction for one query depends on the other queries."""
         return False
+
+    @property
+    def needs_support(self) -> bool:
+        """True if a prediction needs the support examples themselves, besides the state that was adapted to them."""
+        return self.transductive
 
     @property
     def embeds_alone(self) -> bool:

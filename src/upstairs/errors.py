@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container
+from typing import Any
 
 
 class UpstairsError(Exception):
@@ -17,6 +18,17 @@ class UpstairsError(Exception):
             return f"--{match[1].replace('_', '-')}" if match[1] in options else match[0]
 
         return re.sub(r"`([a-z_]+)`", flag, str(self))
+
+
+def check_type(name: str, value: Any, kinds: type | tuple[type, ...], need: str) -> None:
+    """Raises UpstairsError if an argument is of none of these types; a bool is no number.
+
+    Args:
+        need: what to give instead.
+    """
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        shown = " ".join(repr(value).split())  # of modules it has many lines
+        raise UpstairsError(f"`{name}` is {shown:.60}, of type {type(value).__name__}: give {need}")
 
 
 class NonFiniteError(UpstairsError):

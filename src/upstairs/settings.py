@@ -172,15 +172,19 @@ class TrainingOptions:
     pretrain: float = option(
         0.0, "Share of the budget for pretraining, which classifies all training classes.", least=0, below=1
     )
-    validations: int = option(10, "Number of validations.", least=1)
-    validation_tasks: int = option(100, "Number of validation tasks.", least=1)
+    validations: int = option(10, "Number of validations; fewer by default where the budget is small.", least=1)
+    validation_tasks: int = option(
+        100, "Number of validation tasks; fewer by default where the budget is small, at least 20.", least=1
+    )
     patience: int | None = option(
         None,
         "Stop early after this number of validations in a row without a better one. Left out: the budget is spent.",
         least=1,
     )
     seed: int = option(0, "Seed of the initialisation and of the training tasks.")
-    device: Literal["auto", "cpu", "cuda"] = option("auto", "Device: auto is CUDA if available.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "Device: auto is CUDA if available; mps is Apple's GPU."
+    )
     chunk: int | None = option(
         None, "Number of tasks computed at a time, which changes only the speed. Left out: as many as fit.", least=1
     )

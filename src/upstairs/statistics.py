@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from upstairs.errors import UpstairsError
 
@@ -39,11 +38,21 @@ def write_interval(
 
 def interval(values: ArrayLike) -> Interval:
     """Returns Student's t interval of the mean of independent values (one per task); infinite for a single value."""
+    from scipy import special  # late: a fifth of a second
+
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return Interval(float(values.mean()), float("inf"))
     half = special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
     return Interval(float(values.mean()), float(half))
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Returns the 95% interval of a share, `right` of `total` independent examples (Wilson 1927)."""
+    z2 = 1.959964**2
+    half = (z2 * right * (total - right) / total + z2**2 / 4) ** 0.5
+    low, high = ((right + z2 / 2 + sign * half) / (total + z2) for sign in (-1, 1))
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def paired_interval(first: ArrayLike, second: ArrayLike) -> Interval:

@@ -59,6 +59,15 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], *
     write_atomically(path, content)
 
 
+def kind_of(path: Path) -> str | None:
+    """Returns the kind of a file that `save_tensors` wrote; None for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("upstairs", "{}")).get("kind")
+    except (SafetensorError, OSError, ValueError):
+        return None
+
+
 def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors and the header that `save_tensors` wrote.
 

@@ -37,7 +37,15 @@ def index(tree: Any, index: int | slice | Tensor) -> Any:
 def to_device_of(module: nn.Module, tree: Any) -> Any:
     """Moves the tree's tensors to the device of the module's parameters, if it has any."""
     first = next(module.parameters(), None)
-    return tree if first is None else map_tensors(lambda t: t.to(first.device, non_blocking=True), tree)
+    if first is None:
+        return tree
+    ahead = first.device.type == "cuda"
+    return map_tensors(lambda t: t.to(first.device, non_blocking=ahead), tree)
+
+
+def widest(x: Tensor) -> torch.dtype:
+    """Returns the widest floating type of the tensor's device: float64, or float32 on Apple's GPU (MPS)."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def detach(tree: Any) -> Any:

@@ -70,7 +70,9 @@ ROWS = [("pay my bill", "bills"), ("due bill, please", "bills"), ("play jazz", "
 
 def write(path: Path, header: tuple[str, ...] = ("utterance", "intent")) -> Path:
     if path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in ROWS) + "\n\n")
+        path.write_text(
+            "\n".join(json.dumps(dict(zip(header, row, strict=True))) for row in ROWS) + "\n\n", encoding="utf-8"
+        )
     else:
         mark = "\t" if path.suffix == ".tsv" else ","
         quoted = [mark.join(f'"{value}"' for value in row) for row in [header, *ROWS]]

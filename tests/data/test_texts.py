@@ -36,7 +36,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> Path:
-    path.write_text("text,label\n" + "\n".join(f'"{text}",{label}' for text, label in rows))
+    path.write_text("text,label\n" + "\n".join(f'"{text}",{label}' for text, label in rows), encoding="utf-8")
     return path
 
 

@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from upstairs.data.source import InputFormat
+from upstairs.learners import seeded_learner
 from upstairs.learners.registry import entry
 from upstairs.settings import COMMON, Settings, options_in
+from upstairs.training.inputs import Inputs
+from upstairs.training.run import Run
 
 
 def draw_folder(path: Path, *, classes: int = 12, examples: int = 8, seed: int = 0, size: int = 20) -> Path:
@@ -56,3 +61,20 @@ def settings_of(learner: str, **values: object) -> Settings:
     common = {name: value for name, value in values.items() if name in COMMON}
     task_kind = kinds.get(values.get("way", 5), "classification")
     return Settings(learner=learner, own=kind(**own), task_kind=task_kind, **common)
+
+
+def untrained(shape: tuple[int, ...] = (4,), format: InputFormat | None = None, **values: Any) -> Run:
+    """A run as it is before its first step, on arrays of this shape or on inputs of a format."""
+    shape = format.shape if format else shape
+    nets = {"image": "conv4", "text": "bag", "audio": "sound"}
+    net = nets[format.kind] if format else "mlp" if len(shape) == 1 else "conv4"
+    common = {
+        "learner": "protonet",
+        "way": 3,
+        "net": net,
+        "norm": "none" if net in ("mlp", "bag") else "group",
+        "width": 8,
+    }
+    settings = settings_of(**{**common, **values})
+    learner = seeded_learner(settings, shape, settings.way).eval()
+    return Run(Path("run"), learner, settings, Inputs(shape, format), {})

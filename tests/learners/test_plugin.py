@@ -81,7 +81,7 @@ def install(site: Path, *, points: str) -> Path:
 def call(site: Path, *words: object) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-m", "upstairs.cli", *map(str, words)],
+        [sys.executable, "-m", "upstairs", *map(str, words)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Learned inner optimisers: their meta-gradients against a plain loop, the curvature by a Kronecker product in full."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 from helpers.tasks import WAY, blobs, double
 from upstairs.core import Task
 from upstairs.engine.meta_backward import meta_backward
+from upstairs.errors import UpstairsError
+from upstairs.functional.rules import SGD, Clipped
 from upstairs.learners import GradientLearner, StepRates, maml_pp, meta_curvature, meta_sgd
 from upstairs.learners.gradient.maml import adapting
 
@@ -121,3 +125,48 @@ def test_frozen_parameters_have_no_rates(make) -> None:
     meta_backward(learner, double(blobs(2, shape=SHAPE)))
     assert all(p.grad is not None for p in learner.rule.parameters())
     assert net[0].weight.grad is None
+
+
+@pytest.mark.parametrize("norm", [0.3, 100.0])
+def test_clipped_gradients_are_those_of_torch(norm: float) -> None:
+    """Three inner steps of each task, with torch's own clipping and descent."""
+    torch.manual_seed(0)
+    net, tasks = network(), double(blobs(3, shape=SHAPE))
+    learner = GradientLearner(net, Clipped(SGD(0.4, momentum=0.9), norm), way=WAY, steps=3)
+    found = learner.solve(tasks)
+    for i in range(3):
+        other = copy.deepcopy(net)
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.4, momentum=0.9)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(other(tasks.support.x[i]), tasks.support.y[i]).backward()
+            length = nn.utils.clip_grad_norm_(other.parameters(), norm)
+            optimizer.step()
+        assert (length > norm) == (norm < 1)
+        torch.testing.assert_close(found[i], other(tasks.query.x[i]))
+
+
+def test_clipping_has_an_exact_meta_gradient() -> None:
+    torch.manual_seed(0)
+    net, tasks = network(), double(blobs(2, shape=SHAPE))
+    meta_backward(learner := GradientLearner(net, Clipped(SGD(0.4), 0.3), way=WAY, steps=2), tasks)
+    p, eps = net[0].weight, 1e-5
+    with torch.no_grad():
+        p.view(-1)[4] += eps
+        above = learner(tasks)[0].mean()
+        p.view(-1)[4] -= 2 * eps
+        below = learner(tasks)[0].mean()
+    torch.testing.assert_close(p.grad.view(-1)[4], (above - below) / (2 * eps), rtol=1e-5, atol=1e-9)
+    with pytest.raises(UpstairsError, match=r"`norm` is 0"):
+        Clipped(SGD(0.4), 0)
+
+
+def test_rates_by_name_of_a_layer_or_a_parameter() -> None:
+    torch.manual_seed(0)
+    net, tasks = network(), double(blobs(2, shape=SHAPE))
+    each = {"0.weight": 0.01, "0.bias": 0.01, "3.weight": 0.5, "3.bias": 0.2}
+    short = {"0": 0.01, "3": 0.5, "3.bias": 0.2}
+    found = GradientLearner(net, SGD(short), way=WAY, steps=2).solve(tasks)
+    torch.testing.assert_close(found, GradientLearner(net, SGD(each), way=WAY, steps=2).solve(tasks))
+    with pytest.raises(UpstairsError, match=r"none for the parameter '3.weight': add it"):
+        GradientLearner(net, SGD({"0": 0.01, "3.bias": 0.1}), way=WAY).solve(tasks)

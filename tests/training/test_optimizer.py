@@ -14,6 +14,7 @@ from upstairs.engine.evaluate import score_tasks
 from upstairs.errors import UpstairsError
 from upstairs.schedule import lr_factor
 from upstairs.storage import load_tensors
+from upstairs.training import trainer
 from upstairs.training.optimizer import choose_device, make_optimizer
 
 
@@ -98,3 +99,21 @@ def test_tasks_go_where_the_learner_is() -> None:
     source = Source.from_arrays(torch.zeros(20, 4), torch.arange(20) % 4)
     with pytest.raises(RuntimeError, match="examples are on meta, labels on meta"):
         score_tasks(Elsewhere(), Episodes(source, way=2, shot=1, query=1), [0, 1])
+
+
+def test_apples_gpu_is_used_where_torch_has_it_and_refused_elsewhere(tmp_path, call: Call, monkeypatch) -> None:
+    data = draw_folder(tmp_path / "data")
+    words = ["train", "protonet", "--data", data, *SMALL, "--steps", 1, "--out", tmp_path / "run", "--device", "mps"]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    status, _, err = call(*words)
+    assert status == 2 and "--device is mps and torch finds none: leave it out, or use a Mac" in err
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("mps") == torch.device("mps") and choose_device("auto").type != "mps"
+
+    def lacking(*given: object, **named: object) -> None:
+        raise NotImplementedError("The operator 'aten::one' is not currently implemented for the MPS device")
+
+    monkeypatch.setattr(trainer, "choose_device", lambda asked: torch.device("cpu"))
+    monkeypatch.setattr(trainer, "meta_backward", lacking)
+    status, _, err = call(*words)
+    assert status == 2 and "--device is mps, which lacks" in err and "choose --device cpu" in err

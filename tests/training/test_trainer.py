@@ -1,11 +1,8 @@
 """Training goes on to the same bits after any stop, and refuses what is not finite without losing anything."""
 
-import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +10,13 @@ import pytest
 import torch
 
 from helpers.runs import SMALL, draw_folder, settings_of
+from upstairs.data.open import open_splits
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
+from upstairs.training import trainer
 from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.run import load
 from upstairs.training.trainer import Trainer, restore, save, train_run
@@ -56,11 +55,11 @@ def test_resumes_to_the_same_bits(tmp_path: Path, learner: str) -> None:
     splits = patterns()
     s = settings(learner, shot="1")
     train_run(Trainer(s, splits, tmp_path / "whole"))
-    for stop in (1, 4, 7):  # before, at and after a validation
+    for stop in (2, 4, 7):  # before, at and after a validation
 
         def interrupt(status, stop=stop) -> None:
-            if status.step == stop:
-                raise KeyboardInterrupt
+            if status.step == stop - 1:  # the next step is taken as a whole
+                signal.raise_signal(signal.SIGTERM)
 
         out = tmp_path / f"stopped{stop}"
         with pytest.raises(KeyboardInterrupt):
@@ -142,37 +141,65 @@ def test_defaults_give_way_to_small_data_and_what_is_given_does_not() -> None:
         Trainer(fit_settings(request_run("protonet", way=20), source), Splits(source, source, source), Path("unused"))
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """SIGKILL, then resume, again and again: the end is that of the run that nobody disturbed."""
+KILLED = """
+import os, signal, sys
+from upstairs.cli import main
+from upstairs import storage
+from upstairs.training import trainer
+where, call = sys.argv.pop(1).split()
+owner, name = {"write": (storage.os, "fsync"), "step": (trainer, "take_step")}[where]
+real, calls = getattr(owner, name), []
+def deadly(*given):
+    calls.append(1)
+    if len(calls) == int(call):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given)
+setattr(owner, name, deadly)
+main()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL in a step and in the middle of a write: the end is that of the run that nobody disturbed."""
     folder = draw_folder(tmp_path / "pictures")
-    rng = random.Random(0)
-    command = [
-        sys.executable,
-        "-m",
-        "upstairs.cli",
-        "train",
-        "protonet",
-        "--data",
-        str(folder),
-        "--quiet",
-        *SMALL,
-        "--steps",
-        "60",
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=env)
-    started = time.monotonic()
-    subprocess.run([*command, "--out", str(tmp_path / "timed")], check=True, env=env)
-    length = time.monotonic() - started
-    out, kills = tmp_path / "killed", 0
-    for _ in range(int(os.environ.get("UPSTAIRS_TEST_KILLS", "3"))):
-        process = subprocess.Popen([*command, "--out", str(out), "--resume"], env=env)
-        time.sleep(rng.uniform(0.2, 0.7) * length)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        if (out / "last.safetensors").exists():
-            load(out)
-    subprocess.run([*command, "--out", str(out), "--resume"], check=True, env=env)
+    words = ["train", "protonet", "--data", str(folder), "--quiet", *SMALL, "--steps", "12", "--validations", "4"]
+    out = tmp_path / "killed"
+    for moment in ("step 5", "write 4", "never 0"):  # writes: those of two checkpoints at each validation
+        code = ["-m", "upstairs"] if moment == "never 0" else ["-c", KILLED, moment]
+        done = subprocess.run([sys.executable, *code, *words, "--out", str(out), "--resume"])
+        assert done.returncode == (0 if moment == "never 0" else -signal.SIGKILL)
+        load(out)
+    train_run(Trainer(load(out).settings, open_splits(load(out).settings, quiet=True), tmp_path / "whole"))
     whole, resumed = weights(tmp_path / "whole" / "last.safetensors"), weights(out / "last.safetensors")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
-    assert kills >= 1, "every kill came too late"
+
+
+@pytest.mark.parametrize(
+    ("options", "validations", "tasks"),
+    [
+        ({"steps": 15, "way": 60}, 2, 20),
+        ({"steps": 40, "way": 60}, 5, 20),
+        ({"steps": 200, "way": 60}, 10, 54),
+        ({"steps": 5000, "way": 60}, 10, 100),
+        ({"steps": 15, "way": 60, "validations": 3}, 3, 20),
+        ({"steps": 15, "way": 60, "validation_tasks": 30}, 1, 30),
+        ({"steps": 15, "way": 60, "patience": 2}, 10, 20),
+        ({"minutes": 1.5, "way": 60}, 10, 100),
+    ],
+)
+def test_validations_take_at_most_a_fifth_of_the_work(options: dict, validations: int, tasks: int) -> None:
+    fitted = fit_settings(request_run("protonet", **options), patterns(130, 8).train)
+    assert (fitted.validations, fitted.validation_tasks) == (validations, tasks)
+
+
+def test_a_budget_in_minutes_leaves_out_validations_that_cost_too_much(tmp_path: Path, monkeypatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(clock)))  # each look at it takes a second
+    run = Trainer(settings("protonet", steps=None, minutes=1.0, tasks=1, validation_tasks=10), patterns(), tmp_path)
+    train_run(run)
+    own, each = 4 * 5 * 3, 4 * 16 * 10 + 8 * 4 * 5  # examples of a meta-step, with gradients, and of a validation
+    steps = [int(point["step"]) for point in run.progress.history]
+    assert steps[-1] == run.progress.step and len(steps) < 3
+    for times, step in enumerate(steps[:-1], 1):
+        assert times * each <= 0.2 * step * own

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from upstairs.cli.commands import (
     search_command,
 )  # fmt: skip
 from upstairs.cli.options import (
+    Columns,
     InnerSteps,
     Json,
     Named,
@@ -31,6 +33,7 @@ from upstairs.cli.options import (
     TaskOptions,
     first_name,
     flags_in,
+    optional,
     parse_run,
 )  # fmt: skip
 from upstairs.cli.signals import interrupt_on_terminate
@@ -53,7 +56,14 @@ def demo(
         Path | None,
         arg(help="The folder for the runs, results.json and report.html: runs/demo, for other kinds runs/demo-KIND."),
     ] = None,
-    minutes: Annotated[float, arg(help="Minutes of training for all learners together.")] = 2.5,
+    minutes: Annotated[
+        float | None,
+        arg(
+            metavar="FLOAT",
+            help="Minutes of training for all learners together.",
+            help_behavior_hint="(default: a number of steps, the same on every machine)",
+        ),
+    ] = None,
     tasks: Annotated[int, arg(help="Number of test tasks.")] = 600,
     seed: Annotated[int, arg(help="Seed of all random numbers.")] = 0,
     quiet: Quiet = False,
@@ -105,17 +115,38 @@ def train_command(words: Sequence[str]) -> None:
 
 
 def evaluate_command(
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
+    run: Annotated[
+        Positional[Path],
+        arg(metavar="RUN", help="A run, or with labelled files as --data a MODEL of `upstairs adapt`."),
+    ],
     /,
     *,
     on: OmitArgPrefixes[TaskOptions] = TaskOptions(),
     inner_steps: InnerSteps = None,
+    out: Annotated[
+        Path | None, arg(help="For a MODEL: a page or a picture of its confusion matrix: score.html, score.png.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a run on tasks of unseen classes: accuracy with a 95% interval, and that of the baselines."""
-    from upstairs.experiments.evaluate import evaluate_run
+    """Evaluate a run on tasks of unseen classes, or an adapted model on labelled files of its classes.
 
+    A run gets its accuracy with a 95% interval over tasks, and that of the baselines. A model gets its accuracy with a
+    95% interval over examples, F1 of each class, calibration, and what it confuses: upstairs evaluate MODEL --data my/
+    """
+    from upstairs.experiments.evaluate import evaluate_model, evaluate_run, write_score
+
+    if run.is_file():
+        given = {name for name, value in vars(on).items() if value != getattr(TaskOptions(), name)}
+        for name in sorted((given | ({"inner_steps"} if inner_steps is not None else set())) - {"data", "columns"}):
+            raise UpstairsError(f"`{name}` is about the tasks of a run and {run} is an adapted model: leave it out")
+        score = evaluate_model(run, on.data, columns=on.columns, quiet=quiet or json)
+        if out is not None:
+            write_score(score, out)
+        print_json(score) if json else print(score)
+        return
+    if out is not None:
+        raise UpstairsError(f"`out` draws the answers of an adapted model and {run} is a run: use `upstairs report`")
     result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
     if json:
         print_json(result)
@@ -177,41 +208,92 @@ def adapt(
         float | None,
         arg(help="Allow the answer `none of these`, which refuses about this share (such as 0.1) of known inputs."),
     ] = None,
+    columns: Columns = None,
+    without_support: Annotated[
+        bool, arg(help="Leave the support examples out of the file: it predicts the same, and holds none of your data.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Adapt a trained run to classes of your own, from a few examples of each."""
     from upstairs.experiments.predict import adapt_run
 
-    model = adapt_run(run, support, unknown=unknown, quiet=quiet)
-    model.save(out)
+    model = adapt_run(run, support, unknown=unknown, columns=columns, quiet=quiet)
+    model.save(out, support=not without_support)
     if not quiet:
         names = ", ".join(model.labels[:8]) + (", ..." if len(model.labels) > 8 else "")
-        print(f"{out}: knows {len(model.labels)} classes from {len(model.support.y)} examples ({names})")
+        count = len(model.support.y) if model.support else 0
+        print(f"{out}: knows {len(model.labels)} classes from {count} examples ({names})")
+        leave = "" if model.learner.needs_support else " (--without-support leaves them out)"
+        print("the file holds none of the examples" if without_support else f"the file holds the examples{leave}")
 
 
 def predict(
     model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
     inputs: Annotated[
-        Positional[tuple[Path, ...]],
+        Positional[tuple[str, ...]],
         arg(
             metavar="INPUT...",
-            help="Pictures to classify; for a text model: files with one text per line, tables, or - (standard input).",
+            help="Files, folders (with all below), zips, patterns such as '*.png', or - (standard input, a path a "
+            "line). For a model of texts: files with one text a line, tables, or - (one text a line).",
         ),
     ] = (),
     /,
     *,
     text: Annotated[tuple[str, ...], arg(help="Texts to classify, each in quotes.")] = (),
+    columns: Columns = None,
+    windows: Annotated[
+        bool, arg(help="Classify windows of long recordings: input, start, end, label, probability.")
+    ] = (False),
+    seconds: Annotated[
+        float | None, optional("With --windows: length of a window.", "as trained", metavar="SECONDS")
+    ] = None,
+    hop: Annotated[
+        float | None, optional("With --windows: from one to the next.", "half a window", metavar="SECONDS")
+    ] = None,
+    out: Annotated[Path | None, arg(help="A table for the answers instead: answers.csv, .tsv or .json.")] = None,
+    all: Annotated[bool, arg(help="With --out: a column for the probability of each class.")] = False,
+    skip_bad: Annotated[
+        bool, arg(help="Leave out inputs that cannot be read, without a word and with status 0.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Classify inputs with an adapted model: upstairs predict model.safetensors a.png b.jpg"""
-    from upstairs.experiments.predict import predict_file
+    """Classify inputs with an adapted model: upstairs predict model.safetensors a.png photos/ --out answers.csv
 
-    rows = predict_file(model, inputs, text)
+    Each input gives one line: its name, its label and the label's probability, with tabs between them; tabs and line
+    breaks within a name are written as \\t and \\n. Inputs that cannot be read are named at the end and the status is
+    then 1, or 2 if none could be read.
+    """
+    from upstairs.console import counting
+    from upstairs.experiments.predict import inputs_in, predictions, row_text, window_rows, write_predictions
+    from upstairs.training.inputs import refuse_bad
+    from upstairs.training.model import load_adapted
+
+    adapted, bad = load_adapted(model), dict[int, UpstairsError]()
+    if not inputs and not text:
+        raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
+    if text and not adapted.inputs.are_texts:
+        raise UpstairsError(f"`text` was given and {model} names no texts: give files to name instead")
+    if not windows and (seconds is not None or hop is not None):
+        raise UpstairsError("`seconds` and `hop` are about windows of recordings: give `windows` too")
+    named = [*inputs_in(inputs, adapted.inputs, columns), *((one, one) for one in text)]
+    answers = window_rows(adapted, named, bad, seconds, hop) if windows else predictions(adapted, named, bad)
+    plain, rows = out is None and not json, []
+    with counting("predicting", quiet=plain and sys.stdout.isatty()) as progress:
+        for done, row in enumerate(answers, 1):
+            print(row_text(row)) if plain else rows.append(row)
+            if progress and not windows:
+                progress(done, len(named))
+    if bad and len(bad) == len(named):
+        refuse_bad(bad)
+    if out is not None:
+        write_predictions(rows, out, all=all)
     if json:
         print_json(rows)
-    else:
-        for row in rows:
-            print(f"{row['input']}\t{row['label']}\t{100 * row['probability']:.1f}%")
+    if bad and not skip_bad:
+        for error in bad.values():
+            print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
+        print(f"upstairs: {len(bad)} of {len(named)} inputs could not be read", file=sys.stderr)
+        sys.exit(1)
 
 
 def list_names(*, json: Json = False) -> None:
@@ -274,6 +356,9 @@ def option_names() -> set[str]:
 
 def main() -> None:
     """The entry point: an UpstairsError prints one sentence and exits with status 2, an interruption with 130."""
+    for stream in (sys.stdout, sys.stderr):  # a label may have characters that the terminal lacks
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     interrupt_on_terminate()
     keep_freed_memory()
     try:

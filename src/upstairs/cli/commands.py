@@ -90,7 +90,9 @@ def reproduce_command(
     seeds: Annotated[int, arg(help="Number of trainings, which differ only in their seed.")] = 3,
     tasks: Annotated[int, arg(help="Number of test tasks, the same for all seeds: 1000 or more.")] = 1000,
     out: Annotated[Path, arg(help="The folder for runs and result cards.")] = Path("runs/reproduce"),
-    device: Annotated[Literal["auto", "cpu", "cuda"], arg(help="The device; auto is CUDA if available.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], arg(help="The device; auto is CUDA if available, mps Apple's GPU.")
+    ] = "auto",
     note: Annotated[str, arg(help="A note for the card, such as the load of the machine.")] = "",
     json: Json = False,
     quiet: Quiet = False,

@@ -126,17 +126,21 @@ def _write(name: str, value: Any, left_out: str) -> str:
     return left_out.rstrip(".") if value is None else str(value)
 
 
-def _optional(help: str, default: str, *, metavar: str) -> Any:
+def optional(help: str, default: str, *, metavar: str) -> Any:
     """Returns the help of an optional flag, whose default is described in words."""
     return arg(metavar=metavar, help=help, help_behavior_hint=f"(default: {default})")
 
 
-InnerSteps = Annotated[int | None, _optional("Gradient learners: inner steps.", "as trained", metavar="INT")]
+InnerSteps = Annotated[int | None, optional("Gradient learners: inner steps.", "as trained", metavar="INT")]
 RunDirectory = Annotated[
-    Path | None, _optional("The run's directory: checkpoints, settings, learning curve.", "runs/NAME", metavar="PATH")
+    Path | None, optional("The run's directory: checkpoints, settings, learning curve.", "runs/NAME", metavar="PATH")
 ]
-Page = Annotated[Path | None, _optional("The page to write.", "report.html in the first run", metavar="PATH")]
+Page = Annotated[Path | None, optional("The page to write.", "report.html in the first run", metavar="PATH")]
 Quiet = Annotated[bool, arg(help="Print no progress.")]
+Columns = Annotated[
+    str | None,
+    optional("A table's columns for text and label, such as utterance,intent.", "found by name", metavar="NAMES"),
+]
 Json = Annotated[bool, arg(help="Print the result as JSON.")]
 
 
@@ -144,17 +148,18 @@ Json = Annotated[bool, arg(help="Print the result as JSON.")]
 class TaskOptions:
     """The tasks that runs are evaluated on."""
 
-    data: Annotated[str | None, _optional("Data to test on.", "the run's test classes", metavar="PATH")] = None
+    data: Annotated[str | None, optional("Data to test on.", "the run's test classes", metavar="PATH")] = None
     split: Annotated[
         str | None,
-        _optional("The classes to test on: train, val, test or all.", "test; all of other data", metavar="NAME"),
+        optional("The classes to test on: train, val, test or all.", "test; all of other data", metavar="NAME"),
     ] = None
-    way: Annotated[int | None, _optional("Classes in a task.", "5, or what the learner can", metavar="INT")] = None
+    columns: Columns = None
+    way: Annotated[int | None, optional("Classes in a task.", "5, or what the learner can", metavar="INT")] = None
     shot: Annotated[
-        int | None, _optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
+        int | None, optional("Support examples of each class.", "1; for regression as trained", metavar="INT")
     ] = None
     query: Annotated[
-        int | None, _optional("Query examples of each class.", "15, or what the classes have", metavar="INT")
+        int | None, optional("Query examples of each class.", "15, or what the classes have", metavar="INT")
     ] = None
     tasks: Annotated[int, arg(help="Number of tasks; use 600 or more for a reliable score.")] = 600
     seed: Annotated[

@@ -5,9 +5,10 @@ from typing import NoReturn
 
 
 def interrupt_on_terminate() -> None:
-    """Makes SIGTERM stop a run as Ctrl-C does: the run is saved and can be resumed."""
+    """Makes SIGTERM stop the command as Ctrl-C does; a training saves itself first (see `training/stops.py`)."""
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, interrupt)

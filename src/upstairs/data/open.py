@@ -1,10 +1,13 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from upstairs.console import counting, tell_user
 from upstairs.data import BUILT_IN
@@ -12,14 +15,15 @@ from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
+from upstairs.data.episodes import Episodes
 from upstairs.data.files import PICTURES, SOUNDS, Files
 from upstairs.data.images.datasets import open_data, open_source
-from upstairs.data.images.folders import files_by_class
-from upstairs.data.images.format import ImageFormat
+from upstairs.data.images.folders import files_by_class, format_for
+from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
 from upstairs.data.source import InputFormat, Source
-from upstairs.data.splits import Splits
+from upstairs.data.splits import Splits, split_by_class
 from upstairs.data.tables import is_table
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
@@ -231,6 +235,73 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
             splice=options.splice, spoken=options.spoken or 0, seed=options.split_seed,
             validation=options.train_on_validation, progress=progress,
         )  # fmt: skip
+
+
+def split_own(data: Any, options: DataOptions) -> Splits:
+    """Splits data that a Python user made: `Splits`, a `Source`, `Episodes`, or a torch `Dataset` (see `read_dataset`).
+
+    A source is split at random by class, by group where it has groups; functions and episodes are for training only,
+    since a function is never drawn twice and other classes are not known.
+
+    Raises:
+        UpstairsError: data of another kind, or too few classes.
+    """
+    if isinstance(data, Splits):
+        return limited(data, options)
+    source = data.source if isinstance(data, Episodes) else data
+    if not isinstance(source, Source):
+        source = read_dataset(data)
+    if source.functions:
+        return Splits(source, source, source)
+    if isinstance(data, Episodes):
+        return Splits(source, source.subset([]), source.subset([]))
+    if options.split not in (None, "group", "ratio"):
+        raise UpstairsError(f"`split` is '{options.split}' and {source.name} is data of your own: give ratio or group")
+    return limited(split_by_class(source, options.split, seed=options.split_seed), options)
+
+
+def read_dataset(dataset: Any) -> Source:
+    """Reads every item of a torch `Dataset`, a pair (input, label), into memory; random transforms are drawn once.
+
+    Inputs are arrays or tensors of one shape, or PIL pictures. `dataset.classes`, if any, names the labels.
+
+    Raises:
+        UpstairsError: no `Dataset` with a length, items that are no such pairs, or inputs of several shapes.
+    """
+    name = type(dataset).__name__
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, Mapping):
+        raise UpstairsError(
+            f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
+            "items are (input, label)"
+        )
+    inputs, labels = [], []
+    for place in range(len(dataset)):
+        item = dataset[place]
+        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]) != 0:
+            raise UpstairsError(f"item {place} of {name} is {_short(item)}: it must be a pair (input, label)")
+        inputs.append(item[0])
+        labels.append(item[1].item() if hasattr(item[1], "item") else item[1])
+    format = None
+    if inputs and all(isinstance(item, Image.Image) for item in inputs):
+        some = inputs[:: max(1, len(inputs) // 32)]
+        format = format_for([read_picture(picture) for picture in some])
+        inputs = [format.read(picture) for picture in inputs]
+    rows = [np.asarray(item) for item in inputs]
+    for place, row in enumerate(rows):
+        if row.shape != rows[0].shape or row.dtype.kind not in "biuf":
+            raise UpstairsError(
+                f"input {place} of {name} is {_short(row)} and input 0 {_short(rows[0])}: give numbers of one shape"
+            )
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, Sequence) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
+        labels = [str(names[k]) for k in labels] if len({*map(str, names)}) == len(names) else labels
+    return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
+
+
+def _short(item: Any) -> str:
+    """Describes a value of a user's data."""
+    shape = getattr(item, "shape", None)
+    return f"a {type(item).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 def check_data_options(options: DataOptions, parts: list[str]) -> None:

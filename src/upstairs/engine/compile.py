@@ -14,6 +14,7 @@ from upstairs.core import Learner, Task
 from upstairs.engine.plan import estimate, known_of
 from upstairs.engine.rewrite import rewrite_products
 from upstairs.functional.batching.norms import tracks_statistics
+from upstairs.functional.purity import put_back, snapshot
 
 MOST = 8  # shapes of one learner that are compiled; others run eagerly
 PATIENCE = 20  # steps of one shape before `auto` compiles
@@ -123,11 +124,14 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
     elif sum(s.program is not None for s in shapes.values()) >= MOST:
         shape.refused = f"{MOST} shapes are compiled already: give tasks of equal way, shot and query"
     else:
+        before = snapshot(learner)
         try:
             shape.program = Compiled(learner, tasks)
         except Exception as error:
             shape.refused = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
             log.warning("the meta-step runs eagerly, since it was not compiled: %s", shape.refused)
+        finally:
+            put_back(before)
     return shape.program
 
 

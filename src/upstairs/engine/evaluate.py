@@ -16,7 +16,7 @@ from upstairs.data.seeds import task_seed
 from upstairs.engine.calibrate import calibrate
 from upstairs.engine.metrics import LIKELIHOOD, ScoreKind, score_kind
 from upstairs.engine.precompute import embedded
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.learners.baselines import plain_baselines
 from upstairs.statistics import interval
 from upstairs.tree import to_device_of
@@ -151,6 +151,8 @@ def evaluate(
         UpstairsError: fewer than 2 tasks, a way that the learner does not support, or population statistics that were
             never measured.
     """
+    check_type("learner", learner, Learner, "a learner, such as `run.learner` of a run")
+    check_type("episodes", episodes, Episodes, "the tasks, such as Episodes(source, way=5, shot=1)")
     seeds = enough_seeds(seed, tasks)
     if training is not None:
         calibrate(learner, training)
@@ -187,6 +189,8 @@ def describe_likelihood(learner: Learner, episodes: Episodes, seeds: Sequence[in
 
 def enough_seeds(seed: int, tasks: int) -> list[int]:
     """Returns the frozen list of tasks; refuses one that is too short for an interval."""
+    check_type("tasks", tasks, int, "the number of tasks")
+    check_type("seed", seed, int, "a whole number")
     if tasks < 2:
         raise UpstairsError(f"`tasks` is {tasks}: an interval needs 2 or more, and a result worth telling 600 or more")
     return frozen_seeds(seed, tasks)

@@ -27,7 +27,7 @@ from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, executing
 from upstairs.functional.exclusive import exclusive
-from upstairs.functional.purity import check_unchanged, restore, snapshot
+from upstairs.functional.purity import check_unchanged, put_back, snapshot
 from upstairs.tree import index, modules_of, parameters_of
 
 Compile = Literal["off", "on", "auto"]
@@ -37,7 +37,7 @@ class MetaStep(NamedTuple):
     """The result of `meta_backward`, detached."""
 
     losses: Float[Tensor, " task"]
-    predictions: Float[Tensor, "task n out"]
+    predictions: Float[Tensor, "task n *out"]
 
 
 @exclusive
@@ -115,7 +115,7 @@ def meta_backward(
                 plans[asked] = how
     except BaseException as error:
         if before is not None:
-            restore(before)
+            put_back(before)
         if isinstance(error, UpstairsError) or not isinstance(error, RuntimeError | MemoryError):
             raise
         if out_of_memory(error):

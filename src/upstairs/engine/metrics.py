@@ -1,9 +1,11 @@
-"""Scores of tasks: accuracy, squared error, likelihood, a bound."""
+"""Scores of tasks: accuracy, squared error, likelihood, a bound; and of an adapted model on labelled inputs."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from upstairs.core import Task, gaussian_nll
 from upstairs.data.episodes import Episodes
+from upstairs.statistics import wilson_interval
 
 
 def task_accuracy(predictions: Float[Tensor, "task n way"], tasks: Task) -> Float[Tensor, " task"]:
@@ -78,3 +81,97 @@ def score_kind(episodes: Episodes) -> ScoreKind:
         units = episodes.source.format.units if episodes.source.format else ()
         return SQUARED_ERROR._replace(of=partial(task_squared_error, units=units)) if units else SQUARED_ERROR
     return BOUND if episodes.task_kind == "generation" else ACCURACY
+
+
+class ModelScore(dict[str, Any]):
+    """The result of `Model.evaluate`: a dict, ready for json; printed, it is plain text.
+
+    Accuracy, its interval (Wilson's, over examples), F1, calibration and `refused` are those of the inputs whose label
+    the model knows. `unknown` counts the other labels, and `unknown_refused` is the share of their inputs that were
+    refused. A row of `confusion` is a true label of `rows`, a column an answer of `columns`.
+    """
+
+    def __str__(self) -> str:
+        low, high = self["interval"]
+        lines = [
+            f"accuracy {self['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%}, over {self['examples']} examples "
+            f"of {len(self['classes'])} classes), macro F1 {self['macro_f1']:.1%}",
+            f"mean calibration error {self['calibration_error']:.1%}",
+        ]
+        if self["refused"] is not None:
+            lines.append(f"refused as none of these: {self['refused']:.1%} of the examples of known classes")
+        if self["unknown"]:
+            named = ", ".join(f"{label} {count}" for label, count in self["unknown"].items())
+            share = self["unknown_refused"]
+            said = "not scored: adapt with `unknown`" if share is None else f"{share:.1%} of them refused"
+            lines.append(f"labels that the model does not know: {named} ({said})")
+        if self["repeated"]:
+            first = ", ".join(self["repeated"][:5]) + (", ..." if len(self["repeated"]) > 5 else "")
+            lines.append(f"{len(self['repeated'])} inputs are support examples, so the accuracy is too high: {first}")
+        width = max(map(len, [*self["classes"], "class"]))
+        lines.append(f"{'class':<{width}}  examples  precision  recall     F1")
+        for label, own in self["classes"].items():
+            shares = (own["precision"], own["recall"], own["f1"])
+            lines.append(f"{label:<{width}}  {own['examples']:>8}" + "{:>11.1%}{:>8.1%}{:>7.1%}".format(*shares))
+        pairs = [
+            (count, row, column)
+            for row, counts in zip(self["rows"], self["confusion"], strict=True)
+            for column, count in zip(self["columns"], counts, strict=True)
+            if count and row != column and row in self["classes"]
+        ]
+        if most := sorted(pairs, key=lambda pair: -pair[0])[:5]:
+            lines.append("most confused: " + ", ".join(f"{row} as {column} {count}" for count, row, column in most))
+        return "\n".join(lines)
+
+
+def score_answers(
+    truth: Sequence[str],
+    answers: Sequence[str],
+    probabilities: Float[np.ndarray, "n way"],
+    labels: Sequence[str],
+    *,
+    refusal: str | None = None,
+    repeated: Sequence[str] | None = (),
+) -> ModelScore:
+    """Scores answers against the true labels.
+
+    Args:
+        labels: what the model knows: the columns of `probabilities`.
+        refusal: the answer that refuses an input; None: there is none.
+        repeated: the names of inputs that the model was adapted on; None: not known.
+    """
+    columns = [*labels, *([] if refusal is None else [refusal])]
+    counts = Counter(zip(truth, answers, strict=True))
+    there, known = Counter(truth), [label for label in labels if label in truth]
+    rows = [*known, *sorted(there.keys() - {*labels})]
+    own = np.array([label in labels for label in truth])
+    right = np.array(truth)[own] == np.array(answers)[own]
+    answered = Counter(answer for answer, counted in zip(answers, own, strict=True) if counted)
+    classes = {}
+    for label in known:
+        hits = counts[label, label]
+        precision, recall = hits / max(answered[label], 1), hits / there[label]
+        f1 = 2 * hits / (answered[label] + there[label])
+        classes[label] = {"examples": there[label], "precision": precision, "recall": recall, "f1": f1}
+    highest = probabilities[own].max(-1)
+    likeliest = np.array(labels)[probabilities[own].argmax(-1)] == np.array(truth)[own]
+    bins = np.minimum((10 * highest).astype(int), 9)  # expected calibration error, ten bins (Guo et al. 2017)
+    gaps = [abs(float((likeliest[bins == k] - highest[bins == k]).sum())) for k in range(10)]
+    strange, total = int((~own).sum()), int(own.sum())
+    return ModelScore(
+        examples=total,
+        accuracy=float(right.mean()),
+        interval=wilson_interval(int(right.sum()), total),
+        macro_f1=float(np.mean([one["f1"] for one in classes.values()])),
+        calibration_error=sum(gaps) / total,
+        refused=None if refusal is None else answered[refusal] / total,
+        unknown={label: there[label] for label in rows if label not in classes},
+        unknown_refused=sum(counts[label, refusal] for label in rows if label not in classes) / strange
+        if refusal is not None and strange
+        else None,
+        repeated=repeated,
+        classes=classes,
+        rows=rows,
+        columns=columns,
+        confusion=[[counts[row, column] for column in columns] for row in rows],
+    )

@@ -1,10 +1,11 @@
 """The plan of a meta-step: how it runs and in how much memory, estimated on tensors without storage."""
 
+import ctypes
 import logging
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal, NamedTuple
@@ -25,7 +26,7 @@ from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
 from upstairs.functional.exclusive import exclusive
-from upstairs.functional.purity import restore, snapshot
+from upstairs.functional.purity import put_back, snapshot
 from upstairs.settings import parse_bytes
 from upstairs.tree import index, modules_of, parameters_of
 
@@ -219,7 +220,7 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
     finally:
         FOLDS.clear()
         noise.setLevel(level)
-        restore(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
+        put_back(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
         if known is None:  # the way that works on these tensors may not work on real ones
             forget(learner)
 
@@ -271,4 +272,10 @@ def memory_of(device: torch.device) -> int:
     """Returns the device's total memory in bytes; with free memory, plans and the order of sums would be random."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(AttributeError, ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(AttributeError, OSError):  # Windows
+        kilobytes = ctypes.c_ulonglong()
+        if getattr(ctypes, "windll").kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes)):  # noqa: B009
+            return kilobytes.value * 1024
+    return 8 * 2**30

@@ -26,7 +26,7 @@ NEAREST = "nearest centroid"  # the row without meta-training
 
 
 def breadth(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path | Run],
     data: Sequence[str],
     *,
     way: int = 5,

@@ -153,7 +153,7 @@ def machine(asked: str) -> dict[str, Any]:
     device = choose_device(asked)
     model = platform.machine()
     if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     cores, threads = os.cpu_count(), torch.get_num_threads()

@@ -24,14 +24,15 @@ from upstairs.experiments.report.measure import name_runs
 from upstairs.experiments.report.values import write_name
 from upstairs.learners import baselines_for
 from upstairs.statistics import paired_differences
-from upstairs.training.run import check_comparable, load
+from upstairs.training.run import Run, check_comparable, load
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | Path | Run],
     *,
     data: str | None = None,
     split: str | None = None,
+    columns: str | None = None,
     way: int | None = None,
     shot: int | None = None,
     query: int | None = None,
@@ -45,8 +46,8 @@ def compare(
     A transductive learner is scored twice: with all queries at once, and with one query at a time.
 
     Args:
-        runs: the directories of two or more runs on the same data.
-        data, split, way, shot, query, tasks, seed: as in `upstairs evaluate`.
+        runs: two or more runs on the same data, or their directories.
+        data, split, columns, way, shot, query, tasks, seed: as in `upstairs evaluate`.
         baselines: score the baselines of the first run too.
 
     Returns:
@@ -56,7 +57,7 @@ def compare(
     Raises:
         UpstairsError: fewer than two runs, a run given twice, or runs without tasks in common.
     """
-    loaded = [load(path) for path in runs]
+    loaded = [load(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
     if len(loaded) < 2:
         raise UpstairsError(
             f"{len(loaded)} run was given and a comparison needs 2: write `upstairs compare RUN RUN...`"
@@ -64,7 +65,9 @@ def compare(
     foreign = data is not None and absolute(data) not in {run.settings.data for run in loaded}
     check_comparable(loaded, foreign=foreign)
     seeds = enough_seeds(seed, tasks)
-    episodes, name, part = choose_episodes(loaded, data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
+    episodes, name, part = choose_episodes(
+        loaded, data=data, split=split, columns=columns, way=way, shot=shot, query=query, quiet=quiet
+    )
     kind = score_kind(episodes)
     plain = baselines_for(loaded[0].settings, episodes.source, episodes.largest_way) if baselines else {}
     named = dict(zip(name_runs(loaded), (run.learner for run in loaded), strict=True))

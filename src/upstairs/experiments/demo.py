@@ -28,6 +28,7 @@ class Demo(NamedTuple):
     unseen: str
 
 
+SHARES = {"demo_protonet": 0.76, "demo_maml": 0.24, "demo_texts": 1.0, "demo_sounds": 1.0}  # of a budget in minutes
 DEMOS: dict[Kind, Demo] = {
     "image": Demo("glyphs", ("demo_protonet", "demo_maml"), ((5, 1), (20, 1)), "scripts"),
     "text": Demo("languages", ("demo_texts",), ((5, 1), (5, 5)), "languages"),
@@ -38,7 +39,7 @@ DEMOS: dict[Kind, Demo] = {
 def run_demo(
     out: Path,
     *,
-    minutes: float,
+    minutes: float | None = None,
     tasks: int,
     seed: int,
     quiet: bool,
@@ -52,6 +53,8 @@ def run_demo(
 
     Args:
         out: the folder for runs and results.
+        minutes: minutes of training for all learners together; None: the steps of the presets, which give the same
+            networks on every machine.
         data: a data set to use instead of the kind's own. The library ships no recordings: without `data`, eSpeak NG
             synthesises them if it is installed.
 
@@ -60,17 +63,18 @@ def run_demo(
     """
     demo = DEMOS[kind]
     data = data or demo.data
-    if not minutes > 0:
+    if minutes is not None and not minutes > 0:
         raise UpstairsError(f"`minutes` is {minutes}: it must be above 0")
     data = data or str(synthesised(out / "words", quiet=quiet))
     splits = open_splits(DataOptions(data=data), quiet=quiet)
     runs: list[Run] = []
-    whole = sum(PRESETS[name].settings["minutes"] for name in demo.presets)
-    for settings in (PRESETS[name].settings for name in demo.presets):
-        folder = out / settings["learner"]
-        budget = {"minutes": round(minutes * settings["minutes"] / whole, 3), "validations": 5, "validation_tasks": 60}
-        given: dict[str, Any] = {**settings, **budget, "seed": seed, "data": data}
-        request = request_run(**given)
+    whole = sum(SHARES[name] for name in demo.presets)
+    for name in demo.presets:
+        folder = out / PRESETS[name].settings["learner"]
+        given: dict[str, Any] = {"validations": 5, "validation_tasks": 60, "seed": seed, "data": data}
+        if minutes is not None:
+            given["minutes"] = round(minutes * SHARES[name] / whole, 3)
+        request = request_run(name, **given)
         runs.append(train_or_resume(request, folder, splits, quiet=quiet))
     with counting(f"measuring on unseen {demo.unseen}", quiet=quiet) as progress:
         report = measure(

@@ -1,10 +1,14 @@
 """Evaluation of a run and its baselines on a frozen list of tasks."""
 
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from upstairs.console import counting
 from upstairs.data.episodes import Episodes
@@ -12,18 +16,23 @@ from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
 from upstairs.data.regression import sizes_that_fit
 from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
+from upstairs.engine.metrics import ModelScore
 from upstairs.errors import UpstairsError
 from upstairs.learners import Unconditioned, baselines_for
 from upstairs.settings import DataOptions
+from upstairs.storage import write_atomically
+from upstairs.training.model import load_adapted
 from upstairs.training.run import Run, check_task_kind, load
 
 
 def evaluate_run(
-    path: Path,
+    path: str | Path | Run,
     *,
     data: str | None = None,
     split: str | None = None,
+    columns: str | None = None,
     way: int | None = None,
     shot: int | None = None,
     query: int | None = None,
@@ -33,9 +42,11 @@ def evaluate_run(
     baselines: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Returns the score of a run, with its interval and baselines, on a frozen list of tasks."""
+    """Returns the score of a run (or of the run in a directory), with its interval and baselines, on frozen tasks."""
     run = load(path)
-    episodes, name, part = choose_episodes([run], data=data, split=split, way=way, shot=shot, query=query, quiet=quiet)
+    episodes, name, part = choose_episodes(
+        [run], data=data, split=split, columns=columns, way=way, shot=shot, query=query, quiet=quiet
+    )
     learner = run.learner
     if inner_steps is not None:
         learner = learner.with_steps(inner_steps)
@@ -58,6 +69,42 @@ def evaluate_run(
     }
 
 
+def evaluate_model(path: Path, data: str | None, *, columns: str | None = None, quiet: bool = False) -> ModelScore:
+    """Returns the score of an adapted model on labelled files."""
+    if data is None:
+        raise UpstairsError(
+            f"{path} is an adapted model: give labelled files as `data`, such as a folder of class folders"
+        )
+    return load_adapted(path).evaluate(data, columns=columns, quiet=quiet)
+
+
+def write_score(score: ModelScore, path: Path) -> None:
+    """Writes a model's score as a page (.html), or its confusion matrix as a picture (.png, .svg, .pdf)."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(score["confusion"])
+    shares = counts / counts.sum(1, keepdims=True)
+    figure = Figure(figsize=(2.5 + 0.5 * counts.shape[1], 2 + 0.5 * counts.shape[0]), layout="constrained")
+    axes, content = figure.subplots(), io.BytesIO()
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    names = [[name.replace("$", r"\$") for name in score[key]] for key in ("columns", "rows")]
+    axes.set_xticks(range(counts.shape[1]), names[0], rotation=90)
+    axes.set_yticks(range(counts.shape[0]), names[1])
+    axes.set(xlabel="answer", ylabel="true label")
+    for (i, j), count in np.ndenumerate(counts) if counts.size <= 2500 else ():
+        axes.text(j, i, str(count), ha="center", va="center", color="black" if shares[i, j] < 0.5 else "white")
+    page = path.suffix.lower() == ".html"
+    try:
+        figure.savefig(content, format="svg" if page else path.suffix.lower().removeprefix(".") or "none")
+    except ValueError as error:
+        raise UpstairsError(f"`out` is {path} ({error}): name one such as score.html or score.png") from error
+    drawn = content.getvalue()
+    if page:
+        head = '<!doctype html><meta charset="utf-8"><title>How good an adapted model is</title>'
+        drawn = f"{head}<pre>{escape(str(score))}</pre>".encode() + drawn[drawn.index(b"<svg") :]
+    write_atomically(path, drawn)
+
+
 UNHEARD: dict[str, Any] = {"spoken": None}  # synthesised words are used in training only
 
 
@@ -66,9 +113,13 @@ def reads(run: Run, data: str) -> bool:
     return isinstance(run.inputs.format, reader_for(data).formats)
 
 
-def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool) -> tuple[Source, str, str]:
+def choose_source(
+    run: Run, data: str | None, split: str | None, *, columns: str | None = None, quiet: bool
+) -> tuple[Source, str, str]:
     """Returns the classes to evaluate on, with the names of the data and of the split."""
     name, form = str(data or run.settings.data), run.inputs.format
+    if data is None and run.splits is not None and split in (None, *Splits._fields):
+        return getattr(run.splits, split or "test"), name, split or "test"
     own = data is None or absolute(data) == run.settings.data
     if not reader_for(name).has_splits:
         if split not in (None, "test"):
@@ -82,7 +133,7 @@ def choose_source(run: Run, data: str | None, split: str | None, *, quiet: bool)
     if own and split != "all":
         again = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=form)
         return getattr(again, split), run.settings.data, split
-    columns = run.settings.columns if own else None
+    columns = columns or (run.settings.columns if own else None)
     if split != "all":
         options = DataOptions(data=name, columns=columns)
         return getattr(open_splits(options, quiet=quiet, format=form), split), name, split
@@ -100,13 +151,14 @@ def choose_episodes(
     way: int | None,
     shot: int | None,
     query: int | None,
+    columns: str | None = None,
     quiet: bool,
 ) -> tuple[Episodes, str, str]:
     """Returns the tasks to evaluate on, with the names of the data and of the split.
 
     An option that is None is set to a value that every run supports.
     """
-    source, name, part = choose_source(runs[0], data, split, quiet=quiet)
+    source, name, part = choose_source(runs[0], data, split, columns=columns, quiet=quiet)
     check_task_kind(runs, source)
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1

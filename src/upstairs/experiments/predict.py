@@ -1,72 +1,142 @@
 """Adaptation of a run to new classes, and prediction of inputs from files."""
 
+import csv
+import glob
 import io
+import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from upstairs.console import tell_user
+from upstairs.data.files import PICTURES, SOUNDS, Files, natural, open_tree
 from upstairs.data.open import open_splits
 from upstairs.data.text.hashed import as_text
 from upstairs.data.text.tables import texts_of
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import UNHEARD
 from upstairs.learners import ENOUGH
-from upstairs.training.inputs import Support, read_support
-from upstairs.training.model import Model, load_adapted
+from upstairs.storage import write_atomically
+from upstairs.training.inputs import Inputs, Support, read_support
+from upstairs.training.model import Model
 from upstairs.training.run import load
 
+TEXT_FILES, ARRAYS = Files("texts", ("txt",)), Files("arrays", ("npy",))
+Named = tuple[str, Any]  # an input's name, and the input
+Row = dict[str, Any]
 
-def adapt_run(path: Path, support: Support, *, unknown: float | None = None, quiet: bool = False) -> Model:
+
+def adapt_run(
+    path: Path, support: Support, *, unknown: float | None = None, columns: str | None = None, quiet: bool = False
+) -> Model:
     """Adapts a run as `Run.adapt` does; where a class has few examples, validation classes calibrate `unknown`."""
     run, others = load(path), None
-    counts = Counter(
-        read_support(support, run.inputs)[2] if unknown is not None and run.settings.task_kind != "regression" else ()
-    )
-    if min(counts.values(), default=ENOUGH) < ENOUGH:
-        try:
-            others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val
-        except UpstairsError as error:
-            tell_user(f"--unknown is rough, from so few examples alone: the run's own data cannot be read ({error})")
+    if run.settings.task_kind == "classification":
+        labels, items, y = read_support(support, run.inputs, columns=columns)
+        support = (items, [labels[k] for k in y])
+        if unknown is not None and min(Counter(y).values()) < ENOUGH:
+            try:
+                others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val
+            except UpstairsError as error:
+                tell_user(
+                    f"`unknown` is rough, from so few examples alone: the run's own data cannot be read ({error})"
+                )
     return run.adapt(support, unknown=unknown, others=others)
 
 
-def lines_of(path: Path) -> list[str]:
-    """Returns the texts of a file, or of standard input for `-`."""
-    if str(path) != "-":
-        return texts_of(path)
-    own = sys.stdin  # read as bytes where possible: in some locales Python accepts text that is not UTF-8
-    read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
-    return [line for line in read.splitlines() if line.strip()]
+def inputs_in(given: Sequence[str], inputs: Inputs, columns: str | None = None) -> list[Named]:
+    """Returns the inputs that files, folders, zips, patterns (such as *.png) and `-` (standard input) name, in order.
 
-
-def predict_file(model: Path, inputs: Sequence[Path], texts: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Returns the label and the class probabilities of each input, by the adapted model in a file.
-
-    Args:
-        inputs: files; for a model of texts each line is an input.
-        texts: further inputs of a model of texts.
+    A folder stands for all files of the model's kind below it, in natural order. For a model of texts a file stands for
+    its lines or the rows of a table, and a .txt file in a folder for one text; for one of arrays, a .npy file.
 
     Raises:
-        UpstairsError: no inputs, a file that cannot be read, or texts for a model of other inputs.
+        UpstairsError: nothing was given, a pattern or a folder without files, or a table that cannot be read.
     """
-    if not inputs and not texts:
-        raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
-    adapted = load_adapted(model)
-    if texts and not adapted.inputs.are_texts:
-        raise UpstairsError(f"`text` was given and {model} names no texts: give files to name instead")
-    items = [text for path in inputs for text in lines_of(path)] if adapted.inputs.are_texts else list(inputs)
-    items = [*items, *texts]
-    logits = adapted.logits(items)
-    return [
-        {
-            "input": str(item),
-            "label": label,
-            "probability": float(p.max()),
-            "probabilities": dict(zip(adapted.labels, map(float, p), strict=True)),
-        }
-        for item, label, p in zip(items, adapted.name(logits), logits.softmax(-1), strict=True)
-    ]
+    found: list[Named] = []
+    for word in given:
+        paths = [word]
+        if glob.has_magic(word) and not Path(word).exists():
+            paths = sorted(glob.glob(word, recursive=True), key=natural)  # noqa: PTH207 (of any root)
+            if not paths:
+                raise UpstairsError(f"no file is named like {word}: check the pattern")
+        for path in paths:
+            found += _inputs_at(path, inputs, columns)
+    return found
+
+
+def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
+    if path == "-":
+        own = sys.stdin  # read as bytes where possible: in some locales Python accepts text that is not UTF-8
+        read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
+        lines = [line for line in read.splitlines() if line.strip()]
+        return [(line, line) for line in lines]
+    if Path(path).is_dir() or (path.lower().endswith(".zip") and not inputs.are_texts):
+        files = TEXT_FILES if inputs.are_texts else {"audio": SOUNDS, "array": ARRAYS}.get(inputs.kind, PICTURES)
+        with open_tree(path, files) as tree:
+            if not tree.stamps:
+                raise UpstairsError(f"{path} holds no {files}: give files that the model reads")
+            return [(f"{path}/{name}", tree.item(name)) for name in sorted(tree.stamps, key=natural)]
+    if inputs.are_texts:
+        return [(text, text) for text in texts_of(Path(path), columns)]
+    if inputs.kind == "array":
+        rows = [*inputs.each(path)]
+        return [(path if len(rows) == 1 else f"{path}[{i}]", row) for i, row in enumerate(rows)]
+    return [(path, path)]
+
+
+def predictions(model: Model, named: Sequence[Named], bad: dict[int, UpstairsError]) -> Iterator[Row]:
+    """Yields the label and probabilities of each input; `bad` receives the errors of others by their places."""
+    for places, rows in model.inputs.batches((item for _, item in named), bad):
+        logits = model.logits_of(rows)
+        for place, label, p in zip(places, model.name(logits), logits.softmax(-1).tolist(), strict=True):
+            yield {
+                "input": named[place][0],
+                "label": label,
+                "probability": max(p),
+                "probabilities": dict(zip(model.labels, p, strict=True)),
+            }
+
+
+def window_rows(
+    model: Model, named: Sequence[Named], bad: dict[int, UpstairsError], seconds: float | None, hop: float | None
+) -> Iterator[Row]:
+    """Yields the windows of each recording, as `predictions`."""
+    for place, (name, item) in enumerate(named):
+        try:
+            for window in model.predict_windows(item, seconds=seconds, hop=hop):
+                yield {"input": name, **window._asdict()}
+        except UpstairsError as error:
+            bad[place] = error
+
+
+def row_text(row: Row) -> str:
+    """Returns a prediction as one line: fields with a tab between them, control characters escaped."""
+    times = [f"{row[name]:.2f}" for name in ("start", "end") if name in row]
+    return "\t".join([_escaped(row["input"]), *times, _escaped(row["label"]), f"{100 * row['probability']:.1f}%"])
+
+
+def _escaped(text: str) -> str:
+    plain = (
+        c if c.isprintable() or c in "\u3000\xa0\u200c\u200d" else c.encode("unicode_escape").decode() for c in text
+    )
+    return "".join(plain)
+
+
+def write_predictions(rows: Sequence[Row], path: Path, *, all: bool = False) -> None:
+    """Writes predictions as a table (.csv, .tsv) or as .json; `all`: the table has all classes' probabilities."""
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".json"):
+        raise UpstairsError(f"`out` is {path}: name a file that ends in .csv, .tsv or .json")
+    if kind == ".json":
+        write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape"))
+        return
+    text, names = io.StringIO(), [name for name in (rows[0] if rows else {}) if name != "probabilities"]
+    classes = list(rows[0].get("probabilities", ())) if rows and all else []
+    table = csv.writer(text, delimiter="\t" if kind == ".tsv" else ",")
+    table.writerow([*names, *(f"probability of {label}" for label in classes)])
+    table.writerows([*(row[name] for name in names), *(row["probabilities"][c] for c in classes)] for row in rows)
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))

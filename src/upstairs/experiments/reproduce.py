@@ -119,7 +119,7 @@ def judge(
 def earlier_scores(file: Path) -> dict[str, Any]:
     """Returns cached scores; an empty dict where the file is missing or damaged."""
     try:
-        known = json.loads(file.read_text())
+        known = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -205,7 +205,16 @@ class _Memory:
 
 def random_states(device: torch.device) -> list[Tensor]:
     """Returns the state of the CPU's generator, and of the device's."""
-    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *own, *([torch.mps.get_rng_state()] if device.type == "mps" else [])]
+
+
+def _set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states[1])
 
 
 def _alike(before: list[Tensor], after: list[Tensor]) -> bool:
@@ -217,8 +226,9 @@ def _alike(before: list[Tensor], after: list[Tensor]) -> bool:
 @contextmanager
 def same_chance(states: list[Tensor], device: torch.device) -> Iterator[None]:
     """A context in which the same random numbers are drawn as after `random_states`; generators are restored."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.set_rng_state(states[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], device)
+    before = random_states(device)
+    _set_random_states(states, device)
+    try:
         yield
+    finally:
+        _set_random_states(before, device)

@@ -84,13 +84,13 @@ def check_usable(tensor: Tensor, module: str, attribute: str) -> None:
         raise UpstairsError(f"'{attribute}' of {module} {problem} before you build a learner")
 
 
-def restore(before: list[Kept]) -> str:
+def put_back(before: list[Kept]) -> str:
     """Gives a network back all that it held; returns the name of a tensor that was written to, or ''."""
     with _disable_current_modes(), torch.no_grad():
-        return _restore(before)
+        return _put_back(before)
 
 
-def _restore(before: list[Kept]) -> str:
+def _put_back(before: list[Kept]) -> str:
     found = ""
     for was in before:
         if isinstance(was.owner, Tensor):
@@ -115,7 +115,7 @@ def check_unchanged(before: list[Kept], harm: str = TASKS) -> None:
     with _disable_current_modes():
         if not any(map(_written, before)):
             return
-    found = restore(before)
+    found = put_back(before)
     remedy = "let `forward` return what it computes and keep nothing, or use a layer of torch.nn"
     if "SpectralNorm" in found:
         remedy = "call `net.eval()` before you build a learner, which holds the vectors of its power iteration"

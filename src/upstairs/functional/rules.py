@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from upstairs.errors import UpstairsError
 from upstairs.functional.call import Params
 from upstairs.functional.differentiate import inner_step
+from upstairs.tree import widest
 
 Number = float | Tensor | Mapping[str, float | Tensor]
 
@@ -99,7 +100,7 @@ class _Adam:
     def init(self, params: Params) -> AdamState:
         like = next(iter(params.values()))
         # float64, since 1 - 0.999 has an error of 6e-5 in float32
-        return AdamState(torch.zeros((), dtype=torch.float64, device=like.device), _zeros(params), _zeros(params))
+        return AdamState(torch.zeros((), dtype=widest(like), device=like.device), _zeros(params), _zeros(params))
 
     def step(self, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
         """Returns - lr m / (sqrt(v) + eps) and the next state."""

@@ -9,7 +9,7 @@ from upstairs.core import Learner
 from upstairs.errors import UpstairsError
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.options import GradientOptions, InnerLoopOptions, ScaleOptions, ViewOptions
-from upstairs.learners.registry import entry
+from upstairs.learners.registry import entry_of
 from upstairs.nets import conv4, embedding_size, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, LearnerOptions, Settings
@@ -19,7 +19,7 @@ Options = TypeVar("Options", bound=LearnerOptions)
 
 def make_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
     """Builds the learner of the settings, with meta-parameters drawn from torch's global generator."""
-    learner = entry(settings.learner).builder(settings, shape, way)
+    learner = entry_of(settings).builder(settings, shape, way)
     if isinstance(settings.own, ViewOptions):
         learner.views = settings.own.views
     return learner

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from upstairs.core import Examples, Learner, Task, evaluating
@@ -138,6 +137,8 @@ def auroc(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray, " m"]) -> f
     """Returns the probability that a known input scores above an unknown one; ties count half (Mann, Whitney 1947)."""
     if len(known) == 0 or len(unknown) == 0:
         raise UpstairsError(f"there are {len(known)} known and {len(unknown)} unknown scores: give some of each")
+    from scipy.stats import rankdata  # late: half a second
+
     ranks = rankdata(np.concatenate([known, unknown]))[: len(known)]
     return float((ranks.sum() - len(known) * (len(known) + 1) / 2) / (len(known) * len(unknown)))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import Field, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -74,6 +74,29 @@ def entry(name: str) -> Entry:
     raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObjectOptions(LearnerOptions):
+    """Marks a run whose learner was given as an object. It has no options: the object was made with its own."""
+
+    by_object: bool = True
+
+
+def _no_builder(settings: Settings, shape: Any, way: int | None) -> Any:
+    raise UpstairsError(
+        f"the learner is an object of the class '{settings.learner}', which a file cannot rebuild: in Python make it "
+        "as for the training, and upstairs.load(RUN, learner=learner) gives the run, which upstairs.evaluate, "
+        "evaluate_run and report_runs (in upstairs.experiments) take"
+    )
+
+
+OBJECT = Entry(_no_builder, "a learner given as an object", ObjectOptions, {}, {}, {})
+
+
+def entry_of(settings: Settings) -> Entry:
+    """Returns the entry of a run's learner; that of an object raises an error where it is built."""
+    return OBJECT if isinstance(settings.own, ObjectOptions) else entry(settings.learner)
+
+
 def options_of(learner: str) -> dict[str, Field[Any]]:
     """Returns every option of a run by name: the common ones, then the learner's own."""
     return COMMON | options_in(entry(learner).options)
@@ -129,8 +152,10 @@ def make_settings(learner: str, *, task_kind: TaskKind | None = None, **values: 
 
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Returns the settings with new values of some options, common ones or the learner's own."""
-    check_names(settings.learner, values)
-    common, own = _divided(entry(settings.learner), values)
+    line = entry_of(settings)
+    if line is not OBJECT:
+        check_names(settings.learner, values)
+    common, own = _divided(line, values)
     return replace(settings, own=replace(settings.own, **own), **common)
 
 
@@ -143,7 +168,7 @@ def read_settings(values: Mapping[str, Any]) -> Settings:
     if "task_kind" not in values:
         kinds: dict[int, TaskKind] = {0: "regression", 1: "generation"}
         values |= {"task_kind": kinds.get(values["way"], "classification"), "way": values["way"] or None}
-    line = entry(values["learner"])
+    line = OBJECT if values.get("by_object") else entry(values["learner"])
     known = {f.name for f in fields(Settings)} | set(options_in(line.options))
     common, own = _divided(line, {name: value for name, value in values.items() if name in known})
     return Settings(own=line.options(**own), **common)

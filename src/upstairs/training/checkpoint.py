@@ -14,9 +14,20 @@ def checkpoint_in(folder: Path) -> Path | None:
 
 
 def load_weights(learner: Learner, tensors: dict[str, Tensor], where: Path) -> None:
-    """Copies a checkpoint's weights into a learner of the same shape."""
+    """Copies a checkpoint's weights into a learner of the same shape.
+
+    Raises:
+        UpstairsError: a weight of another name or shape.
+    """
     weights = {k.removeprefix("learner."): v for k, v in tensors.items() if k.startswith("learner.")}
-    try:
-        learner.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UpstairsError(f"the weights in {where} do not fit their own settings ({error}): train again") from error
+    own = learner.state_dict()
+    shapes = [{name: tuple(value.shape) for name, value in one.items()} for one in (weights, own)]
+    wrong = sorted(name for name in weights.keys() | own.keys() if shapes[0].get(name) != shapes[1].get(name))
+    if wrong:
+        there, here = (one.get(wrong[0], "missing") for one in shapes)
+        more = f" ({len(wrong) - 1} more differ)" * (len(wrong) > 1)
+        raise UpstairsError(
+            f"the weights in {where} do not fit the learner: '{wrong[0]}' is {there} there and {here} here{more}; make "
+            "the learner and its network as in that training, or train again in another folder"
+        )
+    learner.load_state_dict(weights)

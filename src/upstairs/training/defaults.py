@@ -1,17 +1,19 @@
 """Decides a run's settings from the user's values, the learner's defaults, and the data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from upstairs.data.open import is_regression, with_paths
 from upstairs.data.regression import sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners.registry import changed, check_names, entry, make_settings, options_of
+from upstairs.learners.registry import ObjectOptions, changed, check_names, entry, make_settings, options_of
 from upstairs.nets.text import READINGS
-from upstairs.settings import CONVOLUTIONAL, Net, Settings, TaskKind
+from upstairs.settings import COMMON, CONVOLUTIONAL, Net, NetworkOptions, Settings, TaskKind
 from upstairs.training.presets import PRESETS
 
+VALIDATION_SHARE = 0.2  # of the work of the meta-steps, at most, unless the user chose validations
+LEAST_VALIDATION_TASKS = 20
 FEW = 6  # speakers of a training task, if they are known
 
 # Settings that replace the learner's defaults for a network. With a pretrained encoder a larger learning rate overfits
@@ -69,13 +71,33 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
     return RunRequest(settings, frozenset(values))
 
 
+def request_object(learner: Any, **values: Any) -> RunRequest:
+    """Returns a request for a learner that is given as an object, from the values that a user gave.
+
+    Raises:
+        UpstairsError: an option that is the object's own affair, an unknown one, or an invalid value.
+    """
+    values = with_paths({name: value for name, value in values.items() if value is not None})
+    built = {"net", "pretrain", *(f.name for f in fields(NetworkOptions))}
+    for name in sorted(values):
+        if name in built or name not in COMMON:
+            raise UpstairsError(
+                f"`{name}` is no option of a run whose learner is an object, made with its own network and options: "
+                f"leave it out, or choose among {', '.join(n for n in COMMON if n not in built)}"
+            )
+    budget = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
+    asked: dict[str, Any] = {"way": learner.way, "norm": "none", **budget, **values}
+    settings = Settings(learner=type(learner).__name__, own=ObjectOptions(), task_kind=learner.task_kind, **asked)
+    return RunRequest(settings, frozenset(values) | {"way"})
+
+
 def expand_preset(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Returns the learner of a preset and its settings, overridden by `values`; other names are those of learners."""
     if name not in PRESETS:
         return name, values
     preset = dict(PRESETS[name].settings)
     if {"steps", "minutes"} & {n for n, value in values.items() if value is not None}:
-        preset.pop("minutes", None)  # one budget, the user's
+        preset.pop("steps", None)  # one budget, the user's
     return preset.pop("learner"), {**preset, **values}
 
 
@@ -91,15 +113,17 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
         shot, query = sizes_that_fit(source, settings.shots[1], settings.query)
         if "shot" not in given and shot < settings.shots[1]:
             settings = replace(settings, shot=str(shot))
-        return replace(settings, query=settings.query if "query" in given else query, outputs=source.targets)
+        query = settings.query if "query" in given else query
+        return fit_validations(replace(settings, query=query, outputs=source.targets), given)
     if settings.hard and source.parts:
         raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
     if settings.net == ("pretrained" if "net" in given else "conv4"):
         net: Net = settings.net if "net" in given else net_for(source)
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
-        names = set(options_of(settings.learner)) - given
-        settings = changed(settings, {name: value for name, value in SUITED.get(net, {}).items() if name in names})
+        if not isinstance(settings.own, ObjectOptions):
+            names = set(options_of(settings.learner)) - given
+            settings = changed(settings, {name: value for name, value in SUITED.get(net, {}).items() if name in names})
     if settings.speakers is None and all(part.speakers for part in source.parts or (source,)):
         settings = replace(settings, speakers=FEW)
     smallest = min((len(rows) for rows in source.rows), default=0)
@@ -111,7 +135,36 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
         low = settings.shots[0]
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
-    return settings
+    return fit_validations(settings, given)
+
+
+def validation_steps(settings: Settings, tasks: int) -> float:
+    """Returns the number of meta-steps that take as much work as a validation on `tasks` tasks: examples are counted.
+
+    An example is embedded once in a validation and, with its gradients, costs three times as much in a meta-step.
+    """
+    own = (settings.way or 1) * (settings.shots[1] + settings.query)
+    one = min(5, settings.way) * 16 if settings.way else settings.shots[1] + 15
+    calibrated = 8 * own * (settings.norm == "population")
+    return (tasks * one + calibrated) / (3 * settings.tasks * own)
+
+
+def fit_validations(settings: Settings, given: frozenset[str]) -> Settings:
+    """Returns the settings with fewer validation tasks, then fewer validations, where they would take more of the work.
+
+    It depends on settings alone, not on the time that anything takes, so that a run is the same on every machine. For a
+    budget in minutes the trainer leaves out validations (see `Trainer.affordable`).
+    """
+    if settings.steps is None:
+        return settings
+    most = VALIDATION_SHARE * (1 - settings.pretrain) * settings.steps
+    tasks, times = settings.validation_tasks, settings.validations
+    fixed, each = validation_steps(settings, 0), validation_steps(settings, 1) - validation_steps(settings, 0)
+    if "validation_tasks" not in given:
+        tasks = max(min(tasks, LEAST_VALIDATION_TASKS), min(tasks, int((most / times - fixed) / each)))
+    if not given & {"validations", "patience"}:
+        times = max(1, min(times, int(most / validation_steps(settings, tasks))))
+    return replace(settings, validation_tasks=tasks, validations=times)
 
 
 def net_for(source: Source) -> Net:

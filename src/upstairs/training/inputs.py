@@ -1,20 +1,31 @@
-"""Converts a user's inputs and support sets to tensors."""
+"""Converts a user's inputs, labels and support sets to tensors."""
 
-from collections.abc import Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
+from upstairs.core import Examples
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.source import InputFormat, as_floats
 from upstairs.errors import UpstairsError
 
-Items = Sequence[Any] | np.ndarray | Tensor
-Support = str | Path | Mapping[str, Items] | tuple[Any, Any]
+Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
+Support = Any  # a path, {label: inputs}, (inputs, labels) or `Examples`
+GIVE = "give a path, bytes, a picture, an array, or several of them in a list"
+NUMBER = int | float | np.number
+RECORDING = {"array", "sampling_rate"}  # as `datasets` gives a sound
+SHOWN = 10  # bad inputs that one error names
 
 
 @dataclass(frozen=True)
@@ -25,22 +36,108 @@ class Inputs:
     format: InputFormat | None
 
     @property
+    def kind(self) -> str:
+        """The kind of inputs: image, audio, array, or one of the kinds of texts."""
+        return "array" if self.format is None else self.format.kind
+
+    @property
     def are_texts(self) -> bool:
         return self.format is not None and self.format.is_text
+
+    def each(self, items: Items) -> Iterable[Any]:
+        """Returns the inputs one by one; a single text, path, picture, open file, sound or array is one input.
+
+        Raises:
+            UpstairsError: something that is neither an input nor several.
+        """
+        if hasattr(items, "columns") and self.format is not None:
+            named = [*map(str, items.columns)]
+            raise UpstairsError(
+                f"a table with the columns {', '.join(named)} was given: give the one that holds the inputs, such as "
+                f"table[{named[0]!r}]"
+            )
+        if self.format is None and (hasattr(items, "to_numpy") or isinstance(items, str | os.PathLike)):
+            items = items.to_numpy() if hasattr(items, "to_numpy") else _load_array(items)
+        if self._is_one(items):
+            return [items]
+        if isinstance(items, Mapping) or not (isinstance(items, Iterable) or hasattr(items, "__getitem__")):
+            raise UpstairsError(f"the inputs are a {type(items).__name__}: {GIVE}")
+        return items
+
+    def _is_one(self, item: Any) -> bool:
+        if isinstance(item, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or _file(item):
+            return True
+        if isinstance(item, np.ndarray | Tensor) and getattr(item.dtype, "kind", "f") in "biuf":
+            return item.ndim == 0 or self._is_one_array(tuple(item.shape))
+        if self.kind == "audio":
+            pair = isinstance(item, tuple | list) and len(item) == 2 and any(isinstance(one, NUMBER) for one in item)
+            return pair or (isinstance(item, Mapping) and item.keys() >= RECORDING)
+        if self.format is None and isinstance(item, list | tuple):
+            with suppress(ValueError, TypeError, RuntimeError):  # numbers in nested lists
+                return np.shape(item) == self.shape
+        return False
+
+    def _is_one_array(self, shape: tuple[int, ...]) -> bool:
+        if self.kind == "audio":
+            raise UpstairsError("samples were given without their rate: give (samples, rate), or several in a list")
+        if self.format is None:
+            if self.shape not in (shape, shape[1:]):
+                raise UpstairsError(
+                    f"the inputs have shape {shape} and this learner takes {self.shape}: give an array of that shape, "
+                    f"or one of several, [n, {', '.join(map(str, self.shape))}]"
+                )
+            return shape == self.shape
+        if self.kind != "image":
+            return False
+        one = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
+        if one and self.shape[0] == 1 and len(shape) == 3 and shape[0] == 3 and shape[2] not in (1, 3, 4):
+            raise UpstairsError(
+                f"an array of shape {list(shape)} is one colour picture or three grey ones: give it in a list if it is "
+                "one, and [n, 1, h, w] if it is three"
+            )
+        return one
 
     def read(self, items: Items) -> Float[Tensor, "n *feature"]:
         """Reads paths, bytes, pictures, texts, sounds or arrays, one for each example.
 
         Raises:
-            UpstairsError: an input that cannot be read, or has another shape than the training data.
+            UpstairsError: inputs that cannot be read, or have another shape than the training data; it names all.
         """
+        bad: dict[int, UpstairsError] = {}
+        parts = [rows for _, rows in self.batches(items, bad)]
+        refuse_bad(bad)
+        return torch.cat(parts) if parts else torch.zeros(0, *self.shape)
+
+    def batches(
+        self, items: Items, bad: dict[int, UpstairsError], *, size: int = 64
+    ) -> Iterator[tuple[list[int], Float[Tensor, "n *feature"]]]:
+        """Yields the places and the rows of up to `size` inputs at a time.
+
+        Args:
+            bad: receives the error of each input that cannot be read, by its place (see `refuse_bad`).
+        """
+        rest = enumerate(self.each(items))
+        while part := list(islice(rest, size)):
+            rows: dict[int, np.ndarray] = {}
+            for place, item in part:
+                try:
+                    rows[place] = self.read_one(item, place)
+                except UpstairsError as error:
+                    bad[place] = error
+            if rows:
+                yield [*rows], as_floats(np.stack([*rows.values()]))
+
+    def read_one(self, item: Any, place: int = 0) -> np.ndarray:
+        """Reads one input as a row; `place` names it in errors if it has no name."""
+        item, name = plain_input(item, place, self)
         if self.format is not None:
-            return as_floats(np.stack([self.format.read(item) for item in items]))
-        rows = [np.asarray(item) for item in items]
-        for i, row in enumerate(rows):
-            if row.shape != self.shape:
-                raise UpstairsError(f"input {i} has shape {row.shape} and this learner takes {self.shape}: reshape it")
-        return as_floats(np.stack(rows))
+            return self.format.read(item, name=name)
+        row = _load_array(item) if isinstance(item, Path) else np.asarray(item)
+        if row.shape != self.shape:
+            raise UpstairsError(f"{name} has shape {row.shape} and this learner takes {self.shape}: reshape it")
+        if row.dtype.kind not in "biuf" or not np.isfinite(row).all():
+            raise UpstairsError(f"{name} has values that are no finite numbers ({row.dtype}): replace or remove it")
+        return row
 
     def to_json(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "format_of_inputs": self.format.to_json() if self.format else None}
@@ -51,31 +148,123 @@ class Inputs:
         return cls(tuple(meta["shape"]), read_format(form) if form else None)
 
 
-def read_support(support: Support, inputs: Inputs, *, least: int = 2) -> tuple[list[str], list[Any], list[int]]:
+def refuse_bad(bad: Mapping[int, UpstairsError]) -> None:
+    """Raises one error that names all inputs that cannot be read, if there are any."""
+    if len(bad) == 1:
+        raise next(iter(bad.values()))
+    if bad:
+        more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        listed = "; ".join(str(error) for error in [*bad.values()][:SHOWN])
+        raise UpstairsError(f"{len(bad)} inputs cannot be used: {listed}{more}")
+
+
+def _file(item: Any) -> Any:
+    """Returns an open file, also one in the wrapper of a web framework or of `tempfile`; None for anything else."""
+    own = getattr(item, "file", item)
+    return own if callable(getattr(own, "read", None)) else None
+
+
+def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
+    """Returns an input as a string, a path, bytes, a picture, an array or (samples, rate), and its name in errors."""
+    name, text = f"input {place}", inputs.are_texts
+    if (stream := _file(item)) is not None:
+        name = own if isinstance(own := getattr(item, "name", None), str) else name
+        try:
+            if getattr(stream, "seekable", lambda: False)():
+                stream.seek(0)
+            item = stream.read()
+        except (OSError, ValueError) as error:
+            raise UpstairsError(f"{name} cannot be read ({error}): give an open file") from error
+        if isinstance(item, str) and not text:
+            raise UpstairsError(f"{name} was opened as text: open it as open(path, 'rb')")
+    elif isinstance(item, os.PathLike) or (isinstance(item, str) and not text):
+        name = str(item) if isinstance(item, str) else os.fsdecode(item)
+        item = Path(name)
+    elif isinstance(item, bytearray | memoryview):
+        item = bytes(item)
+    elif isinstance(item, Mapping) and item.keys() >= RECORDING:
+        item = (item["array"], item["sampling_rate"])
+    if inputs.kind == "audio" and isinstance(item, tuple | list) and len(item) == 2:
+        samples, rate = item[::-1] if isinstance(item[0], NUMBER) else item  # scipy reads a file as (rate, samples)
+        samples = np.asarray(_array(samples))
+        if samples.ndim == 0 or samples.dtype.kind not in "iuf" or not isinstance(rate, NUMBER) or not rate > 0:
+            raise UpstairsError(f"{name} is a pair: give (samples, rate) with the rate as a number")
+        channels_first = samples.ndim == 2 and samples.shape[0] < samples.shape[1]  # as torchaudio reads a file
+        return (samples.T if channels_first else samples, rate), name
+    return _array(item), name
+
+
+def _load_array(path: str | os.PathLike[str]) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UpstairsError(f"{path} cannot be read ({error}): give an array, or the path of a .npy file") from error
+
+
+def _array(item: Any) -> Any:
+    """Returns a tensor as an array, and anything else as it is."""
+    if not isinstance(item, Tensor):
+        return item
+    item = item.detach().cpu()
+    return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+
+
+def read_support(
+    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None
+) -> tuple[list[str], list[Any], list[int]]:
     """Returns labels, raw inputs, and the class number of each input.
 
+    Args:
+        columns: the columns of a table; None: found by name.
+
     Raises:
-        UpstairsError: fewer than `least` classes, a class without examples, or missing inputs.
+        UpstairsError: fewer than `least` classes, a class without examples, or missing inputs or labels.
     """
-    if isinstance(support, str | Path):
-        support = reader_of(inputs.format).support(Path(support), None)
-    if not isinstance(support, Mapping):
-        x, y = support
-        if len(x) != len(y):
+    if isinstance(support, str | os.PathLike):
+        support = reader_of(inputs.format).support(Path(support), columns)
+    if isinstance(support, Examples):
+        support = support[:2]
+    groups: dict[str, list[Any]] = {}
+    if isinstance(support, Mapping):
+        for label, items in support.items():
+            groups.setdefault(label_text(label), []).extend(inputs.each(items))
+    elif isinstance(support, tuple | list) and len(support) == 2:
+        x, y = list(inputs.each(support[0])), support[1]
+        y = y.tolist() if hasattr(y, "tolist") else y
+        labels = list(y) if isinstance(y, Iterable) and not isinstance(y, str) else [y]
+        if len(x) != len(labels):
             raise UpstairsError(
-                f"the support set has {len(x)} inputs and {len(y)} labels: give one label for each input"
+                f"the support set has {len(x)} inputs and {len(labels)} labels: give one label for each input"
             )
-        groups: dict[str, list[Any]] = {}
-        for item, label in zip(x, y, strict=True):
-            groups.setdefault(str(label.item() if hasattr(label, "item") else label), []).append(item)
-        support = groups
-    if len(support) < least:
-        raise UpstairsError(f"the support set has {len(support)} classes: give {least} or more, each with an example")
-    for label, items in support.items():
+        for place, (item, label) in enumerate(zip(x, labels, strict=True)):
+            groups.setdefault(label_text(label, f"input {place}"), []).append(item)
+    else:
+        raise UpstairsError(
+            f"the support set is a {type(support).__name__}: give the path of a folder, {{label: inputs}}, or (inputs, "
+            "labels)"
+        )
+    if len(groups) < least:
+        raise UpstairsError(f"the support set has {len(groups)} classes: give {least} or more, each with an example")
+    for label, items in groups.items():
         if len(items) == 0:
             raise UpstairsError(
                 f"class '{label}' of the support set has no examples: give one or more, or leave it out"
             )
-    inputs_of_all = [item for items in support.values() for item in items]
-    classes = [k for k, items in enumerate(support.values()) for _ in items]
-    return [str(label) for label in support], inputs_of_all, classes
+    inputs_of_all = [item for items in groups.values() for item in items]
+    classes = [k for k, items in enumerate(groups.values()) for _ in items]
+    return [*groups], inputs_of_all, classes
+
+
+def label_text(label: Any, where: str = "a class") -> str:
+    """Returns a label as text: composed (NFC), without spaces around it; 1.0 is the same label as 1.
+
+    Raises:
+        UpstairsError: a label that is missing, or a list.
+    """
+    label = label.item() if hasattr(label, "item") and np.ndim(label) == 0 else label
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
+    text = unicodedata.normalize("NFC", str(label)).strip()
+    if text in ("", "nan", "NaT", "None", "<NA>") or not isinstance(label, str | int | float):
+        raise UpstairsError(f"{where} has the label {label!r:.60}: give each a name or a number, such as y.argmax(1)")
+    return text

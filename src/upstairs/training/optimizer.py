@@ -12,12 +12,13 @@ def choose_device(asked: str) -> torch.device:
     """Returns the device of a setting: `auto` is CUDA if available.
 
     Raises:
-        UpstairsError: `cuda` without a CUDA device.
+        UpstairsError: `cuda` without a CUDA device, or `mps` without Apple's GPU.
     """
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UpstairsError("`device` is cuda and torch finds none: leave it out, or install torch with CUDA")
-    return torch.device("cuda" if there and asked != "cpu" else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(asked, True):
+        needs = "install torch with CUDA" if asked == "cuda" else "use a Mac with Apple silicon, whose torch has MPS"
+        raise UpstairsError(f"`device` is {asked} and torch finds none: leave it out, or {needs}")
+    return torch.device(asked if asked != "auto" else "cuda" if there["cuda"] else "cpu")
 
 
 def make_optimizer(parameters: Any, settings: Settings) -> torch.optim.Optimizer:

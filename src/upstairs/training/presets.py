@@ -1,4 +1,4 @@
-"""Presets: named settings."""
+"""Presets: named settings. Their budgets are steps, so that results do not depend on what else a machine does."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,33 +15,33 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "demo_protonet": Preset(
         "the demo's metric learner: 60-way training on glyphs, 48 channels",
-        {"learner": "protonet", "data": "glyphs", "way": 60, "width": 48, "minutes": 1.9},
+        {"learner": "protonet", "data": "glyphs", "way": 60, "width": 48, "steps": 600},
     ),
     "demo_maml": Preset(
         "the demo's gradient learner on glyphs, 16 channels",
-        {"learner": "maml", "data": "glyphs", "width": 16, "lr": 4e-3, "minutes": 0.6},
+        {"learner": "maml", "data": "glyphs", "width": 16, "lr": 4e-3, "steps": 900},
     ),
     "demo_texts": Preset(
         "the demo of texts: which language is it? (needs Babel)",
-        {"learner": "protonet", "data": "languages", "way": 20, "query": 10, "minutes": 2.5},
+        {"learner": "protonet", "data": "languages", "way": 20, "query": 10, "steps": 1200},
     ),
     "demo_sounds": Preset(
         "the demo of sounds: --data with a folder of recordings, or words spoken by eSpeak NG",
-        {"learner": "protonet", "minutes": 2.5},
+        {"learner": "protonet", "steps": 800},
     ),
     "omniglot_protonet": Preset(
-        "60-way training (Snell 2017) in 15 minutes; add --data with the folder of Omniglot",
-        {"learner": "protonet", "way": 60, "minutes": 14.3},
+        "60-way training (Snell 2017), some 15 minutes; add --data with the folder of Omniglot",
+        {"learner": "protonet", "way": 60, "steps": 3400},
     ),
     "omniglot_maml": Preset(
-        "5-way training, one inner step (Finn 2017), in an hour; add --data with the folder of Omniglot",
+        "5-way training, one inner step (Finn 2017), some 30 minutes; add --data with the folder of Omniglot",
         {
             "learner": "maml",
             "lr": 4e-3,
             "inner_lr": 0.1,
             "mirror_classes": True,
             "train_on_validation": True,
-            "minutes": 58,
+            "steps": 43_500,
         },
     ),
 }

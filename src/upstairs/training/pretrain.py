@@ -56,7 +56,7 @@ def with_bar(run: Trainer, what: str, go_on: str, *, quiet: bool) -> None:
         with training(what, quiet=quiet) as tell:
             train_run(run, tell)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"step {run.progress.step} of {what} is saved; {go_on}") from None
+        raise KeyboardInterrupt(f"step {run.saved} of {what} is saved; {go_on}") from None
 
 
 def pretraining(settings: Settings, most_way: int) -> Settings:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from jaxtyping import Float
 from upstairs.core import Examples, Learner, Task, check_measured, evaluating
 from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
+from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
 from upstairs.settings import Settings
-from upstairs.storage import load_tensors
+from upstairs.storage import kind_of, load_tensors
 from upstairs.training.checkpoint import checkpoint_in, load_weights
 from upstairs.training.inputs import Inputs, Support, read_support
 from upstairs.training.model import Model
@@ -32,21 +34,31 @@ class Run:
     settings: Settings
     inputs: Inputs
     meta: dict[str, Any]
+    splits: Splits | None = None  # its data, where that was made in Python by this process
 
     @property
     def history(self) -> list[dict[str, float]]:
         """The learning curve: one point for each validation."""
         return self.meta["progress"]["history"]
 
-    def adapt(self, support: Support, *, unknown: float | None = None, others: Source | None = None) -> Model:
+    def adapt(
+        self,
+        support: Support,
+        *,
+        unknown: float | None = None,
+        others: Source | None = None,
+        columns: str | None = None,
+    ) -> Model:
         """Adapts to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
         Args:
+            support: its inputs are all that `Model.predict` takes; a single one is taken for a list of one.
             unknown: lets the model answer `NONE`, which refuses about this share of the inputs of known classes (see
                 `upstairs.learners.threshold`). None: every input gets a label.
             others: other classes (such as the run's validation classes) on which that share is measured if a class has
                 fewer than 5 examples. Without them fewer inputs are refused; with one example per class, `unknown` is
                 then the share of inputs of unknown classes that pass.
+            columns: the columns of a table for text and label, such as utterance,intent; None: found by name.
 
         Raises:
             UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run on regression.
@@ -58,7 +70,10 @@ class Run:
             )
         if self.settings.task_kind == "generation":
             raise UpstairsError(f"{self.path} models one class and names none: adapt a run of a classifier")
-        labels, items, y = read_support(support, self.inputs)
+        if unknown is not None:
+            check_type("unknown", unknown, (int, float), "a share between 0 and 1, such as 0.1")
+        check_type("others", others, (Source, NoneType), "a Source of other classes, or None")
+        labels, items, y = read_support(support, self.inputs, columns=columns)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y))
         with evaluating(learner):
@@ -79,6 +94,7 @@ class Run:
             UpstairsError: inputs that cannot be read, a count below 1, or a learner that does not generate.
         """
         generator = self.generator(count)
+        check_type("seed", seed, int, "a whole number")
         labels, items, y = read_support(support, self.inputs, least=1)
         made = {}
         with evaluating(generator):
@@ -97,6 +113,7 @@ class Run:
                 f"{self.path} is a run of '{self.settings.learner}', which makes no examples: give a run of one that "
                 "does, such as dagan or redrawing"
             )
+        check_type("count", count, int, "the number of new examples of each class")
         if count < 1:
             raise UpstairsError(f"`count` is {count}: it must be at least 1")
         return self.learner
@@ -110,13 +127,28 @@ def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
         yield from (index(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
 
 
-def load(path: str | Path) -> Run:
+def load(path: "str | Path | Run", *, learner: Learner | None = None) -> Run:
     """Loads a run from its directory, with the weights that were best on the validation tasks.
 
+    Args:
+        path: the directory; a run that is loaded already is returned as it is.
+        learner: receives the weights; needed for a run whose learner was an object, which no file can rebuild.
+
     Raises:
-        UpstairsError: the directory or its checkpoint is missing, damaged or of another version.
+        UpstairsError: the directory or its checkpoint is missing, damaged or of another version, or the learner has
+            other weights.
     """
+    if isinstance(path, Run):
+        return path
+    check_type("path", path, (str, Path), "the path of a directory that `upstairs train` wrote")
     path = Path(path)
+    if path.is_file() and kind_of(path) == "adapted":
+        raise UpstairsError(
+            f"{path} is a model that was adapted, no run: read it with upstairs.load_adapted({str(path)!r}), or write "
+            f"`upstairs predict {path} INPUT...` or `upstairs evaluate {path} --data FOLDER`"
+        )
+    if path.is_file() and kind_of(path) == "run":
+        raise UpstairsError(f"{path} is the checkpoint of a run: give its directory, {path.parent}")
     if not path.is_dir():
         raise UpstairsError(f"there is no run at {path}: give the directory that `upstairs train` wrote")
     file = checkpoint_in(path)
@@ -126,7 +158,7 @@ def load(path: str | Path) -> Run:
     if (path / "last.safetensors").is_file():  # the newest history, with the best weights
         meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
     settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner = seeded_learner(settings, inputs.shape, settings.way)
+    learner = learner or seeded_learner(settings, inputs.shape, settings.way)
     load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
 

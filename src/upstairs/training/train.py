@@ -1,24 +1,32 @@
 """Starts and resumes runs, with progress on the terminal."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from upstairs.console import tell_user, write_value
-from upstairs.data.open import limited, open_splits, with_paths
+from upstairs.core import Learner
+from upstairs.data.episodes import Episodes
+from upstairs.data.open import open_splits, split_own, with_paths
+from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError
-from upstairs.learners.registry import changed, read_settings
+from upstairs.learners.registry import ObjectOptions, changed, read_settings
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, write_atomically
-from upstairs.training.defaults import RunRequest, expand_preset, fit_settings, request_run
+from upstairs.training.defaults import RunRequest, expand_preset, fit_settings, request_object, request_run
 from upstairs.training.pretrain import prepare, with_bar
 from upstairs.training.run import Run, load
 from upstairs.training.trainer import Trainer, restore
 
 
-def start_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None) -> Run:
+def start_run(
+    request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None, learner: Learner | None = None
+) -> Run:
     """Trains a new run.
 
     Raises:
@@ -26,54 +34,94 @@ def start_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | N
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by `resume`, or choose another `out`")
-    trainer, splits = open_run(request, out, quiet=quiet, splits=splits)
+    trainer, splits = open_run(request, out, quiet=quiet, splits=splits, learner=learner)
     write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
     prepare(trainer, splits, quiet=quiet)
-    return _train(trainer, quiet=quiet)
+    return _train(trainer, quiet=quiet, splits=splits)
 
 
-def open_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None) -> tuple[Trainer, Splits]:
+def open_run(
+    request: RunRequest, out: Path, *, quiet: bool, splits: Splits | None = None, learner: Learner | None = None
+) -> tuple[Trainer, Splits]:
     """Returns a run before its first step, and its data; nothing is written.
 
     Raises:
         UpstairsError: settings or data that cannot be used.
     """
     splits = splits or open_splits(request.settings, quiet=quiet)
-    return Trainer(fit_settings(request, splits.train), splits, out), splits
+    return Trainer(fit_settings(request, splits.train), splits, out, learner=learner), splits
 
 
 def train(
-    learner: str, *, out: str | Path, data: str | Path | Splits = "glyphs", quiet: bool = False, **settings: Any
+    learner: str | nn.Module, *, out: str | Path, data: Any = "glyphs", quiet: bool = False, **settings: Any
 ) -> Run:
     """Meta-trains a learner: `upstairs.train("protonet", data="my_pictures/", out="runs/mine", minutes=10)`.
 
+        upstairs.train(upstairs.maml(net, way=5, inner_lr=0.4, steps=1), data=dataset, out="runs/mine", steps=1000)
+
     Args:
-        learner: its published name, or that of a preset.
-        out: the run's directory; a run that it holds already is resumed.
-        data: as in `upstairs train --data`, or your own `Splits`: `split_by_ratio(Source.from_arrays(x, y))`.
-        settings: options of every run, such as `minutes`, `steps`, `way`, `shot`, `seed`, and the learner's own.
+        learner: its published name, or that of a preset; or a `Learner` object, which is trained in place.
+        out: the run's directory; a run that it holds already is resumed. For an object: make it as at the first time.
+        data: as in `upstairs train --data`; or your own: a `Source`, `Splits`, `Episodes` (for training only), or a
+            torch `Dataset` of (input, label), whose classes are split for training, validation and test.
+        settings: options of every run, such as `minutes`, `steps`, `way`, `shot`, `seed`, and those of a learner that
+            was named.
 
     Raises:
         UpstairsError: a setting, a path or data that cannot be used.
     """
-    out, splits = Path(out), data if isinstance(data, Splits) else None
-    name = splits.train.name if splits else str(data)
+    out, own = Path(out), learner if isinstance(learner, Learner) else None
+    if not isinstance(learner, str | Learner):
+        raise UpstairsError(
+            f"the learner is a {type(learner).__name__}: give a name, such as 'maml', or a Learner, such as "
+            "upstairs.maml(net, way=5)"
+        )
+    if own is None and isinstance(settings.get("net"), nn.Module):
+        raise UpstairsError(
+            f"`net` is a module and {learner!r} builds the networks that it names: give the learner as an object, such "
+            "as upstairs.train(upstairs.maml(net, way=5), ...)"
+        )
+    made = None if isinstance(data, str | Path) else data
+    if isinstance(made, Episodes):
+        way, shot = made.way, made.shot
+        if way is not None and way[0] != way[1]:
+            raise UpstairsError(f"`way` of the episodes is from {way[0]} to {way[1]}: a run has one number of classes")
+        shots = str(shot[0]) if shot[0] == shot[1] else f"{shot[0]}-{shot[1]}"
+        settings = {"way": way and way[0], "shot": shots, "query": made.query, **settings}
+    source = made.train if isinstance(made, Splits) else made.source if isinstance(made, Episodes) else made
+    settings["data"] = str(data) if made is None else source.name if isinstance(source, Source) else type(data).__name__
     if (out / "last.safetensors").exists():
-        stored = resumed_settings(out, learner, data=name, **settings)
-        return resume_run(out, stored, quiet=quiet, splits=splits and limited(splits, stored))
-    regression = splits.train.functions is not None if splits else None
-    request = request_run(learner, regression=regression, data=name, **settings)
-    return start_run(request, out, quiet=quiet, splits=splits and limited(splits, request.settings))
+        stored = resumed_settings(out, learner, **settings)
+        splits = None if made is None else split_own(made, stored)
+        return resume_run(out, stored, quiet=quiet, splits=splits, learner=own)
+    if isinstance(learner, Learner):
+        request = request_object(learner, **settings)
+    else:
+        regression = None if made is None else isinstance(source, Source) and source.functions is not None
+        request = request_run(learner, regression=regression, **settings)
+    splits = None if made is None else split_own(made, request.settings)
+    return start_run(request, out, quiet=quiet, splits=splits, learner=own)
 
 
-def resumed_settings(out: Path, learner: str | None = None, **values: Any) -> Settings:
+def resumed_settings(out: Path, learner: str | Learner | None = None, **values: Any) -> Settings:
     """Returns the settings to resume the run in `out` with: a new budget or device replaces the old one.
+
+    Args:
+        learner: its name or that of a preset, or the object that is trained; None: the run's, if that has a name.
 
     Raises:
         UpstairsError: the checkpoint cannot be read, or another setting differs from the run's.
     """
     stored = read_settings(load_tensors(out / "last.safetensors", kind="run")[1]["settings"])
-    learner, values = expand_preset(learner or stored.learner, values)
+    if isinstance(stored.own, ObjectOptions) and not isinstance(learner, Learner):
+        raise UpstairsError(
+            f"the run in {out} trains an object of the class '{stored.learner}': go on with it by the same call of "
+            "upstairs.train in Python"
+        )
+    if isinstance(learner, Learner):
+        learner = type(learner).__name__
+    else:
+        learner, values = expand_preset(learner or stored.learner, values)
     if learner != stored.learner:
         raise _differs(out, "learner", learner, stored.learner)
     values = with_paths({name: value for name, value in values.items() if value is not None})
@@ -93,21 +141,24 @@ def _differs(out: Path, name: str, given: Any, stored: Any) -> UpstairsError:
     )
 
 
-def resume_run(out: Path, settings: Settings, *, quiet: bool, splits: Splits | None = None) -> Run:
+def resume_run(
+    out: Path, settings: Settings, *, quiet: bool, splits: Splits | None = None, learner: Learner | None = None
+) -> Run:
     """Resumes the run in `out` from its last checkpoint, with settings from `resumed_settings`."""
-    trainer = Trainer(settings, splits or open_splits(settings, quiet=quiet), out)
+    trainer = Trainer(settings, splits or open_splits(settings, quiet=quiet), out, learner=learner)
     restore(trainer)
-    return _train(trainer, quiet=quiet)
+    return _train(trainer, quiet=quiet, splits=splits)
 
 
-def _train(trainer: Trainer, *, quiet: bool) -> Run:
-    go_on = f"go on with: upstairs train --out {trainer.out} --resume"
+def _train(trainer: Trainer, *, quiet: bool, splits: Splits | None) -> Run:
+    by_object = isinstance(trainer.settings.own, ObjectOptions)
+    go_on = f"go on with: upstairs train --out {trainer.out} --resume" if not by_object else "the same call goes on"
     with_bar(trainer, f"training {trainer.settings.learner}", go_on, quiet=quiet)
-    run = load(trainer.out)
+    run = replace(load(trainer.out, learner=trainer.learner if by_object else None), splits=splits)
     if not quiet:
         kind, value = score_kind(trainer.episodes), trainer.progress.best
         best = "no validation" if value is None else f"best on validation tasks {write_value(kind.name, value)}"
         stopped = f", stopped after {trainer.settings.patience} validations without a better one" * trainer.stale
         steps = f"{trainer.progress.step} steps{stopped}"
-        tell_user(f"{trainer.out}: {steps}, {best}; next: upstairs evaluate {trainer.out}")
+        tell_user(f"{trainer.out}: {steps}, {best}" + f"; next: upstairs evaluate {trainer.out}" * (splits is None))
     return run

@@ -1,7 +1,6 @@
 """The outer loop: tasks, meta-steps, validation, checkpoints. A resumed run is bit-identical."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from upstairs.console import Status
+from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
@@ -30,18 +30,22 @@ from upstairs.settings import Settings
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
 from upstairs.training.compatibility import check_compatible
+from upstairs.training.defaults import VALIDATION_SHARE, validation_steps
 from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
+from upstairs.training.stops import stop_requests
 from upstairs.tree import to_device_of
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, in addition to one at each validation
+WINDOW = 50  # steps of a player whose means are shown and kept in the history
 
 
 @dataclass
 class Progress:
     """The progress of a run, saved in its checkpoint.
 
-    `hard` lists the hardest class of each task since the last step on hard classes.
+    `hard` lists the hardest class of each task since the last step on hard classes; `recent` has the losses and scores
+    of each player's recent steps, whose means are in the history.
     """
 
     step: int = 0
@@ -49,24 +53,30 @@ class Progress:
     best: float | None = None
     hard: list[int] = field(default_factory=list)
     history: list[dict[str, float]] = field(default_factory=list)
+    recent: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 class Trainer:
     """Holds one run in memory; `restore` continues a stopped one as if it had never stopped.
 
+    Args:
+        learner: the learner to train, in place; None: it is built from the settings.
+
     Raises:
         UpstairsError: the learner has no meta-parameters, or the classes do not allow the training tasks.
     """
 
-    def __init__(self, settings: Settings, splits: Splits, out: Path) -> None:
+    def __init__(self, settings: Settings, splits: Splits, out: Path, *, learner: Learner | None = None) -> None:
         self.source = jittered(splits.train) if settings.jitter else splits.train
         self.settings, self.out = settings, out
         device = choose_device(settings.device)
         once = settings.own
         if isinstance(once, ViewOptions):  # validations use one view: ten crops cost ten times as much
             once = replace(once, views=1)
-        self.learner = seeded_learner(replace(settings, own=once), splits.train.feature_shape, settings.way).to(device)
-        self.learner.for_way(settings.way)  # raises an error early
+        if learner is None:
+            learner = seeded_learner(replace(settings, own=once), splits.train.feature_shape, settings.way)
+        asked = learner.for_way(settings.way)  # raises an error early
+        self.learner = (learner if learner.way == settings.way else asked).to(device).train()
         self.episodes = episodes_of(
             self.source, way=settings.way, shot=settings.shots, query=settings.query,
             global_labels=self.learner.global_labels, speakers=settings.speakers,
@@ -81,6 +91,7 @@ class Trainer:
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
+        self.saved = 0  # the step of the last checkpoint
 
     @property
     def done(self) -> float:
@@ -94,6 +105,16 @@ class Trainer:
     def stage(self) -> int:
         """The number of validations that are due so far."""
         return int(self.done * self.settings.validations + 1e-9)
+
+    @property
+    def affordable(self) -> bool:
+        """False if validations would take more than their share of the steps' work, for a budget in minutes.
+
+        The last validation, at the end, is always made.
+        """
+        s, times = self.settings, len(self.progress.history) + 1
+        most = VALIDATION_SHARE * self.progress.step
+        return s.minutes is None or self.done >= 1 or times * validation_steps(s, s.validation_tasks) <= most
 
     @property
     def stale(self) -> bool:
@@ -121,6 +142,7 @@ def restore(run: Trainer) -> None:
     load_weights(run.learner, tensors, run.out)
     unpack_optimizer(run.optimizer, tensors, meta["optimizer"])
     run.progress = Progress(**meta["progress"])
+    run.saved = run.progress.step
 
 
 def save(run: Trainer, name: str) -> None:
@@ -140,40 +162,49 @@ def save(run: Trainer, name: str) -> None:
         "versions": versions(),
     }
     save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
+    if name == "last.safetensors":
+        run.saved = run.progress.step
 
 
 def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None) -> None:
-    """Trains until the budget is spent.
+    """Trains until the budget is spent. Only the state between two steps is saved, never one within a step.
 
     Raises:
         UpstairsError: a loss that is not finite (with the task's seed), or a checkpoint that cannot be written.
-        KeyboardInterrupt: after saving the run.
+        KeyboardInterrupt: after SIGINT or SIGTERM, when the step and its validation are whole and saved; or at once,
+            after a second signal.
     """
     progress = run.progress
     if progress.step == 0:
         save(run, "last.safetensors")
     saved = time.monotonic()
     started = saved - progress.seconds
-    windows = {player.name: deque[tuple[float, float]](maxlen=50) for player in run.players}
-    try:
+    for player in run.players:
+        progress.recent.setdefault(player.name, [])
+    with stop_requests() as stopping:
         while run.done < 1 and not run.stale:
             stage = run.stage
             name, *seen = take_step(run)
-            windows[name].append((seen[0], seen[1]))
+            progress.recent[name] = [*progress.recent[name], seen][-WINDOW:]
             progress.seconds = time.monotonic() - started
-            losses, score = recent_means(windows)
-            due = run.stage > stage or run.done >= 1
+            losses, score = recent_means(progress.recent)
+            due = (run.stage > stage or run.done >= 1) and run.affordable
             if due:
                 validate(run, losses, score)
-            if due or time.monotonic() - saved > SAVE_EVERY:
+            stop = stopping()
+            if due or stop or time.monotonic() - saved > SAVE_EVERY:
                 save(run, "last.safetensors")
                 saved = time.monotonic()
             newest = progress.history[-1] if progress.history else None
             late = {score_kind(run.episodes).name: score}
-            tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
-    except KeyboardInterrupt:
-        save(run, "last.safetensors")
-        raise
+            try:
+                tell(Status(min(run.done, 1.0), progress.step, progress.seconds, losses["loss"], late, newest))
+            except KeyboardInterrupt:  # between two steps the state is whole
+                if not stopping():
+                    save(run, "last.safetensors")
+                raise
+            if stop:
+                break
 
 
 def take_step(run: Trainer) -> tuple[str, float, float]:
@@ -199,6 +230,12 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
         raise UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
             f"good checkpoint is kept in {run.out}: lower `lr` or `inner_lr`, or look at the task's inputs"
+        ) from error
+    except (NotImplementedError, TypeError) as error:
+        if s.device != "mps":
+            raise
+        raise UpstairsError(
+            f"`device` is mps, which lacks an operation that '{s.learner}' needs ({error}): choose `device` cpu"
         ) from error
     torch.nn.utils.clip_grad_norm_(player.parameters, s.clip)
     for p in (p for other in run.players if other is not player for p in other.parameters):

@@ -44,7 +44,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def scores_of(page: Path) -> list[str]:
-    return re.findall(r"<td>[^<]*\u00a0±[^<]*</td>", page.read_text())
+    return re.findall(r"<td>[^<]*\u00a0±[^<]*</td>", page.read_text(encoding="utf-8"))
 
 
 def test_all_of_it_is_resumed_and_never_measured_twice(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from scipy.signal import resample_poly
 
 from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
@@ -80,17 +79,18 @@ class AudioFormat(InputFormat):
         return {"kind": self.kind, "reading": READING, **asdict(self)}
 
 
-def read_sound(item: Any, *, name: str | None = None) -> Float32[np.ndarray, " n"]:
+def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) -> Float32[np.ndarray, " n"]:
     """Reads a recording as samples from -1 to 1 at 16 kHz, its channels averaged.
 
     Args:
         item, name: as for `AudioFormat.read`.
+        longest: seconds; a longer file is refused.
     """
     name = name or (str(item) if isinstance(item, str | Path) else "the recording")
     if isinstance(item, tuple):
         samples, rate = np.asarray(item[0], np.float32), int(item[1])
     else:
-        samples, rate = _decode(item, name)
+        samples, rate = _decode(item, name, longest)
     if samples.ndim == 2:
         samples = samples.mean(1)
     if samples.ndim != 1 or rate < 1000:
@@ -104,12 +104,14 @@ def read_sound(item: Any, *, name: str | None = None) -> Float32[np.ndarray, " n
     if np.abs(samples).max() < FAINTEST:
         raise UpstairsError(f"{name} is silent: replace or remove it")
     if rate != RATE:
+        from scipy.signal import resample_poly  # late: a second, which a model of pictures need not wait for
+
         common = gcd(rate, RATE)
         samples = resample_poly(samples, RATE // common, rate // common)
     return np.ascontiguousarray(samples, np.float32)
 
 
-def _decode(item: Any, name: str) -> tuple[np.ndarray, int]:
+def _decode(item: Any, name: str, longest: float) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
@@ -122,7 +124,7 @@ def _decode(item: Any, name: str) -> tuple[np.ndarray, int]:
         raise UpstairsError(f"{name} does not exist, or is no file: give the path of a recording")
     try:
         with soundfile.SoundFile(item) as file:
-            if file.frames > LONGEST * file.samplerate:
+            if file.frames > longest * file.samplerate:
                 minutes = file.frames / file.samplerate / 60
                 raise UpstairsError(f"{name} is {minutes:.0f} minutes long: cut out the seconds that are meant")
             return file.read(dtype="float32", always_2d=True), file.samplerate

@@ -170,6 +170,13 @@ def guess_format(
             pictures.append(read_picture(tree.item(name), least=128))
     if not pictures:
         pictures = [read_picture(tree.item(names[0]), name=f"{tree.name}/{names[0]}")]
+    return format_for(pictures, size=size, channels=channels, ink=ink)
+
+
+def format_for(
+    pictures: Sequence[Image.Image], *, size: int | None = None, channels: int | None = None, ink: bool | None = None
+) -> ImageFormat:
+    """Returns the format that suits a sample of pictures, in mode L or RGB."""
     grey = all(_is_grey(picture) for picture in pictures)
     if ink is None:
         drawings = sum(_is_drawing(picture.convert("L")) for picture in pictures)

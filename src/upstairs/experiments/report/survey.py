@@ -58,7 +58,7 @@ class Survey(NamedTuple):
 
 
 def report_runs(
-    paths: Sequence[Path], *, out: Path | None = None, tasks: int = 600, seed: int = 0, quiet: bool = False,
+    paths: Sequence[Path | Run], *, out: Path | None = None, tasks: int = 600, seed: int = 0, quiet: bool = False,
     command: str = "",
 ) -> Path:  # fmt: skip
     """Evaluates the runs on their test classes and writes the page.
@@ -68,17 +68,17 @@ def report_runs(
     """
     runs, _ = open_runs(paths)
     check_comparable(runs)
-    splits = open_splits(runs[0].settings, quiet=quiet)
+    splits = runs[0].splits or open_splits(runs[0].settings, quiet=quiet)
     if any(run.settings.task_kind == "generation" for run in runs):
         report = measure_drawings(runs, splits, tasks=tasks, seed=seed, command=command)
     else:
         with counting("measuring", quiet=quiet) as progress:
             report = measure(runs, splits, tasks=tasks, seed=seed, command=command, progress=progress)
-    return write_report(report, out or paths[0] / "report.html")
+    return write_report(report, out or runs[0].path / "report.html")
 
 
 def survey(
-    paths: Sequence[Path],
+    paths: Sequence[Path | Run],
     *,
     data: Sequence[str] = (),
     out: Path | None = None,
@@ -104,9 +104,9 @@ def survey(
     if minutes <= 0:
         raise UpstairsError("write `upstairs report RUN... --all`, with `minutes` above 0 for each training")
     check_comparable(runs)
-    splits = open_splits(runs[0].settings, quiet=quiet)
+    splits = runs[0].splits or open_splits(runs[0].settings, quiet=quiet)
     kinds = class_groups(splits, least=WAY, seed=seed)
-    memory, page = Remembered(paths[0] / "measured.jsonl"), out or paths[0] / "report.html"
+    memory, page = Remembered(runs[0].path / "measured.jsonl"), out or runs[0].path / "report.html"
     shared = Survey(memory, enough_seeds(seed, tasks), minutes, quiet)
     if not quiet:
         own = [len(class_counts(run, all_classes(run))) + len(lengths(run)) for run in runs]
@@ -131,7 +131,7 @@ def survey(
     return page
 
 
-def open_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
+def open_runs(paths: Sequence[Path | Run]) -> tuple[list[Run], list[Run]]:
     """Returns all runs, and those on the data of the first.
 
     Raises:
@@ -141,7 +141,9 @@ def open_runs(paths: Sequence[Path]) -> tuple[list[Run], list[Run]]:
         raise UpstairsError("no run was given: write `upstairs report RUN...`")
     runs = [load(path) for path in paths]
     if runs[0].settings.task_kind == "regression":
-        raise UpstairsError(f"{paths[0]} learned regression and a report is about classes: use evaluate and compare")
+        raise UpstairsError(
+            f"{runs[0].path} learned regression and a report is about classes: use evaluate and compare"
+        )
     return runs, [run for run in runs if run.settings.data == runs[0].settings.data]
 
 

@@ -18,7 +18,7 @@ from upstairs.functional.batching import kernels
 from upstairs.functional.batching.norms import GATHERING, gather, tracks_statistics
 from upstairs.functional.batching.tensor import stack, unstack
 from upstairs.functional.exclusive import exclusive
-from upstairs.functional.purity import check_unchanged, restore, snapshot
+from upstairs.functional.purity import check_unchanged, put_back, snapshot
 from upstairs.tree import first_tensor, index, map_tensors, modules_of
 
 
@@ -61,7 +61,7 @@ def vectorize(function: Callable[..., Any], tasks: Any, *, owner: nn.Module, nam
                 result = way(function, tasks, count)
                 check_unchanged(before)
             except BaseException as error:
-                restore(before)
+                put_back(before)
                 if how == "loop" or out_of_memory(error) or not isinstance(error, Exception):
                     raise
                 if isinstance(error, UpstairsError):

@@ -83,7 +83,7 @@ def whose_turn(players: list[Player], step: int) -> tuple[Player, int]:
     return order[step % len(order)], step // len(order)
 
 
-def recent_means(steps: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[dict[str, float], float]:
+def recent_means(steps: Mapping[str, Sequence[Sequence[float]]]) -> tuple[dict[str, float], float]:
     """Returns the means of the players' recent losses, and of the first player's recent scores.
 
     With several players each one's loss is given as `loss_NAME`, and `loss` is their sum.

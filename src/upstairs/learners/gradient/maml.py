@@ -22,7 +22,7 @@ from upstairs.functional.inner_loop import inner_loop
 from upstairs.functional.rules import SGD, LearnedRates, MetaCurvature, Params, UpdateRule, check_rule
 from upstairs.nets.norm import is_transductive
 from upstairs.nets.text import Tokens
-from upstairs.tree import modules_of, named_parameters_of
+from upstairs.tree import modules_of, named_parameters_of, widest
 
 Fast = Callable[[str], bool]  # name of a parameter -> whether it adapts
 
@@ -161,7 +161,7 @@ def minibatch(examples: Examples, size: int, step: int) -> Examples:
     n = len(examples.mask)
     if size >= n:
         return examples
-    place = examples.mask.cumsum(0).double() * 0.6180339887498949 % 1
+    place = examples.mask.cumsum(0).to(widest(examples.mask)) * 0.6180339887498949 % 1
     order = torch.where(examples.mask, place, 2.0).argsort(-1).argsort(-1)
     wait = (order - step * size) % examples.mask.sum().clamp(min=1)
     chosen = torch.where(examples.mask, wait, n).argsort(-1)[:size]

@@ -11,6 +11,7 @@ from upstairs.core import Examples, State, Task
 from upstairs.learners.metric.protonet import EncoderLearner, members, only_seen
 from upstairs.nets.embedding import embedding_size
 from upstairs.nets.sequence import Snail, Transformer
+from upstairs.tree import widest
 
 
 def content_order(examples: Examples) -> Int[Tensor, " n"]:
@@ -19,7 +20,7 @@ def content_order(examples: Examples) -> Int[Tensor, " n"]:
     A task's examples are sorted by class, so positions would reveal the labels. The keys are float64, so that the order
     is the same for one task and for a batch.
     """
-    x = examples.x.flatten(1).double()
+    x = examples.x.flatten(1).to(widest(examples.x))
     mixed = x @ torch.arange(1.0, x.shape[1] + 1, dtype=x.dtype, device=x.device).cos()
     key = torch.where(examples.mask, (1e4 * mixed).frac().abs(), -1.0)
     return key.argsort(stable=True)

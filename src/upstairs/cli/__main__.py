@@ -1,3 +1,0 @@
-from upstairs.cli.app import main
-
-main()
