@@ -181,12 +181,8 @@ def test_a_transformer_that_is_adapted(
 def test_texts_that_an_encoder_cuts_are_counted(tiny: Path, tmp_path: Path) -> None:
     rows = [(f"{'a b ' * (40 if i < 2 else 3)}{'cdefghijkl'[i]} {label}", label) for i in range(8) for label in "xyz"]
     path = write(tmp_path / "long.csv", rows)
-    said = {}
-    for name, options in {
-        "features": {},
-        "tokens": {"net": "pretrained"},
-        "few": {"net": "pretrained", "words": 9},
-    }.items():
+    said, trained = {}, {"adapted": True}
+    for name, options in {"features": {}, "tokens": trained, "few": trained | {"words": 9}}.items():
         said[name] = open_texts(path, encoder=str(tiny), **options).summary.partition("; ")[2]
     assert said["features"] == said["tokens"] == "6 of 24 texts are longer than 32 tokens and were cut"
     assert said["few"] == "24 of 24 texts are longer than 9 tokens and were cut: --words 32 reads more"
