@@ -144,6 +144,15 @@ class RowFormat(InputFormat):
             raise UpstairsError(f"{name or 'the row'} is {item!r:.80}: give {count} numbers: {', '.join(self.inputs)}")
         return ((values - self.means[:count]) / self.scales[:count]).astype(np.float32)
 
+    def each(self, items: Any) -> Any:
+        """Returns rows one by one: several, or one, as numbers or dicts; or a data frame with the columns."""
+        if hasattr(items, "columns") and hasattr(items, "to_numpy"):
+            if missing := {*self.inputs} - {*items.columns}:
+                raise UpstairsError(f"the data frame has no column '{min(missing)}': give {', '.join(self.inputs)}")
+            return items[list(self.inputs)].to_numpy()
+        first = items[0] if isinstance(items, list | tuple | np.ndarray | Tensor) and len(items) else None
+        return [items] if isinstance(items, Mapping) or isinstance(first, int | float | np.number) else items
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputFormat:
         return super().from_json({name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
