@@ -78,8 +78,8 @@ class TaskTable:
     """Regression tasks of a table: each has rows of its own, and a draw is one of those with enough rows."""
 
     name: str
-    x: tuple[Float32[Tensor, "n d"], ...]
-    y: tuple[Float32[Tensor, "n k"], ...]
+    x: tuple[Float32[Tensor, "_ d"], ...]
+    y: tuple[Float32[Tensor, "_ k"], ...]
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         able = [place for place, x in enumerate(self.x) if len(x) >= count]
