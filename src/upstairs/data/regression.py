@@ -333,6 +333,12 @@ def _numbers(table: DataTable, name: str) -> list[float]:
     return [math.nan if isinstance(value, bool) else number(value) for value in values]
 
 
+def _single(values: Any) -> Tensor:
+    """Returns what a function of a user's draws as a tensor of the type that networks have."""
+    values = torch.as_tensor(values)
+    return values if values.dtype == torch.float32 else values.to(torch.get_default_dtype())
+
+
 def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[int, int], query: int) -> Task:
     """Returns the tasks of these seeds, stacked: x [task, n, *feature], y [task, n, k]; `shot` is a range of sizes."""
     parts: list[list[Tensor]] = [[], [], [], []]
@@ -340,7 +346,7 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     for seed in seeds:
         generator = dice(seed)
         count = int(torch.randint(shot[0], shot[1] + 1, (), generator=generator))
-        x, y = (torch.as_tensor(v, dtype=torch.float32) for v in functions.draw(shot[1] + query, generator))
+        x, y = map(_single, functions.draw(shot[1] + query, generator))
         for part, values in zip(parts, (x[: shot[1]], y[: shot[1]], x[shot[1] :], y[shot[1] :]), strict=True):
             part.append(values)
         masks.append(torch.arange(shot[1]) < count)
