@@ -237,3 +237,82 @@ def test_from_a_table_to_a_score(call: Call, tmp_path: Path) -> None:
         status, _, err = call("train", "maml", "--data", path, *more, "--steps", 1, "--out", tmp_path / "no", "--quiet")
         assert status == 2 and message in err and err.count("\n") == 1, err
     assert call("train", "maml", "--data", "glyphs", "--target", "y", "--out", tmp_path / "no")[0] == 2
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> upstairs.Run:
+    folder = tmp_path_factory.mktemp("cities")
+    path = write(folder / "cities.csv", cities())
+    words = {"columns": "temp,hour", "target": "load,price", "validations": 1, "validation_tasks": 4, "quiet": True}
+    return upstairs.train("r2d2", data=path, out=folder / "run", steps=30, **words)
+
+
+def test_a_model_predicts_in_the_units_of_its_table(run: upstairs.Run, tmp_path: Path) -> None:
+    own = [row for row in cities(14) if row[0] == "city 13"]
+    support, rest = write(tmp_path / "few.csv", own[:12]), own[12:]
+    model = run.adapt(support)
+    assert model.labels == ["load", "price"]
+    x, y = np.array([row[1:3] for row in rest]), np.array([row[4:6] for row in rest])
+    found = model.predict(x)
+    assert found.shape == y.shape and np.abs(found - y).mean() < 0.5 * np.abs(y - y.mean(0)).mean()
+    form = run.inputs.format  # by hand
+    seen = np.array([row[1:3] for row in own[:12]])
+    scaled = (np.concatenate([seen, x]) - form.means[:2]) / form.scales[:2]
+    scaled = torch.tensor(scaled, dtype=torch.float32)
+    goals = torch.tensor((np.array([row[4:6] for row in own[:12]]) - form.means[2:]) / form.scales[2:]).float()
+    with torch.no_grad():
+        by_hand = run.learner.predict(run.learner.adapt(Examples(scaled[:12], goals)), scaled[12:]).numpy()
+    np.testing.assert_allclose(found, by_hand * form.scales[2:] + form.means[2:], rtol=1e-4)
+    again = upstairs.load_adapted(model.save(tmp_path / "model.safetensors"))
+    np.testing.assert_allclose(again.predict(x), found, rtol=1e-6)
+    alone = upstairs.load_adapted(model.save(tmp_path / "alone.safetensors", support=False))
+    np.testing.assert_allclose(alone.predict(x), found, rtol=1e-6)
+    pairs = run.adapt((seen, np.array([row[4:6] for row in own[:12]])))
+    for one in (x[0], x[0].tolist(), {"temp": x[0, 0], "hour": x[0, 1], "note": "-"}, [x[0]], x[:1]):
+        np.testing.assert_allclose(pairs.predict(one), found[:1], rtol=1e-5)
+    cases = [
+        (lambda: run.adapt({"a": [1]}), "has no labels: give .inputs, targets."),
+        (lambda: run.adapt((seen, np.zeros(12))), "12 inputs: give 2 finite numbers as targets for each"),
+        (lambda: run.adapt((seen, ["a"] * 24)), "12 inputs: give 2 finite numbers as targets for each"),
+        (lambda: run.adapt(support, unknown=0.1), "`unknown` and `columns` are about labels"),
+        (lambda: run.adapt(write(tmp_path / "all.csv", cities())), "has rows of several tasks in 'city'"),
+        (lambda: model.predict([1.0]), "give 2 numbers: temp, hour"),
+        (lambda: model.predict([x[0], ["a", "b"]]), "input 1 is .* give 2 numbers: temp, hour"),
+        (lambda: model.predict({"temp": 1}), "has no 'hour': give temp, hour"),
+        (lambda: model.predict_proba(x), "predicts numbers and names no classes"),
+        (lambda: model.evaluate((x, y)), "predicts numbers and names no classes"),
+    ]
+    for call, message in cases:
+        with pytest.raises(UpstairsError, match=message):
+            call()
+
+
+def test_adapt_and_predict_a_table(run: upstairs.Run, call: Call, tmp_path: Path) -> None:
+    own = [row for row in cities(14) if row[0] == "city 13"]
+    support, model = write(tmp_path / "few.csv", own[:6]), tmp_path / "model.safetensors"
+    status, out, err = call("adapt", run.path, "--support", support, "--out", model)
+    assert status == 0 and "predicts numbers from 6 examples (load, price)" in out, err
+    fresh = write(tmp_path / "fresh.csv", [[row[2], row[1]] for row in own[6:9]], ["hour", "Temp"])
+    expected = upstairs.load_adapted(model).predict(np.array([row[1:3] for row in own[6:9]]))
+    rows = json.loads(call("predict", model, fresh, "--json")[1])
+    np.testing.assert_allclose([[row["load"], row["price"]] for row in rows], expected)
+    assert (
+        call("predict", model, fresh)[1].splitlines()[0].startswith(f"{fresh}: row 1\tload {expected[0, 0]:.6g}\tprice")
+    )
+    assert call("predict", model, fresh, "--out", tmp_path / "answers.csv")[0] == 0
+    assert (tmp_path / "answers.csv").read_text().splitlines()[0] == "input,load,price"
+    status, _, err = call("predict", model, write(tmp_path / "bad.csv", [["x", 1]], ["hour", "temp"]))
+    assert status == 2 and "row 1 has no number as hour" in err and err.count("\n") == 1
+
+
+def test_a_run_on_functions_adapts_to_arrays(tmp_path: Path) -> None:
+    source = Source.from_function(lines, name="lines")
+    words = {"steps": 2, "tasks": 2, "validations": 1, "validation_tasks": 2, "quiet": True}
+    for learner in ("maml", "cnp"):
+        run = upstairs.train(learner, data=Splits(source, source, source), out=tmp_path / learner, **words)
+        x, y = lines(5, torch.Generator().manual_seed(3))
+        model = run.adapt((x, y))
+        assert model.labels == ["y1", "y2"] and model.predict(x).shape == (5, 2)
+        with torch.no_grad():
+            expected = run.learner.predict(run.learner.adapt(Examples(x, y)), x)[:, :2]
+        np.testing.assert_allclose(model.predict(x), expected, rtol=1e-5)

@@ -13,10 +13,10 @@ import upstairs
 from helpers.runs import Call
 from upstairs.data.episodes import Episodes
 from upstairs.data.open import open_splits
+from upstairs.data.text.tables import open_texts
 from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import evaluate_run
-from upstairs.settings import DataOptions
 
 
 @pytest.fixture(scope="module")
@@ -181,18 +181,13 @@ def test_a_transformer_that_is_adapted(
 def test_texts_that_an_encoder_cuts_are_counted(tiny: Path, tmp_path: Path) -> None:
     rows = [(f"{'a b ' * (40 if i < 2 else 3)}{'cdefghijkl'[i]} {label}", label) for i in range(8) for label in "xyz"]
     path = write(tmp_path / "long.csv", rows)
-    said = {}
-    for name, options in {
-        "features": {},
-        "tokens": {"net": "pretrained"},
-        "few": {"net": "pretrained", "words": 9},
-    }.items():
-        splits = open_splits(DataOptions(data=str(path), encoder=str(tiny), **options), quiet=True)
-        said[name] = splits.train.summary.partition("; ")[2]
+    said, trained = {}, {"adapted": True}
+    for name, options in {"features": {}, "tokens": trained, "few": trained | {"words": 9}}.items():
+        said[name] = open_texts(path, encoder=str(tiny), **options).summary.partition("; ")[2]
     assert said["features"] == said["tokens"] == "6 of 24 texts are longer than 32 tokens and were cut"
     assert said["few"] == "24 of 24 texts are longer than 9 tokens and were cut: --words 32 reads more"
     with pytest.raises(UpstairsError, match="`words` is given and an encoder reads as many as it can"):
-        open_splits(DataOptions(data=str(path), encoder=str(tiny), words=9), quiet=True)
+        open_texts(path, encoder=str(tiny), words=9)
 
 
 def test_an_encoder_that_is_not_there(tmp_path: Path, table: Path) -> None:

@@ -199,7 +199,8 @@ def adapt(
     /,
     *,
     support: Annotated[
-        Path, arg(help="A folder with a folder of pictures (or .txt files) for each class, or a table of texts.")
+        Path,
+        arg(help="A folder with a folder of pictures (or .txt files) for each class, or a table."),
     ],
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
     unknown: Annotated[
@@ -221,7 +222,8 @@ def adapt(
     if not quiet:
         names = ", ".join(map(one_line, model.labels[:8])) + (", ..." if len(model.labels) > 8 else "")
         count = len(model.support.y) if model.support else 0
-        print(f"{out}: knows {len(model.labels)} classes from {count} examples ({names})")
+        knows = f"knows {len(model.labels)} classes" if model.settings.way else "predicts numbers"
+        print(f"{out}: {knows} from {count} examples ({names})")
         leave = "" if model.learner.needs_support else " (--without-support leaves them out)"
         print("the file holds none of the examples" if without_support else f"the file holds the examples{leave}")
 

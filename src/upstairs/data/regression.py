@@ -144,6 +144,15 @@ class RowFormat(InputFormat):
             raise UpstairsError(f"{name or 'the row'} is {item!r:.80}: give {count} numbers: {', '.join(self.inputs)}")
         return ((values - self.means[:count]) / self.scales[:count]).astype(np.float32)
 
+    def each(self, items: Any) -> Any:
+        """Returns rows one by one: several, or one, as numbers or dicts; or a data frame with the columns."""
+        if hasattr(items, "columns") and hasattr(items, "to_numpy"):
+            if missing := {*self.inputs} - {*items.columns}:
+                raise UpstairsError(f"the data frame has no column '{min(missing)}': give {', '.join(self.inputs)}")
+            return items[list(self.inputs)].to_numpy()
+        first = items[0] if isinstance(items, list | tuple | np.ndarray | Tensor) and len(items) else None
+        return [items] if isinstance(items, Mapping) or isinstance(first, int | float | np.number) else items
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputFormat:
         return super().from_json({name: tuple(v) if isinstance(v, list) else v for name, v in value.items()})
@@ -324,6 +333,12 @@ def _numbers(table: DataTable, name: str) -> list[float]:
     return [math.nan if isinstance(value, bool) else number(value) for value in values]
 
 
+def _single(values: Any) -> Tensor:
+    """Returns what a function of a user's draws as a tensor of the type that networks have."""
+    values = torch.as_tensor(values)
+    return values if values.dtype == torch.float32 else values.to(torch.get_default_dtype())
+
+
 def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[int, int], query: int) -> Task:
     """Returns the tasks of these seeds, stacked: x [task, n, *feature], y [task, n, k]; `shot` is a range of sizes."""
     parts: list[list[Tensor]] = [[], [], [], []]
@@ -331,7 +346,7 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     for seed in seeds:
         generator = dice(seed)
         count = int(torch.randint(shot[0], shot[1] + 1, (), generator=generator))
-        x, y = (torch.as_tensor(v, dtype=torch.float32) for v in functions.draw(shot[1] + query, generator))
+        x, y = map(_single, functions.draw(shot[1] + query, generator))
         for part, values in zip(parts, (x[: shot[1]], y[: shot[1]], x[shot[1] :], y[shot[1] :]), strict=True):
             part.append(values)
         masks.append(torch.arange(shot[1]) < count)

@@ -14,6 +14,7 @@ from typing import Any
 from upstairs.console import one_line, tell_user
 from upstairs.data.files import PICTURES, SOUNDS, Files, natural, open_tree
 from upstairs.data.open import open_splits
+from upstairs.data.regression import read_points
 from upstairs.data.text.hashed import as_text
 from upstairs.data.text.tables import texts_of
 from upstairs.errors import UpstairsError
@@ -83,6 +84,9 @@ def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
             return [(f"{path}/{name}", tree.item(name)) for name in sorted(tree.stamps, key=natural)]
     if inputs.are_texts:
         return [(text, text) for text in texts_of(Path(path), columns)]
+    if form := inputs.rows:
+        points = read_points(Path(path), task=form.task, inputs=form.inputs, one=True, judged=False)
+        return [(f"{path}: row {i}", row) for i, row in enumerate(points.x, 1)]
     if inputs.kind == "array":
         rows = [*inputs.each(path)]
         return [(path if len(rows) == 1 else f"{path}[{i}]", row) for i, row in enumerate(rows)]
@@ -90,9 +94,13 @@ def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
 
 
 def predictions(model: Model, named: Sequence[Named], bad: dict[int, UpstairsError]) -> Iterator[Row]:
-    """Yields the label and probabilities of each input; `bad` receives the errors of others by their places."""
+    """Yields the label and probabilities of each input, or its targets; `bad` receives errors by places of inputs."""
     for places, rows in model.inputs.batches((item for _, item in named), bad):
         logits = model.logits_of(rows)
+        if model.settings.way is None:
+            for place, own in zip(places, model.values_of(logits).tolist(), strict=True):
+                yield {"input": named[place][0], **dict(zip(model.labels, own, strict=True))}
+            continue
         for place, label, p in zip(places, model.name(logits), logits.softmax(-1).tolist(), strict=True):
             yield {
                 "input": named[place][0],
@@ -116,6 +124,8 @@ def window_rows(
 
 def row_text(row: Row) -> str:
     """Returns a prediction as one line: fields with a tab between them, control characters escaped."""
+    if "label" not in row:
+        return "\t".join(_escaped(f"{name} {v:.6g}" if name != "input" else v) for name, v in row.items())
     times = [f"{row[name]:.2f}" for name in ("start", "end") if name in row]
     return "\t".join([one_line(row["input"]), *times, one_line(row["label"]), f"{100 * row['probability']:.1f}%"])
 

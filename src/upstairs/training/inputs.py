@@ -17,6 +17,7 @@ from torch import Tensor
 
 from upstairs.core import Examples
 from upstairs.data.open import read_format, reader_of
+from upstairs.data.regression import RowFormat, read_points
 from upstairs.data.source import InputFormat, as_floats
 from upstairs.errors import UpstairsError
 
@@ -44,12 +45,19 @@ class Inputs:
     def are_texts(self) -> bool:
         return self.format is not None and self.format.is_text
 
+    @property
+    def rows(self) -> RowFormat | None:
+        """The format of a regression table, or None."""
+        return self.format if isinstance(self.format, RowFormat) else None
+
     def each(self, items: Items) -> Iterable[Any]:
         """Returns the inputs one by one; a single text, path, picture, open file, sound or array is one input.
 
         Raises:
             UpstairsError: something that is neither an input nor several.
         """
+        if self.rows:
+            return self.rows.each(items)
         if hasattr(items, "columns") and self.format is not None:
             named = [*map(str, items.columns)]
             raise UpstairsError(
@@ -253,6 +261,30 @@ def read_support(
     inputs_of_all = [item for items in groups.values() for item in items]
     classes = [k for k, items in enumerate(groups.values()) for _ in items]
     return [*groups], inputs_of_all, classes
+
+
+def read_targets(support: Support, inputs: Inputs, outputs: int) -> Examples:
+    """Reads the support set of a regression task: a table with the columns of the run's own, or (inputs, targets).
+
+    Raises:
+        UpstairsError: inputs or targets that cannot be read, or do not fit each other or the run.
+    """
+    form = inputs.rows
+    if isinstance(support, str | os.PathLike) and form:
+        read = read_points(Path(support), task=form.task, inputs=form.inputs, targets=form.targets, one=True)
+        support = read.x, read.y
+    if not isinstance(support, tuple | list) or len(support) < 2:
+        raise UpstairsError(
+            "the run learned regression, which has no labels: give (inputs, targets) as the support set"
+        )
+    x = inputs.read(support[0])
+    try:
+        y = np.asarray(_array(support[1]), np.float64).reshape(len(x), -1)
+    except (TypeError, ValueError):
+        y = np.zeros((0, 0))
+    if y.shape != (len(x), outputs) or not len(x) or not np.isfinite(y).all():
+        raise UpstairsError(f"the support set has {len(x)} inputs: give {outputs} finite numbers as targets for each")
+    return Examples(x, form.scaled(y) if form else torch.from_numpy(y).float())
 
 
 def label_text(label: Any, where: str = "a class") -> str:

@@ -1,4 +1,4 @@
-"""A learner adapted to one task, which classifies inputs."""
+"""A learner adapted to one task, which classifies inputs or predicts numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ class SoundWindow(NamedTuple):
 class Model:
     """A learner adapted to one task, which classifies inputs. Its file contains everything that it needs.
 
+    A model of regression predicts numbers: `labels` are the names of its targets.
+
     With a `threshold`, an input whose largest logit is below it receives the label `NONE`.
 
     Inputs are a list, an array [n, *feature], a column of a table or a generator (read in batches) of: paths, bytes,
@@ -67,13 +69,29 @@ class Model:
                 return self.learner.predict(self.state, rows).double()
             return self.learner.predict_inductive(self.state, self.support, rows).double()
 
+    def values(self, items: Items) -> Float[np.ndarray, "n targets"]:
+        """Returns the predicted targets of each input (columns as `labels`), in the units of the run's table."""
+        return self.values_of(self.logits(items))
+
+    def values_of(self, raw: Float[Tensor, "n out"]) -> Float[np.ndarray, "n targets"]:
+        means = raw[:, : self.settings.outputs]  # a scale of each may follow
+        return self.inputs.rows.in_units(means) if self.inputs.rows else means.numpy()
+
     def predict_proba(self, items: Items) -> Float[np.ndarray, "n way"]:
         """Returns the probability of each class (columns as `labels`) for each input, assuming it is of one of them."""
+        self._names_classes()
         return self.logits(items).softmax(-1).numpy()
 
-    def predict(self, items: Items) -> list[str]:
-        """Returns the likeliest label of each input, or `NONE`: a list, also for a single input."""
-        return self.name(self.logits(items))
+    def predict(self, items: Items) -> Any:
+        """Returns the likeliest label of each input, or `NONE`: a list, also for a single input.
+
+        A model of regression returns its `values`, [n, targets].
+        """
+        return self.values(items) if self.settings.way is None else self.name(self.logits(items))
+
+    def _names_classes(self) -> None:
+        if self.settings.way is None:
+            raise UpstairsError("the model predicts numbers and names no classes: use `predict`")
 
     def name(self, logits: Float[Tensor, "n way"]) -> list[str]:
         """Returns the label of each row of logits, or `NONE`."""
@@ -92,6 +110,7 @@ class Model:
         Raises:
             UpstairsError: inputs that cannot be read, or no label that the model knows.
         """
+        self._names_classes()
         labels, items, classes = read_support(data, self.inputs, least=1, columns=columns)
         if not {*labels} & {*self.labels}:
             raise UpstairsError(
@@ -207,12 +226,13 @@ def load_adapted(path: str | Path) -> Model:
         raise UpstairsError(f"{path} is a folder: give the file that `upstairs adapt` or Model.save wrote")
     tensors, meta = load_tensors(path, kind="adapted")
     settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner, way = seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
+    learner, count = seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
     load_weights(learner, tensors, path)
-    learner = learner.for_way(way).eval()
+    learner = learner.for_way(None if settings.way is None else count).eval()
     support = Examples(tensors["support.x"], tensors["support.y"]) if "support.x" in tensors else None
     with evaluating(learner):  # gives the structure of the state; its values come from the file
-        any_examples = support or Examples(torch.zeros(way, *inputs.shape), torch.arange(way))
+        y = torch.arange(count) if settings.way else torch.zeros(count, count)
+        any_examples = support or Examples(torch.zeros(count, *inputs.shape), y)
         structure = tree_flatten(learner.adapt(any_examples))[1]
     leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
     state = tree_unflatten(leaves, structure)

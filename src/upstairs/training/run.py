@@ -20,7 +20,7 @@ from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.storage import kind_of, load_tensors
 from upstairs.training.checkpoint import checkpoint_in, load_weights
-from upstairs.training.inputs import Inputs, Support, read_support
+from upstairs.training.inputs import Inputs, Support, read_support, read_targets
 from upstairs.training.model import Model
 from upstairs.tree import index
 
@@ -51,6 +51,8 @@ class Run:
     ) -> Model:
         """Adapts to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
+        A run on regression adapts to (inputs, targets), or to a table of one task.
+
         Args:
             support: its inputs are all that `Model.predict` takes; a single one is taken for a list of one.
             unknown: lets the model answer `NONE`, which refuses about this share of the inputs of known classes (see
@@ -61,13 +63,19 @@ class Run:
             columns: the columns of a table for text and label, such as utterance,intent; None: found by name.
 
         Raises:
-            UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run on regression.
+            UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run of a generator.
         """
         if self.settings.task_kind == "regression":
-            raise UpstairsError(
-                f"{self.path} learned regression, which has no labels: write "
-                "run.learner.predict(run.learner.adapt(Examples(x, y)), x)"
-            )
+            if unknown is not None or columns is not None:
+                raise UpstairsError(
+                    f"`unknown` and `columns` are about labels, which {self.path} has not: leave them out"
+                )
+            examples = read_targets(support, self.inputs, self.settings.outputs)
+            with evaluating(self.learner):
+                state = self.learner.adapt(examples)
+            names = [f"y{k + 1}" for k in range(self.settings.outputs)]
+            names = list(self.inputs.rows.targets) if self.inputs.rows else names
+            return Model(self.learner, state, examples, names, self.inputs, self.settings)
         if self.settings.task_kind == "generation":
             raise UpstairsError(f"{self.path} models one class and names none: adapt a run of a classifier")
         if unknown is not None:
