@@ -3,14 +3,15 @@
 KINDS: dict[str, str] = {
     "glyphs": "characters of many scripts drawn from installed fonts; no download, split by script",
     "folder": "class/picture or group/class/picture, optionally below train, val and test folders; "
-    "or images/ next to train.csv, val.csv and test.csv (mini-ImageNet)",
-    "zip": "the same in a zip, read without unpacking",
+    "or pictures and a table of paths and labels, or train.csv, val.csv and test.csv (mini-ImageNet)",
+    "zip": "the same in a zip, read without unpacking, or in a tar",
+    "npy": "the same of .npy arrays; or a .npz or .pkl of inputs and labels (x and y; mini-ImageNet)",
     "omniglot": "the folder with images_background.zip, images_evaluation.zip and splits/vinyals, or one zip alone",
     "cifar": "the folder with sheets/ and splits/: --split cifar-fs or fc100",
     "table": "texts: a .csv, .tsv, .jsonl or .parquet with a column of texts and one of labels (--columns TEXT,LABEL)",
     "texts": "a folder with a folder of .txt files for each class, or CLINC150's with data_full.json",
     "languages": "texts: which language is it? names of things in 140 languages (needs Babel, extra [text])",
-    "sounds": "recordings as class/file, in a folder or a zip, or named by an index.tsv (needs extra [audio])",
+    "sounds": "recordings as class/file, in a folder or a zip, or named by a table of labels (needs extra [audio])",
     "sinusoid": "regression: a sinusoid for each task (Finn 2017)",
     "gp": "regression: a sample of a Gaussian process for each task, whose best possible prediction is known",
     "arrays": "in Python: Source.from_arrays(x, y)",

@@ -1,6 +1,8 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -8,11 +10,12 @@ from typing import Any
 
 from upstairs.console import counting, tell_user
 from upstairs.data import BUILT_IN
-from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
+from upstairs.data.audio.folders import open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
-from upstairs.data.files import SOUNDS
+from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
+from upstairs.data.images.arrays import ArrayFormat, array_splits, is_arrays, read_arrays
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class
 from upstairs.data.images.format import ImageFormat
@@ -20,6 +23,7 @@ from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, function_splits
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import Splits
+from upstairs.data.tables import read_rows
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, text_splits
@@ -38,7 +42,7 @@ class DataReader:
         matches: name or path -> can this reader open it? The first match in `READERS` is used.
         splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
             run that will receive the data, or None.
-        source: (data, columns, format, progress) -> all data as one source.
+        source: (options, format, progress) -> all data as one source.
         support: path of a support set -> {label: inputs}, or inputs and labels.
         formats: the formats of its sources, by which a checkpoint finds its reader.
         has_splits: False for functions, which are never drawn twice and need no split.
@@ -48,7 +52,7 @@ class DataReader:
     kinds: tuple[str, ...]
     matches: Callable[[str], bool]
     splits: Callable[[DataOptions, InputFormat | None, Progress | None], Splits]
-    source: Callable[[str, str | None, InputFormat | None, Progress | None], Source]
+    source: Callable[[DataOptions, InputFormat | None, Progress | None], Source]
     support: Callable[[Path], Any]
     formats: tuple[type[InputFormat] | type[None], ...]
     has_splits: bool = True
@@ -62,51 +66,94 @@ def _texts(options: DataOptions, format: InputFormat | None, progress: Progress 
 
 
 def _sounds(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    own = sound_format(format)
-    return sound_splits(options.data, split=options.split, seed=options.split_seed, format=own, progress=progress)
+    return sound_splits(options.data, **_split(options), **_heard(options, format, progress))
 
 
 def _pictures(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    asked = pixels_of(format)
-    return open_data(options.data, split=options.split, seed=options.split_seed, progress=progress, **asked)
+    return open_data(options.data, **_split(options), **_seen(options, format, progress))
 
 
-def sound_format(format: InputFormat | None) -> AudioFormat | None:
-    """Returns the format if it is that of sounds, else None."""
-    return format if isinstance(format, AudioFormat) else None
+def _arrays(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    return array_splits(options.data, **_split(options), **_files(options, format, progress))
 
 
-def pixels_of(format: InputFormat | None) -> dict[str, Any]:
-    """Returns the arguments that make pictures fit a trained run."""
-    if not isinstance(format, ImageFormat):
-        return {}
-    return {"size": format.size, "channels": format.channels, "ink": format.ink}
+def _split(options: DataOptions) -> dict[str, Any]:
+    return {"split": options.split, "seed": options.split_seed, "ratio": parse_ratio(options.ratio)}
+
+
+def _files(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+    """Returns the arguments of all readers of files."""
+    names = ("columns", "pattern", "skip_bad")
+    return {"format": format, "progress": progress} | {name: getattr(options, name) for name in names}
+
+
+def _heard(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+    own = format if isinstance(format, AudioFormat) else None
+    return _files(options, own, progress) | {"seconds": options.seconds}
+
+
+def _seen(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+    own = format if isinstance(format, ImageFormat) else None
+    return _files(options, own, progress) | {"size": options.size, "channels": options.channels}
+
+
+def _is_table(data: str) -> bool:
+    """Returns whether this is a table whose rows name files; the first rows tell."""
+    path = Path(data)
+    if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
+        return False
+    with suppress(UpstairsError):
+        cells = [str(cell) for row in read_rows(path)[:20] for cell in row.values()]
+        return any(cell.strip() in files for cell in cells for files in (PICTURES, SOUNDS, ARRAYS))
+    return False
+
+
+def _text_first(data: str) -> bool:
+    return is_text(data) and not _is_table(data)
+
+
+def _holds(files: Files) -> Callable[[str], bool]:
+    """Returns a test of data: are most of its files of this kind, or would be if they could be read?"""
+
+    def matches(data: str) -> bool:
+        if data in BUILT_IN:
+            return False
+        with suppress(UpstairsError), open_tree(data, files) as tree:
+            kinds = Counter(extension_of(name) for name in tree.others)
+            own = len(tree.stamps) or sum(kinds[kind] for kind in files.others)
+            return own > 0 and own >= sum(kinds[kind] for kind in PICTURES.extensions)
+        return False
+
+    return matches
 
 
 READERS = (
     DataReader(
         "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
         splits=lambda options, format, progress: function_splits(options.data),
-        source=lambda data, columns, format, progress: function_splits(data).test,
+        source=lambda options, format, progress: function_splits(options.data).test,
         support=files_by_class, formats=(NoneType,), has_splits=False,
     ),
     DataReader(
-        "texts", ("table", "texts", "languages"), is_text, _texts,
-        source=lambda data, columns, format, progress: open_texts(
-            data, columns=columns, format=format, progress=progress
+        "texts", ("table", "texts", "languages"), _text_first, _texts,
+        source=lambda options, format, progress: open_texts(
+            options.data, columns=options.columns, format=format, progress=progress
         ),
         support=lambda path: read_texts(path)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
     DataReader(
-        "sounds", ("sounds",), lambda data: data != "glyphs" and is_sound(data), _sounds,
-        source=lambda data, columns, format, progress: open_sounds(
-            data, format=sound_format(format), progress=progress
-        ),
+        "sounds", ("sounds",), _holds(SOUNDS), _sounds,
+        source=lambda options, format, progress: open_sounds(options.data, **_heard(options, format, progress)),
         support=lambda path: files_by_class(path, SOUNDS), formats=(AudioFormat,),
     ),
     DataReader(
+        "arrays", ("npy",), lambda data: data not in BUILT_IN and is_arrays(data), _arrays,
+        source=lambda options, format, progress: read_arrays(options.data, **_files(options, format, progress))[0],
+        support=lambda path: files_by_class(path, ARRAYS), formats=(ArrayFormat,),
+    ),
+    DataReader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, _pictures,
-        source=lambda data, columns, format, progress: open_source(data, progress=progress, **pixels_of(format)),
+        source=lambda options, format, progress: open_source(options.data, **_seen(options, format, progress)),
         support=files_by_class, formats=(ImageFormat, NoneType),
     ),
 )  # fmt: skip
@@ -165,14 +212,26 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     if len(parts) > 1:
         mix = parse_mix(options.mix) if options.mix else None
         own = [replace(options, data=part, mix=None) for part in parts]
-        own = [one if is_text(one.data) else replace(one, columns=None, encoder=None) for one in own]
+        own = [_fitting(one) for one in own]
         return mixed_splits([open_splits(one, quiet=quiet, format=format) for one in own], mix)
     reader = reader_for(options.data)
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
-        splits = reader.splits(options, format, progress)
+        splits = _usable(reader.splits(options, format, progress))
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
     return limited(splits, options, quiet=quiet)
+
+
+def _usable(splits: Splits) -> Splits:
+    """Returns the splits without classes of one example, which no task can have, if each part keeps two classes."""
+    kept = [[i for i, rows in enumerate(part.rows) if len(rows) > 1] for part in splits]
+    left = [f"{part.labels[i]}" for part, own in zip(splits, kept, strict=True) if len(own) > 1
+            for i in range(len(part)) if i not in own]  # fmt: skip
+    if not left:
+        return splits
+    parts = [part.subset(own) if len(own) > 1 else part for part, own in zip(splits, kept, strict=True)]
+    said = f"{count_of(len(left), 'class')} with fewer than two examples left out: {listed(left)}"
+    return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, said)))) for part in parts))
 
 
 def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:
@@ -185,6 +244,14 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
         )  # fmt: skip
 
 
+# Options and the readers of the data that they are for.
+ABOUT = {
+    "encoder": ("texts",), "columns": ("texts", "sounds", "arrays", "pictures"), "size": ("pictures",),
+    "channels": ("pictures",), "seconds": ("sounds",), "pattern": ("sounds", "arrays", "pictures"),
+    "ratio": ("sounds", "arrays", "pictures"),
+}  # fmt: skip
+
+
 def check_data_options(options: DataOptions, parts: list[str]) -> None:
     """Raises UpstairsError for an option that does not apply to this data."""
     if not all(part.strip() for part in parts):
@@ -195,9 +262,33 @@ def check_data_options(options: DataOptions, parts: list[str]) -> None:
         raise UpstairsError(
             f"`spoken` adds made-up words to one data set and `data` is {options.data}: name one, or leave it out"
         )
-    for name in ("columns", "encoder"):
-        if getattr(options, name) and not any(is_text(part) for part in parts):
-            raise UpstairsError(f"`{name}` is about texts and {options.data} has none: leave it out")
+    kinds = {reader_for(part).name for part in parts}
+    for name, readers in ABOUT.items():
+        if getattr(options, name) and not kinds & set(readers):
+            raise UpstairsError(f"`{name}` is about {' and '.join(readers)} and {options.data} has none: leave it out")
+
+
+def _fitting(options: DataOptions) -> DataOptions:
+    """Returns the options without those that are for data of other kinds."""
+    name = reader_for(options.data).name
+    left: dict[str, Any] = {option: None for option, readers in ABOUT.items() if name not in readers}
+    return replace(options, **left)
+
+
+def parse_ratio(text: str | None) -> tuple[float, float, float] | None:
+    """Parses the shares of train, val and test, such as "0.6,0.2,0.2"; they need not sum to 1."""
+    if text is None:
+        return None
+    try:
+        train, val, test = (float(share) for share in text.split(","))
+        total = train + val + test
+        if min(train, val, test) < 0 or not 0 < total < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UpstairsError(
+            f"`ratio` is '{text}': give three shares, of train, val and test, such as 0.6,0.2,0.2"
+        ) from None
+    return train / total, val / total, test / total
 
 
 def parse_mix(text: str) -> list[float]:

@@ -38,7 +38,10 @@ def open_run(request: RunRequest, out: Path, *, quiet: bool, splits: Splits | No
     Raises:
         UpstairsError: settings or data that cannot be used.
     """
-    splits = splits or open_splits(request.settings, quiet=quiet)
+    if splits is None:
+        splits = open_splits(request.settings, quiet=quiet)
+        if quiet and ";" in splits.train.summary:  # what was left out is said in any case
+            tell_user(splits.train.summary)
     return Trainer(fit_settings(request, splits.train), splits, out), splits
 
 
