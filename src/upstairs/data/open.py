@@ -1,7 +1,7 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -289,20 +289,14 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
 
 
 def split_own(data: Any, options: DataOptions) -> Splits:
-    """Splits data that a Python user made: `Splits`, a `Source`, `Episodes`, or a torch `Dataset` (see `read_dataset`).
+    """Splits data that was made in Python: `Splits`, a `Source`, `Episodes`, or a torch `Dataset` (see `read_dataset`).
 
-    A source is split at random by class, by group where it has groups; functions and episodes are for training only,
-    since a function is never drawn twice and other classes are not known.
-
-    Raises:
-        UpstairsError: data of another kind, or too few classes.
+    Classes are split at random, by group where there are groups; those of episodes are for training only.
     """
     if isinstance(data, Splits):
         return limited(data, options)
-    source = data.source if isinstance(data, Episodes) else data
-    if not isinstance(source, Source):
-        source = read_dataset(data)
-    if source.functions:
+    source = data.source if isinstance(data, Episodes) else data if isinstance(data, Source) else read_dataset(data)
+    if source.functions:  # none is ever drawn twice
         return Splits(source, source, source)
     if isinstance(data, Episodes):
         return Splits(source, source.subset([]), source.subset([]))
@@ -325,34 +319,24 @@ def read_dataset(dataset: Any) -> Source:
             f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
             "items are (input, label)"
         )
-    inputs, labels = [], []
-    for place in range(len(dataset)):
-        item = dataset[place]
-        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]) != 0:
-            raise UpstairsError(f"item {place} of {name} is {_short(item)}: it must be a pair (input, label)")
-        inputs.append(item[0])
-        labels.append(item[1].item() if hasattr(item[1], "item") else item[1])
-    format = None
-    if inputs and all(isinstance(item, Image.Image) for item in inputs):
-        some = inputs[:: max(1, len(inputs) // 32)]
-        format = format_for([read_picture(picture) for picture in some])
-        inputs = [format.read(picture) for picture in inputs]
-    rows = [np.asarray(item) for item in inputs]
+    items = [dataset[place] for place in range(len(dataset))]
+    for place, item in enumerate(items):
+        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]):
+            raise UpstairsError(f"item {place} of {name} is a {type(item).__name__}: it must be a pair (input, label)")
+    inputs, format = [x for x, _ in items], None
+    labels = [y.item() if hasattr(y, "item") else y for _, y in items]
+    if items and all(isinstance(x, Image.Image) for x in inputs):
+        format = format_for([read_picture(x) for x in inputs[:: max(1, len(inputs) // 32)]])
+        inputs = [format.read(x) for x in inputs]
+    rows = [np.asarray(x) for x in inputs]
     for place, row in enumerate(rows):
         if row.shape != rows[0].shape or row.dtype.kind not in "biuf":
-            raise UpstairsError(
-                f"input {place} of {name} is {_short(row)} and input 0 {_short(rows[0])}: give numbers of one shape"
-            )
-    names = getattr(dataset, "classes", None)
-    if isinstance(names, Sequence) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
-        labels = [str(names[k]) for k in labels] if len({*map(str, names)}) == len(names) else labels
+            what = f"of shape {row.shape} and type {row.dtype}, and input 0 of shape {rows[0].shape}"
+            raise UpstairsError(f"input {place} of {name} is {what}: give numbers of one shape")
+    names = [str(known) for known in getattr(dataset, "classes", ())]
+    if len(set(names)) == len(names) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
+        labels = [names[k] for k in labels]
     return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
-
-
-def _short(item: Any) -> str:
-    """Describes a value of a user's data."""
-    shape = getattr(item, "shape", None)
-    return f"a {type(item).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 # Options and the readers of the data that they are for.
