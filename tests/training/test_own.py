@@ -116,6 +116,12 @@ def test_an_object_trains_stops_and_goes_on(name: str, tmp_path: Path, monkeypat
     )
     model = run.adapt({"a": data.x[:3], "b": data.x[8:11]})
     assert len(model.predict(data.x[3:5])) == 2
+    path = model.save(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        up.load_adapted(path, learner=make()).predict_proba(data.x[3:5]), model.predict_proba(data.x[3:5])
+    )
+    with pytest.raises(UpstairsError, match="learner=learner"):
+        up.load_adapted(path)
 
 
 def test_what_an_object_cannot_do_is_said(tmp_path: Path, call: Call) -> None:
