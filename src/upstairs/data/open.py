@@ -134,7 +134,8 @@ READERS = (
         source=lambda data, columns, format, progress: open_texts(
             data, columns=columns, format=format, progress=progress
         ),
-        support=lambda path, columns: read_texts(path, columns)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
+        support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
+        formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
     DataReader(
         "sounds", ("sounds",), lambda data: data != "glyphs" and is_sound(data), _sounds,
