@@ -7,7 +7,6 @@ import re
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,15 +147,13 @@ def test_a_name_that_is_none() -> None:
 
 
 def test_importing_the_package_is_instant() -> None:
+    """It imports nothing but the standard library, which takes milliseconds on an idle machine."""
     code = """
-import time; start = time.perf_counter()
-import upstairs, sys
-print(time.perf_counter() - start); assert not {"torch", "numpy", "scipy"} & set(sys.modules)"""
-    taken = []
-    for _ in range(3):  # the machine may be busy
-        taken.append(float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout))
-        time.sleep(0.1)
-    assert min(taken) < 0.1, taken
+import sys; before = set(sys.modules)
+import upstairs
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+assert new - {"upstairs"} <= sys.stdlib_module_names and len(new) < 30, new"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_examples_without_a_mask() -> None:

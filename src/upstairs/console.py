@@ -83,6 +83,11 @@ def tell_user(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def one_line(text: str) -> str:
+    """Returns a name with its control characters and line breaks escaped, so that it cannot break a line."""
+    return "".join(c if c.isprintable() or c in " \u3000\xa0\u200c\u200d" else repr(c)[1:-1] for c in text)
+
+
 def print_results(results: list[dict[str, Any]]) -> None:
     """Prints the table of learners and baselines, one row for each result."""
     seen = any(s.get("transductive") for r in results for s in (r, *r["baselines"].values()))

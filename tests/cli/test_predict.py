@@ -76,7 +76,7 @@ def test_standard_input(call, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_each_input_is_one_line_whatever_its_name(call, home: Path, tmp_path: Path) -> None:
-    names = ["a\tb", "c\nd", "-e", "f,g", 'h"i', "j\rk", "l\u2028m", "猫", "n\x1b[31m"]
+    names = ["a\tb", "c\nd", "-e", "f,g $x$ $", 'h"i', "j\rk", "l\u2028m", "猫", "n\x1b[31m"]
     pictures = draw_folder(tmp_path / "odd", classes=len(names), examples=3)
     for c, name in enumerate(names):
         (pictures / f"class{c:02d}").rename(pictures / name)
@@ -99,10 +99,14 @@ def test_each_input_is_one_line_whatever_its_name(call, home: Path, tmp_path: Pa
             model
         ).labels
         assert all(float(row[2]) == max(map(float, row[3:])) for row in rows[1:])
+    status, out, _ = call("evaluate", model, "--data", pictures, "--out", tmp_path / "odd.html")
+    assert status == 0 and r"a\tb " in out and "\x1b" not in out and "猫" in (tmp_path / "odd.html").read_text()
+    assert call("evaluate", model, "--data", pictures, "--out", tmp_path / "odd.png")[0] == 0
     assert call("predict", model, *files, "--out", tmp_path / "rows.json")[0] == 0
     assert len(json.loads((tmp_path / "rows.json").read_text())) == len(names)
     status, _, err = call("predict", model, *files, "--out", tmp_path / "rows.xlsx")
     assert status == 2 and "--out is" in err and ".csv" in err
+    assert "--all is about" in call("predict", model, *files, "--all")[2]
 
 
 def test_bad_files_are_named_and_the_others_answered(call, home: Path, tmp_path: Path) -> None:

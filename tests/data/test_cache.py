@@ -1,7 +1,6 @@
 """A cache file is whole or absent, whatever happens to the process that writes it."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -127,14 +126,15 @@ def test_more_than_the_disk_holds(cache: Path) -> None:
 
 
 SCRIPT = """
-import sys, time, resource, numpy as np
+import os, resource, signal, sys, time, numpy as np
 from upstairs.data.cache import memory_mapped
-pause, limit = float(sys.argv[1]), int(sys.argv[2])
+pause, limit, last = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # writes beyond it fail, as on a full disk
 def rows():
     for i in range(20):
-        print("row", i, flush=True)
+        if i == last:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(pause)
         yield np.full(100_000, i, np.uint8)
 print("sum", memory_mapped("shared", rows, (20, 100_000)).sum(dtype=np.int64))
@@ -142,9 +142,9 @@ print("sum", memory_mapped("shared", rows, (20, 100_000)).sum(dtype=np.int64))
 SUM = sum(range(20)) * 100_000
 
 
-def start(cache: Path, pause: float, limit: int = 0) -> subprocess.Popen[str]:
+def start(cache: Path, pause: float, limit: int = 0, last: int = -1) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(pause), str(limit)],
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), str(pause), str(limit), str(last)],
         env={**os.environ, "UPSTAIRS_CACHE": str(cache)},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -159,13 +159,7 @@ def test_two_processes_at_once(cache: Path) -> None:
 
 
 def test_a_process_killed_in_the_middle(cache: Path) -> None:
-    process = start(cache, 0.05)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("row 10"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    start(cache, 0, last=10).communicate(timeout=120)
     (left,) = cache.iterdir()
     assert left.suffix == ".partial" and left.stat().st_size > 500_000
     out, error = start(cache, 0).communicate(timeout=120)

@@ -1,6 +1,5 @@
 """Glyphs: many distinct letters, scripts in one split only, the same on every call, quick the second time."""
 
-import time
 from itertools import combinations
 
 import numpy as np
@@ -111,9 +110,7 @@ def test_warped_in_every_split_so_that_tasks_are_neither_trivial_nor_hopeless(sp
 
 def test_a_second_call_opens_the_cache(splits):
     steps: list[tuple[int, int]] = []
-    start = time.perf_counter()
     again = glyphs(progress=lambda done, total: steps.append((done, total)))
-    assert time.perf_counter() - start < 0.5
     assert not steps
     assert again.val.labels == splits.val.labels
 

@@ -242,6 +242,7 @@ def test_labels_of_any_container(pictures: Path) -> None:
         assert read_support((torch.eye(4), y), inputs)[::2] == (["1", "2"], [0, 0, 1, 1])
     assert read_support(Examples(torch.eye(4), torch.tensor([0, 1, 0, 1])), inputs)[0] == ["0", "1"]
     assert label_text(" pâte ") == "p\xe2te" and label_text("Pa\u0302te") == "P\xe2te"
+    assert read_support({"None": np.eye(4), "nan": np.eye(4)}, inputs)[0] == ["None", "nan"]  # bread, and no bread
     one = read_support(
         {"a": pictures / "class00" / "0.png", " b": str(pictures), "b ": b""},
         Inputs((3, 20, 20), ImageFormat(20, 3, False)),

@@ -37,7 +37,7 @@ from upstairs.cli.options import (
     parse_run,
 )  # fmt: skip
 from upstairs.cli.signals import interrupt_on_terminate
-from upstairs.engine.allocator import keep_freed_memory
+from upstairs.engine.allocator import keep_freed_memory, sleep_while_waiting
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import LEARNERS
 from upstairs.settings import COMMON, options_in
@@ -134,15 +134,13 @@ def evaluate_command(
     A run gets its accuracy with a 95% interval over tasks, and that of the baselines. A model gets its accuracy with a
     95% interval over examples, F1 of each class, calibration, and what it confuses: upstairs evaluate MODEL --data my/
     """
-    from upstairs.experiments.evaluate import evaluate_model, evaluate_run, write_score
+    from upstairs.experiments.evaluate import evaluate_model, evaluate_run
 
     if run.is_file():
         given = {name for name, value in vars(on).items() if value != getattr(TaskOptions(), name)}
         for name in sorted((given | ({"inner_steps"} if inner_steps is not None else set())) - {"data", "columns"}):
             raise UpstairsError(f"`{name}` is about the tasks of a run and {run} is an adapted model: leave it out")
-        score = evaluate_model(run, on.data, columns=on.columns, quiet=quiet or json)
-        if out is not None:
-            write_score(score, out)
+        score = evaluate_model(run, on.data, columns=on.columns, out=out, quiet=quiet or json)
         print_json(score) if json else print(score)
         return
     if out is not None:
@@ -216,12 +214,13 @@ def adapt(
     quiet: Quiet = False,
 ) -> None:
     """Adapt a trained run to classes of your own, from a few examples of each."""
+    from upstairs.console import one_line
     from upstairs.experiments.predict import adapt_run
 
     model = adapt_run(run, support, unknown=unknown, columns=columns, quiet=quiet)
     model.save(out, support=not without_support)
     if not quiet:
-        names = ", ".join(model.labels[:8]) + (", ..." if len(model.labels) > 8 else "")
+        names = ", ".join(map(one_line, model.labels[:8])) + (", ..." if len(model.labels) > 8 else "")
         count = len(model.support.y) if model.support else 0
         knows = f"knows {len(model.labels)} classes" if model.settings.way else "predicts numbers"
         print(f"{out}: {knows} from {count} examples ({names})")
@@ -266,10 +265,14 @@ def predict(
     then 1, or 2 if none could be read.
     """
     from upstairs.console import counting
-    from upstairs.experiments.predict import inputs_in, predictions, row_text, window_rows, write_predictions
+    from upstairs.experiments.predict import ANSWERS, inputs_in, predictions, row_text, window_rows, write_predictions
     from upstairs.training.inputs import refuse_bad
     from upstairs.training.model import load_adapted
 
+    if out is not None and out.suffix.lower() not in ANSWERS:
+        raise UpstairsError(f"`out` is {out}: name a file that ends in {', '.join(ANSWERS)}")
+    if all and out is None:
+        raise UpstairsError("`all` is about the table of answers: name one as `out`, or use `json`")
     adapted, bad = load_adapted(model), dict[int, UpstairsError]()
     if not inputs and not text:
         raise UpstairsError("no inputs were given: write `upstairs predict MODEL INPUT...`")
@@ -362,6 +365,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     interrupt_on_terminate()
+    sleep_while_waiting()
     keep_freed_memory()
     try:
         run_command(sys.argv[1:])

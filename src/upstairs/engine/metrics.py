@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from upstairs.console import one_line
 from upstairs.core import Task, gaussian_nll
 from upstairs.data.episodes import Episodes
 from upstairs.statistics import wilson_interval
@@ -101,18 +102,20 @@ class ModelScore(dict[str, Any]):
         if self["refused"] is not None:
             lines.append(f"refused as none of these: {self['refused']:.1%} of the examples of known classes")
         if self["unknown"]:
-            named = ", ".join(f"{label} {count}" for label, count in self["unknown"].items())
+            named = ", ".join(f"{one_line(label)} {count}" for label, count in self["unknown"].items())
             share = self["unknown_refused"]
             said = "not scored: adapt with `unknown`" if share is None else f"{share:.1%} of them refused"
             lines.append(f"labels that the model does not know: {named} ({said})")
         if self["repeated"]:
-            first = ", ".join(self["repeated"][:5]) + (", ..." if len(self["repeated"]) > 5 else "")
+            first = ", ".join(map(one_line, self["repeated"][:5])) + (", ..." if len(self["repeated"]) > 5 else "")
             lines.append(f"{len(self['repeated'])} inputs are support examples, so the accuracy is too high: {first}")
-        width = max(map(len, [*self["classes"], "class"]))
+        width = max(map(len, map(one_line, [*self["classes"], "class"])))
         lines.append(f"{'class':<{width}}  examples  precision  recall     F1")
         for label, own in self["classes"].items():
             shares = (own["precision"], own["recall"], own["f1"])
-            lines.append(f"{label:<{width}}  {own['examples']:>8}" + "{:>11.1%}{:>8.1%}{:>7.1%}".format(*shares))
+            lines.append(
+                f"{one_line(label):<{width}}  {own['examples']:>8}" + "{:>11.1%}{:>8.1%}{:>7.1%}".format(*shares)
+            )
         pairs = [
             (count, row, column)
             for row, counts in zip(self["rows"], self["confusion"], strict=True)
@@ -120,7 +123,10 @@ class ModelScore(dict[str, Any]):
             if count and row != column and row in self["classes"]
         ]
         if most := sorted(pairs, key=lambda pair: -pair[0])[:5]:
-            lines.append("most confused: " + ", ".join(f"{row} as {column} {count}" for count, row, column in most))
+            lines.append(
+                "most confused: "
+                + ", ".join(f"{one_line(row)} as {one_line(column)} {count}" for count, row, column in most)
+            )
         return "\n".join(lines)
 
 

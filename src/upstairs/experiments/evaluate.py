@@ -2,6 +2,7 @@
 
 import io
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from upstairs.console import counting
+from upstairs.console import counting, one_line
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
@@ -69,40 +70,53 @@ def evaluate_run(
     }
 
 
-def evaluate_model(path: Path, data: str | None, *, columns: str | None = None, quiet: bool = False) -> ModelScore:
-    """Returns the score of an adapted model on labelled files."""
+def evaluate_model(
+    path: Path, data: str | None, *, columns: str | None = None, out: Path | None = None, quiet: bool = False
+) -> ModelScore:
+    """Returns the score of an adapted model on labelled files, and draws its confusion matrix.
+
+    Args:
+        out: a page (.html), or a picture (.png, .svg, .pdf).
+    """
     if data is None:
         raise UpstairsError(
             f"{path} is an adapted model: give labelled files as `data`, such as a folder of class folders"
         )
-    return load_adapted(path).evaluate(data, columns=columns, quiet=quiet)
+    if out is not None and out.suffix.lower() not in DRAWN:
+        raise UpstairsError(f"`out` is {out}: name a file that ends in {', '.join(DRAWN)}")
+    score = load_adapted(path).evaluate(data, columns=columns, quiet=quiet)
+    if out is not None:
+        drawn = _draw_confusion(score, DRAWN[out.suffix.lower()])
+        if out.suffix.lower() == ".html":
+            head = '<!doctype html><meta charset="utf-8"><title>How good an adapted model is</title>'
+            drawn = f"{head}<pre>{escape(str(score))}</pre>".encode() + drawn[drawn.index(b"<svg") :]
+        write_atomically(out, drawn)
+    return score
 
 
-def write_score(score: ModelScore, path: Path) -> None:
-    """Writes a model's score as a page (.html), or its confusion matrix as a picture (.png, .svg, .pdf)."""
+DRAWN = {".html": "svg", ".png": "png", ".svg": "svg", ".pdf": "pdf"}
+
+
+def _draw_confusion(score: ModelScore, format: str) -> bytes:
+    """Draws a row for each true label, darker where more of its inputs got the answer."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    counts = np.array(score["confusion"])
+    counts, content = np.array(score["confusion"]), io.BytesIO()
     shares = counts / counts.sum(1, keepdims=True)
-    figure = Figure(figsize=(2.5 + 0.5 * counts.shape[1], 2 + 0.5 * counts.shape[0]), layout="constrained")
-    axes, content = figure.subplots(), io.BytesIO()
-    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    names = [[name.replace("$", r"\$") for name in score[key]] for key in ("columns", "rows")]
-    axes.set_xticks(range(counts.shape[1]), names[0], rotation=90)
-    axes.set_yticks(range(counts.shape[0]), names[1])
-    axes.set(xlabel="answer", ylabel="true label")
-    for (i, j), count in np.ndenumerate(counts) if counts.size <= 2500 else ():
-        axes.text(j, i, str(count), ha="center", va="center", color="black" if shares[i, j] < 0.5 else "white")
-    page = path.suffix.lower() == ".html"
-    try:
-        figure.savefig(content, format="svg" if page else path.suffix.lower().removeprefix(".") or "none")
-    except ValueError as error:
-        raise UpstairsError(f"`out` is {path} ({error}): name one such as score.html or score.png") from error
-    drawn = content.getvalue()
-    if page:
-        head = '<!doctype html><meta charset="utf-8"><title>How good an adapted model is</title>'
-        drawn = f"{head}<pre>{escape(str(score))}</pre>".encode() + drawn[drawn.index(b"<svg") :]
-    write_atomically(path, drawn)
+    with warnings.catch_warnings(), mpl.rc_context({"svg.fonttype": "none", "text.parse_math": False}):
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")  # a browser has fonts of its own
+        width, height = (min(60, 2 + 0.5 * count) for count in counts.shape[::-1])
+        figure = Figure(figsize=(width + 0.5, height), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        axes.set_xticks(range(counts.shape[1]), [*map(one_line, score["columns"])], rotation=90)
+        axes.set_yticks(range(counts.shape[0]), [*map(one_line, score["rows"])])
+        axes.set(xlabel="answer", ylabel="true label")
+        for (i, j), count in np.ndenumerate(counts) if counts.size <= 2500 else ():
+            axes.text(j, i, str(count), ha="center", va="center", color="black" if shares[i, j] < 0.5 else "white")
+        figure.savefig(content, format=format)
+    return content.getvalue()
 
 
 UNHEARD: dict[str, Any] = {"spoken": None}  # synthesised words are used in training only

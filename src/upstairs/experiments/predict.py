@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from upstairs.console import tell_user
+from upstairs.console import one_line, tell_user
 from upstairs.data.files import PICTURES, SOUNDS, Files, natural, open_tree
 from upstairs.data.open import open_splits
 from upstairs.data.regression import read_points
@@ -25,6 +25,7 @@ from upstairs.training.inputs import Inputs, Support, read_support
 from upstairs.training.model import Model
 from upstairs.training.run import load
 
+ANSWERS = (".csv", ".tsv", ".json")  # files of predictions
 TEXT_FILES, ARRAYS = Files("texts", ("txt",)), Files("arrays", ("npy",))
 Named = tuple[str, Any]  # an input's name, and the input
 Row = dict[str, Any]
@@ -127,21 +128,12 @@ def row_text(row: Row) -> str:
     if "label" not in row:
         return "\t".join(_escaped(f"{name} {v:.6g}" if name != "input" else v) for name, v in row.items())
     times = [f"{row[name]:.2f}" for name in ("start", "end") if name in row]
-    return "\t".join([_escaped(row["input"]), *times, _escaped(row["label"]), f"{100 * row['probability']:.1f}%"])
-
-
-def _escaped(text: str) -> str:
-    plain = (
-        c if c.isprintable() or c in "\u3000\xa0\u200c\u200d" else c.encode("unicode_escape").decode() for c in text
-    )
-    return "".join(plain)
+    return "\t".join([one_line(row["input"]), *times, one_line(row["label"]), f"{100 * row['probability']:.1f}%"])
 
 
 def write_predictions(rows: Sequence[Row], path: Path, *, all: bool = False) -> None:
-    """Writes predictions as a table (.csv, .tsv) or as .json; `all`: the table has all classes' probabilities."""
+    """Writes predictions as one of `ANSWERS`; `all`: a table has all classes' probabilities."""
     kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".json"):
-        raise UpstairsError(f"`out` is {path}: name a file that ends in .csv, .tsv or .json")
     if kind == ".json":
         write_atomically(path, json.dumps(rows, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape"))
         return

@@ -96,7 +96,7 @@ class Inputs:
                 )
             return shape == self.shape
         if self.kind != "image":
-            return False
+            return self.kind == "array" and len(shape) <= len(self.shape)
         one = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
         if one and self.shape[0] == 1 and len(shape) == 3 and shape[0] == 3 and shape[2] not in (1, 3, 4):
             raise UpstairsError(
@@ -297,7 +297,7 @@ def label_text(label: Any, where: str = "a class") -> str:
     label = label.item() if hasattr(label, "item") and np.ndim(label) == 0 else label
     if isinstance(label, float) and label.is_integer():
         label = int(label)
-    text = unicodedata.normalize("NFC", str(label)).strip()
-    if text in ("", "nan", "NaT", "None", "<NA>") or not isinstance(label, str | int | float):
+    text = unicodedata.normalize("NFC", str(label).lower() if isinstance(label, bool) else str(label)).strip()
+    if not isinstance(label, str | int | float) or text == "" or label != label:  # of another type: None, pandas.NA
         raise UpstairsError(f"{where} has the label {label!r:.60}: give each a name or a number, such as y.argmax(1)")
     return text
