@@ -126,7 +126,7 @@ def window_rows(
 def row_text(row: Row) -> str:
     """Returns a prediction as one line: fields with a tab between them, control characters escaped."""
     if "label" not in row:
-        return "\t".join(_escaped(f"{name} {v:.6g}" if name != "input" else v) for name, v in row.items())
+        return "\t".join(one_line(f"{name} {v:.6g}" if name != "input" else v) for name, v in row.items())
     times = [f"{row[name]:.2f}" for name in ("start", "end") if name in row]
     return "\t".join([one_line(row["input"]), *times, one_line(row["label"]), f"{100 * row['probability']:.1f}%"])
 
