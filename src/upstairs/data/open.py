@@ -170,7 +170,8 @@ READERS = (
         source=lambda options, format, progress: open_texts(
             options.data, columns=options.columns, format=format, progress=progress
         ),
-        support=lambda path, columns: read_texts(path, columns)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
+        support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
+        formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
     DataReader(
         "sounds", ("sounds",), _holds(SOUNDS), _sounds,
