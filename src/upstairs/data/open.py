@@ -19,7 +19,7 @@ from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
-from upstairs.data.images.arrays import ArrayFormat, array_splits, is_arrays, read_arrays
+from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
@@ -120,27 +120,23 @@ def _seen(options: DataOptions, format: InputFormat | None, progress: Progress |
     return _files(options, own, progress) | {"size": options.size, "channels": options.channels}
 
 
-def _is_table(data: str) -> bool:
-    """Returns whether this is a table whose rows name files; the first rows tell."""
+def _named(data: str) -> Files | None:
+    """Returns the kind of files that the first rows of a table name; None for texts and for other data."""
     path = Path(data)
     if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
-        return False
+        return None
     with suppress(UpstairsError):
-        cells = [str(cell) for row in read_rows(path)[:20] for cell in row.values()]
-        return any(cell.strip() in files for cell in cells for files in (PICTURES, SOUNDS, ARRAYS))
-    return False
-
-
-def _text_first(data: str) -> bool:
-    return is_text(data) and not _is_table(data)
+        cells = [str(cell).strip() for row in read_rows(path)[:20] for cell in row.values()]
+        return next((files for files in (PICTURES, SOUNDS, ARRAYS) if any(cell in files for cell in cells)), None)
+    return None
 
 
 def _holds(files: Files) -> Callable[[str], bool]:
     """Returns a test of data: are most of its files of this kind, or would be if they could be read?"""
 
     def matches(data: str) -> bool:
-        if data in BUILT_IN:
-            return False
+        if data in BUILT_IN or Path(data).suffix.lower() in LABEL_TABLES:
+            return _named(data) is files
         with suppress(UpstairsError), open_tree(data, files) as tree:
             kinds = Counter(extension_of(name) for name in tree.others)
             own = len(tree.stamps) or sum(kinds[kind] for kind in files.others)
@@ -166,7 +162,7 @@ READERS = (
         "rows", ("rows",), is_task_table, _rows, _row_source, support=_support_of(PICTURES), formats=(RowFormat,),
     ),
     DataReader(
-        "texts", ("table", "texts", "languages"), _text_first, _texts,
+        "texts", ("table", "texts", "languages"), lambda data: is_text(data) and _named(data) is None, _texts,
         source=lambda options, format, progress: open_texts(
             options.data, columns=options.columns, format=format, progress=progress
         ),
@@ -179,7 +175,7 @@ READERS = (
         support=_support_of(SOUNDS), formats=(AudioFormat,),
     ),
     DataReader(
-        "arrays", ("npy",), lambda data: data not in BUILT_IN and is_arrays(data), _arrays,
+        "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), _arrays,
         source=lambda options, format, progress: read_arrays(options.data, **_files(options, format, progress))[0],
         support=_support_of(ARRAYS), formats=(ArrayFormat,),
     ),
