@@ -94,8 +94,9 @@ def sounds() -> dict[str, bytes]:
     import soundfile
 
     tone, found = np.sin(np.arange(4000) / 9).astype(np.float32), {}
-    for ending, kinds in {"wav": ["PCM_16", "FLOAT", "ULAW", "IMA_ADPCM"], "flac": ["PCM_16"], "ogg": ["VORBIS", "OPUS"],
-                          "mp3": [None], "aiff": ["PCM_24"]}.items():  # fmt: skip
+    for ending, kinds in {"aiff": ["PCM_24"], "wav": ["PCM_16", "FLOAT", "ULAW", "IMA_ADPCM"], 
+                          "flac": ["PCM_16"], "ogg": ["VORBIS", "OPUS"],
+                          "mp3": [None]}.items():  # fmt: skip
         for kind in kinds:
             out = io.BytesIO()
             soundfile.write(out, tone, 16000 if kind == "OPUS" else 11025, kind, format=ending.upper())

@@ -213,8 +213,8 @@ def _content(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # on hostile bytes pickle and numpy may raise anything
         raise UpstairsError(
-            f"{path} cannot be read ({reason(error)}): load it where you trust it, and save it by numpy.savez(FILE, x=inputs, "
-            "y=labels)"
+            f"{path} cannot be read ({reason(error)}): load it where you trust it, save it by numpy.savez(FILE, "
+            "x=inputs, y=labels)"
         ) from error
 
 
