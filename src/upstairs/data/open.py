@@ -203,7 +203,9 @@ def split_own(data: Any, options: DataOptions) -> Splits:
         return Splits(source, source.subset([]), source.subset([]))
     if options.split not in (None, "group", "ratio"):
         raise UpstairsError(f"`split` is '{options.split}' and {source.name} is data of your own: give ratio or group")
-    return limited(split_by_class(source, options.split, seed=options.split_seed), options)
+    few = 6 <= len(source) < 10  # validation and test need two classes each
+    ratio = (1 - 4 / len(source), 2 / len(source), 2 / len(source)) if few else (0.64, 0.16, 0.2)
+    return limited(split_by_class(source, options.split, ratio, seed=options.split_seed), options)
 
 
 def read_dataset(dataset: Any) -> Source:
