@@ -48,11 +48,28 @@ class DataOptions:
         "Left out: what suits the data.",
     )
     split_seed: int = option(0, "Seed of a random split.")
+    ratio: str | None = option(
+        None, "Shares of the classes for train, val and test, such as 0.6,0.2,0.2. Left out: 0.64,0.16,0.2."
+    )
     mix: str | None = option(None, "Shares of several data sets (--data 'A + B'), such as 2,1. Left out: equal.")
     columns: str | None = option(
         None,
-        "The table's columns for text and label, such as utterance,intent or title+body,label; by number, such as 2,1, "
-        "if it has no header row. Left out: found by name.",
+        "The table's columns for text (or path) and label, such as utterance,intent or title+body,label; by number, "
+        "such as 2,1, if it has no header row. Left out: found by name.",
+    )
+    pattern: str | None = option(
+        None,
+        "How the names of the files hold their labels, such as '{label}_{speaker}_{n}' for 3_jackson_0.wav. "
+        "Left out: folders or a table hold them.",
+    )
+    size: int | None = option(
+        None, "Pictures: pixels along each side. Left out: 84; 32 for small ones, 28 for drawings.", least=8
+    )
+    channels: int | None = option(
+        None, "Pictures: 1 (grey) or 3 (colour). Left out: 1 if all are grey, else 3.", least=1
+    )
+    seconds: float | None = option(
+        None, "Sounds: the seconds of a recording that are heard. Left out: the length of nine in ten, at most 4."
     )
     target: str | None = option(
         None, "Regression tables: the columns to predict, such as load; --columns names the inputs. Left out: the last."

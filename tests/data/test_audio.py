@@ -14,11 +14,12 @@ import torch
 from helpers.sounds import bytes_of, folder, tone
 from upstairs.data.audio.augment import ROUGHNESS, Hearing
 from upstairs.data.audio.espeak import find_engine
-from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
+from upstairs.data.audio.folders import open_sounds, sound_splits
 from upstairs.data.audio.format import LOWEST, RANGE, RATE, AudioFormat, mel_bands, read_sound
 from upstairs.data.audio.splice import spliced
 from upstairs.data.audio.synthetic_words import made_up_words
 from upstairs.data.class_augmentation import training_classes
+from upstairs.data.open import reader_for
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.settings import DataOptions
@@ -134,7 +135,7 @@ def test_memory_stays_bounded(tmp_path: Path) -> None:
 
 def test_folders_and_zips(tmp_path: Path) -> None:
     path = folder(tmp_path / "words", words=14)
-    assert is_sound(path) and not is_sound(tmp_path / "nowhere")
+    assert reader_for(str(path)).name == "sounds" != reader_for(str(tmp_path / "nowhere")).name
     source = open_sounds(path)
     assert len(source) == 14 and source.inputs.shape == (70, 1, 64, 60) and source.format == AudioFormat(0.6, 64)
     with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from upstairs.core import Examples, Task
+from upstairs.data.files import listed
 from upstairs.data.regression import draw_functions
 from upstairs.data.seeds import dice, stream_seeds
 from upstairs.data.source import Source
@@ -39,13 +40,15 @@ def check_task_sizes(source: Source, way: tuple[int, int] | None, shot: tuple[in
     need = shot[1] + query
     if source.functions:
         source.functions.draw(need, dice(0))  # a table may have too few rows
-    for label, rows in zip(source.labels, source.rows, strict=True):
-        if len(rows) < need:
-            raise UpstairsError(
-                f"class '{label}' of {source.name} has {len(rows)} examples and {shot[1]} shot + {query} "
-                f"query need {need}: add examples, lower `shot` or `query`, or remove the class"
-                f"{source.summary and f' (it was read as {source.summary})'}"
-            )
+    small = [label for label, rows in zip(source.labels, source.rows, strict=True) if len(rows) < need]
+    if small:
+        count = len(source.rows[source.labels.index(small[0])])
+        raise UpstairsError(
+            f"class '{small[0]}' of {source.name} has {count} examples and {shot[1]} shot + {query} query need {need}: "
+            "add examples, lower `shot` or `query`, or remove the class"
+            + f"; {len(small)} of {len(source)} classes have too few: {listed(small)}" * (len(small) > 1)
+            + (source.summary and f" (it was read as {source.summary})")
+        )
 
 
 def voices(source: Source) -> list[Tensor]:

@@ -1,20 +1,27 @@
-"""Lists the pictures or sounds of a folder or a zip, and groups them by class."""
+"""Opens a folder, a zip or a tar as a tree of files of one kind, without what computers leave in folders."""
 
+import hashlib
 import json
+import os
 import re
+import shutil
+import tarfile
+import tempfile
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.implementations.zip import ZipFileSystem
+from PIL import features
 
+from upstairs.data.cache import cache_directory
 from upstairs.errors import UpstairsError
 
 
@@ -32,40 +39,80 @@ def _json(path: Path) -> dict[str, Any]:
         raise UpstairsError(f"{path} is no JSON object ({error}): replace it") from error
 
 
-IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx"})  # as are names that start with a dot
+# Names that are never data, nor are names that start with a dot or "~$".
+NOISE = "_background_noise_"
+LITTER = frozenset(
+    {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin",
+     "system volume information", "lost+found", "icon\r", "__pycache__", NOISE}
+)  # fmt: skip
 ARRANGE = "arrange them as class/file or group/class/file"
 DIGITS = re.compile(r"(\d{1,18})")
-DEEPEST = 5  # levels of folders that are searched, which also ends cyclic links
+DEEPEST = 12  # levels of folders that are searched
+MOST_LISTED = 10  # names in a message
 LARGEST_FILE = 2**28  # the most bytes that one member of a zip may unpack to
+TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
+LABEL_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class Files(NamedTuple):
-    """A kind of file, recognised by its extension."""
+    """A kind of file, recognised by its extension.
+
+    Attributes:
+        what: its name in messages.
+        extensions: those that can be read.
+        others: extension -> what to do with files of this kind that cannot be read.
+    """
 
     what: str
     extensions: tuple[str, ...]
+    others: Mapping[str, str] = {}
 
     def __contains__(self, name: object) -> bool:
-        return str(name).lower().endswith(tuple(f".{extension}" for extension in self.extensions))
+        return extension_of(str(name)) in self.extensions
 
     def __str__(self) -> str:
         return f"{self.what} ({', '.join(self.extensions)})"
 
 
-PICTURES = Files("pictures", ("png", "jpg", "jpeg", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm"))
-SOUNDS = Files("recordings", ("wav", "flac", "ogg", "mp3", "aiff", "aif"))
+def _pictures() -> Files:
+    read = ["png", "jpg", "jpeg", "jfif", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"]
+    others = dict.fromkeys(("dng", "cr2", "nef", "arw", "svg", "psd", "jp2", "jxl", "dcm"), "convert them to PNG")
+    heif = find_spec("pillow_heif") is not None
+    for there, names, remedy in (
+        (heif, ("heic", "heif"), "pip install pillow-heif"),
+        (heif or features.check("avif"), ("avif",), "pip install -U pillow"),
+    ):
+        read += names if there else ()
+        others |= {} if there else dict.fromkeys(names, remedy)
+    return Files("pictures", tuple(read), others)
+
+
+PICTURES = _pictures()
+SOUNDS = Files(
+    "recordings", ("wav", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "au", "caf", "w64"),
+    dict.fromkeys(("m4a", "aac", "wma", "webm", "mp4", "mov", "amr", "3gp"), "ffmpeg -i IN OUT.wav"),
+)  # fmt: skip
+ARRAYS = Files("arrays", ("npy",))
+NOTES = Files("texts", ("txt",), dict.fromkeys(("docx", "doc", "pdf", "rtf"), "save them as .txt"))
+REMEDIES = {
+    **PICTURES.others, **SOUNDS.others, **NOTES.others,
+    **dict.fromkeys(("xlsx", "xls", "ods"), "save the sheet as CSV"), **dict.fromkeys(("7z", "rar"), "unpack them"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of one kind in a folder or a zip.
+    """The files of one kind in a folder, a zip or a tar.
 
     Attributes:
-        name: the path of the folder or zip, for errors.
+        name: the path of the folder or archive, for errors.
         stamps: relative name -> (size in bytes, a number that changes with the content).
         folders: the relative names of all folders.
         item: relative name -> the file's path, or its bytes.
         files: the kind of file that is listed.
+        others: the relative names of all other files.
+        noise: the number of recordings of background noise, which are no class.
+        table: the table of labels that was given as the data, by relative name; '' if none was.
     """
 
     name: str
@@ -73,12 +120,15 @@ class Tree:
     folders: frozenset[str]
     item: Callable[[str], Path | bytes]
     files: Files = PICTURES
+    others: tuple[str, ...] = ()
+    noise: int = 0
+    table: str = ""
 
     def below(self, folder: str) -> "Tree":
         """Returns the tree of one of its folders."""
-        start = f"{folder}/"
+        start = f"{folder}/" if folder else ""
         return Tree(
-            f"{self.name}/{folder}",
+            f"{self.name}/{folder}".rstrip("/"),
             {name.removeprefix(start): stamp for name, stamp in self.stamps.items() if name.startswith(start)},
             frozenset(name.removeprefix(start) for name in self.folders if name.startswith(start)),
             lambda name: self.item(start + name),
@@ -86,66 +136,145 @@ class Tree:
         )
 
 
-class FileClass(NamedTuple):
-    """One class of a tree."""
+@dataclass
+class _Listing:
+    """Sorts the files of a tree into those of the kind, others and litter."""
 
-    label: str  # 'class' or 'group/class'
-    group: str  # '' without groups
-    names: tuple[str, ...]  # its files
+    files: Files
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)
+    others: list[str] = field(default_factory=list)
+    noise: int = 0
+
+    def add(self, name: str, stamp: tuple[int, int] | None) -> None:
+        """Adds a file, or a folder if it has no stamp."""
+        parts = name.split("/")
+        if any(part.startswith((".", "~$")) or part.lower() in LITTER for part in parts):
+            self.noise += stamp is not None and NOISE in parts and name in self.files
+        elif stamp is None:
+            self.folders.add(name)
+        elif name in self.files:
+            self.stamps[name] = stamp
+        else:
+            self.others.append(name)
+
+    def tree(self, name: str, item: Callable[[str], Path | bytes]) -> Tree:
+        folders = self.folders | {
+            name[:i] for name in (*self.stamps, *self.others) for i, letter in enumerate(name) if letter == "/"
+        }  # an archive need not list them
+        return Tree(name, self.stamps, frozenset(folders), item, self.files, tuple(self.others), self.noise)
 
 
 @contextmanager
 def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
-    """Opens the tree of a folder or a zip, which is read without unpacking and closed at the end.
+    """Opens the tree of a folder, a zip or a tar, or the tree that a table of labels lies in; closes it at the end.
+
+    A zip is read without unpacking; a tar is unpacked into the cache folder once. The tree of a folder without files
+    of the kind and with one zip is that of the zip.
 
     Raises:
-        UpstairsError: the path does not exist, is no zip file, or cannot be read.
+        UpstairsError: the path does not exist, is of another kind, or cannot be read.
     """
     path = Path(path)
     try:
+        if path.is_file() and path.suffix.lower() in LABEL_TABLES:
+            with open_tree(path.parent, files) as tree:
+                if tree.stamps or path.parent.resolve() == path.parent.parent.resolve():
+                    yield replace(tree, table=path.name)
+                    return
+            with open_tree(path.parent.resolve().parent, files) as tree:
+                yield replace(tree, table=f"{path.parent.resolve().name}/{path.name}")
+            return
         if path.is_dir():
-            yield _tree_of(_Folders(), path, files, lambda name: path / name)
+            tree = _folder_tree(path, files)
+            zips = [name for name in tree.others if "/" not in name and extension_of(name) == "zip"]
+            if tree.stamps or len(zips) != 1:
+                yield tree
+                return
+            with open_tree(path / zips[0], files) as inner:
+                own = set(tree.others) - set(zips)
+                beside = lambda name: path / name if name in own else inner.item(name)  # noqa: E731
+                yield replace(inner, item=beside, others=(*inner.others, *sorted(own)))
             return
         if not path.is_file():
             raise UpstairsError(f"{path} does not exist: give a folder or a zip file of {files.what}")
-        with path.open("rb") as stream:
-            system = ZipFileSystem(stream)  # closes the archive when it is garbage-collected
-            yield _zip_tree(path, system, files)
+        if path.name.lower().endswith(TARS):
+            yield replace(_folder_tree(_unpacked(path), files), name=str(path))
+            return
+        if path.name in files:
+            raise UpstairsError(f"{path} is a file: give a folder with one folder of {files.what} for each class")
+        if (kind := extension_of(path.name)) in REMEDIES:
+            raise UpstairsError(f"{path} is a .{kind} file, which is not read: {REMEDIES[kind]}")
+        with zipfile.ZipFile(path) as archive:
+            yield _zip_tree(path, archive, files)
     except zipfile.BadZipFile as error:
         raise UpstairsError(f"{path} is no whole zip file ({error}): give a folder or a zip of {files.what}") from error
     except OSError as error:
         raise UpstairsError(f"{path} cannot be read ({error}): check its permissions") from error
 
 
-def group_files(tree: Tree) -> list[FileClass]:
-    """Returns the classes of a tree; groups, classes and files are in natural order (see `natural`).
+def extension_of(name: str) -> str:
+    """Returns the extension in lower case, without its dot; '' for none."""
+    return name.rpartition("/")[2].lower().strip().rpartition(".")[2] if "." in name.rpartition("/")[2] else ""
 
-    Raises:
-        UpstairsError: no files, files at different depths, or an empty class folder.
-    """
-    if not tree.stamps:
-        raise UpstairsError(f"{tree.name} holds no {tree.files}: {ARRANGE}")
-    depths = {name: name.count("/") for name in tree.stamps}
-    depth = 2 if 2 * sum(found == 2 for found in depths.values()) >= len(depths) else 1
-    if wrong := [name for name, found in depths.items() if found != depth]:
-        first = min(wrong, key=natural)
-        problem = {
-            0: f"lies outside a class folder: {ARRANGE}",
-            1: f"is arranged as class/file and most others as group/class/file: {ARRANGE}, not both",
-            2: f"is arranged as group/class/file and most others as class/file: {ARRANGE}, not both",
-        }
-        raise UpstairsError(f"{tree.name}/{first} {problem.get(depths[first], f'lies too deep: {ARRANGE}')}")
-    found: dict[str, list[str]] = {}
-    for name in tree.stamps:
-        found.setdefault(name.rpartition("/")[0], []).append(name)
-    if empty := [name for name in tree.folders - found.keys() if name.count("/") == depth - 1]:
-        raise UpstairsError(
-            f"class folder {tree.name}/{min(empty, key=natural)} has no {tree.files}: add some, or remove it"
-        )
-    return [
-        FileClass(label, label.rpartition("/")[0], tuple(sorted(found[label], key=natural)))
-        for label in sorted(found, key=natural)
-    ]
+
+HEIC = "a HEIC picture: pip install pillow-heif"
+CONTENTS = (  # (place, bytes, what they are), the longest first
+    (4, b"ftyphei", HEIC), (4, b"ftypmif1", HEIC),
+    (4, b"ftypavif", "an AVIF picture: pip install -U pillow"),
+    (4, b"ftyp", "an MP4 or M4A file: ffmpeg -i IN OUT.wav"),
+    (0, b"\x1a\x45\xdf\xa3", "a WEBM or MKV file: ffmpeg -i IN OUT.wav"), (0, b"%PDF", "a PDF"),
+    (0, b"PK\3\4", "a zip"), (0, b"\x89PNG", "a PNG picture"), (0, b"\xff\xd8\xff", "a JPEG picture"),
+    (0, b"OggS", "an OGG sound"), (0, b"fLaC", "a FLAC sound"), (0, b"ID3", "an MP3 sound"),
+    (8, b"WAVE", "a WAV sound"), (0, b"<", "a web page"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS: git lfs pull"),
+)  # fmt: skip
+
+
+def content_of(item: Path | bytes | str) -> str:
+    """Returns what a file is by its first bytes, as 'its content is a web page'; '' if unknown."""
+    try:
+        if not isinstance(item, bytes):
+            with Path(item).open("rb") as stream:
+                item = stream.read(64)
+    except OSError:
+        return ""
+    said = next((what for at, magic, what in CONTENTS if item.lstrip(b" \r\n\t")[at:].startswith(magic)), "")
+    return said and f"its content is {said}"
+
+
+def name_of(path: str | Path) -> str:
+    """Returns the name of a data set: that of its folder or archive, without an extension."""
+    path = Path(path).resolve()
+    return path.name if path.is_dir() else path.name.removesuffix(path.suffix).removesuffix(".tar")
+
+
+def plain(name: str) -> str:
+    """Returns a name as it is compared: composed (NFC), its parts without spaces around, with forward slashes."""
+    return "/".join(part.strip() for part in unicodedata.normalize("NFC", name).replace("\\", "/").split("/"))
+
+
+def ignored(tree: Tree, without: Iterable[str] = ()) -> str:
+    """Returns what was not read, as '96 files ignored (.heic 96: pip install pillow-heif)'; '' if nothing was."""
+    left = set(tree.others) - set(without)
+    kinds = Counter(f".{extension_of(name)}" if extension_of(name) else "no extension" for name in left)
+    if not kinds:
+        return ""
+    remedies = {f".{kind}": f": {remedy}" for kind, remedy in REMEDIES.items()}
+    said = ", ".join(f"{kind} {count}{remedies.get(kind, '')}" for kind, count in kinds.most_common(6))
+    return f"{count_of(kinds.total(), 'file')} ignored ({said}{', ...' if len(kinds) > 6 else ''})"
+
+
+def count_of(count: int, what: str) -> str:
+    """Returns '1 file', '2 files', '2 classes'."""
+    return f"{count} {what}{('es' if what.endswith('s') else 's') * (count != 1)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns names as 'a, b', of many the first ten and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
 
 
 def natural(name: str) -> list[list[str | int]]:
@@ -157,38 +286,51 @@ def _natural_part(part: str) -> list[str | int]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(DIGITS.split(part.casefold()))]
 
 
-class _Folders(LocalFileSystem):
-    """A local file system that follows links to folders."""
-
-    def info(self, path: Any, **options: Any) -> dict[str, Any]:
-        found = super().info(path, **options)
-        return found | {"type": "directory"} if found["islink"] and Path(found["name"]).is_dir() else found
-
-
-def _tree_of(system: AbstractFileSystem, path: Path, files: Files, item: Callable[[str], Path | bytes]) -> Tree:
-    """Returns the tree of a whole zip, or of a local path."""
-    local = isinstance(system, LocalFileSystem)
-    root, deepest = (path.absolute().as_posix(), DEEPEST + 1) if local else ("", None)
-    stamps, folders = {}, set()
-    found: Any = system.find(root, maxdepth=deepest, withdirs=True, detail=True, on_error="raise")
-    for info in found.values():
-        name = info["name"].removeprefix(root).strip("/")
-        if not name or any(part.startswith(".") or part.lower() in IGNORED for part in name.split("/")):
-            continue
-        if info["type"] == "directory":
-            folders.add(name)
-        elif name in files:  # a broken link is kept, so that reading it raises an error
-            stamps[name] = (info["size"], info["CRC"] if "CRC" in info else int(1e9 * info["mtime"]))
-    return Tree(str(path), stamps, frozenset(folders), item, files)
+def common_folder(names: Iterable[str]) -> str:
+    """Returns the folders that all files share, as 'a/b', leaving at least class/file below them."""
+    parents = sorted(name.split("/")[:-2] for name in names)
+    ends = (
+        zip(parents[0], parents[-1], strict=False) if parents else ()
+    )  # the first and the last in order share what all share
+    return "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
-def _zip_tree(path: Path, system: ZipFileSystem, files: Files) -> Tree:
-    """Returns the tree of a zip below the folders that all its files share; backslashes and dots in names are fixed."""
-    archive: zipfile.ZipFile = system.zip
-    for info in archive.infolist():
-        parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")]
-        info.filename = "/".join(parts) + "/" * info.is_dir()
-    members = {info.filename: info for info in archive.infolist()}
+def _folder_tree(path: Path, files: Files) -> Tree:
+    """Returns the tree of a folder; links to folders are followed, except into a folder that they lie in."""
+    found = _Listing(files)
+
+    def walk(folder: Path, start: str, above: tuple[Path, ...]) -> None:
+        real = folder.resolve()
+        if real in above or len(above) > DEEPEST:
+            return
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir():
+                    found.add(start + entry.name, None)
+                    if start + entry.name in found.folders:
+                        walk(Path(entry.path), f"{start}{entry.name}/", (*above, real))
+                    elif entry.name == NOISE:
+                        found.noise += sum(name in files for name in os.listdir(entry.path))  # noqa: PTH208
+                else:
+                    try:
+                        stat = entry.stat()
+                        stamp = (stat.st_size, int(1e9 * stat.st_mtime))
+                    except OSError:  # a broken link is kept, so that reading it raises an error
+                        stamp = (0, 0)
+                    found.add(start + entry.name, stamp)
+
+    walk(path, "", ())
+    return found.tree(str(path), lambda name: path / name)
+
+
+def _zip_tree(path: Path, archive: zipfile.ZipFile, files: Files) -> Tree:
+    """Returns the tree of a zip; encodings, backslashes and dots of names are fixed."""
+    found, members = _Listing(files), {}
+    for name, info in zip(_decoded(archive.infolist()), archive.infolist(), strict=True):
+        name = "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+        if name:
+            members[name] = info
+            found.add(name, None if info.is_dir() or info.filename.endswith("\\") else (info.file_size, info.CRC))
 
     def item(name: str) -> bytes:
         try:
@@ -198,15 +340,52 @@ def _zip_tree(path: Path, system: ZipFileSystem, files: Files) -> Tree:
         except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error) as error:
             raise UpstairsError(f"{path}/{name} cannot be unpacked ({error}): make the zip again") from error
 
-    tree = _tree_of(system, path, files, item)
-    start = _common_folder(tree.stamps)
-    return tree.below(start) if start else tree
+    return found.tree(str(path), item)
 
 
-def _common_folder(names: Iterable[str]) -> str:
-    """Returns the folders that all files share, as 'a/b', leaving at least class/file below them."""
-    parents = sorted(name.split("/")[:-2] for name in names)
-    ends = (
-        zip(parents[0], parents[-1], strict=False) if parents else ()
-    )  # the first and the last in order share what all share
-    return "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], ends))
+# Encodings of the names in zips that do not say theirs, and the scripts that each is used for. They are tried in order:
+# a stricter one first. Detectors of encodings need more text than a few names of classes.
+_CJK = ("CJK", "HIRAGANA", "KATAKANA")
+_CODECS = (("utf-8", ("",)), ("euc_kr", ("HANGUL",)), ("gb2312", _CJK), ("shift_jis", _CJK), ("big5", _CJK),
+           ("cp866", ("CYRILLIC",)), ("gbk", _CJK))  # fmt: skip
+
+
+def _decoded(members: list[zipfile.ZipInfo]) -> list[str]:
+    """Returns the names of a zip's members; those that are not marked as UTF-8 are decoded together."""
+    unmarked = [i for i, one in enumerate(members) if not one.flag_bits & 0x800]
+    names = [one.orig_filename.partition("\0")[0] for one in members]
+    raw = b"\0".join(names[i].encode("cp437", "replace") for i in unmarked)
+    for codec, scripts in _CODECS:
+        try:
+            text = raw.decode(codec)
+        except UnicodeDecodeError:
+            continue
+        foreign = {letter for letter in text if ord(letter) > 127 and letter.isalpha()}
+        mixed = codec in ("big5", "cp866", "gbk") and re.search(r"[a-zA-Z][^\0-\x7f]|[^\0-\x7f][a-zA-Z]", text)
+        if not mixed and all(unicodedata.name(letter, "").startswith(scripts) for letter in foreign):
+            for i, name in zip(unmarked, text.split("\0"), strict=False):
+                names[i] = name
+            break
+    return names
+
+
+def _unpacked(path: Path) -> Path:
+    """Returns the folder in the cache that holds the files of a tar."""
+    stat = path.stat()
+    digest = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    folder = cache_directory() / f"{digest.hexdigest()[:32]}.unpacked"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".partial"))
+        try:
+            with tarfile.open(path) as archive:
+                archive.extractall(partial, filter="data")
+            if not folder.is_dir():
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UpstairsError(f"{path} cannot be unpacked ({error}): unpack it yourself and give the folder") from error
+    return folder

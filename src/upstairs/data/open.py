@@ -1,6 +1,8 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -11,12 +13,13 @@ from PIL import Image
 
 from upstairs.console import counting, tell_user
 from upstairs.data import BUILT_IN
-from upstairs.data.audio.folders import is_sound, open_sounds, sound_splits
+from upstairs.data.audio.folders import open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.episodes import Episodes
-from upstairs.data.files import PICTURES, SOUNDS, Files
+from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
+from upstairs.data.images.arrays import ArrayFormat, array_splits, is_arrays, read_arrays
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
@@ -24,7 +27,7 @@ from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import Splits, split_by_class
-from upstairs.data.tables import is_table
+from upstairs.data.tables import is_table, read_rows
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, text_splits
@@ -43,7 +46,7 @@ class DataReader:
         matches: name or path -> can this reader open it? The first match in `READERS` is used.
         splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
             run that will receive the data, or None.
-        source: (data, columns, format, progress) -> all data as one source.
+        source: (options, format, progress) -> all data as one source.
         support: (path of a support set, columns) -> {label: inputs}, or inputs and labels.
         formats: the formats of its sources, by which a checkpoint finds its reader.
         has_splits: False for functions, which are never drawn twice and need no split.
@@ -53,7 +56,7 @@ class DataReader:
     kinds: tuple[str, ...]
     matches: Callable[[str], bool]
     splits: Callable[[DataOptions, InputFormat | None, Progress | None], Splits]
-    source: Callable[[str, str | None, InputFormat | None, Progress | None], Source]
+    source: Callable[[DataOptions, InputFormat | None, Progress | None], Source]
     support: Callable[[Path, str | None], Any]
     formats: tuple[type[InputFormat] | type[None], ...]
     has_splits: bool = True
@@ -63,7 +66,7 @@ def _texts(options: DataOptions, format: InputFormat | None, progress: Progress 
     return text_splits(
         options.data, split=options.split, seed=options.split_seed, columns=options.columns, encoder=options.encoder,
         adapted=options.net == "pretrained", words=options.words, encoding=options.encoding,
-        skip_bad=options.skip_bad, format=format, progress=progress,
+        skip_bad=options.skip_bad, ratio=parse_ratio(options.ratio), format=format, progress=progress,
     )  # fmt: skip
 
 
@@ -77,75 +80,111 @@ def _rows(options: DataOptions, format: InputFormat | None, progress: Progress |
     )  # fmt: skip
 
 
-def _row_source(data: str, columns: str | None, format: InputFormat | None, progress: Progress | None) -> Source:
+def _row_source(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Source:
     if not isinstance(format, RowFormat):
-        raise UpstairsError(f"{data} is a table of regression tasks and the run reads other inputs: give other data")
-    return task_source(Path(data), format)
+        raise UpstairsError(
+            f"{options.data} is a table of regression tasks and the run reads other inputs: give other data"
+        )
+    return task_source(Path(options.data), format)
 
 
 def _sounds(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    own = sound_format(format)
-    return sound_splits(options.data, split=options.split, seed=options.split_seed, format=own, progress=progress)
+    return sound_splits(options.data, **_split(options), **_heard(options, format, progress))
 
 
 def _pictures(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    asked = pixels_of(format)
-    return open_data(options.data, split=options.split, seed=options.split_seed, progress=progress, **asked)
+    return open_data(options.data, **_split(options), **_seen(options, format, progress))
 
 
-def sound_format(format: InputFormat | None) -> AudioFormat | None:
-    """Returns the format if it is that of sounds, else None."""
-    return format if isinstance(format, AudioFormat) else None
+def _arrays(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
+    return array_splits(options.data, **_split(options), **_files(options, format, progress))
 
 
-def pixels_of(format: InputFormat | None) -> dict[str, Any]:
-    """Returns the arguments that make pictures fit a trained run."""
-    if not isinstance(format, ImageFormat):
-        return {}
-    return {"size": format.size, "channels": format.channels, "ink": format.ink}
+def _split(options: DataOptions) -> dict[str, Any]:
+    return {"split": options.split, "seed": options.split_seed, "ratio": parse_ratio(options.ratio)}
 
 
-TEXTS_ALONE: dict[str, Any] = dict.fromkeys(("columns", "encoder", "words", "encoding"))  # options of texts, left out
+def _files(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+    """Returns the arguments of all readers of files."""
+    names = ("columns", "pattern", "skip_bad")
+    return {"format": format, "progress": progress} | {name: getattr(options, name) for name in names}
+
+
+def _heard(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+    own = format if isinstance(format, AudioFormat) else None
+    return _files(options, own, progress) | {"seconds": options.seconds}
+
+
+def _seen(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+    own = format if isinstance(format, ImageFormat) else None
+    return _files(options, own, progress) | {"size": options.size, "channels": options.channels}
+
+
+def _is_table(data: str) -> bool:
+    """Returns whether this is a table whose rows name files; the first rows tell."""
+    path = Path(data)
+    if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
+        return False
+    with suppress(UpstairsError):
+        cells = [str(cell) for row in read_rows(path)[:20] for cell in row.values()]
+        return any(cell.strip() in files for cell in cells for files in (PICTURES, SOUNDS, ARRAYS))
+    return False
+
+
+def _text_first(data: str) -> bool:
+    return is_text(data) and not _is_table(data)
+
+
+def _holds(files: Files) -> Callable[[str], bool]:
+    """Returns a test of data: are most of its files of this kind, or would be if they could be read?"""
+
+    def matches(data: str) -> bool:
+        if data in BUILT_IN:
+            return False
+        with suppress(UpstairsError), open_tree(data, files) as tree:
+            kinds = Counter(extension_of(name) for name in tree.others)
+            own = len(tree.stamps) or sum(kinds[kind] for kind in files.others)
+            return own > 0 and own >= sum(kinds[kind] for kind in PICTURES.extensions)
+        return False
+
+    return matches
 
 
 def _support_of(files: Files) -> Callable[[Path, str | None], Any]:
-    """Returns a reader of support sets in folders, which have no columns."""
-
-    def read(path: Path, columns: str | None) -> Any:
-        if columns is not None:
-            raise UpstairsError(f"`columns` is {columns!r} and {path} is read as {files.what}: leave it out")
-        return files_by_class(path, files)
-
-    return read
+    """Returns a reader of support sets in folders or tables of labels."""
+    return lambda path, columns: files_by_class(path, files, columns)
 
 
 READERS = (
     DataReader(
         "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
         splits=lambda options, format, progress: function_splits(options.data),
-        source=lambda data, columns, format, progress: function_splits(data).test,
+        source=lambda options, format, progress: function_splits(options.data).test,
         support=_support_of(PICTURES), formats=(NoneType,), has_splits=False,
     ),
     DataReader(
         "rows", ("rows",), is_task_table, _rows, _row_source, support=_support_of(PICTURES), formats=(RowFormat,),
     ),
     DataReader(
-        "texts", ("table", "texts", "languages"), is_text, _texts,
-        source=lambda data, columns, format, progress: open_texts(
-            data, columns=columns, format=format, progress=progress
+        "texts", ("table", "texts", "languages"), _text_first, _texts,
+        source=lambda options, format, progress: open_texts(
+            options.data, columns=options.columns, format=format, progress=progress
         ),
         support=lambda path, columns: read_texts(path, columns)[:2], formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
     DataReader(
-        "sounds", ("sounds",), lambda data: data != "glyphs" and is_sound(data), _sounds,
-        source=lambda data, columns, format, progress: open_sounds(
-            data, format=sound_format(format), progress=progress
-        ),
+        "sounds", ("sounds",), _holds(SOUNDS), _sounds,
+        source=lambda options, format, progress: open_sounds(options.data, **_heard(options, format, progress)),
         support=_support_of(SOUNDS), formats=(AudioFormat,),
     ),
     DataReader(
+        "arrays", ("npy",), lambda data: data not in BUILT_IN and is_arrays(data), _arrays,
+        source=lambda options, format, progress: read_arrays(options.data, **_files(options, format, progress))[0],
+        support=_support_of(ARRAYS), formats=(ArrayFormat,),
+    ),
+    DataReader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, _pictures,
-        source=lambda data, columns, format, progress: open_source(data, progress=progress, **pixels_of(format)),
+        source=lambda options, format, progress: open_source(options.data, **_seen(options, format, progress)),
         support=_support_of(PICTURES), formats=(ImageFormat, NoneType),
     ),
 )  # fmt: skip
@@ -206,11 +245,11 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     if len(parts) > 1:
         mix = parse_mix(options.mix) if options.mix else None
         own = [replace(options, data=part, mix=None) for part in parts]
-        own = [one if is_text(one.data) else replace(one, **TEXTS_ALONE) for one in own]
+        own = [_fitting(one) for one in own]
         return mixed_splits([open_splits(one, quiet=quiet, format=format) for one in own], mix)
     reader = reader_for(options.data, regression=asks_regression(vars(options)))
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
-        splits = reader.splits(options, format, progress)
+        splits = _usable(reader.splits(options, format, progress))
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
     return limited(splits, options, quiet=quiet)
@@ -225,6 +264,18 @@ def is_regression(options: Mapping[str, Any]) -> bool:
     """Returns whether the options name data of regression: functions, or a table of numbers."""
     data = str(options.get("data", "glyphs"))
     return asks_regression(options) or reader_for(data).name in ("functions", "rows")
+
+
+def _usable(splits: Splits) -> Splits:
+    """Returns the splits without classes of one example, which no task can have, if each part keeps two classes."""
+    kept = [[i for i, rows in enumerate(part.rows) if len(rows) > 1] for part in splits]
+    left = [f"{part.labels[i]}" for part, own in zip(splits, kept, strict=True) if len(own) > 1
+            for i in range(len(part)) if i not in own]  # fmt: skip
+    if not left:
+        return splits
+    parts = [part.subset(own) if len(own) > 1 else part for part, own in zip(splits, kept, strict=True)]
+    said = f"{count_of(len(left), 'class')} with fewer than two examples left out: {listed(left)}"
+    return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, said)))) for part in parts))
 
 
 def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:
@@ -257,7 +308,7 @@ def split_own(data: Any, options: DataOptions) -> Splits:
         return Splits(source, source.subset([]), source.subset([]))
     if options.split not in (None, "group", "ratio"):
         raise UpstairsError(f"`split` is '{options.split}' and {source.name} is data of your own: give ratio or group")
-    return limited(split_by_class(source, options.split, seed=options.split_seed), options)
+    return limited(split_by_class(source, **_split(options)), options)
 
 
 def read_dataset(dataset: Any) -> Source:
@@ -304,6 +355,15 @@ def _short(item: Any) -> str:
     return f"a {type(item).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
+# Options and the readers of the data that they are for.
+ABOUT = {
+    "encoder": ("texts",), "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
+    "columns": ("texts", "rows", "sounds", "arrays", "pictures"), "channels": ("pictures",), "seconds": ("sounds",),
+    "pattern": ("sounds", "arrays", "pictures"), "ratio": ("texts", "sounds", "arrays", "pictures"),
+    "target": ("rows",), "task_column": ("rows",),
+}  # fmt: skip
+
+
 def check_data_options(options: DataOptions, parts: list[str]) -> None:
     """Raises UpstairsError for an option that does not apply to this data."""
     if not all(part.strip() for part in parts):
@@ -314,14 +374,36 @@ def check_data_options(options: DataOptions, parts: list[str]) -> None:
         raise UpstairsError(
             f"`spoken` adds made-up words to one data set and `data` is {options.data}: name one, or leave it out"
         )
-    rows = asks_regression(vars(options)) or reader_for(options.data).name == "rows"
-    for name in TEXTS_ALONE:
-        wrong = name in ("encoder", "words") if rows else not any(is_text(part) for part in parts)
-        if getattr(options, name) and wrong:
-            raise UpstairsError(f"`{name}` is about texts and {options.data} has none: leave it out")
     for name in ("target", "task_column"):
         if getattr(options, name) and (len(parts) > 1 or not is_table(Path(options.data))):
             raise UpstairsError(f"`{name}` is about a table for regression and {options.data} is none: leave it out")
+    kinds = {reader_for(part, regression=asks_regression(vars(options))).name for part in parts}
+    for name, readers in ABOUT.items():
+        if getattr(options, name) and not kinds & set(readers):
+            raise UpstairsError(f"`{name}` is about {' and '.join(readers)} and {options.data} has none: leave it out")
+
+
+def _fitting(options: DataOptions) -> DataOptions:
+    """Returns the options without those that are for data of other kinds."""
+    name = reader_for(options.data).name
+    left: dict[str, Any] = {option: None for option, readers in ABOUT.items() if name not in readers}
+    return replace(options, **left)
+
+
+def parse_ratio(text: str | None) -> tuple[float, float, float] | None:
+    """Parses the shares of train, val and test, such as "0.6,0.2,0.2"; they need not sum to 1."""
+    if text is None:
+        return None
+    try:
+        train, val, test = (float(share) for share in text.split(","))
+        total = train + val + test
+        if min(train, val, test) < 0 or not 0 < total < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UpstairsError(
+            f"`ratio` is '{text}': give three shares, of train, val and test, such as 0.6,0.2,0.2"
+        ) from None
+    return train / total, val / total, test / total
 
 
 def parse_mix(text: str) -> list[float]:

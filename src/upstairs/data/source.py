@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,12 +51,14 @@ class InputFormat(ABC):
         net: the default network for the inputs; None: their shape decides.
         is_text: inputs are texts.
         is_tokens: rows are token ids, which cannot be averaged.
+        dtype: the type of a row that is read from a file.
     """
 
     kind: ClassVar[str]
     net: ClassVar[Net | None] = None
     is_text: ClassVar[bool] = False
     is_tokens: ClassVar[bool] = False
+    dtype: ClassVar[type[np.generic]] = np.uint8
 
     @property
     @abstractmethod
@@ -90,11 +92,12 @@ class InputFormat(ABC):
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "InputFormat":
-        """Returns the format that `to_json` described."""
+        """Returns the format that `to_json` described; fields that a file of an older version lacks have defaults."""
         names = [f.name for f in fields(cls)]
-        if value.get("kind") != cls.kind or not set(names) <= value.keys():
-            raise UpstairsError(f"{value} is no {cls.kind} format: it needs kind '{cls.kind}' and {', '.join(names)}")
-        return cls(**{name: value[name] for name in names})
+        needed = [f.name for f in fields(cls) if f.default is MISSING]
+        if value.get("kind") != cls.kind or not set(needed) <= value.keys():
+            raise UpstairsError(f"{value} is no {cls.kind} format: it needs kind '{cls.kind}' and {', '.join(needed)}")
+        return cls(**{name: value[name] for name in names if name in value})
 
 
 @dataclass(frozen=True)

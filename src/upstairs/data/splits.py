@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -19,19 +20,48 @@ class Splits(NamedTuple):
     test: Source
 
 
-def split_by_ratio(source: Source, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0) -> Splits:
+RATIO = (0.64, 0.16, 0.2)  # of the classes for train, val and test
+
+
+def split_by_ratio(source: Source, ratio: tuple[float, float, float] = RATIO, *, seed: int = 0) -> Splits:
     """Splits classes at random; the same seed gives the same split."""
     if min(ratio) < 0 or abs(sum(ratio) - 1) > 1e-6:
         raise UpstairsError(
             f"split ratio {ratio}: give three shares from 0 to 1 that sum to 1, such as (0.64, 0.16, 0.2)"
         )
+    return _at_random(source, _shares(len(source), ratio), seed)
+
+
+def _shares(count: int, ratio: tuple[float, float, float]) -> list[int]:
+    first, second = round(ratio[0] * count), round(ratio[1] * count)
+    return [first, second, count - first - second]
+
+
+def _at_random(source: Source, sizes: Sequence[int], seed: int) -> Splits:
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist()
-    first = round(ratio[0] * len(source))
-    second = first + round(ratio[1] * len(source))
+    first, second = sizes[0], sizes[0] + sizes[1]
     return _splits(source, order[:first], order[first:second], order[second:])
 
 
-def split_by_group(source: Source, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0) -> Splits:
+def divided(source: Source, ratio: tuple[float, float, float] = RATIO, *, seed: int = 0) -> Splits:
+    """Splits classes at random in about this ratio, with two classes or more in each part that has a share.
+
+    Where there are too few classes for that, validation has none.
+    """
+    sizes = _shares(len(source), ratio)
+    wanted = [place for place, share in enumerate(ratio) if share]
+    if len(source) < 2 * len(wanted) and 1 in wanted:
+        wanted.remove(1)
+        sizes = [sizes[0] + sizes[1], 0, sizes[2]] if ratio[0] else sizes
+    for place in wanted:
+        largest = max(range(3), key=lambda k: sizes[k])
+        need = min(2 - sizes[place], sizes[largest] - 2)
+        if need > 0:
+            sizes[place], sizes[largest] = sizes[place] + need, sizes[largest] - need
+    return _at_random(source, sizes, seed)
+
+
+def split_by_group(source: Source, ratio: tuple[float, float, float] = RATIO, *, seed: int = 0) -> Splits:
     """Splits whole groups (alphabets, scripts) at random, so that test classes come from unseen groups."""
     groups = sorted(set(source.groups))
     if len(groups) < 3:
@@ -52,22 +82,30 @@ def part_sizes(count: int, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2)
 
 
 def split_by_class(
-    source: Source, split: str | None, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2), *, seed: int = 0
+    source: Source, split: str | None, ratio: tuple[float, float, float] | None = None, *, seed: int = 0
 ) -> Splits:
     """Applies `split_by_group` if `split` is "group", or is None with three groups or more, and else `split_by_ratio`.
+
+    Without a ratio, few classes are divided so that each part has two (see `divided`), and the summary says so.
 
     Raises:
         UpstairsError: a part would have fewer than two classes.
     """
     if split == "group" or (split is None and len(set(source.groups)) >= 3):
-        return split_by_group(source, ratio, seed=seed)
-    splits = split_by_ratio(source, ratio, seed=seed)
-    for name, part, share in zip(Splits._fields, splits, ratio, strict=True):
-        if share and len(part) < 2:
-            raise UpstairsError(
-                f"{source.name} has {len(source)} classes, of which {len(part)} would be for {name}, and a task needs "
-                "2: add classes, or change the ratio"
-            )
+        return split_by_group(source, ratio or RATIO, seed=seed)
+    splits = split_by_ratio(source, ratio or RATIO, seed=seed)
+    small = [name for name, part, share in zip(Splits._fields, splits, ratio or RATIO, strict=True)
+             if share and len(part) < 2]  # fmt: skip
+    if small and ratio is None and len(source) >= 4:
+        splits = divided(source, seed=seed)
+        sizes = f"{len(source)} classes divided as {', '.join(str(len(part)) for part in splits)}: see `ratio`"
+        return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, sizes)))) for part in splits))
+    if small:
+        how = "add classes, or change `ratio`" if ratio else "add classes"
+        raise UpstairsError(
+            f"{source.name} has {len(source)} classes, of which {len(getattr(splits, small[0]))} would be for "
+            f"{small[0]}, and a task needs 2: {how}"
+        )
     return splits
 
 

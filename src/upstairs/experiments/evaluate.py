@@ -148,14 +148,16 @@ def choose_source(
     if own and split != "all":
         again = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=form)
         return getattr(again, split), run.settings.data, split
-    columns = columns or (run.settings.columns if own else None)
+    other = DataOptions(data=name, columns=columns, skip_bad=run.settings.skip_bad)
+    options = replace(run.settings, **UNHEARD) if own else other
+    if own and columns:
+        options = replace(options, columns=columns)
     if split != "all":
-        options = DataOptions(data=name, columns=columns)
         return getattr(open_splits(options, quiet=quiet, format=form), split), name, split
     if SIGN in name:
         raise UpstairsError(f"`split` all is about one data set and {name} is several: leave it out, or name one")
     with counting("reading examples", quiet=quiet) as progress:
-        return reader_of(form).source(name, columns, form, progress), name, split
+        return reader_of(form).source(options, form, progress), name, split
 
 
 def choose_episodes(

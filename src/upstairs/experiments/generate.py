@@ -50,7 +50,7 @@ def generate_folder(
     return out / "sheet.png"
 
 
-def classes_in(folder: Path) -> dict[str, list[Path]]:
+def classes_in(folder: Path) -> dict[str, list[Path | bytes]]:
     """Returns the pictures of a folder by class: class/file, or files of one class, named as the folder; or of a file.
 
     Raises:
@@ -61,7 +61,7 @@ def classes_in(folder: Path) -> dict[str, list[Path]]:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     own = [file for file in inside if file.name in PICTURES]
     if own and not any(child.is_dir() and not child.name.startswith(".") for child in inside):
-        return {folder.resolve().name: own}
+        return {folder.resolve().name: list[Path | bytes](own)}
     return files_by_class(folder)
 
 

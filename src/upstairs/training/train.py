@@ -48,7 +48,10 @@ def open_run(
     Raises:
         UpstairsError: settings or data that cannot be used.
     """
-    splits = splits or open_splits(request.settings, quiet=quiet)
+    if splits is None:
+        splits = open_splits(request.settings, quiet=quiet)
+        if quiet and ";" in splits.train.summary:  # what was left out is said in any case
+            tell_user(splits.train.summary)
     return Trainer(fit_settings(request, splits.train), splits, out, learner=learner), splits
 
 

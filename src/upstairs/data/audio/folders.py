@@ -1,8 +1,10 @@
-"""Sources of recordings: class/file or group/class/file in a folder or a zip, or files listed in an index table."""
+"""Sources of recordings in folders and archives, or listed in a table of labels."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,35 +12,16 @@ import torch
 from upstairs.data.audio.augment import Hearing
 from upstairs.data.audio.format import RATE, AudioFormat, read_sound, usual_length
 from upstairs.data.cache import Progress
-from upstairs.data.files import SOUNDS, FileClass, Tree, group_files, open_tree
-from upstairs.data.images.folders import source_of
+from upstairs.data.files import SOUNDS, Tree, name_of, open_tree
+from upstairs.data.layouts.classes import Layout
+from upstairs.data.layouts.resolve import find_layout
+from upstairs.data.layouts.rows import source_of, split_layout
 from upstairs.data.source import Source
-from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_class
-from upstairs.data.tables import read_rows
+from upstairs.data.splits import PUBLISHED, Splits, published_splits
 from upstairs.errors import UpstairsError
 
-INDEX = ("index.tsv", "index.csv")
-COLUMNS = {"file": ("file", "path"), "label": ("label", "word", "class"), "speaker": ("speaker", "voice")}
-PARTS = {"train": 0, "val": 1, "valid": 1, "validation": 1, "dev": 1, "test": 2}
 CHOICES = ("speakers", "ratio", "group", PUBLISHED)
 SAMPLE = 32  # about the number of recordings that decide the length
-
-
-def is_sound(data: str | Path) -> bool:
-    """Returns whether this is a folder or a zip of recordings, or a folder with an index of them."""
-    path = Path(data)
-    if index_of(path):
-        return True
-    try:
-        with open_tree(path, SOUNDS) as tree:
-            return bool(tree.stamps)
-    except UpstairsError:
-        return False
-
-
-def index_of(path: Path) -> Path | None:
-    """Returns the index table of a folder, or None."""
-    return next((path / name for name in INDEX if (path / name).is_file()), None) if path.is_dir() else None
 
 
 def sound_splits(
@@ -46,33 +29,39 @@ def sound_splits(
     *,
     split: str | None = None,
     seed: int = 0,
-    format: AudioFormat | None = None,
-    progress: Progress | None = None,
+    ratio: tuple[float, float, float] | None = None,
+    **options: Any,
 ) -> Splits:
     """Opens recordings and splits their classes for meta-training, validation and test.
 
     Args:
         data: as `open_sounds` takes it.
         split: `ratio` (classes at random), `group` (whole groups), `published` (see `published_splits`), or `speakers`
-            (classes at random and disjoint speakers, by the index's own split or at random). None is `speakers` if the
-            index names them, else `group` with three groups or more, else `ratio`.
-        format: as `open_sounds` takes it.
+            (classes at random and disjoint speakers, by the table's own split or at random). None is the folder's own
+            split into train and test, else `speakers` if they are known, else `group` with three groups or more, else
+            `ratio`.
+        seed, ratio: arguments of `split_by_class`.
+        options: as `open_sounds` takes them.
 
     Raises:
         UpstairsError: a recording that cannot be read, an unknown split, or unknown speakers.
     """
-    source, official = open_index(Path(data), format=format, progress=progress)
-    split = split or ("speakers" if source.speakers else None)
+    source, layout = read_recordings(data, **options)
+    split = split or ("speakers" if source.speakers and not layout.parts else None)
     if split and split not in CHOICES:
         raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {', '.join(CHOICES)}")
     if split == PUBLISHED:
         parts = published_splits(source)
     else:
-        parts = split_by_class(source, "ratio" if split == "speakers" else split, seed=seed)
+        parts = split_layout(source, layout, "ratio" if split == "speakers" else split, ratio, seed=seed)
     if split == "speakers":
         if not source.speakers:
-            raise UpstairsError(f"{data} names no speakers: add {INDEX[0]} with the columns file, label and speaker")
-        owner = official or _at_random(sorted(set(source.speakers)), seed)
+            raise UpstairsError(
+                f"{data} names no speakers: add index.tsv with the columns file, label and speaker, or write `pattern`"
+            )
+        official = {speaker: Splits._fields.index(part) for speaker, part in layout.official.items()}
+        everyone = sorted(set(source.speakers))
+        owner = official if official.keys() >= set(everyone) else _at_random(everyone, seed)
         own = np.array([owner[speaker] for speaker in source.speakers])
         parts = Splits(
             *(
@@ -83,59 +72,46 @@ def sound_splits(
     return parts._replace(train=replace(parts.train, augment=Hearing()))
 
 
-def open_sounds(data: str | Path, *, format: AudioFormat | None = None, progress: Progress | None = None) -> Source:
+def open_sounds(data: str | Path, **options: Any) -> Source:
     """Opens all recordings as one source.
 
     Args:
-        data: a folder or a zip as class/file or group/class/file; or a folder with index.tsv (or .csv), whose columns
-            `file`, `label` (or `word`), `speaker` and `split` name the recordings below it or in its one zip.
-        format: None is 64 bands and the length of `usual_length`.
+        data: a folder or an archive: see `find_layout`; or a folder with index.tsv (or .csv), whose columns `file`,
+            `label` (or `word`), `speaker` and `split` name the recordings below it or in its one zip.
+        options: as `read_recordings` takes them.
     """
-    return open_index(Path(data), format=format, progress=progress)[0]
+    return read_recordings(data, **options)[0]
 
 
-def open_index(
-    path: Path, *, format: AudioFormat | None = None, progress: Progress | None = None
-) -> tuple[Source, dict[str, int]]:
-    """Returns the source, and the part of the index's own split that each speaker belongs to."""
-    index = index_of(path)
-    zips = list(path.glob("*.zip")) if index else []
-    with open_tree(zips[0] if len(zips) == 1 else path, SOUNDS) as tree:
-        classes, speaker, parts = _from_index(tree, index) if index else (group_files(tree), {}, {})
-        names = [name for one in classes for name in one.names]
-        format = format or _suited(tree, names)
-        source = source_of(tree, classes, format, name=path.stem, progress=progress)
-    return replace(source, speakers=tuple(speaker[name] for name in names if speaker)), parts
+def read_recordings(
+    data: str | Path,
+    *,
+    format: AudioFormat | None = None,
+    seconds: float | None = None,
+    columns: str | None = None,
+    pattern: str | None = None,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Source, Layout]:
+    """Returns a source of the recordings in a folder or an archive, and its layout (see `find_layout`).
 
-
-def _from_index(tree: Tree, index: Path) -> tuple[list[FileClass], dict[str, str], dict[str, int]]:
-    rows = read_rows(index)
-    if not rows:
-        raise UpstairsError(f"{index} has no rows: it needs the columns file and label")
-    found = {what: next((n for n in names if n in rows[0]), None) for what, names in COLUMNS.items()}
-    if not found["file"] or not found["label"]:
-        has = ", ".join(map(str, rows[0]))
-        raise UpstairsError(f"{index} has the columns {has}: it needs file and label (or word)")
-    names: dict[str, list[str]] = {}
-    speaker: dict[str, str] = {}
-    parts: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        name = str(row[found["file"]])
-        if name not in tree.stamps:
-            raise UpstairsError(f"{index}: row {number} names {name}, which {tree.name} does not hold")
-        names.setdefault(str(row[found["label"]]), []).append(name)
-        if found["speaker"]:
-            speaker[name] = str(row[found["speaker"]])
-            own = next((str(row[c]) for c in ("split", "official_split") if c in row), "")
-            if own in PARTS:
-                parts[speaker[name]] = PARTS[own]
-    return [FileClass(label, "", tuple(own)) for label, own in sorted(names.items())], speaker, parts
+    Args:
+        format: None is 64 bands and `seconds`.
+        seconds: the length that is heard; None is that of `usual_length`.
+    """
+    with open_tree(data, SOUNDS) as tree:
+        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
+        format = format or (AudioFormat(seconds) if seconds is not None else _suited(tree, layout.names))
+        return source_of(tree, layout, format, name=name_of(data), skip_bad=skip_bad, progress=progress), layout
 
 
 def _suited(tree: Tree, names: Sequence[str]) -> AudioFormat:
     step = max(1, len(names) // SAMPLE)
-    seconds = [len(read_sound(tree.item(name), name=f"{tree.name}/{name}")) / RATE for name in names[::step]]
-    return AudioFormat(usual_length(seconds))
+    seconds = []
+    for name in names[::step]:
+        with suppress(UpstairsError):  # reading all recordings will report the bad ones
+            seconds.append(len(read_sound(tree.item(name), name=f"{tree.name}/{name}")) / RATE)
+    return AudioFormat(usual_length(seconds or [1.0]))
 
 
 def _at_random(speakers: list[str], seed: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from upstairs.data.files import content_of
 from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
 
@@ -44,7 +45,7 @@ class AudioFormat(InputFormat):
     def __post_init__(self) -> None:
         if not 0.2 <= self.seconds <= 60 or not 16 <= self.bands <= 128:
             raise UpstairsError(
-                f"a sound format of {self.seconds} seconds, {self.bands} bands: give 0.2 to 60 seconds, 16 to 128 bands"
+                f"`seconds` is {self.seconds} and there are {self.bands} bands: give 0.2 to 60 seconds, 16 to 128 bands"
             )
 
     @property
@@ -124,14 +125,29 @@ def _decode(item: Any, name: str, longest: float) -> tuple[np.ndarray, int]:
         raise UpstairsError(f"{name} does not exist, or is no file: give the path of a recording")
     try:
         with soundfile.SoundFile(item) as file:
+            if file.frames == 0 and file.format == "WAV" and (whole := _with_length(item)):
+                return _decode(whole, name, longest)
             if file.frames > longest * file.samplerate:
                 minutes = file.frames / file.samplerate / 60
                 raise UpstairsError(f"{name} is {minutes:.0f} minutes long: cut out the seconds that are meant")
             return file.read(dtype="float32", always_2d=True), file.samplerate
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
+        why = content_of(item.getvalue() if isinstance(item, io.BytesIO) else item) or str(error)
+        why = str(error) if why.endswith("sound") else why
         raise UpstairsError(
-            f"{name} is no sound that can be read ({error}): give a whole WAV, FLAC, OGG or MP3 file, or remove it"
+            f"{name} is no sound that can be read ({why}): give a whole WAV, FLAC, OGG or MP3 file, or remove it"
         ) from error
+
+
+def _with_length(item: io.BytesIO | str | Path) -> bytes | None:
+    """Returns a WAV file whose header says that it has no samples, as programs that write to a pipe leave it, with the
+    length that it has; None if it has none."""
+    whole = item.getvalue() if isinstance(item, io.BytesIO) else Path(item).read_bytes()
+    place = whole.find(b"data", 12)
+    size = len(whole) - place - 8
+    if place < 0 or size <= 0 or whole[place + 4 : place + 8] != bytes(4):
+        return None
+    return whole[: place + 4] + size.to_bytes(4, "little") + whole[place + 8 :]
 
 
 @lru_cache

@@ -6,11 +6,13 @@ from typing import Any
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import joined
 from upstairs.data.images.cifar import CIFAR, _cifar, cifar_splits
-from upstairs.data.images.folders import folder_source, folder_splits
-from upstairs.data.images.mini_imagenet import is_listed, listed_splits
+from upstairs.data.images.folders import read_folder
+from upstairs.data.images.format import ImageFormat
 from upstairs.data.images.omniglot import OMNIGLOT, _omniglot, omniglot_splits
+from upstairs.data.layouts.classes import Layout
+from upstairs.data.layouts.rows import split_layout
 from upstairs.data.source import Source
-from upstairs.data.splits import Splits, split_by_class
+from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
 
 BY_CLASS = ("ratio", "group")
@@ -23,72 +25,63 @@ def open_data(
     *,
     split: str | None = None,
     seed: int = 0,
-    ratio: tuple[float, float, float] = (0.64, 0.16, 0.2),
-    size: int | None = None,
-    channels: int | None = None,
-    ink: bool | None = None,
-    progress: Progress | None = None,
+    ratio: tuple[float, float, float] | None = None,
+    **options: Any,
 ) -> Splits:
     """Opens pictures and splits their classes for meta-training, validation and test.
 
     Args:
         data: 'glyphs' (letters drawn from installed fonts); the folder with the two zips of Omniglot; the folder with
-            the sheets of CIFAR-100; or any folder or zip of pictures, as class/file, group/class/file, or either of
-            these below train, val and test; or images/ beside train.csv, val.csv and test.csv.
-        split: 'vinyals' for Omniglot; 'cifar-fs' or 'fc100' for CIFAR-100; and for all but glyphs and folders of
-            train, val and test: 'ratio' (classes at random) or 'group' (whole groups at random). None is the first
-            of these; for a folder or zip it is 'group' with three groups or more, and else 'ratio'.
+            the sheets of CIFAR-100; or any folder or archive of pictures: see `find_layout`.
+        split: 'vinyals' for Omniglot; 'cifar-fs' or 'fc100' for CIFAR-100; and for all but glyphs 'ratio' (classes at
+            random) or 'group' (whole groups at random). None is the first of these; for a folder or zip it is its own
+            split into train and test, else 'group' with three groups or more, and else 'ratio'.
         seed, ratio: arguments of `split_by_ratio` and `split_by_group`.
-        size, channels, ink: see `ImageFormat`; None lets the data decide.
-        progress: called with (pictures done, all pictures) while they are decoded for the first time.
+        options: arguments of `open_source`.
 
     Raises:
         UpstairsError: an unknown path or split, unusable pictures, or too few classes to split.
     """
     kind = _kind(data, split)
-    asked: dict[str, Any] = {"size": size, "channels": channels, "ink": ink}
+    progress = options.get("progress")
     if kind == "glyphs":
-        return _check_format(_glyphs(size, progress), asked)
+        return _check_format(_glyphs(_size(options), progress), options)
     if kind == "omniglot" and split in (None, "vinyals"):
-        return _check_format(omniglot_splits(data, size=size or 28, progress=progress), asked)
+        return _check_format(omniglot_splits(data, size=_size(options) or 28, progress=progress), options)
     if kind == "cifar" and split in (None, *CIFAR):
-        return _check_format(cifar_splits(data, split or CIFAR[0], progress=progress), asked)
-    if kind == "listed":
-        return listed_splits(data, **asked, progress=progress)
-    if kind == "folder" and (splits := folder_splits(data, seed=seed, **asked, progress=progress)):
-        if split:
-            raise UpstairsError(f"{data} is split by its folders train, val and test: leave `split` {split} out")
-        return splits
-    return split_by_class(open_source(data, **asked, progress=progress), split, ratio, seed=seed)
+        return _check_format(cifar_splits(data, split or CIFAR[0], progress=progress), options)
+    source, layout = _open(data, kind, options)
+    return split_layout(source, layout, split, ratio, seed=seed)
 
 
-def open_source(
-    data: str | Path,
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    ink: bool | None = None,
-    progress: Progress | None = None,
-) -> Source:
+def open_source(data: str | Path, **options: Any) -> Source:
     """Opens all classes of the data as one source; Omniglot's characters are not rotated.
 
-    Arguments are those of `open_data`.
+    Args:
+        options: `size`, `channels`, `ink` (see `ImageFormat`), or a `format` that has them: None lets the data decide;
+            and other arguments of `read_folder`.
 
     Raises:
         UpstairsError: as `open_data`.
     """
-    kind = _kind(data, None)
-    asked: dict[str, Any] = {"size": size, "channels": channels, "ink": ink}
+    return _open(data, _kind(data, None), options)[0]
+
+
+def _open(data: str | Path, kind: str, options: dict[str, Any]) -> tuple[Source, Layout]:
+    progress = options.get("progress")
+    if kind == "folder":
+        return read_folder(data, **options)
     if kind == "glyphs":
-        return _check_format(joined(_glyphs(size, progress)), asked)
-    if kind == "omniglot":
-        return _check_format(_omniglot(data, size or 28, progress), asked)
-    if kind == "cifar":
-        return _check_format(_cifar(Path(data), progress), asked)
-    if kind == "listed":
-        return joined(listed_splits(data, **asked, progress=progress))
-    splits = folder_splits(data, **asked, progress=progress)
-    return joined(splits) if splits else folder_source(data, **asked, progress=progress)
+        source = joined(_glyphs(_size(options), progress))
+    elif kind == "omniglot":
+        source = _omniglot(data, _size(options) or 28, progress)
+    else:
+        source = _cifar(Path(data), progress)
+    return _check_format(source, options), Layout([])
+
+
+def _size(options: dict[str, Any]) -> int | None:
+    return options["format"].size if options.get("format") else options.get("size")
 
 
 def _kind(data: str | Path, split: str | None) -> str:
@@ -100,8 +93,6 @@ def _kind(data: str | Path, split: str | None) -> str:
         raise UpstairsError(f"{data} does not exist: give 'glyphs', or a folder or zip of pictures by class")
     elif all((path / name).is_file() for name in OMNIGLOT):
         kind = "omniglot"
-    elif is_listed(path):
-        kind = "listed"
     elif (path / "sheets").is_dir() and (path / "splits" / "superclass.json").is_file():
         kind = "cifar"
     else:
@@ -118,10 +109,11 @@ def _glyphs(size: int | None, progress: Progress | None) -> Splits:
     return glyphs(size=size or 28, progress=progress)
 
 
-def _check_format(made: Any, asked: dict[str, Any]) -> Any:
+def _check_format(made: Any, options: dict[str, Any]) -> Any:
     """Returns the source or splits; raises UpstairsError if their format differs from the one asked for."""
-    source = made.train if isinstance(made, Splits) else made
-    for name, value in asked.items():
+    source, form = made.train if isinstance(made, Splits) else made, options.get("format")
+    for name in ("size", "channels", "ink"):
+        value = getattr(form, name) if isinstance(form, ImageFormat) else options.get(name)
         if value is not None and value != (has := getattr(source.format, name)):
             raise UpstairsError(f"{source.name} has {name} {has} and no other: leave `{name}` {value} out")
     return made

@@ -4,21 +4,28 @@ import io
 import threading
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
+from upstairs.data.files import content_of
 from upstairs.data.source import InputFormat
 from upstairs.errors import UpstairsError
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # pillow's own list also holds EPS, which runs programs
-LARGEST = 64_000_000  # pixels; larger pictures are refused before they are decoded
+# pillow's own list also holds EPS, which runs programs
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+MORE = ("AVIF",) if features.check("avif") else ()
+LARGEST = 64_000_000  # pixels; larger pictures are refused before they are decoded, unless a JPEG decodes smaller
+Tones = tuple[float, float]
 FAINTEST = 48  # grey levels between ink and background; a fainter page is blank and not stretched to full contrast
 _QUIET = threading.Lock()  # warning filters are global, so one thread at a time changes them
 
@@ -33,6 +40,8 @@ class ImageFormat(InputFormat):
         ink: True for line drawings: the background (the median of the border) becomes 0, the ink 255, whichever is
             darker, and the picture is padded to a square. False for photos: tones stay, and the longer side is cropped
             at both ends.
+        tones: the values that black and white have in pictures of more than 8 bits; None is 0 and 65535, or 0 and 1
+            (255 where a value is above 1) for floats.
 
     Raises:
         UpstairsError: a size or a number of channels out of range.
@@ -43,8 +52,11 @@ class ImageFormat(InputFormat):
     size: int
     channels: int
     ink: bool
+    tones: Tones | None = None
 
     def __post_init__(self) -> None:
+        if self.tones is not None:
+            object.__setattr__(self, "tones", tuple(self.tones))  # a list in JSON
         if not 1 <= self.size <= 4096:
             raise UpstairsError(f"`size` is {self.size}: give the side of a picture in pixels, from 1 to 4096")
         if self.channels not in (1, 3):
@@ -65,40 +77,61 @@ class ImageFormat(InputFormat):
         Raises:
             UpstairsError: a missing, broken or too large picture, or an array of another shape.
         """
-        picture = read_picture(item, name=name, least=2 * self.size)
+        picture = read_picture(item, name=name, least=2 * self.size, tones=self.tones)
         if self.ink:
             grey = _pad(_ink(_in_mode(picture, "L")), self.size)
             return np.repeat(np.asarray(grey)[None], self.channels, axis=0)
         picture = _crop(_in_mode(picture, "L" if self.channels == 1 else "RGB"), self.size)
         return np.ascontiguousarray(np.asarray(picture).reshape(self.size, self.size, -1).transpose(2, 0, 1))
 
+    def to_json(self) -> dict[str, Any]:
+        value = {"kind": self.kind, **asdict(self)}
+        return value if self.tones else {k: v for k, v in value.items() if k != "tones"}  # as older versions wrote it
 
-def read_picture(item: Any, *, name: str | None = None, least: int = 0) -> Image.Image:
+
+def read_picture(item: Any, *, name: str | None = None, least: int = 0, tones: Tones | None = None) -> Image.Image:
     """Decodes the first frame of a picture: upright, on white where it is transparent, in mode L or RGB.
 
     Args:
         item, name: as for `ImageFormat.read`.
         least: a JPEG may be decoded at a smaller size with no side below this; 0 keeps its size.
+        tones: see `ImageFormat`.
     """
+    picture, name = _loaded(item, name, least)
+    return _plain(picture, tones, name)
+
+
+def deep_values(item: Any, *, name: str | None = None) -> np.ndarray | None:
+    """Returns the values of a picture of one channel of more than 8 bits; None for any other picture.
+
+    Raises:
+        UpstairsError: as `read_picture`.
+    """
+    picture, _ = _loaded(item, name, 128)
+    return np.asarray(picture) if picture.mode.startswith(("I", "F")) else None
+
+
+def _loaded(item: Any, name: str | None, least: int) -> tuple[Image.Image, str]:
+    """Returns the decoded picture, upright and in its own mode, and its name in errors."""
     name = name or (str(item) if isinstance(item, str | Path) else "the picture")
     if isinstance(item, str | Path):
         path = Path(item)
         _refuse_missing(path, name)
         try:
             with path.open("rb") as stream:
-                return _decode(_open(stream, name), name, least)
+                return _decode(_open(stream, name), name, least), name
         except OSError as error:
             raise UpstairsError(f"{name} cannot be read ({error.strerror or error}): check its permissions") from error
     if isinstance(item, bytes):
         if not item:
             raise UpstairsError(f"{name} is empty (0 bytes): replace or remove it")
-        return _decode(_open(io.BytesIO(item), name), name, least)
+        return _decode(_open(io.BytesIO(item), name), name, least), name
     if isinstance(item, Tensor):
         item = item.detach().cpu().numpy()
     if isinstance(item, np.ndarray):
-        return _decode(Image.fromarray(_as_bytes(item, name)), name, 0)
+        return _decode(Image.fromarray(_as_bytes(item, name)), name, 0), name
     if isinstance(item, Image.Image):
-        return _decode(item, name, 0)
+        return _decode(item, name, 0), name
     raise UpstairsError(f"{name} is a {type(item).__name__}: give a path, bytes, a PIL image or an array")
 
 
@@ -128,42 +161,71 @@ def _quiet() -> Generator[None]:
 def _open(stream: Any, name: str) -> Image.Image:
     try:
         with _quiet():
-            return Image.open(stream, formats=FORMATS)
+            return Image.open(stream, formats=(*FORMATS, *MORE, *_heif()))
     except Image.DecompressionBombError as error:
+        stream.seek(0)
+        with suppress(Exception), _quiet():
+            return JpegImageFile(stream)  # may be decoded smaller; pillow refuses it by the size of its header
         raise _too_large(name) from error
     except Exception as error:  # on a hostile header a plug-in may raise anything
+        stream.seek(0)
+        why = content_of(stream.read(64))
+        why = "" if why.endswith("picture") else f" ({why})" * bool(why)  # a picture that is cut short has its start
         raise UpstairsError(
-            f"{name} is no picture that can be read: give a whole {', '.join(FORMATS)} file, or remove it"
+            f"{name} is no picture that can be read{why}: give a whole {', '.join(FORMATS)} file, or remove it"
         ) from error
 
 
+@cache
+def _heif() -> tuple[str, ...]:
+    """Returns the name of the HEIC format in pillow, if pillow-heif is installed."""
+    if find_spec("pillow_heif") is None:
+        return ()
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    return ("HEIF",)
+
+
 def _too_large(name: str) -> UpstairsError:
-    return UpstairsError(f"{name} has more than {LARGEST // 10**6} million pixels: make it smaller first")
+    return UpstairsError(
+        f"{name} has more than {LARGEST // 10**6} million pixels, more than is decoded (a JPEG may have more): "
+        "save it as a JPEG, or make it smaller"
+    )
 
 
 def _decode(picture: Image.Image, name: str, least: int) -> Image.Image:
-    width, height = picture.size
-    if width * height > LARGEST:
-        raise _too_large(name)
-    if width * height == 0:
-        raise UpstairsError(f"{name} is {width} x {height} pixels: give a picture that has some")
     try:
         if least:
-            picture.draft(None, (least, least))
+            picture.draft(None, (least, least))  # a JPEG is decoded at a half, a quarter or an eighth
+        width, height = picture.size
+        if width * height > LARGEST:
+            raise _too_large(name)
+        if width * height == 0:
+            raise UpstairsError(f"{name} is {width} x {height} pixels: give a picture that has some")
         picture.load()
         with _quiet():
-            return _plain(ImageOps.exif_transpose(picture))
+            return ImageOps.exif_transpose(picture)
+    except UpstairsError:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
         raise UpstairsError(f"{name} is a broken or truncated picture ({error}): replace or remove it") from error
 
 
-def _plain(picture: Image.Image) -> Image.Image:
+def _plain(picture: Image.Image, tones: Tones | None, name: str) -> Image.Image:
     """Converts any mode to L or RGB."""
-    if picture.mode.startswith("I"):  # 16 bits
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-    if picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture), nan=0.0)
-        return Image.fromarray((values * (255 if values.max() <= 1 else 1)).clip(0, 255).round().astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise UpstairsError(f"{name} has values that are no finite numbers: replace or remove it")
+        usual = (0, 65535) if picture.mode.startswith("I") else (0, 1) if values.max() <= 1 else (0, 255)
+        black, white = tones or usual
+        if values.min() < black or values.max() > white:
+            raise UpstairsError(
+                f"{name} holds values from {values.min():g} to {values.max():g}, and black is {black:g} and white "
+                f"{white:g}: scale it to that range, or save it with 8 bits"
+            )
+        return Image.fromarray(((values - black) / ((white - black) / 255)).round().astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         on_white = _on(picture, "white")

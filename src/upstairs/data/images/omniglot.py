@@ -6,9 +6,10 @@ from pathlib import Path
 
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import TURNS
-from upstairs.data.files import Tree, _text, group_files, open_tree
-from upstairs.data.images.folders import source_of
+from upstairs.data.files import Tree, _text, common_folder, open_tree
 from upstairs.data.images.format import ImageFormat
+from upstairs.data.layouts.classes import group_files
+from upstairs.data.layouts.rows import source_of
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
 
@@ -45,6 +46,7 @@ def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | No
 def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:
     with ExitStack() as stack:
         trees = [stack.enter_context(open_tree(Path(path) / name)) for name in OMNIGLOT]
+        trees = [tree.below(common_folder(tree.stamps)) for tree in trees]
         owner = {name: tree for tree in trees for name in tree.stamps}
         folders = frozenset().union(*(tree.folders for tree in trees))
         stamps = {name: tree.stamps[name] for name, tree in owner.items()}

@@ -66,6 +66,7 @@ def text_splits(
     *,
     split: str | None = None,
     seed: int = 0,
+    ratio: tuple[float, float, float] | None = None,
     columns: str | None = None,
     encoder: str | None = None,
     adapted: bool = False,
@@ -82,7 +83,7 @@ def text_splits(
         split: `group` (whole groups), `ratio` (classes at random), `published` (see `published_splits`), or the name of
             a folder in `splits` with labels.{train,valid,test}.txt. None is `group` with three groups or more, else
             `ratio`.
-        seed: the seed of a random split.
+        seed, ratio: the seed of a random split, and its shares of train, val and test.
         columns: the table's columns for text and label, as `utterance,intent`, or `title+body,label`, whose texts are
             joined; numbers are those of a table without a header row. None finds them.
         encoder: see `frozen_format`; None reads hashed tokens.
@@ -107,7 +108,7 @@ def text_splits(
             raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {' or '.join(CHOICES)}")
         parts = (lists / f"labels.{part}.txt" for part in ("train", "valid", "test"))
         return split_by_list(source, *(as_text(part).split() for part in parts))
-    return split_by_class(source, split, seed=seed)
+    return split_by_class(source, split, ratio, seed=seed)
 
 
 def open_texts(

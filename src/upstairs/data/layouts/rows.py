@@ -1,0 +1,120 @@
+"""Decodes the files of a layout into the rows of a source, and divides its classes."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from upstairs.data.cache import Progress, memory_mapped
+from upstairs.data.files import Tree, common_folder, listed
+from upstairs.data.layouts.classes import FileClass, Layout, refusal, summarise
+from upstairs.data.source import InputFormat, Source
+from upstairs.data.splits import Splits, divided, split_by_class, split_by_list
+from upstairs.errors import UpstairsError
+
+SMALL = 2**14  # bytes; threads do not pay for smaller files
+
+
+def source_of(
+    tree: Tree,
+    layout: Layout | Sequence[FileClass],
+    format: InputFormat,
+    *,
+    name: str,
+    skip_bad: bool = False,
+    progress: Progress | None = None,
+) -> Source:
+    """Returns a source of the files of a layout, decoded once into the cache.
+
+    Args:
+        skip_bad: leave out files that cannot be read, and say so in the summary.
+
+    Raises:
+        UpstairsError: files that cannot be read, all of them, or a cache that cannot be written.
+    """
+    layout = layout if isinstance(layout, Layout) else Layout(list(layout))
+    files, notes = layout.names, []
+    bad: dict[str, str] = {}
+
+    def read(file: str) -> np.ndarray | None:
+        try:
+            return format.read(tree.item(file), name=f"{tree.name}/{file}")
+        except UpstairsError as error:
+            bad[file] = str(error)
+            return None
+
+    def decoded(files: Sequence[str]) -> Iterator[tuple[str, np.ndarray | None]]:
+        if sum(tree.stamps[file][0] for file in files) < SMALL * len(files):
+            yield from zip(files, map(read, files), strict=True)
+            return
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(files), 256):  # bounds the memory
+                some = files[start : start + 256]
+                yield from zip(some, pool.map(read, some), strict=True)
+
+    def rows() -> Iterator[np.ndarray]:
+        nothing = np.zeros(format.shape, format.dtype)
+        for _, row in decoded(files):
+            yield nothing if row is None else row
+        if bad:  # nothing is kept in the cache then
+            in_order = {file: bad[file] for file in files if file in bad}
+            raise refusal(in_order, f"{len(files)} {tree.files.what}")
+
+    if skip_bad:
+        flags = memory_mapped(
+            f"bad {_key(tree, files, format)}",
+            lambda: (np.array([row is None], np.uint8) for _, row in decoded(files)),
+            (len(files), 1),
+        )
+        if left := [file for file, flag in zip(files, flags[:, 0], strict=True) if flag]:
+            layout, notes = layout.without(left), [f"{len(left)} that cannot be read left out: {listed(left)}"]
+            if not layout.classes:
+                raise refusal({file: bad.get(file, file) for file in left}, f"{len(files)} {tree.files.what}")
+            files = layout.names
+            bad.clear()
+    inputs = memory_mapped(
+        _key(tree, files, format), rows, (len(files), *format.shape), dtype=format.dtype, progress=progress
+    )
+    places = np.split(np.arange(len(files)), np.cumsum([len(one.names) for one in layout.classes])[:-1])
+    groups = tuple(one.group for one in layout.classes)
+    return Source(
+        name, inputs, tuple(one.label for one in layout.classes), tuple(places), groups if any(groups) else (),
+        format=format, speakers=tuple(layout.speakers[file] for file in files) if layout.speakers else (),
+        summary=summarise(tree, layout, notes),
+    )  # fmt: skip
+
+
+def _key(tree: Tree, files: Sequence[str], format: InputFormat) -> str:
+    """Returns the key of rows in the cache: of the format, and of the names below what all share, sizes and times."""
+    shared = common_folder(f"{file}/" for file in files)
+    start = len(shared) + 1 if shared else 0
+    key = hashlib.sha256(repr(format.to_json()).encode())
+    for file in files:
+        key.update(f"{file[start:]}\0{tree.stamps[file]}\0".encode("utf-8", "surrogateescape"))
+    return key.hexdigest()
+
+
+def split_layout(
+    source: Source, layout: Layout, split: str | None, ratio: tuple[float, float, float] | None, *, seed: int
+) -> Splits:
+    """Divides the classes of a source by the split that its layout has, or as `split_by_class` does.
+
+    Without validation classes, a random fifth of the training classes takes their place.
+
+    Raises:
+        UpstairsError: a part would have fewer than two classes.
+    """
+    if len(source) == 1 and layout.hint:
+        raise UpstairsError(f"{source.name} has one class, '{source.labels[0]}'{layout.hint}")
+    parts: Mapping[str, str] = {label: layout.parts[label] for label in source.labels if label in layout.parts}
+    if not parts or split:
+        return split_by_class(source, split, ratio, seed=seed)
+    train, val, test = ([label for label, own in parts.items() if own == part] for part in Splits._fields)
+    splits = split_by_list(source, train, val, test)
+    if not val:
+        own = divided(splits.train, (0.8, 0.2, 0), seed=seed)
+        splits = splits._replace(train=own.train, val=own.val)
+    return splits._replace(train=replace(splits.train, summary=source.summary))
