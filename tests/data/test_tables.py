@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from upstairs.data.source import Source
 from upstairs.data.tables import DELIMITERS, decode, join_names, plain_labels, read_rows, read_table, split_names
+from upstairs.data.text.hashed import TextFormat, text_source
 from upstairs.data.text.tables import from_dataset, is_text, open_texts, read_texts, texts_of
 from upstairs.errors import UpstairsError
+from upstairs.training.inputs import Inputs, read_support
 
 ROWS = [(f"please help me, {word} {i}", word) for word in ("late", "refund", "close") for i in range(4)]
 
@@ -63,6 +65,19 @@ def test_an_encoding_that_nobody_can_tell(tmp_path: Path) -> None:
     assert read_table(tmp_path / "b.csv").notes == ["cp932"]
     rows = [("un café", "a"), ("deux cafés", "b")]
     assert pairs(table(tmp_path / "c.csv", rows, code="cp1252")) == rows
+
+
+def test_errors_of_support_sets_and_of_predictions_name_no_option_of_training(tmp_path: Path) -> None:
+    """`adapt` and `predict` have no --encoding and no --skip-bad."""
+    unclear = table(tmp_path / "a.csv", [("你好", str(i)) for i in range(5)], code="gbk")
+    hole = table(tmp_path / "b.csv", [*ROWS, ("more", ""), ("", "late")])
+    inputs = Inputs((7, 1), TextFormat(7))
+    for path, call in (
+        (unclear, lambda: read_support(unclear, inputs)), (unclear, lambda: texts_of(unclear)),
+        (hole, lambda: read_support(hole, inputs)), (hole, lambda: texts_of(hole)),
+    ):  # fmt: skip
+        with pytest.raises(UpstairsError, match=f"{path}.* (save it as UTF-8|fix them)$"):
+            call()
 
 
 def test_an_encoding_that_is_given(tmp_path: Path) -> None:
@@ -269,6 +284,7 @@ def test_labels_are_plain_values() -> None:
     assert plain_labels([1.0, 2.0]) == ["1.0", "2.0"]
     none = [None, float("nan"), np.float32("nan"), "", "  ", "nan", "NaN", "null", "None", [], ["a"], {"a": 1}, b"a"]
     assert plain_labels(none) == [None] * len(none)
+    assert plain_labels(["None", "nan", None, " ", np.nan], marks=False) == ["None", "nan", None, None, None]
 
 
 def test_rows_without_a_label_are_named_together(tmp_path: Path) -> None:
@@ -288,8 +304,6 @@ def test_rows_without_a_label_are_named_together(tmp_path: Path) -> None:
 
 def test_labels_in_python() -> None:
     with pytest.raises(UpstairsError, match="1 of 2 labels are missing or no plain values, the first that of text 2"):
-        from upstairs.data.text.hashed import text_source
-
         text_source(["a", "b"], ["x", None])
     assert text_source(["a", "b", "c"], [1, 1.0, "2"]).labels == ("1", "2")
     for y in ([0.0, float("nan")], ["a", None], np.array([1, None], object)):

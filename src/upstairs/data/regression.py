@@ -194,7 +194,7 @@ def is_task_table(data: str | Path) -> bool:
 
 def read_points(
     path: Path, *, task: str | None = None, inputs: Sequence[str] | None = None, targets: Sequence[str] | None = None,
-    encoding: str | None = None, skip_bad: bool = False, one: bool = False, judged: bool = True,
+    encoding: str | None = None, skip_bad: bool | None = False, one: bool = False, judged: bool = True,
 ) -> Rows:  # fmt: skip
     """Reads the rows of a regression table.
 

@@ -144,6 +144,8 @@ def read_table(path: Path, *, encoding: str | None = None, head: bool = False) -
 def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, str]:
     """Returns a text and its encoding: the given one, UTF-8, that of a byte-order mark, or one that is detected.
 
+    An empty encoding is detected too, and errors then name no option.
+
     Raises:
         UpstairsError: an encoding that is not known or does not fit, or bytes that are no text.
     """
@@ -157,15 +159,15 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, st
     except UnicodeError as error:
         if encoding or code != "utf-8":
             raise UpstairsError(f"{name} is not {code} ({error}): give another `encoding`, or leave it out") from error
-        text, code = _detected(data, name)
+        text, code = _detected(data, name, "" if encoding == "" else "give its `encoding`, or ")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UpstairsError(f"{name} has a NUL in line {line}, as no text has: save it again, as CSV in UTF-8")
     return text.removeprefix("\ufeff"), code
 
 
-def _detected(data: bytes, name: str) -> tuple[str, str]:
-    """Returns a text that is not UTF-8, and the encoding that fits it best."""
+def _detected(data: bytes, name: str, way: str) -> tuple[str, str]:
+    """Returns a text that is not UTF-8, and the encoding that fits it best; `way` is what a user can do else."""
     lenient = data.decode("utf-8", "replace")
     wrong, line = lenient.count("\ufffd"), lenient.count("\n", 0, lenient.index("\ufffd")) + 1
     if sum(sign > "\x7f" for sign in lenient) > 2 * wrong:
@@ -181,7 +183,7 @@ def _detected(data: bytes, name: str) -> tuple[str, str]:
     try:
         return data.decode(code), code
     except UnicodeDecodeError as error:
-        raise UpstairsError(f"{name} is not UTF-8 in line {line}: give its `encoding`, or save it as UTF-8") from error
+        raise UpstairsError(f"{name} is not UTF-8 in line {line}: {way}save it as UTF-8") from error
 
 
 def _split(path: Path, text: str, usual: str) -> tuple[list[list[str]], str]:
@@ -352,20 +354,20 @@ def check_rows(name: str, bad: dict[int, str], *, skip: bool | None) -> str:
     return f"{len(bad)} row{'s' * (len(bad) > 1)} left out ({shown})" if bad else ""
 
 
-def plain_labels(values: Sequence[Any]) -> list[str | None]:
+def plain_labels(values: Sequence[Any], *, marks: bool = True) -> list[str | None]:
     """Returns labels as texts; None where one is missing (NaN, null, an empty text) or no plain value (a list).
 
-    1.0 is the same label as 1 where both are there.
+    1.0 is the same label as 1 where both are there. With `marks` a text such as nan or NULL is missing too.
     """
-    found = [_plain_label(value) for value in values]
+    found = [_plain_label(value, marks) for value in values]
     there = set(found)
     whole = {name: name[:-2] for name in there if name and re.fullmatch(r"-?\d+\.0", name) and name[:-2] in there}
     return [whole.get(name, name) if name else name for name in found]
 
 
-def _plain_label(value: Any) -> str | None:
+def _plain_label(value: Any, marks: bool) -> str | None:
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, list | tuple | dict | set | bytes):
         return None
     text = unicodedata.normalize("NFC", str(value).lower() if isinstance(value, bool) else str(value)).strip()
-    return None if text in MISSING else text
+    return None if text in MISSING and (marks or not text or not isinstance(value, str)) else text

@@ -86,7 +86,8 @@ def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
     if inputs.are_texts:
         return [(text, text) for text in texts_of(Path(path), columns)]
     if form := inputs.rows:
-        points = read_points(Path(path), task=form.task, inputs=form.inputs, one=True, judged=False)
+        asked = {"task": form.task, "inputs": form.inputs, "one": True, "judged": False}
+        points = read_points(Path(path), **asked, encoding="", skip_bad=None)
         return [(f"{path}: row {i}", row) for i, row in enumerate(points.x, 1)]
     if inputs.kind == "array":
         rows = [*inputs.each(path)]

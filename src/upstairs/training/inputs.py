@@ -273,7 +273,8 @@ def read_targets(support: Support, inputs: Inputs, outputs: int) -> Examples:
     """
     form = inputs.rows
     if isinstance(support, str | os.PathLike) and form:
-        read = read_points(Path(support), task=form.task, inputs=form.inputs, targets=form.targets, one=True)
+        asked = {"task": form.task, "inputs": form.inputs, "targets": form.targets, "one": True}
+        read = read_points(Path(support), **asked, encoding="", skip_bad=None)
         support = read.x, read.y
     if not isinstance(support, tuple | list) or len(support) < 2:
         raise UpstairsError(

@@ -179,7 +179,7 @@ def text_source(
     if len(texts) == 0:
         raise UpstairsError(f"{name}: no texts were given")
     read = [as_text(text, f"text {i + 1} of {name}") for i, text in enumerate(texts)]
-    names = plain_labels(labels)
+    names = plain_labels(labels, marks=False)
     if missing := [i for i, label in enumerate(names, 1) if label is None]:
         raise UpstairsError(
             f"{name}: {len(missing)} of {len(names)} labels are missing or no plain values, the first that of text "

@@ -170,11 +170,13 @@ def _number(text: str) -> float | None:
         return None
 
 
-def read_texts(path: Path, columns: str | None = None, *, encoding: str | None = None, skip_bad: bool = False) -> Texts:
+def read_texts(
+    path: Path, columns: str | None = None, *, encoding: str | None = None, skip_bad: bool | None = False
+) -> Texts:
     """Reads the texts and labels of a file or folder; a text that repeats one of its class is left out.
 
     Args:
-        columns, encoding, skip_bad: see `text_splits`.
+        columns, encoding, skip_bad: see `text_splits`. With an empty encoding and None as `skip_bad` none is named.
     """
     if path.is_dir():
         if (path / CLINC).is_file():
@@ -247,7 +249,7 @@ def texts_of(path: Path, columns: str | None = None) -> list[str]:
     """
     if table_kind(path) not in (*TABLES, *OTHERS) or table_kind(path) == ".txt":
         return [line for line in as_text(path).splitlines() if line.strip()]
-    table = read_table(path)
+    table = read_table(path, encoding="")
     names: list[str] = []
     if table.rows:
         table, names, _ = _columns(table, columns, labels=False)
