@@ -5,8 +5,8 @@ python benchmarks/fuzz.py [--minutes 30] [--readers pictures,sounds,...] [--out 
 
 A reader has a process of its own, all of them run at once. Whole files (made here, of every kind that the reader takes)
 are damaged: bytes are flipped, set to extreme values, cut out, repeated, moved in from another file, or the end is
-missing. Anything but an `UpstairsError` is a find: another exception, a death of the process, 10 seconds, or 1 GiB more
-than the process had. The file of each find is kept in OUT/READER, with a line in OUT/finds.txt.
+missing. Anything but an `UpstairsError` is a find: another exception, a death of the process, 10 seconds of a core, or
+1 GiB more than the process had. The file of each find is kept in OUT/READER, with a line in OUT/READER.txt.
 """
 
 import argparse
@@ -287,6 +287,7 @@ def work(name: str, minutes: float, out: Path, seed: int) -> None:
     def late(*_: object) -> None:
         raise Slow
 
+    signal.signal(signal.SIGPROF, late)  # of the processor's time, since other processes may be at work
     signal.signal(signal.SIGALRM, late)
     end, count, refused, finds = time.monotonic() + 60 * minutes, 0, 0, 0
     while time.monotonic() < end:
@@ -296,7 +297,8 @@ def work(name: str, minutes: float, out: Path, seed: int) -> None:
         path.write_bytes(content)
         count += 1
         found = ""
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(20 * SECONDS)
         try:
             read(path)
         except UpstairsError as error:
@@ -307,6 +309,7 @@ def work(name: str, minutes: float, out: Path, seed: int) -> None:
             where = traceback.extract_tb(error.__traceback__)[-1]
             found = f"{type(error).__name__}: {str(error)[:200]} at {Path(where.filename).name}:{where.lineno}"
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
         if found:
             kept = out / f"find{finds}-{key}"

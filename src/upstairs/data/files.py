@@ -345,7 +345,7 @@ def _zip_tree(path: Path, archive: zipfile.ZipFile, files: Files) -> Tree:
             if members[name].file_size > LARGEST_FILE:
                 raise zipfile.BadZipFile(f"it unpacks to {members[name].file_size} bytes")
             return archive.read(members[name])
-        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, zlib.error) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, MemoryError, zlib.error) as error:
             raise UpstairsError(f"{path}/{name} cannot be unpacked ({reason(error)}): make the zip again") from error
 
     return found.tree(str(path), item)
