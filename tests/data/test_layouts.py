@@ -385,6 +385,16 @@ def test_patterns_of_names(tmp_path: Path) -> None:
             open_source(tmp_path, pattern=wrong)
 
 
+def test_a_pattern_is_proposed_beside_files_that_it_does_not_fit(tmp_path: Path) -> None:
+    pictures(tmp_path / "train", *(f"{kind}.{n}.png" for kind in ("cat", "dog") for n in range(3)))
+    pictures(tmp_path / "test1", "0.png", "1.png")
+    with pytest.raises(UpstairsError, match=r"\(cat, dog\), write `pattern` '\{label\}\.\{n\}'"):
+        open_data(tmp_path)
+    (tmp_path / "x.tgz").write_bytes(b"no tar")
+    with pytest.raises(UpstairsError, match=r"no whole tar file\): make it again"):
+        open_data(tmp_path / "x.tgz")
+
+
 def test_spoken_digits_are_known_by_their_names(tmp_path: Path) -> None:
     pytest.importorskip("soundfile")
     for digit in range(5):
