@@ -1,10 +1,12 @@
 """One resolver of layouts: folders, zips and tars alike; splits, tables, patterns; what was read, and what was not."""
 
 import shutil
+import struct
 import tarfile
 import tempfile
 import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -269,6 +271,26 @@ def test_the_range_of_deep_pictures_is_that_of_the_data(top: int, white: int | N
             source.format.read(Image.fromarray(np.full((9, 9), white + 1, np.uint16)))
 
 
+def test_colours_of_16_bits_that_use_few_are_refused(tmp_path: Path) -> None:
+    def save(path: Path, values: np.ndarray) -> None:  # pillow writes no colours of 16 bits
+        path.parent.mkdir(exist_ok=True)
+        lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+        chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        ))  # fmt: skip
+
+    values = np.random.default_rng(0).integers(0, 4096, (12, 12, 3))
+    for k in range(3):
+        save(tmp_path / f"c{k}" / "0.png", values)
+    with pytest.raises(UpstairsError, match=r"c0/0\.png is one of the colour pictures of 16 bits"):
+        folder_source(tmp_path)
+    save(tmp_path / "c1" / "0.png", 16 * values)
+    assert folder_source(tmp_path).inputs[1].max() > 200
+
+
 def test_an_old_format_is_unchanged() -> None:
     old = {"kind": "image", "size": 28, "channels": 1, "ink": True}
     assert ImageFormat.from_json(old).to_json() == old
@@ -361,6 +383,16 @@ def test_patterns_of_names(tmp_path: Path) -> None:
     for wrong, why in (("{word}_{n}", "needs one {label}"), ("{label}-{n}", "fits no file")):
         with pytest.raises(UpstairsError, match=why):
             open_source(tmp_path, pattern=wrong)
+
+
+def test_a_pattern_is_proposed_beside_files_that_it_does_not_fit(tmp_path: Path) -> None:
+    pictures(tmp_path / "train", *(f"{kind}.{n}.png" for kind in ("cat", "dog") for n in range(3)))
+    pictures(tmp_path / "test1", "0.png", "1.png")
+    with pytest.raises(UpstairsError, match=r"\(cat, dog\), write `pattern` '\{label\}\.\{n\}'"):
+        open_data(tmp_path)
+    (tmp_path / "x.tgz").write_bytes(b"no tar")
+    with pytest.raises(UpstairsError, match=r"no whole tar file\): make it again"):
+        open_data(tmp_path / "x.tgz")
 
 
 def test_spoken_digits_are_known_by_their_names(tmp_path: Path) -> None:

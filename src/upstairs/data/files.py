@@ -395,7 +395,6 @@ def _unpacked(path: Path) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UpstairsError(
-            f"{path} cannot be unpacked ({reason(error)}): unpack it yourself and give the folder"
-        ) from error
+        why = "it is no whole tar file" if isinstance(error, tarfile.TarError) else reason(error)
+        raise UpstairsError(f"{path} cannot be unpacked ({why}): make it again, or give the unpacked folder") from error
     return folder

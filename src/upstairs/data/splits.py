@@ -98,7 +98,9 @@ def split_by_class(
              if share and len(part) < 2]  # fmt: skip
     if small and ratio is None and len(source) >= 4:
         splits = divided(source, seed=seed)
-        sizes = f"{len(source)} classes divided as {', '.join(str(len(part)) for part in splits)}: see `ratio`"
+        sizes = (
+            f"{len(source)} classes divided as {', '.join(str(len(part)) for part in splits)} (--ratio changes that)"
+        )
         return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, sizes)))) for part in splits))
     if small:
         how = "add classes, or change `ratio`" if ratio else "add classes"

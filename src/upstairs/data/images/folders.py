@@ -10,7 +10,7 @@ from PIL import Image
 
 from upstairs.data.cache import Progress
 from upstairs.data.files import PICTURES, Files, Tree, name_of, open_tree
-from upstairs.data.images.format import ImageFormat, Tones, background_of, deep_values, read_picture
+from upstairs.data.images.format import ImageFormat, Tones, background_of, deep_values, high_byte, read_picture
 from upstairs.data.layouts.classes import Layout
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import source_of
@@ -88,6 +88,7 @@ def guess_format(
     photos at 84, or at 32 if the median of their shorter sides is at most 48.
     """
     sample = names[:: max(1, len(names) // SAMPLE)]
+    _refuse_cut(tree, sample)
     tones = _tones(tree, names, sample)
     if size is not None and channels is not None and ink is not None:
         return ImageFormat(size, channels, ink, tones)
@@ -111,6 +112,21 @@ def format_for(
         ink = grey and drawings >= 0.9 * len(pictures)
     small = float(np.median([min(picture.size) for picture in pictures])) <= 48
     return ImageFormat(size or (28 if ink else 32 if small else 84), channels or (1 if ink or grey else 3), ink, tones)
+
+
+def _refuse_cut(tree: Tree, sample: list[str]) -> None:
+    """Raises UpstairsError if colour pictures of 16 bits use fewer, which reading their high byte would make black."""
+    found = {}
+    for name in sample:
+        with suppress(UpstairsError, OSError, ValueError, SyntaxError):
+            found[name] = high_byte(tree.item(name))
+    values = [value for value in found.values() if value is not None]
+    if values and max(values) < 32:
+        first = next(name for name, value in found.items() if value is not None)
+        raise UpstairsError(
+            f"{tree.name}/{first} is one of the colour pictures of 16 bits that use 13 of them or fewer, and 8 can be "
+            "read: save them with 8 bits, or as .npy arrays"
+        )
 
 
 def _tones(tree: Tree, names: list[str], sample: list[str]) -> Tones | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageFile, ImageOps, features
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
@@ -107,6 +107,16 @@ def deep_values(item: Any, *, name: str | None = None) -> np.ndarray | None:
     """
     picture, _ = _loaded(item, name, 128)
     return np.asarray(picture) if picture.mode.startswith(("I", "F")) else None
+
+
+def high_byte(item: Any) -> int | None:
+    """Returns the largest value of a colour picture of 16 bits, of which the high byte is read; None for others."""
+    stream = io.BytesIO(item) if isinstance(item, bytes) else io.BytesIO(Path(item).read_bytes())
+    picture = _open(stream, str(item)[:80])
+    tiles = str(picture.tile) if isinstance(picture, ImageFile.ImageFile) else ""
+    if picture.mode not in ("RGB", "RGBA") or ";16" not in tiles:
+        return None
+    return int(np.asarray(picture)[..., :3].max())
 
 
 def _loaded(item: Any, name: str | None, least: int) -> tuple[Image.Image, str]:

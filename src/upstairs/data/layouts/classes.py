@@ -316,9 +316,12 @@ def are_digits(tree: Tree) -> bool:
 
 def _proposal(flat: Sequence[str]) -> str:
     """Returns the end of a sentence on files in no class folders: the pattern that fits their names, if any does."""
+    best: tuple[int, str, list[str]] = (len(flat) // 2, "", [])
     for pattern in PATTERNS:
-        found = list(_matched(pattern, flat).values())
-        labels = Counter(own["label"] for own in found if own)
-        if found and all(found) and len(labels) >= 2 and min(labels.values()) >= 2:
-            return f"; or, if their names hold the classes ({listed(labels)}), write `pattern` '{pattern}'"
-    return "; or give a table with the columns path and label"
+        found = [own["label"] for own in _matched(pattern, flat).values() if own]
+        labels = Counter(found)
+        if len(found) > best[0] and len(labels) >= 2 and min(labels.values()) >= 2:
+            best = len(found), pattern, [*labels]
+    if not best[1]:
+        return "; or give a table with the columns path and label"
+    return f"; or, if their names hold the classes ({listed(best[2])}), write `pattern` '{best[1]}'"
