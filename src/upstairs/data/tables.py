@@ -86,6 +86,11 @@ def table_kind(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
+def table_stem(path: Path) -> str:
+    """Returns a table's name without its extension and `.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).stem
+
+
 def name_key(name: Any) -> str:
     """Returns the form of a name in which it is compared: composed, in lower case, without spaces around it."""
     return unicodedata.normalize("NFC", str(name)).strip().casefold()
