@@ -175,7 +175,7 @@ def test_evaluate_a_model_on_labelled_files(call, home: Path, tmp_path: Path) ->
         (("evaluate", model, "--data", test, "--inner-steps", 3), "--inner-steps is about"),
         (("evaluate", model, "--data", test, "--out", tmp_path / "score.xyz"), "--out is"),
         (("evaluate", model, "--data", tmp_path / "nowhere"), "nowhere"),
-        (("evaluate", model, "--data", test, "--columns", "a,b"), "--columns is 'a,b'"),
+        (("evaluate", model, "--data", test, "--columns", "a,b"), "no table for --columns 'a,b'"),
     ]
     for words, needed in cases:
         status, out, err = call(*words)

@@ -235,7 +235,7 @@ def test_from_a_table_to_a_score(call: Call, tmp_path: Path) -> None:
         (("--train-classes", 3), "has none"),
     ]:
         status, _, err = call("train", "maml", "--data", path, *more, "--steps", 1, "--out", tmp_path / "no", "--quiet")
-        assert status == 2 and message in err.splitlines()[-1], err
+        assert status == 2 and message in err and err.count("upstairs: ") == 1, err
     assert call("train", "maml", "--data", "glyphs", "--target", "y", "--out", tmp_path / "no")[0] == 2
 
 
@@ -302,7 +302,7 @@ def test_adapt_and_predict_a_table(run: upstairs.Run, call: Call, tmp_path: Path
     assert call("predict", model, fresh, "--out", tmp_path / "answers.csv")[0] == 0
     assert (tmp_path / "answers.csv").read_text().splitlines()[0] == "input,load,price"
     status, _, err = call("predict", model, write(tmp_path / "bad.csv", [["x", 1]], ["hour", "temp"]))
-    assert status == 2 and "row 1 has no number as hour" in err and err.count("\n") == 1
+    assert status == 2 and "row 1 has no number as hour" in err and err.count("upstairs: ") == 1
 
 
 def test_a_run_on_functions_adapts_to_arrays(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def test_generate_writes_pictures_and_a_sheet(call: Call, trained: Path, picture
 def test_pictures_of_one_class_need_no_class_folder(call: Call, trained: Path, pictures: Path, tmp_path: Path) -> None:
     assert call("generate", trained, "--support", pictures / "class03", "--out", tmp_path / "x", "--count", 2)[0] == 0
     assert (tmp_path / "x" / "class03" / "1.png").is_file()
+    one = pictures / "class03" / "1.png"
+    assert call("generate", trained, "--support", one, "--out", tmp_path / "y", "--count", 2)[0] == 0
+    assert (tmp_path / "y" / "1" / "1.png").is_file()
     first, second = (upstairs.load(trained).generate(pictures, count=2, seed=seed) for seed in (0, 1))
     assert not np.array_equal(first["class03"], second["class03"])
 

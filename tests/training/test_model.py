@@ -94,6 +94,7 @@ def test_one_text_is_one_text(tmp_path: Path) -> None:
     assert len(model.predict("where is my parcel")) == 1
     for item in ("refund please", tmp_path / "note.txt", b"refund please", io.StringIO("refund please")):
         assert torch.equal(model.logits(item), model.logits(["refund please"]))
+    assert len(model.predict(np.array("one"))) == 1
     assert len(model.predict(np.array(["one", "two"]))) == 2 and len(model.predict({"a set"})) == 1
     with pytest.raises(up.UpstairsError, match=r"table with the columns text, label.*table\['text'\]"):
         model.predict(Frame(text=["a"], label=["b"]))
@@ -149,6 +150,7 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
     [
         (lambda m, r: m.predict(None), "a NoneType: give a path"),
         (lambda m, r: m.predict(3), "an? int: give"),
+        (lambda m, r: m.predict(torch.tensor(3.0)), "a float: give"),
         (lambda m, r: m.predict({"a": [1.0] * 4}), "a dict: give"),
         (lambda m, r: m.predict(np.zeros((2, 5))), r"shape \(2, 5\) and this learner takes \(4,\)"),
         (lambda m, r: m.predict([np.zeros(4), np.zeros(5), np.zeros(6)]), "2 inputs cannot be used: input 1 .*input 2"),

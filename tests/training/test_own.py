@@ -116,6 +116,12 @@ def test_an_object_trains_stops_and_goes_on(name: str, tmp_path: Path, monkeypat
     )
     model = run.adapt({"a": data.x[:3], "b": data.x[8:11]})
     assert len(model.predict(data.x[3:5])) == 2
+    path = model.save(tmp_path / "model.safetensors")
+    np.testing.assert_array_equal(
+        up.load_adapted(path, learner=make()).predict_proba(data.x[3:5]), model.predict_proba(data.x[3:5])
+    )
+    with pytest.raises(UpstairsError, match="learner=learner"):
+        up.load_adapted(path)
 
 
 def test_what_an_object_cannot_do_is_said(tmp_path: Path, call: Call) -> None:
@@ -134,7 +140,9 @@ def test_what_an_object_cannot_do_is_said(tmp_path: Path, call: Call) -> None:
         up.train(up.maml(net(hidden=8), way=5, inner_lr=0.4, steps=1), data=data, out=out, **OPTIONS)
     with pytest.raises(UpstairsError, match=r"`learner` is Centroids and the run in .* has GradientLearner"):
         up.train(MAKE["own"](), data=data, out=out, **OPTIONS)
-    with pytest.raises(UpstairsError, match=r"`learner` is maml and|object of the class"):
+    with pytest.raises(UpstairsError, match="`inner_lr` is no option of a run whose learner is an object"):
+        up.train(MAKE["maml"](), data=data, out=out, **OPTIONS, inner_lr=0.2)
+    with pytest.raises(UpstairsError, match="trains an object of the class 'GradientLearner'"):
         up.train("maml", data=data, out=out, **OPTIONS)
     fresh: dict[str, Any] = {**OPTIONS, "data": data, "out": tmp_path / "fresh"}
     for bad, message in (
@@ -146,9 +154,9 @@ def test_what_an_object_cannot_do_is_said(tmp_path: Path, call: Call) -> None:
     ):
         with pytest.raises(UpstairsError, match=message):
             up.train(MAKE["maml"](), **{**fresh, **bad})
-    with pytest.raises(UpstairsError, match="`net` is a module and 'maml' builds"):
+    with pytest.raises(UpstairsError, match=r"an object with a network of your own.* `net` is a module for 'maml'"):
         up.train("maml", net=net(), **fresh)
-    with pytest.raises(UpstairsError, match="the learner is a Sequential: give a name"):
+    with pytest.raises(UpstairsError, match="it is a Sequential: give one of these"):
         up.train(net(), **fresh)
     assert not (tmp_path / "fresh").exists()
 
@@ -177,7 +185,10 @@ class Items(list):
     [
         (Items([1, 2]), "item 0 of Items is a int: it must be a pair"),
         (Items([(np.zeros(3), [0, 1])]), "must be a pair"),
-        (Items([(np.zeros(3), 0), (np.zeros(4), 1)]), r"input 1 of Items is a ndarray of shape \(4,\) and input 0"),
+        (
+            Items([(np.zeros(3), 0), (np.zeros(4), 1)]),
+            r"input 1 of Items is of shape \(4,\) and type float64, and input 0",
+        ),
         (Items([("text", 0), ("other", 1)]), "give numbers of one shape"),
         (Items(), "Items: no examples were given"),
         (iter([1]), "`data` is a list_iterator: give a path, a Source"),

@@ -1,6 +1,7 @@
 """The command line: its commands, and how errors and interruptions are reported."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -36,7 +37,6 @@ from upstairs.cli.options import (
     optional,
     parse_run,
 )  # fmt: skip
-from upstairs.cli.signals import interrupt_on_terminate
 from upstairs.engine.allocator import keep_freed_memory, sleep_while_waiting
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import LEARNERS
@@ -364,7 +364,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a label may have characters that the terminal lacks
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    interrupt_on_terminate()
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     sleep_while_waiting()
     keep_freed_memory()
     try:

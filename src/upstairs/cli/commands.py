@@ -59,7 +59,7 @@ def generate(
     /,
     *,
     support: Annotated[
-        Path, arg(help="A folder of class folders, or of pictures of one class; one picture of a class is enough.")
+        Path, arg(help="A folder of class folders, or of pictures of one class, or one picture, which is enough.")
     ],
     out: Annotated[Path, arg(help="A new folder: OUT/class/number.png, and OUT/sheet.png to look at.")],
     count: Annotated[int, arg(help="New pictures of each class.")] = 20,

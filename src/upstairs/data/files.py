@@ -48,6 +48,7 @@ LITTER = frozenset(
 ARRANGE = "arrange them as class/file or group/class/file"
 DIGITS = re.compile(r"(\d{1,18})")
 DEEPEST = 12  # levels of folders that are searched
+BESIDE = ("meta", "metadata", "annotations", "labels", "lists", "splits", "csv")  # folders of tables, beside the files
 MOST_LISTED = 10  # names in a message
 LARGEST_FILE = 2**28  # the most bytes that one member of a zip may unpack to
 TARS = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -179,7 +180,7 @@ def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
     try:
         if path.is_file() and path.suffix.lower() in LABEL_TABLES:
             with open_tree(path.parent, files) as tree:
-                if tree.stamps or path.parent.resolve() == path.parent.parent.resolve():
+                if tree.stamps or path.resolve().parent.name.lower() not in BESIDE:
                     yield replace(tree, table=path.name)
                     return
             with open_tree(path.parent.resolve().parent, files) as tree:
@@ -261,7 +262,10 @@ def ignored(tree: Tree, without: Iterable[str] = ()) -> str:
     if not kinds:
         return ""
     remedies = {f".{kind}": f": {remedy}" for kind, remedy in REMEDIES.items()}
-    said = ", ".join(f"{kind} {count}{remedies.get(kind, '')}" for kind, count in kinds.most_common(6))
+    said = ", ".join(
+        f"{kind} {count}{remedies.get(kind, '')}"
+        for kind, count in sorted(kinds.items(), key=lambda one: (-one[1], one[0]))[:6]
+    )
     return f"{count_of(kinds.total(), 'file')} ignored ({said}{', ...' if len(kinds) > 6 else ''})"
 
 

@@ -1,7 +1,7 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
-from upstairs.data.images.arrays import ArrayFormat, array_splits, is_arrays, read_arrays
+from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
@@ -123,27 +123,23 @@ def _seen(options: DataOptions, format: InputFormat | None, progress: Progress |
     return _files(options, own, progress) | {"size": options.size, "channels": options.channels}
 
 
-def _is_table(data: str) -> bool:
-    """Returns whether this is a table whose rows name files; the first rows tell."""
+def _named(data: str) -> Files | None:
+    """Returns the kind of files that the first rows of a table name; None for texts and for other data."""
     path = Path(data)
     if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
-        return False
+        return None
     with suppress(UpstairsError):
-        cells = [str(cell) for row in read_table(path, head=True).rows[:20] for cell in row.values()]
-        return any(cell.strip() in files for cell in cells for files in (PICTURES, SOUNDS, ARRAYS))
-    return False
-
-
-def _text_first(data: str) -> bool:
-    return is_text(data) and not _is_table(data)
+        cells = [str(cell).strip() for row in read_table(path, head=True).rows[:20] for cell in row.values()]
+        return next((files for files in (PICTURES, SOUNDS, ARRAYS) if any(cell in files for cell in cells)), None)
+    return None
 
 
 def _holds(files: Files) -> Callable[[str], bool]:
     """Returns a test of data: are most of its files of this kind, or would be if they could be read?"""
 
     def matches(data: str) -> bool:
-        if data in BUILT_IN:
-            return False
+        if data in BUILT_IN or Path(data).suffix.lower() in LABEL_TABLES:
+            return _named(data) is files
         with suppress(UpstairsError), open_tree(data, files) as tree:
             kinds = Counter(extension_of(name) for name in tree.others)
             own = len(tree.stamps) or sum(kinds[kind] for kind in files.others)
@@ -169,7 +165,7 @@ READERS = (
         "rows", ("rows",), is_task_table, _rows, _row_source, support=_support_of(PICTURES), formats=(RowFormat,),
     ),
     DataReader(
-        "texts", ("table", "texts", "languages"), _text_first, _texts,
+        "texts", ("table", "texts", "languages"), lambda data: is_text(data) and _named(data) is None, _texts,
         source=lambda options, format, progress: open_texts(
             options.data, **_read_as(options), format=format, progress=progress
         ),
@@ -182,7 +178,7 @@ READERS = (
         support=_support_of(SOUNDS), formats=(AudioFormat,),
     ),
     DataReader(
-        "arrays", ("npy",), lambda data: data not in BUILT_IN and is_arrays(data), _arrays,
+        "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), _arrays,
         source=lambda options, format, progress: read_arrays(options.data, **_files(options, format, progress))[0],
         support=_support_of(ARRAYS), formats=(ArrayFormat,),
     ),
@@ -293,20 +289,14 @@ def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Spli
 
 
 def split_own(data: Any, options: DataOptions) -> Splits:
-    """Splits data that a Python user made: `Splits`, a `Source`, `Episodes`, or a torch `Dataset` (see `read_dataset`).
+    """Splits data that was made in Python: `Splits`, a `Source`, `Episodes`, or a torch `Dataset` (see `read_dataset`).
 
-    A source is split at random by class, by group where it has groups; functions and episodes are for training only,
-    since a function is never drawn twice and other classes are not known.
-
-    Raises:
-        UpstairsError: data of another kind, or too few classes.
+    Classes are split at random, by group where there are groups; those of episodes are for training only.
     """
     if isinstance(data, Splits):
         return limited(data, options)
-    source = data.source if isinstance(data, Episodes) else data
-    if not isinstance(source, Source):
-        source = read_dataset(data)
-    if source.functions:
+    source = data.source if isinstance(data, Episodes) else data if isinstance(data, Source) else read_dataset(data)
+    if source.functions:  # none is ever drawn twice
         return Splits(source, source, source)
     if isinstance(data, Episodes):
         return Splits(source, source.subset([]), source.subset([]))
@@ -329,34 +319,24 @@ def read_dataset(dataset: Any) -> Source:
             f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
             "items are (input, label)"
         )
-    inputs, labels = [], []
-    for place in range(len(dataset)):
-        item = dataset[place]
-        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]) != 0:
-            raise UpstairsError(f"item {place} of {name} is {_short(item)}: it must be a pair (input, label)")
-        inputs.append(item[0])
-        labels.append(item[1].item() if hasattr(item[1], "item") else item[1])
-    format = None
-    if inputs and all(isinstance(item, Image.Image) for item in inputs):
-        some = inputs[:: max(1, len(inputs) // 32)]
-        format = format_for([read_picture(picture) for picture in some])
-        inputs = [format.read(picture) for picture in inputs]
-    rows = [np.asarray(item) for item in inputs]
+    items = [dataset[place] for place in range(len(dataset))]
+    for place, item in enumerate(items):
+        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]):
+            raise UpstairsError(f"item {place} of {name} is a {type(item).__name__}: it must be a pair (input, label)")
+    inputs, format = [x for x, _ in items], None
+    labels = [y.item() if hasattr(y, "item") else y for _, y in items]
+    if items and all(isinstance(x, Image.Image) for x in inputs):
+        format = format_for([read_picture(x) for x in inputs[:: max(1, len(inputs) // 32)]])
+        inputs = [format.read(x) for x in inputs]
+    rows = [np.asarray(x) for x in inputs]
     for place, row in enumerate(rows):
         if row.shape != rows[0].shape or row.dtype.kind not in "biuf":
-            raise UpstairsError(
-                f"input {place} of {name} is {_short(row)} and input 0 {_short(rows[0])}: give numbers of one shape"
-            )
-    names = getattr(dataset, "classes", None)
-    if isinstance(names, Sequence) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
-        labels = [str(names[k]) for k in labels] if len({*map(str, names)}) == len(names) else labels
+            what = f"of shape {row.shape} and type {row.dtype}, and input 0 of shape {rows[0].shape}"
+            raise UpstairsError(f"input {place} of {name} is {what}: give numbers of one shape")
+    names = [str(known) for known in getattr(dataset, "classes", ())]
+    if len(set(names)) == len(names) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
+        labels = [names[k] for k in labels]
     return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
-
-
-def _short(item: Any) -> str:
-    """Describes a value of a user's data."""
-    shape = getattr(item, "shape", None)
-    return f"a {type(item).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
 # Options and the readers of the data that they are for.

@@ -97,7 +97,8 @@ class InputFormat(ABC):
         needed = [f.name for f in fields(cls) if f.default is MISSING]
         if value.get("kind") != cls.kind or not set(needed) <= value.keys():
             raise UpstairsError(f"{value} is no {cls.kind} format: it needs kind '{cls.kind}' and {', '.join(needed)}")
-        return cls(**{name: value[name] for name in names if name in value})
+        own = {name: value[name] for name in names if name in value}
+        return cls(**{name: tuple(one) if isinstance(one, list) else one for name, one in own.items()})
 
 
 @dataclass(frozen=True)

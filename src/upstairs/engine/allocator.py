@@ -28,9 +28,8 @@ def keep_freed_memory() -> None:
 def sleep_while_waiting() -> None:
     """Lets the threads of this process sleep while they wait for each other, if torch is not imported yet.
 
-    OpenMP's threads spin for a millisecond, which takes a busy core from the thread they wait for: beside one process
-    that computes, a 60-way step took 0.53 s, and 0.38 s with this (alone 0.26 s). The variables of a user stay. Only
-    the command line calls this, since it concerns the whole process.
+    OpenMP's threads spin, which takes a busy core from the thread they wait for: beside one process that computes, a
+    60-way step took 0.53 s, and 0.38 s so (alone 0.26 s). A user's own variables stay. Only the command calls this.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
 from upstairs.engine.metrics import ModelScore
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import Unconditioned, baselines_for
 from upstairs.settings import DataOptions
 from upstairs.storage import write_atomically
@@ -174,6 +175,8 @@ def choose_episodes(
 
     An option that is None is set to a value that every run supports.
     """
+    for option, value in (("way", way), ("shot", shot), ("query", query)):
+        check_type(option, value, (int, NoneType), "a whole number, or None for what suits the data")
     source, name, part = choose_source(runs[0], data, split, columns=columns, quiet=quiet)
     check_task_kind(runs, source)
     if shot is None:

@@ -51,11 +51,13 @@ def generate_folder(
 
 
 def classes_in(folder: Path) -> dict[str, list[Path | bytes]]:
-    """Returns the pictures of a folder by class: class/file, or files of one class, named as the folder.
+    """Returns the pictures of a folder by class: class/file, or files of one class, named as the folder; or of a file.
 
     Raises:
         UpstairsError: there is no such folder, or it has no pictures.
     """
+    if folder.is_file() and folder.name in PICTURES:
+        return {folder.stem: [folder]}
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     own = [file for file in inside if file.name in PICTURES]
     if own and not any(child.is_dir() and not child.name.startswith(".") for child in inside):

@@ -12,7 +12,7 @@ from upstairs.learners.generative.table import GENERATIVE_LEARNERS, REMOVED
 from upstairs.learners.gradient.table import GRADIENT_LEARNERS
 from upstairs.learners.metric.table import METRIC_LEARNERS
 from upstairs.learners.model_based.table import MODEL_BASED_LEARNERS
-from upstairs.settings import COMMON, LearnerOptions, Settings, TaskKind, options_in
+from upstairs.settings import COMMON, LearnerOptions, NetworkOptions, Settings, TaskKind, options_in
 
 LEARNERS: dict[str, Entry] = GRADIENT_LEARNERS | METRIC_LEARNERS | MODEL_BASED_LEARNERS | GENERATIVE_LEARNERS
 OLD_NAMES = {"rate": "lr", "inner_rate": "inner_lr"}  # names of options in files of older versions
@@ -92,6 +92,16 @@ def _no_builder(settings: Settings, shape: Any, way: int | None) -> Any:
 OBJECT = Entry(_no_builder, "a learner given as an object", ObjectOptions, {}, {}, {})
 
 
+def check_for_object(names: Iterable[str]) -> None:
+    """Raises UpstairsError for a name that is not an option of a run whose learner is an object."""
+    known = set(COMMON) - {"net", "pretrain", *options_in(NetworkOptions)}
+    for name in sorted({*names} - known):
+        raise UpstairsError(
+            f"`{name}` is no option of a run whose learner is an object, made with its own network and options: leave "
+            f"it out, or choose among {', '.join(n for n in COMMON if n in known)}"
+        )
+
+
 def entry_of(settings: Settings) -> Entry:
     """Returns the entry of a run's learner; that of an object raises an error where it is built."""
     return OBJECT if isinstance(settings.own, ObjectOptions) else entry(settings.learner)
@@ -153,8 +163,7 @@ def make_settings(learner: str, *, task_kind: TaskKind | None = None, **values: 
 def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Returns the settings with new values of some options, common ones or the learner's own."""
     line = entry_of(settings)
-    if line is not OBJECT:
-        check_names(settings.learner, values)
+    check_for_object(values) if line is OBJECT else check_names(settings.learner, values)
     common, own = _divided(line, values)
     return replace(settings, own=replace(settings.own, **own), **common)
 

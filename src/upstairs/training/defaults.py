@@ -1,15 +1,23 @@
 """Decides a run's settings from the user's values, the learner's defaults, and the data."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from upstairs.data.open import is_regression, with_paths
 from upstairs.data.regression import sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
-from upstairs.learners.registry import ObjectOptions, changed, check_names, entry, make_settings, options_of
+from upstairs.learners.registry import (
+    ObjectOptions,
+    changed,
+    check_for_object,
+    check_names,
+    entry,
+    make_settings,
+    options_of,
+)  # fmt: skip
 from upstairs.nets.text import READINGS
-from upstairs.settings import COMMON, CONVOLUTIONAL, Net, NetworkOptions, Settings, TaskKind
+from upstairs.settings import CONVOLUTIONAL, Net, Settings, TaskKind
 from upstairs.training.presets import PRESETS
 
 VALIDATION_SHARE = 0.2  # of the work of the meta-steps, at most, unless the user chose validations
@@ -72,19 +80,9 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
 
 
 def request_object(learner: Any, **values: Any) -> RunRequest:
-    """Returns a request for a learner that is given as an object, from the values that a user gave.
-
-    Raises:
-        UpstairsError: an option that is the object's own affair, an unknown one, or an invalid value.
-    """
+    """Returns a request for a learner that is given as an object, from the values that a user gave."""
     values = with_paths({name: value for name, value in values.items() if value is not None})
-    built = {"net", "pretrain", *(f.name for f in fields(NetworkOptions))}
-    for name in sorted(values):
-        if name in built or name not in COMMON:
-            raise UpstairsError(
-                f"`{name}` is no option of a run whose learner is an object, made with its own network and options: "
-                f"leave it out, or choose among {', '.join(n for n in COMMON if n not in built)}"
-            )
+    check_for_object(values)
     budget = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
     asked: dict[str, Any] = {"way": learner.way, "norm": "none", **budget, **values}
     settings = Settings(learner=type(learner).__name__, own=ObjectOptions(), task_kind=learner.task_kind, **asked)
@@ -152,8 +150,7 @@ def validation_steps(settings: Settings, tasks: int) -> float:
 def fit_validations(settings: Settings, given: frozenset[str]) -> Settings:
     """Returns the settings with fewer validation tasks, then fewer validations, where they would take more of the work.
 
-    It depends on settings alone, not on the time that anything takes, so that a run is the same on every machine. For a
-    budget in minutes the trainer leaves out validations (see `Trainer.affordable`).
+    It depends on no time, so that a run is the same on every machine. See `affordable` for a budget in minutes.
     """
     if settings.steps is None:
         return settings

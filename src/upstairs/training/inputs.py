@@ -66,6 +66,8 @@ class Inputs:
             )
         if self.format is None and (hasattr(items, "to_numpy") or isinstance(items, str | os.PathLike)):
             items = items.to_numpy() if hasattr(items, "to_numpy") else _load_array(items)
+        if getattr(items, "ndim", 1) == 0 and hasattr(items, "item"):
+            items = items.item()  # of an array without axes
         if self._is_one(items):
             return [items]
         if isinstance(items, Mapping) or not (isinstance(items, Iterable) or hasattr(items, "__getitem__")):
@@ -76,7 +78,7 @@ class Inputs:
         if isinstance(item, str | bytes | bytearray | memoryview | os.PathLike | Image.Image) or _file(item):
             return True
         if isinstance(item, np.ndarray | Tensor) and getattr(item.dtype, "kind", "f") in "biuf":
-            return item.ndim == 0 or self._is_one_array(tuple(item.shape))
+            return self._is_one_array(tuple(item.shape))
         if self.kind == "audio":
             pair = isinstance(item, tuple | list) and len(item) == 2 and any(isinstance(one, NUMBER) for one in item)
             return pair or (isinstance(item, Mapping) and item.keys() >= RECORDING)

@@ -209,8 +209,11 @@ class Model:
         return path
 
 
-def load_adapted(path: str | Path) -> Model:
+def load_adapted(path: str | Path, *, learner: Learner | None = None) -> Model:
     """Loads a model from the file that `Model.save` wrote.
+
+    Args:
+        learner: receives the weights; needed where the run's learner was an object, which no file can rebuild.
 
     Raises:
         UpstairsError: the file is missing, damaged or of another version, or is a run.
@@ -226,7 +229,7 @@ def load_adapted(path: str | Path) -> Model:
         raise UpstairsError(f"{path} is a folder: give the file that `upstairs adapt` or Model.save wrote")
     tensors, meta = load_tensors(path, kind="adapted")
     settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner, count = seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
+    learner, count = learner or seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
     load_weights(learner, tensors, path)
     learner = learner.for_way(None if settings.way is None else count).eval()
     support = Examples(tensors["support.x"], tensors["support.y"]) if "support.x" in tensors else None

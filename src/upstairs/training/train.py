@@ -74,15 +74,11 @@ def train(
         UpstairsError: a setting, a path or data that cannot be used.
     """
     out, own = Path(out), learner if isinstance(learner, Learner) else None
-    if not isinstance(learner, str | Learner):
+    if not isinstance(learner, str | Learner) or isinstance(settings.get("net"), nn.Module):
+        what = f"`net` is a module for {learner!r}" if isinstance(learner, str) else f"it is a {type(learner).__name__}"
         raise UpstairsError(
-            f"the learner is a {type(learner).__name__}: give a name, such as 'maml', or a Learner, such as "
-            "upstairs.maml(net, way=5)"
-        )
-    if own is None and isinstance(settings.get("net"), nn.Module):
-        raise UpstairsError(
-            f"`net` is a module and {learner!r} builds the networks that it names: give the learner as an object, such "
-            "as upstairs.train(upstairs.maml(net, way=5), ...)"
+            f"the learner is a name, such as 'maml', or an object with a network of your own, such as "
+            f"upstairs.maml(net, way=5), and {what}: give one of these"
         )
     made = None if isinstance(data, str | Path) else data
     if isinstance(made, Episodes):
@@ -90,7 +86,7 @@ def train(
         if way is not None and way[0] != way[1]:
             raise UpstairsError(f"`way` of the episodes is from {way[0]} to {way[1]}: a run has one number of classes")
         shots = str(shot[0]) if shot[0] == shot[1] else f"{shot[0]}-{shot[1]}"
-        settings = {"way": way and way[0], "shot": shots, "query": made.query, **settings}
+        settings = {"way": way and way[0], "shot": shots, "query": made.query, "speakers": made.speakers, **settings}
     source = made.train if isinstance(made, Splits) else made.source if isinstance(made, Episodes) else made
     settings["data"] = str(data) if made is None else source.name if isinstance(source, Source) else type(data).__name__
     if (out / "last.safetensors").exists():
@@ -108,9 +104,6 @@ def train(
 
 def resumed_settings(out: Path, learner: str | Learner | None = None, **values: Any) -> Settings:
     """Returns the settings to resume the run in `out` with: a new budget or device replaces the old one.
-
-    Args:
-        learner: its name or that of a preset, or the object that is trained; None: the run's, if that has a name.
 
     Raises:
         UpstairsError: the checkpoint cannot be read, or another setting differs from the run's.

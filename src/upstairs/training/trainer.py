@@ -107,16 +107,6 @@ class Trainer:
         return int(self.done * self.settings.validations + 1e-9)
 
     @property
-    def affordable(self) -> bool:
-        """False if validations would take more than their share of the steps' work, for a budget in minutes.
-
-        The last validation, at the end, is always made.
-        """
-        s, times = self.settings, len(self.progress.history) + 1
-        most = VALIDATION_SHARE * self.progress.step
-        return s.minutes is None or self.done >= 1 or times * validation_steps(s, s.validation_tasks) <= most
-
-    @property
     def stale(self) -> bool:
         """True if none of the last `patience` validations was better than those before."""
         kind, patience, history = score_kind(self.episodes), self.settings.patience, self.progress.history
@@ -188,7 +178,7 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
             progress.recent[name] = [*progress.recent[name], seen][-WINDOW:]
             progress.seconds = time.monotonic() - started
             losses, score = recent_means(progress.recent)
-            due = (run.stage > stage or run.done >= 1) and run.affordable
+            due = run.done >= 1 or (run.stage > stage and affordable(run))
             if due:
                 validate(run, losses, score)
             stop = stopping()
@@ -205,6 +195,12 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
                 raise
             if stop:
                 break
+
+
+def affordable(run: Trainer) -> bool:
+    """Returns False if, with a budget in minutes, another validation would exceed its share of the work."""
+    s, times = run.settings, len(run.progress.history) + 1
+    return s.minutes is None or times * validation_steps(s, s.validation_tasks) <= VALIDATION_SHARE * run.progress.step
 
 
 def take_step(run: Trainer) -> tuple[str, float, float]:

@@ -48,9 +48,6 @@ class ArrayFormat(InputFormat):
     last: bool = False
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", tuple(self.size))  # a list in JSON
-
     @property
     def shape(self) -> tuple[int, ...]:
         return self.size
@@ -62,9 +59,10 @@ class ArrayFormat(InputFormat):
             UpstairsError: a file that is no whole .npy file, another shape, or a value that is not finite.
         """
         name = name or (str(item) if isinstance(item, str | Path) else "the array")
-        x = _arranged(_load(item, name), self.last)
+        raw = _load(item, name)
+        x = _arranged(raw, self.last)
         if x.shape != self.size or x.dtype.kind not in "fiub":
-            raise UpstairsError(f"{name} has {x.dtype} of shape {list(x.shape)} and others have {list(self.size)}: "
+            raise UpstairsError(f"{name} has {raw.dtype} of shape {list(raw.shape)} and others have {list(self.size)}: "
                                 "give arrays of numbers of one shape")  # fmt: skip
         x = x.astype(np.float32) if x.dtype.kind == "f" else (x / self.scale).astype(np.float32)
         if not np.isfinite(x).all():
@@ -85,14 +83,9 @@ def _arranged(x: np.ndarray, last: bool) -> np.ndarray:
     return x[None] if x.ndim == 2 else x.transpose(2, 0, 1) if last and x.ndim == 3 else x
 
 
-def is_arrays(data: str | Path) -> bool:
-    """Returns whether this is a file of packed arrays, a folder of such files, or a tree of .npy files."""
-    path = Path(data)
-    if _packs(path):
-        return True
-    with suppress(UpstairsError), open_tree(path, ARRAYS) as tree:
-        return bool(tree.stamps)
-    return False
+def is_packed(data: str | Path) -> bool:
+    """Returns whether this is a file of packed arrays, or a folder of such files."""
+    return bool(_packs(Path(data)))
 
 
 def _packs(path: Path) -> dict[str, Path]:

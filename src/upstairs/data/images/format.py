@@ -55,8 +55,6 @@ class ImageFormat(InputFormat):
     tones: Tones | None = None
 
     def __post_init__(self) -> None:
-        if self.tones is not None:
-            object.__setattr__(self, "tones", tuple(self.tones))  # a list in JSON
         if not 1 <= self.size <= 4096:
             raise UpstairsError(f"`size` is {self.size}: give the side of a picture in pixels, from 1 to 4096")
         if self.channels not in (1, 3):

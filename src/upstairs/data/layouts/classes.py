@@ -208,7 +208,7 @@ def own_parts(owners: Iterable[tuple[str, str]]) -> tuple[dict[str, str], str]:
     parts = {label: next(part for part in _WORDS if part in own) for label, own in found.items()}
     if not parts:
         return {}, ""
-    shared = [label for label, own in found.items() if len(own) > 1]
+    shared = sorted((label for label, own in found.items() if len(own) > 1), key=natural)
     if "test" not in {part for own in found.values() for part in own}:
         parts = {label: "test" if part == "val" else part for label, part in parts.items()}
     count = Counter(parts.values())
