@@ -165,6 +165,7 @@ JSONS = {
     "parts": lambda rows: {"train": [list(row) for row in rows[:3]], "test": [list(row) for row in rows[3:]]},
     "parts of records": lambda rows: {"version": 1, "examples": [{"text": t, "label": k} for t, k in rows]},
     "columns": lambda rows: {"text": [t for t, _ in rows], "label": [k for _, k in rows]},
+    "by label": lambda rows: {k: [t for t, own in rows if own == k] for k in dict.fromkeys(k for _, k in rows)},
     "pandas": lambda rows: {n: {str(i): row[k] for i, row in enumerate(rows)} for k, n in enumerate(("text", "label"))},
 }
 
@@ -258,6 +259,18 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
     assert pairs(path) == ROWS
     path = table(tmp_path / "d.csv", [(*ROWS[0], "g")], header=("text", "label", "Domain"))
     assert read_texts(path).groups == ["g"]
+
+
+def test_the_advice_on_columns_is_the_likeliest(tmp_path: Path) -> None:
+    cases = [
+        (["msg", "cat"], [["where is it", "late"]], "msg,cat"),
+        (["cat", "msg"], [["late", "where is my parcel"], ["refund", "money back please"]], "msg,cat"),
+        (["id", "cat", "msg"], [[i, "ab"[i % 2], f"words {i}"] for i in range(9)], "msg,cat"),
+        (["a"], [["x"]], "TEXT,LABEL"),
+    ]
+    for header, rows, advice in cases:
+        with pytest.raises(UpstairsError, match=f"name them as `columns` {advice}$"):
+            read_texts(table(tmp_path / "a.csv", rows, header=header))
 
 
 def test_two_columns_of_text(tmp_path: Path) -> None:

@@ -23,8 +23,7 @@ from upstairs.core import Examples, Task
 from upstairs.data.seeds import dice
 from upstairs.data.source import Functions, InputFormat, Source, function_source
 from upstairs.data.splits import RATIO, Splits, part_sizes
-from upstairs.data.tables import DataTable, check_rows, is_table, name_key, plain_labels, read_table, split_names
-from upstairs.data.text.tables import NAMES
+from upstairs.data.tables import NAMES, DataTable, check_rows, is_table, name_key, plain_labels, read_table, split_names
 from upstairs.errors import UpstairsError
 
 TASKS = (  # usual names of the column that names the task, the likeliest first

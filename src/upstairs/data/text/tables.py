@@ -17,6 +17,7 @@ from upstairs.data.layouts.rows import split_layout
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_list
 from upstairs.data.tables import (
+    NAMES,
     OTHERS,
     TABLES,
     DataTable,
@@ -37,11 +38,6 @@ from upstairs.data.text.languages import language_source
 from upstairs.data.text.tokens import piece_format
 from upstairs.errors import UpstairsError
 
-NAMES = {  # usual names of columns, the likeliest first
-    "text": ("text", "sentence", "utterance", "query", "question", "message", "content", "review", "document", "title"),
-    "label": ("label", "intent", "class", "category", "target", "topic", "language", "sentiment"),
-    "group": ("group", "domain"),
-}
 CLINC = "data_full.json"
 CHOICES = ("ratio", "group", PUBLISHED)
 FEW = 8  # rows; from here on, labels that hardly repeat are no labels
@@ -360,11 +356,12 @@ def _find(table: DataTable, what: str) -> str:
 
 def _guess(table: DataTable) -> str:
     """Returns the two columns that are likely to be text and label, as `columns` takes them."""
-    kinds = {name: {str(row.get(name)) for row in table.rows} for name in table.columns}
+    kinds = {name: {_joined(row, [name]) for row in table.rows} for name in reversed(table.columns)}
+    kinds = {name: own for name, own in kinds.items() if own - {""}}
     if len(kinds) < 2:
         return "TEXT,LABEL"
-    label = min(kinds, key=lambda name: (len(kinds[name]) < 2, len(kinds[name])))
-    text = max(kinds.keys() - {label}, key=lambda name: sum(map(len, kinds[name])))
+    label = min(kinds, key=lambda name: (len(kinds[name]) < 2, len(kinds[name]), sum(map(len, kinds[name]))))
+    text = max(kinds.keys() - {label}, key=lambda name: (sum(map(len, kinds[name])), name))
     if table.header and any(row.get(label) == table.header[table.columns.index(label)] for row in table.rows):
         return f"{table.columns.index(text) + 1},{table.columns.index(label) + 1}"  # the first row is an example
     return join_names([text, label])
