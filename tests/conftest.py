@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def foreground_signals() -> Iterator[None]:
+    """Each test and the processes it starts have the signals of a command in the foreground.
+
+    A suite in the background of a shell inherits that SIGINT is ignored.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Run the command line in this process: exit status, standard output, standard error."""
@@ -46,14 +60,11 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["upstairs", *map(str, words)])
-        handler = signal.getsignal(signal.SIGTERM)
         try:
             main()
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)
-        finally:
-            signal.signal(signal.SIGTERM, handler)
         out, err = capsys.readouterr()
         return status, out, err
 

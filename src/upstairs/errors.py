@@ -20,6 +20,12 @@ class UpstairsError(Exception):
         return re.sub(r"`([a-z_]+)`", flag, str(self))
 
 
+def reason(error: BaseException) -> str:
+    """Returns the first line of another library's error, at most 200 characters: it may hold the bytes of a file."""
+    text = str(error).strip() or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text.splitlines()[0][:200])
+
+
 def check_type(name: str, value: Any, kinds: type | tuple[type, ...], need: str) -> None:
     """Raises UpstairsError if an argument is of none of these types; a bool is no number.
 

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import upstairs
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 FORMAT = 1  # version of the JSON header; raise it when old readers would misread a file
 
@@ -83,11 +84,12 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise UpstairsError(
-            f"{path} is damaged or no safetensors file ({error}): take an older copy, or train again"
+            f"{path} is damaged or no safetensors file ({reason(error)}): take an older copy, or train again"
         ) from error
     if header is None:
         raise UpstairsError(f"{path} is a safetensors file, but not one that upstairs wrote: give a file from a run")
-    meta = json.loads(header)
+    with whole(path):
+        meta = dict(json.loads(header))
     if meta.get("format") != FORMAT:
         raise UpstairsError(
             f"{path} has format {meta.get('format')} and this version of upstairs reads format {FORMAT}: "
@@ -105,6 +107,15 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             f"{path} holds {names.get(meta.get('kind'), 'something else')}: {names[kind]} is needed here"
         )
     return tensors, meta
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """A context that reads what a file of `save_tensors` held; an error in it says that the file is damaged."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise UpstairsError(f"{path} is damaged ({reason(error)}): take an older copy, or make it again") from error
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

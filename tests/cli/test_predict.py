@@ -44,6 +44,7 @@ def test_a_folder_a_zip_and_a_pattern(call, home: Path, tmp_path: Path) -> None:
         (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "new" / name).write_bytes((home / "pictures/class01/0.png").read_bytes())
     (tmp_path / "new" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "new" / "notes.txt").write_text("no picture")
     with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
         for file in sorted((tmp_path / "new").rglob("*.png")):
             archive.write(file, file.relative_to(tmp_path / "new"))
@@ -51,6 +52,7 @@ def test_a_folder_a_zip_and_a_pattern(call, home: Path, tmp_path: Path) -> None:
     model = home / "pictures.safetensors"
     status, out, err = call("predict", model, tmp_path / "new")
     assert status == 0 and [line.split("\t")[0] for line in out.splitlines()] == expected, err
+    assert "1 file ignored (.txt 1)" in err
     status, out, _ = call("predict", model, tmp_path / "new.zip")
     assert status == 0 and len(out.splitlines()) == 3
     status, out, _ = call("predict", model, f"{tmp_path}/new/**/*.png")  # a shell of Windows leaves it so
@@ -165,6 +167,14 @@ def test_evaluate_a_model_on_labelled_files(call, home: Path, tmp_path: Path) ->
         assert drawn.size[0] > 100
     page = (tmp_path / "score.html").read_text()
     assert "macro F1" in page and "<svg" in page
+    with zipfile.ZipFile(tmp_path / "test.zip", "w") as archive:
+        for file in test.rglob("*.png"):
+            archive.write(file, file.relative_to(test))
+    assert json.loads(call("evaluate", model, "--data", tmp_path / "test.zip", "--json")[1])["examples"] == 15
+    listing = tmp_path / "test" / "labels.csv"
+    files = sorted(test.rglob("*.png"))
+    listing.write_text("file,label\n" + "\n".join(f"{f.relative_to(test)},{f.parent.name}" for f in files))
+    assert json.loads(call("evaluate", model, "--data", listing, "--json")[1])["confusion"] == score["confusion"]
     table = tmp_path / "texts.csv"
     table.write_text("what,kind\nrefund please now,refund\nis it late,late\n")
     status, out, _ = call("evaluate", home / "texts.safetensors", "--data", table, "--columns", "what,kind")
@@ -175,7 +185,7 @@ def test_evaluate_a_model_on_labelled_files(call, home: Path, tmp_path: Path) ->
         (("evaluate", model, "--data", test, "--inner-steps", 3), "--inner-steps is about"),
         (("evaluate", model, "--data", test, "--out", tmp_path / "score.xyz"), "--out is"),
         (("evaluate", model, "--data", tmp_path / "nowhere"), "nowhere"),
-        (("evaluate", model, "--data", test, "--columns", "a,b"), "no table for --columns 'a,b'"),
+        (("evaluate", model, "--data", test, "--columns", "a,b"), "--columns"),
     ]
     for words, needed in cases:
         status, out, err = call(*words)

@@ -167,7 +167,7 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
         (lambda m, r: r.adapt((np.zeros((2, 4)), 5)), "2 inputs and 1 labels"),
         (lambda m, r: r.adapt((np.zeros((1, 4)), torch.tensor(5))), "has 1 classes"),
         (lambda m, r: r.adapt((np.zeros((2, 4)), "ab")), "2 inputs and 1 labels"),
-        (lambda m, r: r.adapt("x", columns="a,b"), "`columns` is 'a,b' and x is read as pictures"),
+        (lambda m, r: r.adapt("x", columns="a,b"), "x does not exist: give a folder"),
         (lambda m, r: r.generate({"a": np.zeros((1, 4))}), "makes no examples"),
         (lambda m, r: up.compare("nowhere"), "there is no run at nowhere"),
     ],

@@ -221,3 +221,10 @@ def test_sources_and_episodes_are_data(tmp_path: Path) -> None:
     assert evaluate_run(run, tasks=5, quiet=True)["mse"] > 0
     with pytest.raises(UpstairsError, match="`way` of the episodes is from 2 to 4"):
         up.train(MAKE["own"](), data=up.Episodes(source, way=(2, 4), shot=1, query=3), out=tmp_path / "x", **options)
+
+
+@pytest.mark.parametrize("count", [6, 8, 9, 10, 12, 13])
+def test_few_classes_of_ones_own_are_split_so_that_each_part_has_tasks(count: int) -> None:
+    source = up.Source.from_arrays(np.zeros((4 * count, 3)), np.arange(count).repeat(4))
+    assert min(len(part) for part in split_own(source, DataOptions())) >= 2
+    assert sum(len(part) for part in split_own(source, DataOptions())) == count

@@ -29,12 +29,10 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """The handlers of a process in the foreground: in the background SIGINT is ignored."""
-    before = [signal.signal(SIGNALS[0], signal.default_int_handler), signal.signal(SIGNALS[1], signal.SIG_DFL)]
+    """After each test the handlers are those before it."""
+    before = [signal.getsignal(number) for number in SIGNALS]
     yield
-    assert [signal.getsignal(number) for number in SIGNALS] == [signal.default_int_handler, signal.SIG_DFL]
-    for number, handler in zip(SIGNALS, before, strict=True):
-        signal.signal(number, handler)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def splits_of(data: str) -> Splits:
@@ -252,7 +250,7 @@ def test_handlers_are_restored_and_another_thread_has_none(tmp_path: Path) -> No
 
 CHILD = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
 from upstairs.cli import main
 from upstairs.training import stops, trainer
 stops.SAME_STOP = -1.0

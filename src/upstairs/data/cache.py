@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Shaped
 
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 Progress = Callable[[int, int], None]  # (rows done, rows in all)
 
@@ -146,7 +146,7 @@ def _build(
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise UpstairsError(
-            f"the cache folder {path.parent} cannot take {need / 1e6:.0f} MB ({error}): "
+            f"the cache folder {path.parent} cannot take {need / 1e6:.0f} MB ({reason(error)}): "
             "free some disk, or set UPSTAIRS_CACHE to a folder that can be written"
         ) from error
 

@@ -22,21 +22,23 @@ from typing import Any, NamedTuple
 from PIL import features
 
 from upstairs.data.cache import cache_directory
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UpstairsError(f"{path} cannot be read ({error}): put the list of the split's classes there") from error
+        raise UpstairsError(
+            f"{path} cannot be read ({reason(error)}): put the list of the split's classes there"
+        ) from error
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(_text(path)))
     except (ValueError, TypeError) as error:
-        raise UpstairsError(f"{path} is no JSON object ({error}): replace it") from error
+        raise UpstairsError(f"{path} is no JSON object ({reason(error)}): replace it") from error
 
 
 # Names that are never data, nor are names that start with a dot or "~$".
@@ -208,10 +210,12 @@ def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
             raise UpstairsError(f"{path} is a .{kind} file, which is not read: {REMEDIES[kind]}")
         with zipfile.ZipFile(path) as archive:
             yield _zip_tree(path, archive, files)
-    except zipfile.BadZipFile as error:
-        raise UpstairsError(f"{path} is no whole zip file ({error}): give a folder or a zip of {files.what}") from error
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError) as error:
+        raise UpstairsError(
+            f"{path} is no whole zip file ({reason(error)}): give a folder or a zip of {files.what}"
+        ) from error
     except OSError as error:
-        raise UpstairsError(f"{path} cannot be read ({error}): check its permissions") from error
+        raise UpstairsError(f"{path} cannot be read ({reason(error)}): check its permissions") from error
 
 
 def extension_of(name: str) -> str:
@@ -341,8 +345,8 @@ def _zip_tree(path: Path, archive: zipfile.ZipFile, files: Files) -> Tree:
             if members[name].file_size > LARGEST_FILE:
                 raise zipfile.BadZipFile(f"it unpacks to {members[name].file_size} bytes")
             return archive.read(members[name])
-        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error) as error:
-            raise UpstairsError(f"{path}/{name} cannot be unpacked ({error}): make the zip again") from error
+        except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, zlib.error) as error:
+            raise UpstairsError(f"{path}/{name} cannot be unpacked ({reason(error)}): make the zip again") from error
 
     return found.tree(str(path), item)
 
@@ -391,5 +395,7 @@ def _unpacked(path: Path) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UpstairsError(f"{path} cannot be unpacked ({error}): unpack it yourself and give the folder") from error
+        raise UpstairsError(
+            f"{path} cannot be unpacked ({reason(error)}): unpack it yourself and give the folder"
+        ) from error
     return folder

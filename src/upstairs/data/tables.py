@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 OTHERS = (".xls", ".xlsb", ".ods", ".numbers", ".feather")  # tables that are refused
@@ -133,7 +133,9 @@ def read_table(path: Path, *, encoding: str | None = None, head: bool = False) -
         if data[:2] == b"\x1f\x8b":
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UpstairsError(f"{path} cannot be read ({error}): check the path, or save the file again") from error
+        raise UpstairsError(
+            f"{path} cannot be read ({reason(error)}): check the path, or save the file again"
+        ) from error
     kind = table_kind(path)
     if len(data) > LARGEST or kind in OTHERS or data[:4] == b"\xd0\xcf\x11\xe0":
         problem = "is of a kind that is not read" if len(data) <= LARGEST else f"has more than {LARGEST} bytes"
@@ -168,7 +170,9 @@ def decode(data: bytes, name: str, encoding: str | None = None) -> tuple[str, st
         raise UpstairsError(f"`encoding` is '{code}', which is none: give one such as cp1252 or gb18030") from error
     except UnicodeError as error:
         if encoding or code != "utf-8":
-            raise UpstairsError(f"{name} is not {code} ({error}): give another `encoding`, or leave it out") from error
+            raise UpstairsError(
+                f"{name} is not {code} ({reason(error)}): give another `encoding`, or leave it out"
+            ) from error
         text, code = _detected(data, name, "" if encoding == "" else "give its `encoding`, or ")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -338,7 +342,7 @@ def _parquet(path: Path, data: bytes) -> list[dict[str, Any]]:
     try:
         return parquet.read_table(io.BytesIO(data)).to_pylist()
     except Exception as error:
-        raise UpstairsError(f"{path} is no whole Parquet file ({error}): replace it") from error
+        raise UpstairsError(f"{path} is no whole Parquet file ({reason(error)}): replace it") from error
 
 
 def _excel(path: Path, data: bytes) -> list[tuple[Any, ...]]:
@@ -351,7 +355,9 @@ def _excel(path: Path, data: bytes) -> list[tuple[Any, ...]]:
         sheet = load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
         return [row for row in sheet.iter_rows(values_only=True) if any(value not in (None, "") for value in row)]
     except Exception as error:
-        raise UpstairsError(f"{path} is no Excel workbook that can be read ({error}): save it as CSV") from error
+        raise UpstairsError(
+            f"{path} is no Excel workbook that can be read ({reason(error)}): save it as CSV"
+        ) from error
 
 
 def check_rows(name: str, bad: dict[int, str], *, skip: bool | None) -> str:

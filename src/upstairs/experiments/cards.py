@@ -166,7 +166,7 @@ def commit() -> str | None:
     try:
         found, changed = (
             subprocess.run(
-                ["git", "-C", str(Path(__file__).parents[1]), *words], capture_output=True, text=True, check=True
+                ["git", "-C", str(Path(__file__).parents[1]), *words], capture_output=True, encoding="utf-8", check=True
             ).stdout.strip()
             for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno", "--", "."))
         )

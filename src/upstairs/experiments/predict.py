@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from upstairs.console import one_line, tell_user
-from upstairs.data.files import PICTURES, SOUNDS, Files, natural, open_tree
+from upstairs.data.files import ARRAYS, NOTES, PICTURES, SOUNDS, TARS, ignored, natural, open_tree
 from upstairs.data.open import open_splits
 from upstairs.data.regression import read_points
 from upstairs.data.text.hashed import as_text
@@ -26,7 +26,6 @@ from upstairs.training.model import Model
 from upstairs.training.run import load
 
 ANSWERS = (".csv", ".tsv", ".json")  # files of predictions
-TEXT_FILES, ARRAYS = Files("texts", ("txt",)), Files("arrays", ("npy",))
 Named = tuple[str, Any]  # an input's name, and the input
 Row = dict[str, Any]
 
@@ -76,11 +75,13 @@ def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
         read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
         lines = [line for line in read.splitlines() if line.strip()]
         return [(line, line) for line in lines]
-    if Path(path).is_dir() or (path.lower().endswith(".zip") and not inputs.are_texts):
-        files = TEXT_FILES if inputs.are_texts else {"audio": SOUNDS, "array": ARRAYS}.get(inputs.kind, PICTURES)
+    if Path(path).is_dir() or (path.lower().endswith((".zip", *TARS)) and Path(path).is_file()):
+        files = NOTES if inputs.are_texts else {"audio": SOUNDS, "array": ARRAYS}.get(inputs.kind, PICTURES)
         with open_tree(path, files) as tree:
             if not tree.stamps:
                 raise UpstairsError(f"{path} holds no {files}: give files that the model reads")
+            if left_out := ignored(tree):
+                tell_user(f"{path}: {left_out}")
             return [(f"{path}/{name}", tree.item(name)) for name in sorted(tree.stamps, key=natural)]
     if inputs.are_texts:
         return [(text, text) for text in texts_of(Path(path), columns)]

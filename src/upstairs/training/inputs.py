@@ -19,7 +19,7 @@ from upstairs.core import Examples
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.regression import RowFormat, read_points
 from upstairs.data.source import InputFormat, as_floats
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
 Support = Any  # a path, {label: inputs}, (inputs, labels) or `Examples`
@@ -184,7 +184,7 @@ def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
                 stream.seek(0)
             item = stream.read()
         except (OSError, ValueError) as error:
-            raise UpstairsError(f"{name} cannot be read ({error}): give an open file") from error
+            raise UpstairsError(f"{name} cannot be read ({reason(error)}): give an open file") from error
         if isinstance(item, str) and not text:
             raise UpstairsError(f"{name} was opened as text: open it as open(path, 'rb')")
     elif isinstance(item, os.PathLike) or (isinstance(item, str) and not text):
@@ -208,7 +208,9 @@ def _load_array(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UpstairsError(f"{path} cannot be read ({error}): give an array, or the path of a .npy file") from error
+        raise UpstairsError(
+            f"{path} cannot be read ({reason(error)}): give an array, or the path of a .npy file"
+        ) from error
 
 
 def _array(item: Any) -> Any:

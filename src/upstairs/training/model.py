@@ -17,7 +17,7 @@ from upstairs.engine.metrics import ModelScore, score_answers
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
-from upstairs.storage import load_tensors, save_tensors, versions
+from upstairs.storage import load_tensors, save_tensors, versions, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
 from upstairs.training.inputs import Inputs, Items, Support, plain_input, read_support, refuse_bad
 
@@ -228,15 +228,16 @@ def load_adapted(path: str | Path, *, learner: Learner | None = None) -> Model:
     if path.is_dir():
         raise UpstairsError(f"{path} is a folder: give the file that `upstairs adapt` or Model.save wrote")
     tensors, meta = load_tensors(path, kind="adapted")
-    settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner, count = learner or seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
-    load_weights(learner, tensors, path)
-    learner = learner.for_way(None if settings.way is None else count).eval()
-    support = Examples(tensors["support.x"], tensors["support.y"]) if "support.x" in tensors else None
-    with evaluating(learner):  # gives the structure of the state; its values come from the file
-        y = torch.arange(count) if settings.way else torch.zeros(count, count)
-        any_examples = support or Examples(torch.zeros(count, *inputs.shape), y)
-        structure = tree_flatten(learner.adapt(any_examples))[1]
-    leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
-    state = tree_unflatten(leaves, structure)
+    with whole(path):
+        settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
+        learner, count = learner or seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
+        load_weights(learner, tensors, path)
+        learner = learner.for_way(None if settings.way is None else count).eval()
+        support = Examples(tensors["support.x"], tensors["support.y"]) if "support.x" in tensors else None
+        with evaluating(learner):  # gives the structure of the state; its values come from the file
+            y = torch.arange(count) if settings.way else torch.zeros(count, count)
+            any_examples = support or Examples(torch.zeros(count, *inputs.shape), y)
+            structure = tree_flatten(learner.adapt(any_examples))[1]
+        leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
+        state = tree_unflatten(leaves, structure)
     return Model(learner, state, support, meta["labels"], inputs, settings, meta.get("threshold"))

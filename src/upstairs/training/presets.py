@@ -30,11 +30,11 @@ PRESETS: dict[str, Preset] = {
         {"learner": "protonet", "steps": 800},
     ),
     "omniglot_protonet": Preset(
-        "60-way training (Snell 2017), some 15 minutes; add --data with the folder of Omniglot",
+        "60-way training (Snell 2017), in 15 minutes; add --data with the folder of Omniglot",
         {"learner": "protonet", "way": 60, "steps": 3400},
     ),
     "omniglot_maml": Preset(
-        "5-way training, one inner step (Finn 2017), some 30 minutes; add --data with the folder of Omniglot",
+        "5-way training, one inner step (Finn 2017), in an hour; add --data with the folder of Omniglot",
         {
             "learner": "maml",
             "lr": 4e-3,

@@ -18,7 +18,7 @@ from upstairs.engine.evaluate import frozen_seeds
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
 from upstairs.settings import Settings
-from upstairs.storage import kind_of, load_tensors
+from upstairs.storage import kind_of, load_tensors, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
 from upstairs.training.inputs import Inputs, Support, read_support, read_targets
 from upstairs.training.model import Model
@@ -163,11 +163,14 @@ def load(path: "str | Path | Run", *, learner: Learner | None = None) -> Run:
     if file is None:
         raise UpstairsError(f"{path} holds no checkpoint: give the directory that `upstairs train` wrote")
     tensors, meta = load_tensors(file, kind="run")
-    if (path / "last.safetensors").is_file():  # the newest history, with the best weights
-        meta = {**meta, "progress": load_tensors(path / "last.safetensors", kind="run")[1]["progress"]}
-    settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-    learner = learner or seeded_learner(settings, inputs.shape, settings.way)
-    load_weights(learner, tensors, file)
+    newest = path / "last.safetensors"
+    if newest.is_file():  # the newest history, with the best weights
+        with whole(newest):
+            meta = {**meta, "progress": load_tensors(newest, kind="run")[1]["progress"]}
+    with whole(file):
+        settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
+        learner = learner or seeded_learner(settings, inputs.shape, settings.way)
+        load_weights(learner, tensors, file)
     return Run(path, learner.eval(), settings, inputs, meta)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int16
 
 from upstairs.data.cache import Progress
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 INSTALL = "pip install espeakng-loader, or your system's package espeak-ng"
 SAID = (
@@ -85,7 +85,7 @@ def start(engine: Engine) -> tuple[int, Callable[[str, str, int, int], Int16[np.
         library: Any = ctypes.CDLL(engine.library)
         rate = library.espeak_Initialize(SYNCHRONOUS, 0, engine.data and engine.data.encode(), DONT_EXIT)
     except (OSError, AttributeError) as error:
-        raise UpstairsError(f"{engine.library} cannot be loaded ({error}): {INSTALL}") from error
+        raise UpstairsError(f"{engine.library} cannot be loaded ({reason(error)}): {INSTALL}") from error
     if rate <= 0:
         raise UpstairsError(f"{engine.library} finds no voices in {engine.data or 'its own folder'}: {INSTALL}")
     heard: list[np.ndarray] = []

@@ -20,6 +20,8 @@ WINDOW, HOP = 512, 160  # samples: 32 ms, every 10 ms
 LOWEST = 50.0  # Hz; lower frequencies are hum
 RANGE = 50.0  # decibels below the maximum; fainter sounds are clipped
 READING = 2  # raise it when decoding changes: rows in the cache are then computed again
+FASTEST = 400_000  # samples a second; a filter for more would be too long
+LOUDEST = 1e6  # of full scale; the squares of more overflow
 LONGEST = 600.0  # seconds; a longer file is refused
 FAINTEST = 1e-5  # of full scale, below which a recording is silent
 
@@ -94,14 +96,14 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
         samples, rate = _decode(item, name, longest)
     if samples.ndim == 2:
         samples = samples.mean(1)
-    if samples.ndim != 1 or rate < 1000:
+    if samples.ndim != 1 or not 1000 <= rate <= FASTEST:
         raise UpstairsError(
-            f"{name} has shape {samples.shape} at {rate} Hz: give [n] or [n, channel] at 1000 Hz or more"
+            f"{name} has shape {samples.shape} at {rate} Hz: give [n] or [n, channel] at 1000 to {FASTEST} Hz"
         )
     if len(samples) == 0:
         raise UpstairsError(f"{name} has no samples: replace or remove it")
-    if not np.isfinite(samples).all():
-        raise UpstairsError(f"{name} has samples that are no finite numbers: replace or remove it")
+    if not np.isfinite(samples).all() or np.abs(samples).max() > LOUDEST:
+        raise UpstairsError(f"{name} has samples that are no finite or usual numbers: replace or remove it")
     if np.abs(samples).max() < FAINTEST:
         raise UpstairsError(f"{name} is silent: replace or remove it")
     if rate != RATE:

@@ -19,7 +19,7 @@ from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import source_of, split_layout
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import Splits
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 PACKS = ("npz", "pkl", "pickle")
 SAMPLE = 32  # about the number of arrays that decide a format
@@ -76,7 +76,9 @@ def _load(item: Any, name: str) -> np.ndarray:
     try:
         return np.load(io.BytesIO(item) if isinstance(item, bytes) else item, allow_pickle=False)
     except Exception as error:  # on a hostile header numpy may raise anything
-        raise UpstairsError(f"{name} is no whole .npy file of numbers ({error}): replace or remove it") from error
+        raise UpstairsError(
+            f"{name} is no whole .npy file of numbers ({reason(error)}): replace or remove it"
+        ) from error
 
 
 def _arranged(x: np.ndarray, last: bool) -> np.ndarray:
@@ -147,8 +149,14 @@ def _unpacked(path: Path, packs: dict[str, Path]) -> tuple[Source, Layout]:
     for part, file in packs.items():
         found = _content(file)
         if isinstance(classes := found.get("class_dict"), dict) and "image_data" in found:
-            order = [(int(row), str(label)) for label, rows in classes.items() for row in rows]
-            pairs = [(np.asarray(found["image_data"])[[row for row, _ in order]], [label for _, label in order])]
+            try:
+                order = [(int(row), str(label)) for label, rows in classes.items() for row in rows]
+                pairs = [(np.asarray(found["image_data"])[[row for row, _ in order]], [label for _, label in order])]
+            except (ValueError, TypeError, IndexError) as error:
+                raise UpstairsError(
+                    f"{file} has a class_dict that does not fit its image_data ({reason(error)}): it needs "
+                    "{label: [row, ...]}"
+                ) from error
         else:
             named = [[next((n + end for n in names if n + end in found), "") for names in NAMED] for end in ENDS]
             pairs = [(found[x], list(found[y])) for x, y in named if x and y]
@@ -205,8 +213,8 @@ def _content(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # on hostile bytes pickle and numpy may raise anything
         raise UpstairsError(
-            f"{path} cannot be read ({error}): load it where you trust it, and save it by numpy.savez(FILE, x=inputs, "
-            "y=labels)"
+            f"{path} cannot be read ({reason(error)}): load it where you trust it, save it by numpy.savez(FILE, "
+            "x=inputs, y=labels)"
         ) from error
 
 

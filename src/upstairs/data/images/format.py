@@ -19,7 +19,7 @@ from torch import Tensor
 
 from upstairs.data.files import content_of
 from upstairs.data.source import InputFormat
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 # pillow's own list also holds EPS, which runs programs
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -143,7 +143,7 @@ def _refuse_missing(path: Path, name: str) -> None:
             else None
         )  # fmt: skip
     except (OSError, ValueError) as error:  # a name with a null character, a folder that may not be entered
-        raise UpstairsError(f"{name!r} cannot be read ({error}): check the path") from error
+        raise UpstairsError(f"{name!r} cannot be read ({reason(error)}): check the path") from error
     if problem:
         raise UpstairsError(f"{name} {problem}")
 
@@ -207,13 +207,15 @@ def _decode(picture: Image.Image, name: str, least: int) -> Image.Image:
     except UpstairsError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise UpstairsError(f"{name} is a broken or truncated picture ({error}): replace or remove it") from error
+        raise UpstairsError(
+            f"{name} is a broken or truncated picture ({reason(error)}): replace or remove it"
+        ) from error
 
 
 def _plain(picture: Image.Image, tones: Tones | None, name: str) -> Image.Image:
     """Converts any mode to L or RGB."""
     if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture).astype(np.float64)
+        values = np.array(picture, np.float32)  # changed in place: a large picture takes 256 MB
         if not np.isfinite(values).all():
             raise UpstairsError(f"{name} has values that are no finite numbers: replace or remove it")
         usual = (0, 65535) if picture.mode.startswith("I") else (0, 1) if values.max() <= 1 else (0, 255)
@@ -223,7 +225,9 @@ def _plain(picture: Image.Image, tones: Tones | None, name: str) -> Image.Image:
                 f"{name} holds values from {values.min():g} to {values.max():g}, and black is {black:g} and white "
                 f"{white:g}: scale it to that range, or save it with 8 bits"
             )
-        return Image.fromarray(((values - black) / ((white - black) / 255)).round().astype(np.uint8))
+        values -= black
+        values *= 255 / (white - black)
+        return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         on_white = _on(picture, "white")

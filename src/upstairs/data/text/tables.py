@@ -36,7 +36,7 @@ from upstairs.data.text.embeddings import frozen_format
 from upstairs.data.text.hashed import TextFormat, as_text, is_blank, text_source
 from upstairs.data.text.languages import language_source
 from upstairs.data.text.tokens import piece_format
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 CLINC = "data_full.json"
 CHOICES = ("ratio", "group", PUBLISHED)
@@ -408,11 +408,11 @@ def _pairs(path: Path, value: Any) -> Iterable[tuple[str, str]]:
         for text, label in value:
             yield str(text), str(label)
     except (TypeError, ValueError) as error:
-        raise UpstairsError(f"{path} is no list of [text, label] pairs ({error}): replace it") from error
+        raise UpstairsError(f"{path} is no list of [text, label] pairs ({reason(error)}): replace it") from error
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(as_text(path))
     except ValueError as error:
-        raise UpstairsError(f"{path} is no whole JSON file ({error}): replace it") from error
+        raise UpstairsError(f"{path} is no whole JSON file ({reason(error)}): replace it") from error
