@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from upstairs.data.source import Source
 from upstairs.data.tables import DELIMITERS, decode, join_names, plain_labels, read_rows, read_table, split_names
 from upstairs.data.text.hashed import TextFormat, text_source
-from upstairs.data.text.tables import from_dataset, is_text, open_texts, read_texts, texts_of
+from upstairs.data.text.tables import from_dataset, is_text, open_texts, read_texts, text_splits, texts_of
 from upstairs.errors import UpstairsError
 from upstairs.training.inputs import Inputs, read_support
 
@@ -164,6 +165,7 @@ JSONS = {
     "parts": lambda rows: {"train": [list(row) for row in rows[:3]], "test": [list(row) for row in rows[3:]]},
     "parts of records": lambda rows: {"version": 1, "examples": [{"text": t, "label": k} for t, k in rows]},
     "columns": lambda rows: {"text": [t for t, _ in rows], "label": [k for _, k in rows]},
+    "by label": lambda rows: {k: [t for t, own in rows if own == k] for k in dict.fromkeys(k for _, k in rows)},
     "pandas": lambda rows: {n: {str(i): row[k] for i, row in enumerate(rows)} for k, n in enumerate(("text", "label"))},
 }
 
@@ -257,6 +259,18 @@ def test_columns_are_found_by_name(tmp_path: Path) -> None:
     assert pairs(path) == ROWS
     path = table(tmp_path / "d.csv", [(*ROWS[0], "g")], header=("text", "label", "Domain"))
     assert read_texts(path).groups == ["g"]
+
+
+def test_the_advice_on_columns_is_the_likeliest(tmp_path: Path) -> None:
+    cases = [
+        (["msg", "cat"], [["where is it", "late"]], "msg,cat"),
+        (["cat", "msg"], [["late", "where is my parcel"], ["refund", "money back please"]], "msg,cat"),
+        (["id", "cat", "msg"], [[i, "ab"[i % 2], f"words {i}"] for i in range(9)], "msg,cat"),
+        (["a"], [["x"]], "TEXT,LABEL"),
+    ]
+    for header, rows, advice in cases:
+        with pytest.raises(UpstairsError, match=f"name them as `columns` {advice}$"):
+            read_texts(table(tmp_path / "a.csv", rows, header=header))
 
 
 def test_two_columns_of_text(tmp_path: Path) -> None:
@@ -383,3 +397,83 @@ def test_folders_of_texts_in_other_encodings(tmp_path: Path) -> None:
     with pytest.raises(UpstairsError, match=r"x\.txt is empty: fix them, or leave them out by `skip_bad`"):
         open_texts(tmp_path)
     assert decode(b"\xef\xbb\xbfa", "a") == ("a", "utf-8")
+
+
+def parts(path: Path, **options) -> list[set[str]]:
+    return [set(part.labels) for part in text_splits(path, **options)]
+
+
+SHARDS = ("train-00000-of-00002.tsv", "train-00001-of-00002.tsv", "test-00000-of-00001.tsv")
+
+
+@pytest.mark.parametrize("names", [("train.csv", "test.csv"), ("data_train.jsonl", "dev.jsonl", "test.jsonl"), SHARDS])
+def test_a_folder_of_tables(names: tuple[str, ...], tmp_path: Path) -> None:
+    kinds = [f"kind {k}" for k in range(10)]
+    own = {name: kinds[0:6] if "train" in name else kinds[6:8] if "dev" in name else kinds[8:] for name in names}
+    for place, (name, labels) in enumerate(own.items()):
+        rows = [(f"words {i} {place} of {label}", label) for label in labels for i in range(4)]
+        if name.endswith("jsonl"):
+            (tmp_path / name).write_text("\n".join(json.dumps({"text": t, "label": k}) for t, k in rows))
+        else:
+            table(tmp_path / name, rows, mark="\t" if name.endswith("tsv") else ",")
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    assert is_text(tmp_path)
+    found = parts(tmp_path)
+    assert found[2] == set(kinds[8:])
+    assert found[0] | found[1] == set(kinds[:8] if "dev.jsonl" in names else kinds[:6])
+    assert "dev.jsonl" not in names or found[1] == set(kinds[6:8])
+    assert f"words 0 {len(names) - 1} of kind 9" in text_splits(tmp_path).test.texts
+    with pytest.raises(UpstairsError, match=f"{names[0]}: row 1, text, is empty or no text"):
+        if names[0].endswith("jsonl"):
+            (tmp_path / names[0]).write_text('{"text": "", "label": "a"}')
+        else:
+            table(tmp_path / names[0], [("", "a")], mark="\t" if names[0].endswith("tsv") else ",")
+        read_texts(tmp_path)
+
+
+def test_tables_of_the_same_classes_are_joined(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.csv"):
+        table(tmp_path / name, [(f"{text} of {name}", f"{label} {k}") for text, label in ROWS for k in range(2)])
+    splits = text_splits(tmp_path)
+    assert sum(map(len, splits)) == 6 and all(len(rows) == 8 for part in splits for rows in part.rows)
+    assert "train and test hold the same classes: their files were joined" in splits.train.summary
+    table(tmp_path / "other.csv")
+    assert sum(map(len, text_splits(tmp_path))) == 6, "other.csv is no part"
+    (tmp_path / "train.csv").unlink()
+    assert not is_text(tmp_path), "which of two tables?"
+    (tmp_path / "test.csv").unlink()
+    assert pairs(tmp_path) == ROWS
+
+
+def notes(path: Path, labels: list[str], count: int = 4) -> Path:
+    for label in labels:
+        (path / label).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            (path / label / f"{i}.txt").write_text(f"{path.name} says {label} {i}")
+    return path
+
+
+def test_folders_and_zips_of_text_files(tmp_path: Path) -> None:
+    kinds = [f"kind {k}" for k in range(10)]
+    notes(tmp_path / "a" / "train", kinds[:7]), notes(tmp_path / "a" / "test", kinds[7:])
+    (tmp_path / "a" / "README.txt").write_text("about")
+    (tmp_path / "a" / "train" / kinds[0] / "Thumbs.db").write_bytes(b"\0")
+    assert is_text(tmp_path / "a") and parts(tmp_path / "a")[2] == set(kinds[7:])
+    notes(tmp_path / "b" / "train", kinds), notes(tmp_path / "b" / "test", kinds)
+    splits = text_splits(tmp_path / "b")
+    assert sum(map(len, splits)) == 10 and all(len(rows) == 8 for part in splits for rows in part.rows)
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as file:
+        for path in sorted((tmp_path / "a").rglob("*.txt")):
+            file.write(path, f"wrapper/{path.relative_to(tmp_path / 'a')}")
+        file.writestr("__MACOSX/wrapper/._0.txt", b"\0")
+    assert is_text(tmp_path / "c.zip") and parts(tmp_path / "c.zip") == parts(tmp_path / "a")
+    for number, label in enumerate(kinds * 3):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        (tmp_path / "flat" / f"{label.replace(' ', '')}_{number}.txt").write_text(f"this is {label} {number}")
+    assert is_text(tmp_path / "flat")
+    with pytest.raises(UpstairsError, match=r"write `pattern` '\{label\}_\{n\}'"):
+        text_splits(tmp_path / "flat")
+    assert len(open_texts(tmp_path / "flat", pattern="{label}_{n}")) == 10
+    (tmp_path / "a" / "train" / kinds[0] / "photo.jpg").write_bytes(b"")
+    assert not is_text(tmp_path / "a"), "texts may be notes on pictures"

@@ -111,8 +111,8 @@ def test_tasks_are_split_and_scaled_by_the_training_tasks(tmp_path: Path) -> Non
     path = write(tmp_path / "cities.csv", rows)
     splits = task_splits(path, inputs="temp", targets="load,price", seed=3)
     assert splits.train.summary == (
-        "240 rows of 12 tasks ('city', 20 to 20 rows) from cities.csv: load, price from temp; 8 tasks to train, 2 to "
-        "validate and 2 to test; 1 of 13 tasks have one row and were left out"
+        "240 rows of 12 tasks ('city', 20 to 20 rows) from cities.csv: load, price from temp, 8, 2, 2 tasks to train, "
+        "validate and test; 1 of 13 tasks have one row and were left out"
     )
     tables = [part.functions for part in splits]
     assert [len(table.x) for table in tables] == [8, 2, 2] and splits.train.targets == 2

@@ -27,7 +27,7 @@ from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import Splits, split_by_class
-from upstairs.data.tables import is_table, read_rows
+from upstairs.data.tables import is_table, read_table
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, text_splits
@@ -64,10 +64,13 @@ class DataReader:
 
 def _texts(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
     return text_splits(
-        options.data, split=options.split, seed=options.split_seed, columns=options.columns, encoder=options.encoder,
-        adapted=options.net == "pretrained", words=options.words, encoding=options.encoding,
-        skip_bad=options.skip_bad, ratio=parse_ratio(options.ratio), format=format, progress=progress,
+        options.data, **_split(options), **_read_as(options), encoder=options.encoder, words=options.words,
+        adapted=options.net == "pretrained", format=format, progress=progress,
     )  # fmt: skip
+
+
+def _read_as(options: DataOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("columns", "pattern", "encoding", "skip_bad")}
 
 
 def _rows(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
@@ -75,8 +78,8 @@ def _rows(options: DataOptions, format: InputFormat | None, progress: Progress |
         raise UpstairsError(f"`split` is '{options.split}' and {options.data} is split at random: leave it out")
     return task_splits(
         Path(options.data), task=options.task_column, inputs=options.columns, targets=options.target,
-        seed=options.split_seed, encoding=options.encoding, skip_bad=options.skip_bad,
-        format=format if isinstance(format, RowFormat) else None,
+        seed=options.split_seed, ratio=parse_ratio(options.ratio), encoding=options.encoding,
+        skip_bad=options.skip_bad, format=format if isinstance(format, RowFormat) else None,
     )  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def _row_source(options: DataOptions, format: InputFormat | None, progress: Prog
         raise UpstairsError(
             f"{options.data} is a table of regression tasks and the run reads other inputs: give other data"
         )
-    return task_source(Path(options.data), format)
+    return task_source(Path(options.data), format, encoding=options.encoding, skip_bad=options.skip_bad)
 
 
 def _sounds(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
@@ -126,7 +129,7 @@ def _named(data: str) -> Files | None:
     if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
         return None
     with suppress(UpstairsError):
-        cells = [str(cell).strip() for row in read_rows(path)[:20] for cell in row.values()]
+        cells = [str(cell).strip() for row in read_table(path, head=True).rows[:20] for cell in row.values()]
         return next((files for files in (PICTURES, SOUNDS, ARRAYS) if any(cell in files for cell in cells)), None)
     return None
 
@@ -164,7 +167,7 @@ READERS = (
     DataReader(
         "texts", ("table", "texts", "languages"), lambda data: is_text(data) and _named(data) is None, _texts,
         source=lambda options, format, progress: open_texts(
-            options.data, columns=options.columns, format=format, progress=progress
+            options.data, **_read_as(options), format=format, progress=progress
         ),
         support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
         formats=(TextFormat, FrozenFormat, PieceFormat),
@@ -340,7 +343,7 @@ def read_dataset(dataset: Any) -> Source:
 ABOUT = {
     "encoder": ("texts",), "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
     "columns": ("texts", "rows", "sounds", "arrays", "pictures"), "channels": ("pictures",), "seconds": ("sounds",),
-    "pattern": ("sounds", "arrays", "pictures"), "ratio": ("texts", "sounds", "arrays", "pictures"),
+    "pattern": ("texts", "sounds", "arrays", "pictures"), "ratio": ("texts", "rows", "sounds", "arrays", "pictures"),
     "target": ("rows",), "task_column": ("rows",),
 }  # fmt: skip
 

@@ -22,9 +22,8 @@ from torch import Tensor
 from upstairs.core import Examples, Task
 from upstairs.data.seeds import dice
 from upstairs.data.source import Functions, InputFormat, Source, function_source
-from upstairs.data.splits import Splits, part_sizes
-from upstairs.data.tables import DataTable, check_rows, is_table, name_key, plain_labels, read_table, split_names
-from upstairs.data.text.tables import NAMES
+from upstairs.data.splits import RATIO, Splits, part_sizes
+from upstairs.data.tables import NAMES, DataTable, check_rows, is_table, name_key, plain_labels, read_table, split_names
 from upstairs.errors import UpstairsError
 
 TASKS = (  # usual names of the column that names the task, the likeliest first
@@ -243,7 +242,8 @@ def read_points(
 
 def task_splits(
     path: Path, *, task: str | None = None, inputs: str | None = None, targets: str | None = None, seed: int = 0,
-    encoding: str | None = None, skip_bad: bool = False, format: RowFormat | None = None,
+    ratio: tuple[float, float, float] | None = None, encoding: str | None = None, skip_bad: bool = False,
+    format: RowFormat | None = None,
 ) -> Splits:  # fmt: skip
     """Opens a table of regression tasks, one for each value of a column, and splits the tasks at random.
 
@@ -276,22 +276,25 @@ def task_splits(
     if len(able) < len(places):
         rows.notes.append(f"{len(places) - len(able)} of {len(places)} tasks have one row and were left out")
     order = torch.randperm(len(able), generator=torch.Generator().manual_seed(seed)).tolist()
-    first, second = part_sizes(len(order))
+    first, second = part_sizes(len(order), ratio or RATIO)
     parts = [[able[i] for i in part] for part in (order[:first], order[first:second], order[second:])]
     if format is None:
         seen = np.concatenate([rows.x, rows.y], 1)[[place for own in parts[0] for place in own]]
         scales = [scale if scale > 0 else 1.0 for scale in seen.std(0).tolist()]
         format = RowFormat(column, names, goals, tuple(seen.mean(0).tolist()), tuple(scales))
     sizes = sorted(map(len, able))
+    split = ", ".join(str(len(part)) for part in parts)
     what = f"{sum(sizes)} rows of {len(able)} tasks ('{column}', {sizes[0]} to {sizes[-1]} rows) from {path.name}: "
-    what += f"{', '.join(goals)} from {', '.join(names)}; {len(parts[0])} tasks to train, {len(parts[1])} to validate"
-    summary = "; ".join([f"{what} and {len(parts[2])} to test", *rows.notes])
+    what += f"{', '.join(goals)} from {', '.join(names)}, {split} tasks to train, validate and test"
+    summary = "; ".join([what, *rows.notes])
     return Splits(*(_task_source(path, rows, part, format, summary) for part in parts))
 
 
-def task_source(path: Path, format: RowFormat) -> Source:
+def task_source(path: Path, format: RowFormat, **options: Any) -> Source:
     """Returns all tasks of a table, in the columns and statistics of a trained run."""
-    parts = [part.functions for part in task_splits(path, format=format) if isinstance(part.functions, TaskTable)]
+    parts = [
+        part.functions for part in task_splits(path, format=format, **options) if isinstance(part.functions, TaskTable)
+    ]
     joined = TaskTable(path.stem, sum((part.x for part in parts), ()), sum((part.y for part in parts), ()))
     return function_source(joined, format)
 

@@ -75,7 +75,7 @@ def split_by_group(source: Source, ratio: tuple[float, float, float] = RATIO, *,
     return split_by_list(source, *([i for i, g in enumerate(source.groups) if g in part] for part in parts))
 
 
-def part_sizes(count: int, ratio: tuple[float, float, float] = (0.64, 0.16, 0.2)) -> tuple[int, int]:
+def part_sizes(count: int, ratio: tuple[float, float, float] = RATIO) -> tuple[int, int]:
     """Returns where validation and test begin among `count` shuffled groups, so that each part has one or more."""
     first = min(max(1, round(ratio[0] * count)), count - 2)
     return first, min(max(first + 1, first + round(ratio[1] * count)), count - 1)

@@ -19,6 +19,11 @@ SHOWN = 20  # columns that a message names
 
 TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 OTHERS = (".xls", ".xlsb", ".ods", ".numbers", ".feather")  # tables that are refused
+NAMES = {  # usual names of columns, the likeliest first
+    "text": ("text", "sentence", "utterance", "query", "question", "message", "content", "review", "document", "title"),
+    "label": ("label", "intent", "class", "category", "target", "topic", "language", "sentiment"),
+    "group": ("group", "domain"),
+}
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BOMS = {
     codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
@@ -87,6 +92,11 @@ def is_table(path: Path) -> bool:
 def table_kind(path: Path) -> str:
     """Returns a table's extension, without `.gz`."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def table_stem(path: Path) -> str:
+    """Returns a table's name without its extension and `.gz`."""
+    return Path(path.name.lower().removesuffix(".gz")).stem
 
 
 def name_key(name: Any) -> str:
@@ -301,7 +311,10 @@ def _json(text: str) -> Any:
 
 
 def _records(path: Path, value: Any) -> list[dict[str, Any]]:
-    """Returns the records of a list of objects or of [text, label] pairs, of an object of such lists, or of columns."""
+    """Returns the records of a list of objects or of [text, label] pairs, of an object of such lists, or of columns.
+
+    An object of lists with other names than usual columns has the texts of each label.
+    """
     if isinstance(value, dict):
         own = list(value.values())
         lists = [one for one in own if isinstance(one, list)]
@@ -311,6 +324,8 @@ def _records(path: Path, value: Any) -> list[dict[str, Any]]:
             ]
         elif lists and all(isinstance(item, list | dict) for one in lists for item in one):
             value = [item for one in lists for item in one]
+        elif lists == own and not {*map(name_key, value)} & {*NAMES["text"], *NAMES["label"]}:  # {label: texts}
+            value = [{"text": text, "label": label} for label, texts in value.items() for text in texts]
         elif lists == own and len({len(one) for one in lists}) == 1:
             value = [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
     if isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 for one in value):

@@ -3,26 +3,34 @@
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from upstairs.data.cache import Progress
-from upstairs.data.files import PICTURES, SOUNDS, Files
+from upstairs.data.files import NOTES, PICTURES, SOUNDS, TARS, Tree, extension_of, ignored, open_tree
+from upstairs.data.layouts.classes import Layout, own_parts, part_of
+from upstairs.data.layouts.resolve import find_layout
+from upstairs.data.layouts.rows import split_layout
 from upstairs.data.source import InputFormat, Source
-from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_class, split_by_list
+from upstairs.data.splits import PUBLISHED, Splits, published_splits, split_by_list
 from upstairs.data.tables import (
+    NAMES,
     OTHERS,
     TABLES,
     DataTable,
     check_rows,
     decode,
+    is_table,
     join_names,
     name_key,
     plain_labels,
     read_table,
     split_names,
     table_kind,
+    table_stem,
 )
 from upstairs.data.text.embeddings import frozen_format
 from upstairs.data.text.hashed import TextFormat, as_text, is_blank, text_source
@@ -30,14 +38,8 @@ from upstairs.data.text.languages import language_source
 from upstairs.data.text.tokens import piece_format
 from upstairs.errors import UpstairsError, reason
 
-NAMES = {  # usual names of columns, the likeliest first
-    "text": ("text", "sentence", "utterance", "query", "question", "message", "content", "review", "document", "title"),
-    "label": ("label", "intent", "class", "category", "target", "topic", "language", "sentiment"),
-    "group": ("group", "domain"),
-}
 CLINC = "data_full.json"
 CHOICES = ("ratio", "group", PUBLISHED)
-NO_TEXTS = Files("pictures and sounds", (*PICTURES.extensions, *SOUNDS.extensions))
 FEW = 8  # rows; from here on, labels that hardly repeat are no labels
 
 
@@ -48,17 +50,23 @@ class Texts(NamedTuple):
     labels: list[str]
     groups: list[str] | None
     notes: list[str]
+    parts: Mapping[str, str] = {}  # label -> train, val or test, where the files say it
 
 
 def is_text(data: str | Path) -> bool:
-    """Returns whether this is a table, CLINC150, a folder of .txt files, or `languages`."""
+    """Returns whether this is a table, a folder of tables or of .txt files, CLINC150, or `languages`."""
     path = Path(data)
     if str(data) == "languages":
         return True
-    if path.is_dir():
-        notes = any(file.name in NO_TEXTS for file in path.glob("*/*.*"))  # the texts may be notes on them
-        return (path / CLINC).is_file() or (not notes and any(_text_files(path)))
-    return table_kind(path) in (*TABLES, *OTHERS) and path.is_file()
+    if is_table(path) or (path / CLINC).is_file() or (path.is_dir() and _tables_in(path)):
+        return True
+    if not (path.is_dir() or path.name.lower().endswith((".zip", *TARS))):
+        return False
+    with suppress(UpstairsError), open_tree(path, NOTES) as tree:  # the texts may be notes on pictures or sounds
+        kinds = {extension_of(name) for name in tree.others}
+        inside = sum("/" in name for name in tree.stamps)
+        return bool(inside or len(tree.stamps) >= FEW) and not kinds & {*PICTURES.extensions, *SOUNDS.extensions}
+    return False
 
 
 def text_splits(
@@ -67,63 +75,61 @@ def text_splits(
     split: str | None = None,
     seed: int = 0,
     ratio: tuple[float, float, float] | None = None,
-    columns: str | None = None,
-    encoder: str | None = None,
-    adapted: bool = False,
-    words: int | None = None,
-    encoding: str | None = None,
-    skip_bad: bool = False,
     format: InputFormat | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> Splits:
     """Opens texts and splits their classes for meta-training, validation and test.
 
     Args:
-        data: a table, CLINC150's folder, a folder of class folders of .txt files, or `languages`.
+        data: a table, a folder of tables named train, val and test, a folder or zip of class folders of .txt files (see
+            `find_layout`), CLINC150's folder, or `languages`.
         split: `group` (whole groups), `ratio` (classes at random), `published` (see `published_splits`), or the name of
             a folder in `splits` with labels.{train,valid,test}.txt. None is `group` with three groups or more, else
             `ratio`.
         seed, ratio: the seed of a random split, and its shares of train, val and test.
-        columns: the table's columns for text and label, as `utterance,intent`, or `title+body,label`, whose texts are
-            joined; numbers are those of a table without a header row. None finds them.
-        encoder: see `frozen_format`; None reads hashed tokens.
-        adapted: read the encoder's token ids (`piece_format`) instead of its features.
-        words: the number of words (with `adapted`, of tokens) of a text that are read; None: what suits the texts.
-        encoding: the encoding of the files, such as cp1252; None detects it.
-        skip_bad: leave out rows without a text or a label, which else raise an error.
         format: the format of a trained run that will receive the texts.
+        options: arguments of `open_texts`.
 
     Raises:
         UpstairsError: an unknown file, column or split, an empty text, or labels that are unlikely to be any.
     """
-    source = open_texts(
-        data, columns=columns, encoder=encoder, adapted=adapted, words=words, encoding=encoding, skip_bad=skip_bad,
-        format=format, progress=progress,
-    )  # fmt: skip
+    source, parts = _open(data, format=format, **options)
     if split == PUBLISHED:
         return published_splits(source)
     lists = Path(data) / "splits" / (split or "")
     if split and split not in CHOICES:
         if not (lists / "labels.train.txt").is_file():
             raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {' or '.join(CHOICES)}")
-        parts = (lists / f"labels.{part}.txt" for part in ("train", "valid", "test"))
-        return split_by_list(source, *(as_text(part).split() for part in parts))
-    return split_by_class(source, split, ratio, seed=seed)
+        files = (lists / f"labels.{part}.txt" for part in ("train", "valid", "test"))
+        return split_by_list(source, *(as_text(file).split() for file in files))
+    return split_layout(source, Layout([], parts), split, ratio, seed=seed)
 
 
-def open_texts(
-    data: str | Path,
-    *,
-    columns: str | None = None,
-    encoder: str | None = None,
-    adapted: bool = False,
-    words: int | None = None,
-    encoding: str | None = None,
-    skip_bad: bool = False,
-    format: InputFormat | None = None,
-    progress: Progress | None = None,
-) -> Source:
-    """Opens all texts as one source; the arguments are those of `text_splits`."""
+def open_texts(data: str | Path, **options: Any) -> Source:
+    """Opens all texts as one source.
+
+    Args:
+        data: as for `text_splits`.
+        options:
+            columns: the table's columns for text and label, as `utterance,intent`, or `title+body,label`, whose texts
+                are joined; numbers are those of a table without a header row. None finds them.
+            pattern: how the names of .txt files hold their labels, as '{label}_{n}'.
+            encoder: see `frozen_format`; None reads hashed tokens.
+            adapted: read the encoder's token ids (`piece_format`) instead of its features.
+            words: the number of words (with `adapted`, of tokens) of a text that are read; None: what suits the texts.
+            encoding: the encoding of the files, such as cp1252; None detects it.
+            skip_bad: leave out rows or files without a text or a label, which otherwise are an error.
+            format: the format of a trained run that will receive the texts.
+    """
+    return _open(data, **options)[0]
+
+
+def _open(
+    data: str | Path, *, columns: str | None = None, pattern: str | None = None, encoder: str | None = None,
+    adapted: bool = False, words: int | None = None, encoding: str | None = None, skip_bad: bool = False,
+    format: InputFormat | None = None, progress: Progress | None = None,
+) -> tuple[Source, Mapping[str, str]]:  # fmt: skip
+    """Returns all texts as one source, and the part of each class (train, val, test) where the files say it."""
     path = Path(data)
     if format is None and encoder and not adapted:
         if words is not None:
@@ -132,18 +138,19 @@ def open_texts(
     if str(data) == "languages":
         if adapted and format is None:
             raise UpstairsError("languages are names, no sentences of one language: leave out `net` pretrained")
-        return language_source(format, progress)
-    found = read_texts(path, columns, encoding=encoding, skip_bad=skip_bad)
+        return language_source(format, progress), {}
+    found = read_texts(path, columns, pattern=pattern, encoding=encoding, skip_bad=skip_bad)
     _check_labels(path, found.labels)
     if format is None and encoder:
         format = piece_format(encoder, found.texts, words)
     if format is None and words is not None:
         format = TextFormat(words)
     summary = f"{len(found.texts)} texts of {len(set(found.labels))} classes from {path.name or path}"
-    return text_source(
+    source = text_source(
         found.texts, found.labels, groups=found.groups, name=path.stem or str(path), format=format, progress=progress,
         summary="; ".join([summary, *found.notes]),
     )  # fmt: skip
+    return source, found.parts
 
 
 def _check_labels(path: Path, labels: Sequence[str]) -> None:
@@ -171,55 +178,93 @@ def _number(text: str) -> float | None:
 
 
 def read_texts(
-    path: Path, columns: str | None = None, *, encoding: str | None = None, skip_bad: bool | None = False
-) -> Texts:
+    path: Path, columns: str | None = None, *, pattern: str | None = None, encoding: str | None = None,
+    skip_bad: bool | None = False,
+) -> Texts:  # fmt: skip
     """Reads the texts and labels of a file or folder; a text that repeats one of its class is left out.
 
     Args:
-        columns, encoding, skip_bad: see `text_splits`. With an empty encoding and None as `skip_bad` none is named.
+        columns, pattern, encoding, skip_bad: see `text_splits`. With an empty encoding and None as `skip_bad` errors do
+            not name these options.
     """
-    if path.is_dir():
-        if (path / CLINC).is_file():
-            return _clinc(path)
-        files = sorted(_text_files(path))
-        read = [decode(file.read_bytes(), str(file), encoding) for file in files]
-        codes = sorted({code for _, code in read} - {"utf-8"})
-        texts, labels = [text for text, _ in read], [file.parent.name for file in files]
-        return _labelled(str(path), texts, labels, None, codes, {}, skip=skip_bad, row=lambda i: str(files[i]))
-    if path.name == CLINC:
-        return _clinc(path.parent)
+    if path.name == CLINC or (path / CLINC).is_file():
+        return _clinc(path if path.is_dir() else path.parent)
+    if is_table(path):
+        return _labelled(_table_rows(path, columns, encoding), str(path), skip=skip_bad)
+    if tables := {} if pattern else _tables_in(path):
+        own = [(_table_rows(file, columns, encoding, f"{file.name}: "), part) for file, part in tables.items()]
+        parts, note = own_parts((str(label), part) for raw, part in own if part for label in plain_labels(raw.labels))
+        raw = _Raw(*([v for values in field for v in values] for field in zip(*(raw for raw, _ in own), strict=True)))
+        return _labelled(raw, str(path), skip=skip_bad, parts=parts, notes=[note])
+    with open_tree(path, NOTES) as tree:
+        folders = {name.rpartition("/")[0] for name in tree.stamps}
+        above = {folder[:i] for folder in folders for i, sign in enumerate(folder) if sign == "/"} | {""}
+        outside = {name for name in tree.stamps if name.rpartition("/")[0] in above}  # such as README.txt
+        if len(outside) < len(tree.stamps):
+            stamps = {name: stamp for name, stamp in tree.stamps.items() if name not in outside}
+            tree = replace(tree, stamps=stamps, others=(*tree.others, *outside))
+        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
+        found = [(name, one) for one in layout.classes for name in one.names]
+        read = [decode(bytes_of(tree, name), f"{path}/{name}", encoding) for name, _ in found]
+    raw = _Raw(
+        [text for text, _ in read], [one.label for _, one in found], [one.group for _, one in found],
+        [f"{path}/{name}" for name, _ in found], [""] * len(found), sorted({code for _, code in read} - {"utf-8"}),
+    )  # fmt: skip
+    return _labelled(
+        raw, str(path), skip=skip_bad, parts=layout.parts, notes=[ignored(tree, layout.used), *layout.notes]
+    )
+
+
+def bytes_of(tree: Tree, name: str) -> bytes:
+    """Returns the bytes of a file of a tree."""
+    item = tree.item(name)
+    return item if isinstance(item, bytes) else item.read_bytes()
+
+
+class _Raw(NamedTuple):
+    """Examples as they were read."""
+
+    texts: list[str]
+    labels: list[Any]
+    groups: list[str]
+    names: list[str]  # of each example, for errors
+    bad: list[str]  # why an example cannot be used; empty where it can
+    notes: list[str]
+
+
+def _table_rows(path: Path, columns: str | None, encoding: str | None, before: str = "") -> _Raw:
+    """Reads the rows of a table; `before` is written before their numbers in errors."""
     table = read_table(path, encoding=encoding)
     if not table.rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column of texts and one of labels")
     table, names, label = _columns(table, columns)
     group = next((n for n in table.columns if name_key(n) in NAMES["group"] and n not in (*names, label)), None)
-    texts = [_joined(row, names) for row in table.rows]
-    groups = [str(row.get(group) or "") for row in table.rows] if group else None
-    labels = [row.get(label) for row in table.rows]
-    what = (f"{'+'.join(names)},", f"{label}")
-    return _labelled(table.name, texts, labels, groups, table.notes, table.bad, skip=skip_bad, what=what)
+    texts, labels = [_joined(row, names) for row in table.rows], [row.get(label) for row in table.rows]
+    bad = [before + table.bad[i] if i in table.bad else "" for i in range(1, len(texts) + 1)]
+    for i, (text, plain) in enumerate(zip(texts, plain_labels(labels), strict=True)):
+        given = f" ({labels[i]!r:.40})" if labels[i] not in (None, "") else ""
+        if not bad[i] and plain is None:
+            bad[i] = f"{before}row {i + 1} has no {label}{given}"
+        elif not bad[i] and is_blank(text):
+            bad[i] = f"{before}row {i + 1}, {'+'.join(names)}, is empty or no text"
+    groups = [str(row.get(group) or "") if group else "" for row in table.rows]
+    return _Raw(texts, labels, groups, [f"{before}row {i}" for i in range(1, len(texts) + 1)], bad, table.notes)
+
+
+def _tables_in(path: Path) -> dict[Path, str]:
+    """Returns the tables train, val and test of a folder, each with its part; or its only table, without one."""
+    files = [file for file in sorted(path.glob("[!.~]*")) if is_table(file) and table_kind(file) != ".txt"]
+    named = {file: part for file in files if (part := part_of(table_stem(file))[0])}
+    return named if "train" in named.values() else dict.fromkeys(files, "") if len(files) == 1 else {}
 
 
 def _labelled(
-    name: str,
-    texts: list[Any],
-    values: Sequence[Any],
-    groups: list[str] | None,
-    notes: list[str],
-    bad: dict[int, str],
-    *,
-    skip: bool | None,
-    what: tuple[str, str] = ("", "label"),
-    row: Callable[[int], str] = lambda i: f"row {i + 1}",
+    raw: _Raw, name: str, *, skip: bool | None, parts: Mapping[str, str] = {}, notes: Iterable[str] = ()
 ) -> Texts:
     """Returns the examples without bad ones, which are named, and without repeated ones, which are counted."""
-    labels, bad = plain_labels(values), dict(bad)
-    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        if i + 1 not in bad and label is None:
-            given = f" ({values[i]!r:.40})" if values[i] not in (None, "") else ""
-            bad[i + 1] = f"{row(i)} has no {what[1]}{given}"
-        elif i + 1 not in bad and is_blank(text):
-            bad[i + 1] = f"{row(i)}, {what[0]} is empty or no text" if what[0] else f"{row(i)} is empty"
+    texts, labels = raw.texts, plain_labels(raw.labels)
+    bad = {i + 1: what for i, what in enumerate(raw.bad) if what}
+    bad |= {i + 1: f"{raw.names[i]} is empty" for i, text in enumerate(texts) if is_blank(text) and i + 1 not in bad}
     left_out = check_rows(name, bad, skip=skip)
     seen: dict[str, dict[str, int]] = defaultdict(dict)
     for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
@@ -228,7 +273,7 @@ def _labelled(
     keep = sorted(i for own in seen.values() for i in own.values())
     repeated = len(texts) - len(bad) - len(keep)
     several = [own for own in seen.values() if len(own) > 1]
-    notes = [", ".join(notes), left_out]
+    notes = [", ".join(dict.fromkeys(raw.notes)), *notes, left_out]
     notes.append(f"{repeated} duplicate text{'s' * (repeated > 1)} left out" if repeated else "")
     if several:
         example = texts[min(several[0].values())]
@@ -238,7 +283,8 @@ def _labelled(
     alike = {name_key(label): label for label in kinds}
     if other := next((label for label in kinds if alike[name_key(label)] != label), None):
         notes.append(f"{other!r} and {alike[name_key(other)]!r} are two classes")
-    return Texts([texts[i] for i in keep], own, groups and [groups[i] for i in keep], [note for note in notes if note])
+    groups = [raw.groups[i] for i in keep]
+    return Texts([texts[i] for i in keep], own, groups if any(groups) else None, list(filter(None, notes)), parts)
 
 
 def texts_of(path: Path, columns: str | None = None) -> list[str]:
@@ -280,8 +326,11 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     values = [row[label] for row in rows]
     if hasattr(feature, "int2str"):  # -1 marks examples without a label
         values = [None if value in (None, -1) else feature.int2str(value) for value in values]
+    plain = plain_labels(values)
+    names = [f"row {i}" for i in range(1, len(rows) + 1)]
+    bad = [f"{row} has no {label}" if own is None else "" for row, own in zip(names, plain, strict=True)]
     texts = [_joined(row, [text]) for row in rows]
-    found = _labelled(where, texts, values, None, [], {}, skip=None, what=(f"{text},", label))
+    found = _labelled(_Raw(texts, values, [""] * len(rows), names, bad, []), where, skip=None)
     options["summary"] = "; ".join([f"{len(found.texts)} texts of {len(set(found.labels))} classes", *found.notes])
     return text_source(found.texts, found.labels, **options)
 
@@ -307,11 +356,12 @@ def _find(table: DataTable, what: str) -> str:
 
 def _guess(table: DataTable) -> str:
     """Returns the two columns that are likely to be text and label, as `columns` takes them."""
-    kinds = {name: {str(row.get(name)) for row in table.rows} for name in table.columns}
+    kinds = {name: {_joined(row, [name]) for row in table.rows} for name in reversed(table.columns)}
+    kinds = {name: own for name, own in kinds.items() if own - {""}}
     if len(kinds) < 2:
         return "TEXT,LABEL"
-    label = min(kinds, key=lambda name: (len(kinds[name]) < 2, len(kinds[name])))
-    text = max(kinds.keys() - {label}, key=lambda name: sum(map(len, kinds[name])))
+    label = min(kinds, key=lambda name: (len(kinds[name]) < 2, len(kinds[name]), sum(map(len, kinds[name]))))
+    text = max(kinds.keys() - {label}, key=lambda name: (sum(map(len, kinds[name])), name))
     if table.header and any(row.get(label) == table.header[table.columns.index(label)] for row in table.rows):
         return f"{table.columns.index(text) + 1},{table.columns.index(label) + 1}"  # the first row is an example
     return join_names([text, label])
@@ -359,10 +409,6 @@ def _pairs(path: Path, value: Any) -> Iterable[tuple[str, str]]:
             yield str(text), str(label)
     except (TypeError, ValueError) as error:
         raise UpstairsError(f"{path} is no list of [text, label] pairs ({reason(error)}): replace it") from error
-
-
-def _text_files(path: Path) -> Iterable[Path]:
-    return (p for p in path.glob("*/*.txt") if not p.name.startswith("."))
 
 
 def _json(path: Path) -> Any:
