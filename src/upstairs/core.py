@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar, final
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -45,6 +46,8 @@ class Examples(_Fields):
     __slots__ = ()
 
     def __new__(cls, x: Any, y: Any, mask: Any = None) -> "Examples":
+        if isinstance(x, np.ndarray) or isinstance(y, np.ndarray):
+            x, y = torch.as_tensor(x), torch.as_tensor(y)
         if mask is None and isinstance(y, Tensor):  # torch builds trees of numbers and Nones in this shape too
             targets = y.is_floating_point()  # regression targets, or class probabilities
             if targets and y.ndim < 2:
@@ -351,6 +354,8 @@ def _mismatch(learner: Learner, tasks: Task, message: str) -> str:
     weight = next((p for p in learner.parameters() if p.is_floating_point()), None)
     for name, examples in zip(Task._fields, tasks, strict=True):
         x, y, mask = examples
+        if "Inference tensors" in message and (x.is_inference() or y.is_inference()):
+            return f"`{name}` was made under torch.inference_mode, without gradients: make it outside"
         if x.shape[:2] != mask.shape or y.shape[:2] != mask.shape:
             return (
                 f"`{name}.x` is {list(x.shape)}, `{name}.y` {list(y.shape)} and the mask {list(mask.shape)}: all start "

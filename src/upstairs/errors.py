@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container
+from types import UnionType
 from typing import Any
 
 
@@ -26,7 +27,7 @@ def reason(error: BaseException) -> str:
     return "".join(c if c.isprintable() else "?" for c in text.splitlines()[0][:200])
 
 
-def check_type(name: str, value: Any, kinds: type | tuple[type, ...], need: str) -> None:
+def check_type(name: str, value: Any, kinds: type | UnionType | tuple[type, ...], need: str) -> None:
     """Raises UpstairsError if an argument is of none of these types; a bool is no number.
 
     Args:

@@ -1,6 +1,7 @@
 """Tensors that do not fit a network: a sentence that says which one, in every way to run; other errors stay."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -123,3 +124,24 @@ def test_one_label_a_pixel(way: int | None) -> None:
         expected = [e + g / 3 for e, g in zip(expected, torch.autograd.grad(loss, [*net.parameters()]), strict=True)]
     for p, g in zip(net.parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g)
+
+
+def test_arguments_are_checked() -> None:
+    learner, tasks = maml(nn.Linear(8, WAY), way=WAY), blobs()
+    wrong = [
+        ({"chunk": 0}, r"`chunk` is 0"), ({"compile": "yes"}, r"`compile` is 'yes': choose off, on, auto"),
+        ({"precision": "half"}, r"`precision` is 'half'"), ({"differentiate": "first"}, r"FirstOrder\(\)"),
+    ]  # fmt: skip
+    for options, message in wrong:
+        with pytest.raises(UpstairsError, match=message):
+            unwrap(meta_backward)(learner, tasks, **options)  # without the type checker of the tests
+    with pytest.raises(UpstairsError, match="`tasks` is"):
+        unwrap(meta_backward)(learner, list(tasks))
+    with torch.inference_mode():
+        made = blobs()
+    with pytest.raises(UpstairsError, match="inference_mode"):
+        meta_backward(learner, made)
+    with pytest.raises(UpstairsError, match="`way` is 0"):
+        maml(nn.Linear(8, WAY), way=0)
+    arrays = Examples(tasks.support.x.numpy(), tasks.support.y.numpy())
+    assert torch.equal(arrays.x, tasks.support.x) and arrays.mask.all()

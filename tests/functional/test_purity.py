@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from helpers.tasks import WAY, blobs
+from upstairs import r2d2
 from upstairs.engine.evolution import es_step
 from upstairs.engine.explain import explain, preflight
 from upstairs.engine.meta_backward import meta_backward
@@ -206,3 +208,32 @@ def test_a_sparse_buffer_runs() -> None:
     step = meta_backward(maml(net, way=WAY), blobs())
     plain = meta_backward(maml(net.linear, way=WAY), blobs())
     torch.testing.assert_close(step.losses, plain.losses)
+
+
+def test_weights_that_torch_computes_anew_are_named() -> None:
+    net = nn.Sequential(prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.5), nn.Linear(8, WAY))
+    with pytest.raises(UpstairsError, match=r"Linear \(net.0\).*prune.remove"):
+        meta_backward(maml(net, way=WAY), blobs())
+    prune.remove(net[0], "weight")
+    meta_backward(maml(net, way=WAY), blobs())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_script_is_refused_where_its_weights_would_adapt() -> None:
+    script = torch.jit.trace(nn.Linear(8, 6), torch.zeros(1, 8))
+    with pytest.raises(UpstairsError, match="TorchScript"):
+        maml(script, way=WAY)
+    meta_backward(r2d2(script, way=WAY), blobs())
+
+
+def test_complex_weights_adapt() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn, self.head = nn.Parameter(torch.randn(8, 8, dtype=torch.complex64)), nn.Linear(8, WAY)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x.to(torch.complex64) @ self.turn).abs())
+
+    meta_backward(maml(net := Waves(), way=WAY), blobs())
+    assert net.turn.grad.is_complex() and net.turn.grad.isfinite().all()

@@ -12,7 +12,7 @@ from upstairs.data.files import listed
 from upstairs.data.regression import draw_functions
 from upstairs.data.seeds import dice, stream_seeds
 from upstairs.data.source import Source
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.settings import TaskKind
 from upstairs.tree import map_tensors
 
@@ -21,11 +21,16 @@ Range = int | tuple[int, int]
 
 def as_range(value: Range) -> tuple[int, int]:
     """Returns (lowest, highest) of a number or a range."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    if isinstance(value, int):
+        return value, value
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(end, int) for end in value):
+        raise UpstairsError(f"`way` or `shot` is {value!r}: give a whole number, or a pair of them, such as (1, 5)")
+    return value[0], value[1]
 
 
 def check_task_sizes(source: Source, way: tuple[int, int] | None, shot: tuple[int, int], query: int) -> None:
     """Raises UpstairsError if the source has too few classes or examples for such tasks."""
+    check_type("query", query, int, "the number of queries of each class")
     if source.functions and way is not None:
         raise UpstairsError(f"`way` is {way[1]} and {source.name} is regression, which has no classes: leave it out")
     if not source.functions and way is None:

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.core import Learner, Task
-from upstairs.engine.plan import estimate, known_of
+from upstairs.engine.plan import estimate, known_of, silent_tracing
 from upstairs.engine.rewrite import rewrite_products
 from upstairs.functional.batching.norms import tracks_statistics
 from upstairs.functional.purity import put_back, snapshot
@@ -126,7 +126,8 @@ def compiled_step(learner: Learner, tasks: Task, mode: str, key: Any) -> Compile
     else:
         before = snapshot(learner)
         try:
-            shape.program = Compiled(learner, tasks)
+            with silent_tracing():
+                shape.program = Compiled(learner, tasks)
         except Exception as error:
             shape.refused = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
             log.warning("the meta-step runs eagerly, since it was not compiled: %s", shape.refused)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from math import isfinite
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ from upstairs.engine.allocator import (
 from upstairs.engine.chunks import chunks
 from upstairs.engine.compile import Compiled, compiled_step
 from upstairs.engine.plan import MIB, Plan, Precision, estimate, known_of, plan, signature
-from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.errors import NonFiniteError, UpstairsError, check_type
 from upstairs.functional.batching.norms import Moments, running_statistics, write_running_statistics
 from upstairs.functional.batching.vectorize import out_of_memory, untracked
 from upstairs.functional.derivatives import twice
@@ -31,6 +31,7 @@ from upstairs.functional.purity import check_unchanged, put_back, snapshot
 from upstairs.tree import index, modules_of, parameters_of
 
 Compile = Literal["off", "on", "auto"]
+COMPILE, PRECISION = get_args(Compile), get_args(Precision)
 
 
 class MetaStep(NamedTuple):
@@ -73,6 +74,16 @@ def meta_backward(
         UpstairsError: memory ran out, an operation has no second derivative, or the precision is refused. After any
             error the parameters' `.grad` is unchanged.
     """
+    if not isinstance(learner, Learner) or not isinstance(tasks, Task):
+        check_type("learner", learner, Learner, "a learner, such as upstairs.maml(net, way=5)")
+        check_type("tasks", tasks, Task, "a batch of tasks, such as one of Episodes(...).stream(size=4)")
+    if chunk is not None and chunk < 1:
+        raise UpstairsError(f"`chunk` is {chunk}: give the number of tasks at a time, 1 or more")
+    for name, value, choices in (("compile", compile, COMPILE), ("precision", precision, PRECISION)):
+        if value not in choices:
+            raise UpstairsError(f"`{name}` is {value!r}: choose {', '.join(choices)}")
+    if differentiate is not None:
+        check_type("differentiate", differentiate, Differentiation, "Exact(), FirstOrder() or Implicit()")
     if tasks.query.mask.ndim != 2:
         raise UpstairsError(
             f"`tasks` is a batch, whose tensors have a leading task axis, and its mask has shape "
@@ -229,7 +240,7 @@ def check_finite(losses: Float[Tensor, " task"], places: list[int] | None = None
 def _finite(parameters: list[nn.Parameter], losses: list[Tensor]) -> bool:
     """Returns whether gradients and losses are finite: one non-finite number makes their sum non-finite."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    return isfinite(_flatten_dense_tensors([*losses, *grads]).sum().item())
+    return isfinite(abs(_flatten_dense_tensors([*losses, *grads]).sum().item()))  # it may be complex
 
 
 def _first_bad_gradient(learner: Learner, tasks: Task, parameters: list[nn.Parameter]) -> int:

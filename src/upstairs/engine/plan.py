@@ -208,21 +208,30 @@ def _measure(learner: Learner, tasks: Task, recompute: bool) -> Estimate:
         return Estimate(tracker.peak, tracker.largest, bool(FOLDS[-1]), tracker.calls, tracker.written)
 
     known, before = chosen(learner, "meta_loss"), snapshot(learner)
-    noise = logging.getLogger("torch._subclasses.fake_tensor")
-    level = noise.level
-    noise.setLevel(logging.CRITICAL)  # a network's own mistake is reported when it runs
     try:
-        return run(FakeTensorMode(allow_non_fake_inputs=True))
+        with silent_tracing():
+            return run(FakeTensorMode(allow_non_fake_inputs=True))
     except UpstairsError:
         raise
     except Exception:  # a network that reads values: measured on one real task
         return run(nullcontext())
     finally:
         FOLDS.clear()
-        noise.setLevel(level)
         put_back(before)  # a plan leaves no trace: the first real pass finds the network as the user gave it
         if known is None:  # the way that works on these tensors may not work on real ones
             forget(learner)
+
+
+@contextmanager
+def silent_tracing() -> Iterator[None]:
+    """A context in which torch logs no errors of tensors without storage: what fails on them runs on real ones."""
+    noise = logging.getLogger("torch._subclasses.fake_tensor")
+    level = noise.level
+    noise.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        noise.setLevel(level)
 
 
 @contextmanager

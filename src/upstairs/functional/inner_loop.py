@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.functional.batching.tensor import BatchedTensor, wrap
 from upstairs.functional.call import Params, cache_frozen_modules, random_states, same_chance
 from upstairs.functional.derivatives import graph_nodes
@@ -71,6 +71,9 @@ def inner_loop(
             f"`start` is {f'a {type(start).__name__}' if start else 'empty'} and an inner loop needs parameters by "
             "name: give a dict of tensors, such as dict(net.named_parameters())"
         )
+    check_type("differentiate", how, Differentiation, "Exact(), FirstOrder() or Implicit()")
+    if wrong := next((n for n, p in start.items() if not isinstance(p, Tensor)), None):
+        raise UpstairsError(f"`start` has a {type(start[wrong]).__name__} as '{wrong}': give a tensor")
     if type(rule) is not SGD:
         check_rule(rule)
     if steps < 0:

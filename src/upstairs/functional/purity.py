@@ -12,10 +12,15 @@ from torch.utils._pytree import tree_leaves
 
 from upstairs.errors import UpstairsError
 
+OLD = {  # hooks that write a weight, and what does the same without
+    "WeightNorm": "torch.nn.utils.parametrizations.weight_norm",
+    "SpectralNorm": "torch.nn.utils.parametrizations.spectral_norm, and net.eval()",
+    "BasePruningMethod": "torch.nn.utils.prune.remove, which makes the pruning permanent",
+}
 TASKS = "while tasks adapt, so that tasks would see each other"
 _FIXED = (
     str, bytes, int, float, complex, types.NoneType, type, types.FunctionType, types.BuiltinFunctionType,
-    types.ModuleType, torch.dtype, torch.device, torch.Size,
+    types.ModuleType, torch.jit.ScriptModule, torch.dtype, torch.device, torch.Size,
 )  # fmt: skip
 
 
@@ -49,6 +54,12 @@ def snapshot(root: nn.Module) -> list[Kept]:
             kept.append(Kept(value, value.get_state(), 0, module, attribute))
         elif isinstance(value, nn.Module):
             module, own = f"{type(value).__name__} ({path or 'the learner'})", vars(value)
+            for hook in value._forward_pre_hooks.values():
+                if remedy := OLD.get(type(hook).__name__) or OLD.get(type(hook).__bases__[0].__name__):
+                    raise UpstairsError(
+                        f"{module} computes a weight anew in each call, by a hook {type(hook).__name__} of torch, and "
+                        f"keeps it: use {remedy}"
+                    )
             for home in (own, value._parameters, value._buffers, value._modules):
                 kept.append(Kept(home, dict(home), 0, module, ""))
                 seen.add(id(home))
@@ -99,7 +110,7 @@ def _put_back(before: list[Kept]) -> str:
                 was.owner.data.copy_(was.copy)
         elif isinstance(was.owner, torch.Generator):
             was.owner.set_state(was.copy)
-        elif different := _difference(was.owner, was.copy):
+        elif different := _difference(was.owner, was.copy, flags=not was.attribute):
             found = found or next((_name(was, was.attribute or key) for key in different if different[key]), "")
             was.owner.clear()
             (was.owner.update if isinstance(was.owner, dict | set) else was.owner.extend)(was.copy)
@@ -129,21 +140,27 @@ def _written(was: Kept) -> bool:
     """Returns whether a tensor was written to, or a tensor or flag in a container was replaced."""
     if isinstance(was.owner, Tensor):
         return _version(was.owner) != was.version or not _equal(was.owner, was.copy)
-    return not isinstance(was.owner, torch.Generator) and any(_difference(was.owner, was.copy).values())
+    return not isinstance(was.owner, torch.Generator) and any(
+        _difference(was.owner, was.copy, flags=not was.attribute).values()
+    )
 
 
-def _difference(now: Any, before: Any) -> dict[Any, bool]:
+def _difference(now: Any, before: Any, *, flags: bool) -> dict[Any, bool]:
     """Returns the keys (or places) at which two containers differ, and whether that harms other tasks."""
     if isinstance(now, set):
         return {"": _harms(*(now ^ before))} if now != before else {}
     a, b = (box if isinstance(box, dict) else dict(enumerate(box)) for box in (now, before))
     other = [key for key in {**a, **b} if a.get(key) is not b.get(key) or (key in a) != (key in b)]
-    return {key: key != "training" and _harms(a.get(key), b.get(key)) for key in other}
+    return {key: key != "training" and _harms(a.get(key), b.get(key), flags=flags) for key in other}
 
 
-def _harms(*values: Any) -> bool:
-    """Returns whether these are tensors, or flags, such as that of a layer that has set itself up; counters are not."""
-    return any(isinstance(leaf, Tensor | bool) for leaf in tree_leaves(values))
+def _harms(*values: Any, flags: bool = False) -> bool:
+    """Returns whether these are tensors, or flags of a module, such as one that it has set itself up; counters are not.
+
+    Args:
+        flags: booleans count too.
+    """
+    return any(isinstance(leaf, Tensor | bool if flags else Tensor) for leaf in tree_leaves(values))
 
 
 def _name(was: Kept, attribute: Any) -> str:

@@ -8,6 +8,7 @@ computed through the inner loop.
 
 import copy
 from collections.abc import Callable
+from types import NoneType
 from typing import TypedDict, Unpack
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, cross_entropy, mean_loss, squared_error
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.functional.call import functional_call
 from upstairs.functional.differentiate import EXACT, Differentiation, FirstOrder, Implicit, at_step, inner_step
 from upstairs.functional.inner_loop import inner_loop
@@ -51,6 +52,10 @@ class GradientLearner(Learner[Params]):
         loss_fn: LossFn | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        check_type("net", net, nn.Module, "a module of torch")
+        check_type("differentiate", differentiate, Differentiation, "Exact(), FirstOrder() or Implicit()")
+        check_type("steps", steps, int, "the number of inner steps")
+        check_type("way", way, (int, NoneType), "the number of classes, or None for regression")
         self.net, self.rule = net, rule
         self.steps, self.differentiate, self.fast = steps, differentiate, fast
         self.loss_fn = loss_fn or (squared_error if way is None else cross_entropy)
@@ -134,6 +139,9 @@ def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
 
     The token embeddings of texts do not adapt, since one task contains few of the tokens.
     """
+    check_type("net", net, nn.Module, "a module of torch")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise UpstairsError("`net` is a TorchScript module, whose weights cannot be replaced: give the Python module")
     params = named_parameters_of(net)
     if fast is not None:
         return {name: p for name, p in params.items() if fast(name) and p.is_floating_point()}
