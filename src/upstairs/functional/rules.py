@@ -46,8 +46,8 @@ def check_rule(rule: Any) -> None:
         )
     if problem := _misfit(type(rule)):
         raise UpstairsError(
-            f"`update` of {type(rule).__name__} takes other arguments ({problem}): it is called as update(grads, state, "
-            "params)"
+            f"`update` of {type(rule).__name__} takes other arguments ({problem}): it is called as update(grads, "
+            "state, params)"
         )
 
 
