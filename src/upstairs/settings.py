@@ -252,6 +252,8 @@ def check_option(one: Field[Any], kinds: tuple[Any, ...], value: Any) -> None:
         return
     if {int, float} & set(kinds) and (not isinstance(value, Real) or isinstance(value, bool)):
         raise UpstairsError(f"`{name}` is {value!r}: give a number")
+    if int in kinds and float not in kinds and not (float(value).is_integer() and abs(float(value)) < 2**63):
+        raise UpstairsError(f"`{name}` is {value}: give a whole number below 2**63")
     if below is not None and not least <= value < below:
         raise UpstairsError(f"`{name}` is {value}: it must be from {least} to below {below}")
     if least is not None and not value >= least:

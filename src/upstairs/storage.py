@@ -40,8 +40,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UpstairsError(
-            f"{path} could not be written ({error.strerror or error}): free some room or choose another place; "
-            "what was saved there before is untouched"
+            f"{path} could not be written ({error.strerror or error}): choose another path, or free some room; what "
+            "was saved there before is untouched"
         ) from error
     finally:
         if temporary is not None:

@@ -170,6 +170,9 @@ def test_resume_and_its_refusals(call, pictures: Path, tmp_path: Path) -> None:
     assert call("train", "protonet", *words, "--steps", 4, "--out", tmp_path / "run")[0] == 0
     status, _, err = call("train", "protonet", *words, "--steps", 4, "--out", tmp_path / "run")
     assert status == 2 and "holds a run already" in err and "--resume" in err
+    status, _, err = call("train", "--out", tmp_path / "other", "--resume")
+    assert status == 2 and "other holds no run to resume" in err
+    assert call("--version")[1] == f"upstairs {upstairs.__version__}\n"
     status, _, err = call("train", "maml", "--out", tmp_path / "run", "--resume")
     assert status == 2 and "`learner` is maml" in err
     status, _, err = call("train", "--out", tmp_path / "run", "--resume", "--width", 64)

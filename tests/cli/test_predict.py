@@ -230,3 +230,12 @@ def test_the_user_is_told_what_the_file_holds(call, home: Path, run: Path, tmp_p
     assert sizes[0] - sizes[1] > 12 * 4 * 20 * 20
     answers = [call("predict", tmp_path / name, home / "pictures")[1] for name in ("with", "without")]
     assert answers[0] == answers[1] and len(answers[0].splitlines()) == 12
+
+
+def test_values_that_would_be_lost_and_empty_inputs(call, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    status, _, err = call("predict", home / "texts.safetensors", "--text", "late", "--text", "refund")
+    assert status == 2 and "--text was given 2 times" in err
+    for model in ("pictures", "texts"):
+        stdin(monkeypatch, "\n")
+        status, _, err = call("predict", home / f"{model}.safetensors", "-")
+        assert status == 2 and "standard input is empty" in err

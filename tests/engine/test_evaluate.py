@@ -147,6 +147,8 @@ def test_bad_requests() -> None:
         evaluate(nearest_centroid(way=4), episodes, tasks=1)
     with pytest.raises(UpstairsError, match="trained to tell 3 classes apart and was given 4"):
         evaluate(maml(mlp((6,), out=3), way=3), episodes, tasks=2)
+    with pytest.raises(UpstairsError, match="`chunk` is -1"):
+        evaluate(nearest_centroid(way=4), episodes, tasks=2, chunk=-1)
 
 
 def test_memory_is_flat_in_the_number_of_tasks() -> None:

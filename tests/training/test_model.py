@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from upstairs.data.images.format import ImageFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.engine.metrics import score_answers
 from upstairs.learners import LEARNERS
+from upstairs.storage import save_tensors
 from upstairs.training.inputs import Inputs, label_text, read_support
 from upstairs.training.model import Model
 
@@ -148,10 +150,10 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda m, r: m.predict(None), "a NoneType: give a path"),
-        (lambda m, r: m.predict(3), "an? int: give"),
-        (lambda m, r: m.predict(torch.tensor(3.0)), "a float: give"),
-        (lambda m, r: m.predict({"a": [1.0] * 4}), "a dict: give"),
+        (lambda m, r: m.predict(None), "type NoneType: give a path"),
+        (lambda m, r: m.predict(3), "int: give"),
+        (lambda m, r: m.predict(torch.tensor(3.0)), "type float: give"),
+        (lambda m, r: m.predict({"a": [1.0] * 4}), "type dict: give"),
         (lambda m, r: m.predict(np.zeros((2, 5))), r"shape \(2, 5\) and this learner takes \(4,\)"),
         (lambda m, r: m.predict([np.zeros(4), np.zeros(5), np.zeros(6)]), "2 inputs cannot be used: input 1 .*input 2"),
         (lambda m, r: m.predict([[0.0, 1.0, float("nan"), 0.0]]), "input 0 has values that are no finite numbers"),
@@ -159,7 +161,7 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
         (lambda m, r: m.predict("nowhere.npy"), r"nowhere.npy cannot be read .* \.npy file"),
         (lambda m, r: m.evaluate({"z": np.zeros((1, 4))}), "the labels are z and the model knows a, b"),
         (lambda m, r: m.predict_windows("x.wav"), "windows are parts of recordings"),
-        (lambda m, r: r.adapt(5), "the support set is a int: give"),
+        (lambda m, r: r.adapt(5), "the support set is of type int: give"),
         (lambda m, r: r.adapt((np.zeros((2, 4)), np.eye(2))), "give each a name or a number, such as y.argmax"),
         (lambda m, r: r.adapt((np.zeros((2, 4)), [1.0, float("nan")])), "input 1 has the label nan"),
         (lambda m, r: r.adapt((np.zeros((2, 4)), ["a", None])), "input 1 has the label None"),
@@ -332,3 +334,35 @@ def test_windows_find_a_word_in_a_long_recording(tmp_path: Path) -> None:
     for wrong in ({"hop": 0}, {"hop": -1.0}, {"seconds": 0}, {"seconds": float("nan")}):
         with pytest.raises(up.UpstairsError, match=next(iter(wrong))):
             model.predict_windows((long, 16000), **wrong)
+
+
+def test_labels_are_values_of_an_enum_and_finite() -> None:
+    assert label_text(StrEnum("Kind", {"CAT": "cat"}).CAT) == "cat"
+    with pytest.raises(up.UpstairsError, match="has the label inf"):
+        label_text(float("inf"))
+
+
+def test_paths_that_are_none(named: Model) -> None:
+    for path, message in (("", "input 0 is an empty path"), ("https://a.org/b.png", "is no path of a file")):
+        with pytest.raises(up.UpstairsError, match=message):
+            named.predict(path)
+    with pytest.raises(up.UpstairsError) as caught:
+        named.predict("iVBORw0KGgo" * 1000)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_checkpoint_of_a_run_is_not_written_over(named: Model, tmp_path: Path) -> None:
+    save_tensors(tmp_path / "best.safetensors", {}, {}, kind="run")
+    with pytest.raises(up.UpstairsError, match="checkpoint of a run, which would be lost"):
+        named.save(tmp_path / "best.safetensors")
+
+
+@pytest.mark.parametrize("learner", ["protonet", "maml"])
+def test_a_model_made_in_inference_mode_serves_outside_of_it(learner: str) -> None:
+    run = untrained((4,), learner=learner)
+    support, x = (np.eye(4), list("abab")), np.ones((2, 4))
+    expected = run.adapt(support).predict_proba(x)
+    with torch.inference_mode():
+        model = run.adapt(support)
+        np.testing.assert_array_equal(model.predict_proba(x), expected)
+    np.testing.assert_array_equal(model.predict_proba(x), expected)

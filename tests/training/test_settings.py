@@ -131,3 +131,20 @@ def test_data_options_are_part_of_the_settings() -> None:
     assert isinstance(make_settings("protonet"), DataOptions)
     with pytest.raises(UpstairsError, match="`train_classes` is 1: it must be at least 2"):
         DataOptions(train_classes=1)
+
+
+def test_python_takes_numbers_of_shots_and_of_numpy(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(160, 4)).astype("float32"), np.arange(160) % 16
+    data = Source.from_arrays(x, y)
+    for k, (shot, text) in enumerate(((2, "2"), ((1, 3), "1-3"), ("1-3", "1-3"), (np.int64(2), "2"))):
+        options = {"shot": shot, "steps": np.int64(1), "lr": np.float32(0.01), "validation_tasks": 2, "way": 3}
+        run = upstairs.train("protonet", data=data, out=tmp_path / str(k), quiet=True, **options)
+        assert run.settings.shot == text and type(run.settings.steps) is int
+    for name, value in (("steps", 2.5), ("seed", 2**70)):
+        with pytest.raises(UpstairsError, match=f"`{name}` is .*: give a whole number"):
+            check_option(COMMON[name], option_kinds(Settings)[name], value)
+
+
+def test_a_name_in_other_letters_is_proposed() -> None:
+    with pytest.raises(UpstairsError, match="no learner 'Proto-MAML': choose proto_maml, or"):
+        make_settings("Proto-MAML")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from inspect import signature
@@ -103,6 +104,8 @@ def train_command(words: Sequence[str]) -> None:
     command, values = parse_run(TrainCommand, words, prog="upstairs train NAME", named=named)
     out = command.out or stored or Path("runs") / (name or "")
     resume = command.resume and (out / CHECKPOINT).is_file()
+    if command.resume and command.out and named is None and not resume:
+        raise UpstairsError(f"{out} holds no run to resume: check the path, or name a learner to start one")
     if named is None and not resume:
         raise UpstairsError("no learner was named: write `upstairs train protonet`; `upstairs list` names them all")
     from upstairs.training.defaults import request_run
@@ -325,18 +328,24 @@ RUN_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], type[Any]]] = {
     "train": (train_command, TrainCommand),
     "search": (search_command, SearchCommand),
 }
+LISTS = ("--text", "--vary", "--earlier")  # options of several values, of which argparse would keep the last
 ORDER = "demo train search evaluate compare breadth adapt predict generate report reproduce results list"
 
 
 def run_command(words: Sequence[str]) -> None:
     """Runs the command that the arguments name; without any, or with --help, prints the list of commands."""
     name, *rest = words or ["--help"]
+    for flag, count in Counter(word for word in rest if word in LISTS).items():
+        if count > 1:
+            raise UpstairsError(f"{flag} was given {count} times: give it once, with all its values behind it")
     if name in RUN_COMMANDS:
         RUN_COMMANDS[name][0](rest)
     elif name in COMMANDS:
         tyro.cli(COMMANDS[name], prog=f"upstairs {name}", args=rest)
     elif name in ("-h", "--help"):
         print(describe_commands())
+    elif name in ("-V", "--version"):
+        print(f"upstairs {upstairs.__version__}")
     else:
         raise UpstairsError(f"there is no command '{name}': `upstairs --help` names them all")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ def frozen_seeds(seed: int, tasks: int) -> list[int]:
     return [task_seed(EVALUATION + seed, i) for i in range(tasks)]
 
 
+@torch.inference_mode(False)
 def score_tasks(
     learner: Learner,
     episodes: Episodes,
@@ -154,6 +156,11 @@ def evaluate(
     check_type("learner", learner, Learner, "a learner, such as `run.learner` of a run")
     check_type("episodes", episodes, Episodes, "the tasks, such as Episodes(source, way=5, shot=1)")
     seeds = enough_seeds(seed, tasks)
+    check_type("baselines", baselines, (Mapping, NoneType), "a dict of learners, {} for none, or None")
+    for name, baseline in (baselines or {}).items():
+        check_type(f"baselines[{name!r}]", baseline, Learner, "a learner")
+    if chunk is not None and not chunk >= 1:
+        raise UpstairsError(f"`chunk` is {chunk}: it must be at least 1")
     if training is not None:
         calibrate(learner, training)
     if baselines is None:

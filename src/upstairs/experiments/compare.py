@@ -1,6 +1,6 @@
 """Scores of several runs on the same tasks, and their paired differences with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from upstairs.console import (
 from upstairs.data.open import absolute
 from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_with_baselines
 from upstairs.engine.metrics import score_kind
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.experiments.evaluate import choose_episodes
 from upstairs.experiments.report.measure import name_runs
 from upstairs.experiments.report.values import write_name
@@ -57,7 +57,8 @@ def compare(
     Raises:
         UpstairsError: fewer than two runs, a run given twice, or runs without tasks in common.
     """
-    loaded = [load(path) for path in ([runs] if isinstance(runs, str | Path) else runs)]
+    check_type("runs", runs, Iterable | Path | Run, "a list of runs, or of their directories")
+    loaded = [load(path) for path in ([runs] if isinstance(runs, str | Path | Run) else runs)]
     if len(loaded) < 2:
         raise UpstairsError(
             f"{len(loaded)} run was given and a comparison needs 2: write `upstairs compare RUN RUN...`"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from upstairs.console import counting, one_line
+from upstairs.data import BUILT_IN
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
@@ -46,6 +47,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Returns the score of a run (or of the run in a directory), with its interval and baselines, on frozen tasks."""
     run = load(path)
+    check_type("inner_steps", inner_steps, (int, NoneType), "a whole number, or None for as trained")
     episodes, name, part = choose_episodes(
         [run], data=data, split=split, columns=columns, way=way, shot=shot, query=query, quiet=quiet
     )
@@ -136,6 +138,11 @@ def choose_source(
     if data is None and run.splits is not None and split in (None, *Splits._fields):
         return getattr(run.splits, split or "test"), name, split or "test"
     own = data is None or absolute(data) == run.settings.data
+    if data is None and not (name in BUILT_IN or SIGN in name or Path(name).is_absolute()):
+        raise UpstairsError(
+            f"{run.path} was trained on data made in Python ({name}), which it does not hold: give `data`, or the "
+            "tasks to upstairs.evaluate(run.learner, tasks)"
+        )
     if not reader_for(name).has_splits:
         if split not in (None, "test"):
             raise UpstairsError(
@@ -177,6 +184,10 @@ def choose_episodes(
     """
     for option, value in (("way", way), ("shot", shot), ("query", query)):
         check_type(option, value, (int, NoneType), "a whole number, or None for what suits the data")
+    check_type(
+        "data", data, (str, Path, NoneType),
+        "a name or a path; for a Source of your own: upstairs.evaluate(run.learner, Episodes(source, way=5, shot=1))",
+    )  # fmt: skip
     source, name, part = choose_source(runs[0], data, split, columns=columns, quiet=quiet)
     check_task_kind(runs, source)
     if shot is None:

@@ -72,9 +72,10 @@ def inputs_in(given: Sequence[str], inputs: Inputs, columns: str | None = None) 
 def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
     if path == "-":
         own = sys.stdin  # read as bytes where possible: in some locales Python accepts text that is not UTF-8
-        read = as_text(own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read(), "standard input")
-        lines = [line for line in read.splitlines() if line.strip()]
-        return [(line, line) for line in lines]
+        read = own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read()
+        if not read.strip():
+            raise UpstairsError("standard input is empty: give one input a line, or leave - out")
+        return [(line, line) for line in as_text(read, "standard input").splitlines() if line.strip()]
     if Path(path).is_dir() or (path.lower().endswith((".zip", *TARS)) and Path(path).is_file()):
         files = NOTES if inputs.are_texts else {"audio": SOUNDS, "array": ARRAYS}.get(inputs.kind, PICTURES)
         with open_tree(path, files) as tree:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -71,7 +72,10 @@ def entry(name: str) -> Entry:
         return load_plugin(point)
     if name in REMOVED:
         raise UpstairsError(f"the learner '{name}' was removed, since it did not help: {REMOVED[name]}")
-    raise UpstairsError(f"there is no learner '{name}': choose one of {', '.join(sorted(learners()))}")
+    known = sorted(learners())
+    near = get_close_matches(name.lower().strip().replace("-", "_"), known, 1, 0.7)
+    guess = f"{near[0]}, or another one" if near else "one"
+    raise UpstairsError(f"there is no learner '{name}': choose {guess} of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)

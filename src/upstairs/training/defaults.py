@@ -1,7 +1,10 @@
 """Decides a run's settings from the user's values, the learner's defaults, and the data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from upstairs.data.open import is_regression, with_paths
 from upstairs.data.regression import sizes_that_fit
@@ -77,6 +80,14 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
         extra["pretrain"] = 0.0
     settings = make_settings(learner, task_kind=next(iter(kinds), "classification"), **{**extra, **values})
     return RunRequest(settings, frozenset(values))
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings given in Python as files hold them: plain numbers, and a `shot` of 5 or (1, 5) as text."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    if isinstance(shot := plain.get("shot"), int | tuple | list):
+        plain["shot"] = "-".join(map(str, shot if isinstance(shot, tuple | list) else [shot]))
+    return plain
 
 
 def request_object(learner: Any, **values: Any) -> RunRequest:

@@ -5,7 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ class Inputs:
         if self._is_one(items):
             return [items]
         if isinstance(items, Mapping) or not (isinstance(items, Iterable) or hasattr(items, "__getitem__")):
-            raise UpstairsError(f"the inputs are a {type(items).__name__}: {GIVE}")
+            raise UpstairsError(f"the inputs are of type {type(items).__name__}: {GIVE}")
         return items
 
     def _is_one(self, item: Any) -> bool:
@@ -188,8 +190,12 @@ def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
         if isinstance(item, str) and not text:
             raise UpstairsError(f"{name} was opened as text: open it as open(path, 'rb')")
     elif isinstance(item, os.PathLike) or (isinstance(item, str) and not text):
-        name = str(item) if isinstance(item, str) else os.fsdecode(item)
-        item = Path(name)
+        path = os.fsdecode(item)
+        if not path:
+            raise UpstairsError(f"{name} is an empty path: leave it out")
+        name, item = (path if len(path) < 300 else f"{path[:60]}..."), Path(path)
+        if path.startswith(("data:", "http:", "https:")) or len(path) > 4096:
+            raise UpstairsError(f"{name} is no path of a file: give the bytes of the file, or a path")
     elif isinstance(item, bytearray | memoryview):
         item = bytes(item)
     elif isinstance(item, Mapping) and item.keys() >= RECORDING:
@@ -222,12 +228,13 @@ def _array(item: Any) -> Any:
 
 
 def read_support(
-    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None
+    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None, what: str = "the support set"
 ) -> tuple[list[str], list[Any], list[int]]:
     """Returns labels, raw inputs, and the class number of each input.
 
     Args:
         columns: the columns of a table; None: found by name.
+        what: names the inputs in errors.
 
     Raises:
         UpstairsError: fewer than `least` classes, a class without examples, or missing inputs or labels.
@@ -245,23 +252,19 @@ def read_support(
         y = y.tolist() if hasattr(y, "tolist") else y
         labels = list(y) if isinstance(y, Iterable) and not isinstance(y, str) else [y]
         if len(x) != len(labels):
-            raise UpstairsError(
-                f"the support set has {len(x)} inputs and {len(labels)} labels: give one label for each input"
-            )
+            raise UpstairsError(f"{what} has {len(x)} inputs and {len(labels)} labels: give one label for each input")
         for place, (item, label) in enumerate(zip(x, labels, strict=True)):
             groups.setdefault(label_text(label, f"input {place}"), []).append(item)
     else:
         raise UpstairsError(
-            f"the support set is a {type(support).__name__}: give the path of a folder, {{label: inputs}}, or (inputs, "
+            f"{what} is of type {type(support).__name__}: give the path of a folder, {{label: inputs}}, or (inputs, "
             "labels)"
         )
     if len(groups) < least:
-        raise UpstairsError(f"the support set has {len(groups)} classes: give {least} or more, each with an example")
+        raise UpstairsError(f"{what} has {len(groups)} classes: give {least} or more, each with an example")
     for label, items in groups.items():
         if len(items) == 0:
-            raise UpstairsError(
-                f"class '{label}' of the support set has no examples: give one or more, or leave it out"
-            )
+            raise UpstairsError(f"class '{label}' of {what} has no examples: give one or more, or leave it out")
     inputs_of_all = [item for items in groups.values() for item in items]
     classes = [k for k, items in enumerate(groups.values()) for _ in items]
     return [*groups], inputs_of_all, classes
@@ -298,10 +301,12 @@ def label_text(label: Any, where: str = "a class") -> str:
     Raises:
         UpstairsError: a label that is missing, or a list.
     """
+    label = label.value if isinstance(label, Enum) else label
     label = label.item() if hasattr(label, "item") and np.ndim(label) == 0 else label
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     text = unicodedata.normalize("NFC", str(label).lower() if isinstance(label, bool) else str(label)).strip()
-    if not isinstance(label, str | int | float) or text == "" or label != label:  # of another type: None, pandas.NA
+    infinite = isinstance(label, float) and not isfinite(label)
+    if not isinstance(label, str | int | float) or text == "" or infinite:  # of another type: None, pandas.NA
         raise UpstairsError(f"{where} has the label {label!r:.60}: give each a name or a number, such as y.argmax(1)")
     return text

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from upstairs.engine.metrics import ModelScore, score_answers
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
-from upstairs.storage import load_tensors, save_tensors, versions, whole
+from upstairs.storage import kind_of, load_tensors, save_tensors, versions, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
 from upstairs.training.inputs import Inputs, Items, Support, plain_input, read_support, refuse_bad
 
@@ -54,6 +55,7 @@ class Model:
     settings: Settings
     threshold: float | None = None
 
+    @torch.inference_mode(False)  # whose tensors would not serve outside of it
     def logits(self, items: Items) -> Float[Tensor, "n way"]:
         """Returns the logits of each input (columns as `labels`); inputs do not affect each other."""
         bad: dict[int, UpstairsError] = {}
@@ -61,6 +63,7 @@ class Model:
         refuse_bad(bad)
         return torch.cat(parts) if parts else torch.zeros(0, len(self.labels), dtype=torch.float64)
 
+    @torch.inference_mode(False)
     def logits_of(self, rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n way"]:
         """Returns the logits of inputs that were read (see `Inputs.batches`)."""
         with evaluating(self.learner):
@@ -99,6 +102,7 @@ class Model:
         best = zip(logits.argmax(-1).tolist(), max_logit(logits).tolist(), strict=True)
         return [self.labels[k] if score >= bar else NONE for k, score in best]
 
+    @torch.inference_mode(False)
     def evaluate(self, data: Support, *, columns: str | None = None, quiet: bool = True) -> ModelScore:
         """Scores the model on labelled inputs, which are none of its support examples: print the result.
 
@@ -111,7 +115,7 @@ class Model:
             UpstairsError: inputs that cannot be read, or no label that the model knows.
         """
         self._names_classes()
-        labels, items, classes = read_support(data, self.inputs, least=1, columns=columns)
+        labels, items, classes = read_support(data, self.inputs, least=1, columns=columns, what="the labelled data")
         if not {*labels} & {*self.labels}:
             raise UpstairsError(
                 f"the labels are {', '.join(labels[:8])} and the model knows {', '.join(self.labels[:8])}: name the "
@@ -188,7 +192,10 @@ class Model:
         Raises:
             UpstairsError: the examples are to be left out, and the learner needs them to predict.
         """
+        check_type("path", path, (str, Path), "the path of a file to write")
         path, leaves = Path(path), tree_flatten(self.state)[0]
+        if kind_of(path) == "run":
+            raise UpstairsError(f"{path} is the checkpoint of a run, which would be lost: choose another path")
         if not support and self.learner.needs_support:
             raise UpstairsError(
                 f"`support` is False and {self.settings.learner} predicts each input beside its support examples (its "
@@ -209,6 +216,7 @@ class Model:
         return path
 
 
+@torch.inference_mode(False)
 def load_adapted(path: str | Path, *, learner: Learner | None = None) -> Model:
     """Loads a model from the file that `Model.save` wrote.
 
@@ -219,6 +227,7 @@ def load_adapted(path: str | Path, *, learner: Learner | None = None) -> Model:
         UpstairsError: the file is missing, damaged or of another version, or is a run.
     """
     check_type("path", path, (str, Path), "the path of a file that `Model.save` or `upstairs adapt` wrote")
+    check_type("learner", learner, (Learner, NoneType), "a learner, made as for the training")
     path = Path(path)
     if path.is_dir() and checkpoint_in(path):
         raise UpstairsError(

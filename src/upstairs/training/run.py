@@ -41,6 +41,7 @@ class Run:
         """The learning curve: one point for each validation."""
         return self.meta["progress"]["history"]
 
+    @torch.inference_mode(False)  # whose tensors would not serve outside of it
     def adapt(
         self,
         support: Support,
@@ -92,6 +93,7 @@ class Run:
         bar = None if unknown is None else threshold(learner, examples, share=unknown, tasks=tasks)
         return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
 
+    @torch.inference_mode(False)
     def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:
         """Generates `count` new examples of each class of a support set, in the range of the run's inputs (0 to 1).
 
@@ -135,6 +137,7 @@ def tasks_like(source: Source, way: int, shot: int) -> Iterator[Task]:
         yield from (index(episodes.batch([seed]), 0) for seed in frozen_seeds(2**18, max(10, 300 // way)))
 
 
+@torch.inference_mode(False)
 def load(path: "str | Path | Run", *, learner: Learner | None = None) -> Run:
     """Loads a run from its directory, with the weights that were best on the validation tasks.
 
@@ -149,6 +152,7 @@ def load(path: "str | Path | Run", *, learner: Learner | None = None) -> Run:
     if isinstance(path, Run):
         return path
     check_type("path", path, (str, Path), "the path of a directory that `upstairs train` wrote")
+    check_type("learner", learner, (Learner, NoneType), "a learner, made as for the training")
     path = Path(path)
     if path.is_file() and kind_of(path) == "adapted":
         raise UpstairsError(

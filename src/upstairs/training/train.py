@@ -14,11 +14,18 @@ from upstairs.data.open import open_splits, split_own, with_paths
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.learners.registry import ObjectOptions, changed, read_settings
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, write_atomically
-from upstairs.training.defaults import RunRequest, expand_preset, fit_settings, request_object, request_run
+from upstairs.training.defaults import (
+    RunRequest,
+    expand_preset,
+    fit_settings,
+    plain_values,
+    request_object,
+    request_run,
+)  # fmt: skip
 from upstairs.training.pretrain import prepare, with_bar
 from upstairs.training.run import Run, load
 from upstairs.training.trainer import Trainer, restore
@@ -73,7 +80,9 @@ def train(
     Raises:
         UpstairsError: a setting, a path or data that cannot be used.
     """
+    check_type("out", out, (str, Path), "the path of a directory for the run")
     out, own = Path(out), learner if isinstance(learner, Learner) else None
+    settings = plain_values(settings)
     if not isinstance(learner, str | Learner) or isinstance(settings.get("net"), nn.Module):
         what = f"`net` is a module for {learner!r}" if isinstance(learner, str) else f"it is a {type(learner).__name__}"
         raise UpstairsError(
