@@ -112,6 +112,10 @@ def _outputs(prediction: Tensor, y: Tensor) -> int:
         UpstairsError: predictions and targets differ in shape, which torch would broadcast to a wrong loss.
     """
     if prediction.shape != y.shape:
+        if not y.is_floating_point():
+            raise UpstairsError(
+                f"`y` is {y.dtype}, as class numbers are, and the learner has no classes: give it `way`"
+            )
         raise UpstairsError(
             f"the predictions are {list(prediction.shape)} and the targets `y` {list(y.shape)}: give the network one "
             "output for each target, or give the learner a `loss_fn` of your own"
@@ -369,6 +373,8 @@ def _mismatch(learner: Learner, tasks: Task, message: str) -> str:
             return f"`{name}.x` is {x.dtype} and the network's weights {own}: write x.to({own}){scaled}"
         if learner.task_kind == "classification" and y.is_floating_point() and y.ndim == 2:
             return f"`{name}.y` is {y.dtype} and class numbers are integers: write y.long()"
+        if learner.task_kind == "classification" and y.is_floating_point() and y.shape[2:] != (learner.way,):
+            return f"`{name}.y` holds numbers {list(y.shape[2:])} and the learner names classes: leave `way` out"
         if not y.is_floating_point() and y.numel() and _OUT_OF_RANGE.search(message):
             return (
                 f"`{name}.y` has classes from {int(y.min())} to {int(y.max())}: classes count from 0, and a learner "

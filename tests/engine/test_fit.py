@@ -76,6 +76,14 @@ def test_targets_that_torch_would_broadcast() -> None:
     meta_backward(maml(nn.Linear(1, 2)), wide)
 
 
+def test_class_numbers_for_regression_and_numbers_for_classes() -> None:
+    with pytest.raises(UpstairsError, match=r"class numbers are, and the learner has no classes: give it `way`"):
+        meta_backward(maml(nn.Linear(8, WAY)), blobs())
+    for learner in (maml(nn.Linear(1, WAY), way=WAY), up.r2d2(nn.Linear(1, WAY), way=WAY)):
+        with pytest.raises(UpstairsError, match=r"holds numbers \[1\] and the learner names classes: leave `way` out"):
+            meta_backward(learner, sinusoids())
+
+
 def test_an_operation_without_second_derivative_is_named_on_every_path() -> None:
     class Distances(nn.Module):
         def __init__(self) -> None:
