@@ -31,6 +31,8 @@ def test_its_commands_run(tmp_path: Path) -> None:
     draw_folder(tmp_path / "my_classes", classes=3, examples=3, seed=1)
     shutil.copy(tmp_path / "my_classes" / "class00" / "0.png", tmp_path / "a.png")
     shutil.copy(tmp_path / "my_classes" / "class01" / "0.png", tmp_path / "b.jpg")
+    shutil.copytree(tmp_path / "my_classes" / "class02", tmp_path / "photos")
+    draw_folder(tmp_path / "labelled", classes=3, examples=4, seed=1)
     env = {**os.environ, "COLUMNS": "200"}
     for command in commands:
         for long, short in SHORTER.items():

@@ -85,7 +85,7 @@ def cross_entropy(logits: Float[Tensor, "n way"], y: Tensor) -> Float[Tensor, " 
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def squared_error(mean: Float[Tensor, "n _"], y: Float[Tensor, "n _"]) -> Float[Tensor, " n"]:
+def squared_error(mean: Float[Tensor, "n d"], y: Tensor) -> Float[Tensor, " n"]:
     """Computes the squared Euclidean distance of each example."""
     _outputs(mean, y)
     return F.mse_loss(mean, y, reduction="none").sum(-1)

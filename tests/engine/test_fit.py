@@ -77,7 +77,7 @@ def test_targets_that_torch_would_broadcast() -> None:
 
 
 def test_class_numbers_for_regression_and_numbers_for_classes() -> None:
-    with pytest.raises(UpstairsError, match=r"class numbers are, and the learner has no classes: give it `way`"):
+    with pytest.raises(UpstairsError, match=r"class numbers are, and the learner knows no classes: give `way`"):
         meta_backward(maml(nn.Linear(8, WAY)), blobs())
     for learner in (maml(nn.Linear(1, WAY), way=WAY), up.r2d2(nn.Linear(1, WAY), way=WAY)):
         with pytest.raises(UpstairsError, match=r"holds numbers \[1\] and the learner names classes: leave `way` out"):
