@@ -113,9 +113,7 @@ def _outputs(prediction: Tensor, y: Tensor) -> int:
     """
     if prediction.shape != y.shape:
         if not y.is_floating_point():
-            raise UpstairsError(
-                f"`y` is {y.dtype}, as class numbers are, and the learner has no classes: give it `way`"
-            )
+            raise UpstairsError(f"`y` is {y.dtype}, as class numbers are, and the learner knows no classes: give `way`")
         raise UpstairsError(
             f"the predictions are {list(prediction.shape)} and the targets `y` {list(y.shape)}: give the network one "
             "output for each target, or give the learner a `loss_fn` of your own"
