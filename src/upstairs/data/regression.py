@@ -362,6 +362,5 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     real = mask[..., None]
     wide = mask.reshape(*mask.shape, *(1,) * (support_x.ndim - 2))
     return Task(
-        Examples(torch.where(wide, support_x, 0.0), torch.where(real, support_y, 0.0), mask),
-        Examples(query_x, query_y),
+        Examples(torch.where(wide, support_x, 0.0), torch.where(real, support_y, 0.0), mask), Examples(query_x, query_y)
     )
