@@ -96,10 +96,11 @@ SOUNDS = Files(
     dict.fromkeys(("m4a", "aac", "wma", "webm", "mp4", "mov", "amr", "3gp"), "ffmpeg -i IN OUT.wav"),
 )  # fmt: skip
 ARRAYS = Files("arrays", ("npy",))
-NOTES = Files("texts", ("txt",), dict.fromkeys(("docx", "doc", "pdf", "rtf"), "save them as .txt"))
+NOTES = Files("texts", ("txt",), dict.fromkeys(("docx", "doc", "pdf", "rtf", "md"), "save them as .txt"))
 REMEDIES = {
     **PICTURES.others, **SOUNDS.others, **NOTES.others,
     **dict.fromkeys(("xlsx", "xls", "ods"), "save the sheet as CSV"), **dict.fromkeys(("7z", "rar"), "unpack them"),
+    **dict.fromkeys(("h5", "hdf5", "mat", "pt", "arrow", "tfrecord"), "save it as .npz (x, y) or as CSV"),
 }  # fmt: skip
 
 
@@ -231,7 +232,8 @@ CONTENTS = (  # (place, bytes, what they are), the longest first
     (0, b"\x1a\x45\xdf\xa3", "a WEBM or MKV file: ffmpeg -i IN OUT.wav"), (0, b"%PDF", "a PDF"),
     (0, b"PK\3\4", "a zip"), (0, b"\x89PNG", "a PNG picture"), (0, b"\xff\xd8\xff", "a JPEG picture"),
     (0, b"OggS", "an OGG sound"), (0, b"fLaC", "a FLAC sound"), (0, b"ID3", "an MP3 sound"),
-    (8, b"WAVE", "a WAV sound"), (0, b"<", "a web page"),
+    (8, b"WAVE", "a WAV sound"),
+    *((0, start, "a web page") for start in (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML", b"<?xml")),
     (0, b"version https://git-lfs", "a pointer of Git LFS: git lfs pull"),
 )  # fmt: skip
 
@@ -262,13 +264,13 @@ def plain(name: str) -> str:
 def ignored(tree: Tree, without: Iterable[str] = ()) -> str:
     """Returns what was not read, as '96 files ignored (.heic 96: pip install pillow-heif)'; '' if nothing was."""
     left = set(tree.others) - set(without)
-    kinds = Counter(f".{extension_of(name)}" if extension_of(name) else "no extension" for name in left)
+    kinds = Counter(map(extension_of, left))
+    remedies = REMEDIES if tree.stamps else {**REMEDIES, "": "give their names one, such as .png, .wav or .txt"}
     if not kinds:
         return ""
-    remedies = {f".{kind}": f": {remedy}" for kind, remedy in REMEDIES.items()}
     said = ", ".join(
-        f"{kind} {count}{remedies.get(kind, '')}"
-        for kind, count in sorted(kinds.items(), key=lambda one: (-one[1], one[0]))[:6]
+        f"{f'.{kind}' if kind else 'no extension'} {count}" + (f": {remedies[kind]}" if kind in remedies else "")
+        for kind, count in sorted(kinds.items(), key=lambda one: (-one[1], not one[0], one[0]))[:6]
     )
     return f"{count_of(kinds.total(), 'file')} ignored ({said}{', ...' if len(kinds) > 6 else ''})"
 
@@ -276,6 +278,14 @@ def ignored(tree: Tree, without: Iterable[str] = ()) -> str:
 def count_of(count: int, what: str) -> str:
     """Returns '1 file', '2 files', '2 classes'."""
     return f"{count} {what}{('es' if what.endswith('s') else 's') * (count != 1)}"
+
+
+def alike(labels: Iterable[str]) -> str:
+    """Returns a note if two labels differ in capitals alone; '' if none do."""
+    kinds = sorted(set(labels))
+    last = {label.casefold(): label for label in kinds}
+    other = next((label for label in kinds if last[label.casefold()] != label), None)
+    return f"{other!r} and {last[other.casefold()]!r} are two classes" if other else ""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Opens data: the table of readers, and the splits that a run's options name."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -30,7 +31,7 @@ from upstairs.data.splits import Splits, split_by_class
 from upstairs.data.tables import is_table, read_table
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
-from upstairs.data.text.tables import is_text, open_texts, read_texts, text_splits
+from upstairs.data.text.tables import is_text, open_texts, read_texts, tables_in, text_splits
 from upstairs.data.text.tokens import PieceFormat
 from upstairs.errors import UpstairsError
 from upstairs.settings import DataOptions
@@ -124,11 +125,10 @@ def _seen(options: DataOptions, format: InputFormat | None, progress: Progress |
 
 
 def _named(data: str) -> Files | None:
-    """Returns the kind of files that the first rows of a table name, or of one in a folder; None for other data."""
+    """Returns the kind of files that the first rows of a table, or of a folder's tables, name; None for other data."""
     path = Path(data)
     if path.is_dir():
-        tables = (one for one in sorted(path.iterdir()) if one.suffix.lower() in LABEL_TABLES)
-        return next((files for one in tables if (files := _named(str(one)))), None)
+        return next((found for table in tables_in(path) if (found := _named(str(table)))), None)
     if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
         return None
     with suppress(UpstairsError):
@@ -317,15 +317,24 @@ def read_dataset(dataset: Any) -> Source:
         UpstairsError: no `Dataset` with a length, items that are no such pairs, or inputs of several shapes.
     """
     name = type(dataset).__name__
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or isinstance(dataset, Mapping):
+    if (
+        not hasattr(dataset, "__getitem__")
+        or not hasattr(dataset, "__len__")
+        or isinstance(dataset, Mapping)
+        or hasattr(dataset, "iloc")
+    ):
         raise UpstairsError(
             f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
             "items are (input, label)"
         )
     items = [dataset[place] for place in range(len(dataset))]
     for place, item in enumerate(items):
-        if not isinstance(item, tuple | list) or len(item) != 2 or np.ndim(item[1]):
+        if not isinstance(item, tuple | list) or len(item) != 2:
             raise UpstairsError(f"item {place} of {name} is a {type(item).__name__}: it must be a pair (input, label)")
+        if math.prod(np.shape(item[1])) != 1:
+            raise UpstairsError(
+                f"item {place} of {name} has a label of shape {list(np.shape(item[1]))}: give one value"
+            )
     inputs, format = [x for x, _ in items], None
     labels = [y.item() if hasattr(y, "item") else y for _, y in items]
     if items and all(isinstance(x, Image.Image) for x in inputs):

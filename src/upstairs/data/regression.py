@@ -221,6 +221,8 @@ def read_points(
         own = [name for name in rest if _numeric(table, name)]
     else:
         rest = own = [table.find(name) for name in inputs]
+    if both := {*own} & {task, *goals}:
+        raise UpstairsError(f"{path}: '{min(both)}' is an input and also the task or a target: leave it out of one")
     if not own:
         raise UpstairsError(f"{path} has no column of numbers beside {', '.join(goals)}: give inputs as `columns`")
     labels = plain_labels([row.get(task) for row in table.rows]) if task else ["all"] * len(table.rows)
@@ -279,6 +281,8 @@ def task_splits(
     first, second = part_sizes(len(order), ratio or RATIO)
     parts = [[able[i] for i in part] for part in (order[:first], order[first:second], order[second:])]
     if format is None:
+        if (same := rows.y.std(0) == 0).any():
+            raise UpstairsError(f"{path}: each '{goals[int(same.argmax())]}' is the same: name another as `target`")
         seen = np.concatenate([rows.x, rows.y], 1)[[place for own in parts[0] for place in own]]
         scales = [scale if scale > 0 else 1.0 for scale in seen.std(0).tolist()]
         format = RowFormat(column, names, goals, tuple(seen.mean(0).tolist()), tuple(scales))
@@ -358,6 +362,5 @@ def draw_functions(functions: Functions, seeds: Sequence[int], *, shot: tuple[in
     real = mask[..., None]
     wide = mask.reshape(*mask.shape, *(1,) * (support_x.ndim - 2))
     return Task(
-        Examples(torch.where(wide, support_x, 0.0), torch.where(real, support_y, 0.0), mask),
-        Examples(query_x, query_y),
+        Examples(torch.where(wide, support_x, 0.0), torch.where(real, support_y, 0.0), mask), Examples(query_x, query_y)
     )

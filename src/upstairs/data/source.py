@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from upstairs.data.cache import Progress
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 from upstairs.settings import Net, TaskKind
 
 Rows = Any  # an array [rows, *feature], or an object that is indexed like one (see splice.py)
@@ -157,30 +157,33 @@ class Source:
                 )
 
     @classmethod
-    def from_arrays(
-        cls, x: np.ndarray | Tensor, y: Sequence[Any] | np.ndarray | Tensor, *, name: str = "arrays"
-    ) -> "Source":
+    def from_arrays(cls, x: Any, y: Any, *, name: str = "arrays") -> "Source":
         """Returns a source of examples in memory.
 
         Args:
-            x: inputs [n, *feature]; uint8 is read as value/255, anything else as floats.
+            x: inputs [n, *feature], a tensor, an array or a list; uint8 is read as value/255, anything else as floats.
             y: a label for each input, of any type that can be sorted.
 
         Raises:
-            UpstairsError: no examples, another number of labels, or an input that is not finite.
+            UpstairsError: no examples, inputs that are no finite numbers, or no label for each.
         """
-        x, y = (v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for v in (x, y))
+        x, y = as_array(x, f"{name}: the inputs"), flat_labels(y, name)
+        if x.ndim < 2 or x.dtype.kind not in "fiubO":
+            raise UpstairsError(f"{name}: inputs are {x.dtype} of shape {list(x.shape)}: give numbers [n, *feature]")
         if len(x) != len(y):
             raise UpstairsError(f"{name}: {len(x)} inputs and {len(y)} labels: give one label for each input")
         if len(x) == 0:
             raise UpstairsError(f"{name}: no examples were given")
-        if missing := [i for i, label in enumerate(y.tolist()) if label is None or label != label]:
-            raise UpstairsError(f"{name}: label {missing[0]} is missing ({y[missing[0]]}): give one, or leave it out")
         if x.dtype != np.uint8:
-            x = x.astype(np.float32)
+            try:
+                x = x.astype(np.float32)
+            except (TypeError, ValueError) as error:
+                raise UpstairsError(f"{name}: inputs are no numbers ({reason(error)}): give numbers") from error
             if not np.isfinite(x).all():
                 bad = int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))[0])
                 raise UpstairsError(f"{name}: input {bad} has a NaN or an infinite value: remove or fix it")
+        if y.dtype == object and len({type(label) for label in y}) > 1:  # of types that cannot be sorted together
+            y = y.astype(str)
         labels, inverse = np.unique(y, return_inverse=True)
         rows = tuple(np.flatnonzero(inverse == k) for k in range(len(labels)))
         return cls(name, x, tuple(str(label) for label in labels), rows)
@@ -251,6 +254,33 @@ class Source:
                     seen = x[chosen] if k < 4 else x[chosen].flip(-1)
                     x[chosen] = torch.rot90(seen, k % 4, (-2, -1))
         return x
+
+
+def as_array(values: Any, what: str) -> np.ndarray:
+    """Returns a tensor, an array or a list as an array; raises UpstairsError for anything else."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().to_dense()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UpstairsError(f"{what} are of several shapes: give those of one shape") from error
+    if array.ndim == 0:
+        raise UpstairsError(f"{what} are a {type(values).__name__}: give a dense array, a list or a tensor")
+    return array
+
+
+def flat_labels(y: Any, name: str) -> np.ndarray:
+    """Returns labels [n] or [n, 1] as an array [n]; raises UpstairsError for others, and for missing ones."""
+    y = as_array(y, f"{name}: the labels")
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.ndim > 1:
+        raise UpstairsError(
+            f"{name}: labels have shape {list(y.shape)}: give one for each input, such as y.argmax(1) of one-hot labels"
+        )
+    if missing := [i for i, label in enumerate(y.tolist()) if label is None or label != label]:
+        raise UpstairsError(f"{name}: label {missing[0]} is missing ({y[missing[0]]}): give one, or leave it out")
+    return y
 
 
 def function_source(functions: Functions, format: InputFormat | None = None, *, summary: str = "") -> Source:

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from upstairs.data.files import content_of
 from upstairs.errors import UpstairsError, reason
-
-MOST_NAMED = 20  # columns that a message names
 
 TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 OTHERS = (".xls", ".xlsb", ".ods", ".numbers", ".feather")  # tables that are refused
@@ -33,9 +32,11 @@ CODES = (  # encodings that are detected
     "cp1252", "gb18030", "big5", "cp932", "euc-jp", "cp949", "cp1250", "cp1251", "koi8-r", "cp1253", "cp1254", "cp1255",
     "cp1256", "cp1257", "tis-620", "mac-roman", "cp850",
 )  # fmt: skip
+OTHER_SCRIPTS = ("cp1251", "koi8-r", "cp1253", "cp1255", "cp1256", "tis-620")  # of one byte a letter
 MISSING = frozenset({"", "nan", "NaN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "n/a"})
 LARGEST = 2**29  # the most bytes of an unpacked table
 HEAD = 2**16  # bytes that tell what a table holds
+NAMED = 20  # columns that a message names
 SHOWN = 5  # rows that an error names
 
 
@@ -72,8 +73,8 @@ class DataTable(NamedTuple):
     @property
     def named(self) -> str:
         """The names of the columns, in quotation marks."""
-        more = f" and {len(self.columns) - MOST_NAMED} more" if len(self.columns) > MOST_NAMED else ""
-        return ", ".join(f"{name:.60}" if len(name) > 60 else repr(name) for name in self.columns[:MOST_NAMED]) + more
+        more = f" and {len(self.columns) - NAMED} more" if len(self.columns) > NAMED else ""
+        return ", ".join(f"{name:.60}" if len(name) > 60 else repr(name) for name in self.columns[:NAMED]) + more
 
     def without_header(self) -> "DataTable":
         """Returns the table with its first line as a row; columns are then named by their numbers."""
@@ -146,7 +147,9 @@ def read_table(path: Path, *, encoding: str | None = None, head: bool = False) -
     if data[:4] == b"PAR1" or kind == ".parquet":
         return _of_records(path, _parquet(path, data), [])
     if data[:2] == b"PK" or kind == ".xlsx":
-        return _of_fields(path, _excel(path, data), [])
+        return _of_fields(path, *_excel(path, data))
+    if said := content_of(data):
+        raise UpstairsError(f"{path} is no table ({said}): give a table, such as CSV")
     text, code = decode(data, str(path), encoding)
     notes = [] if code == "utf-8" else [code]
     if kind in (".json", ".jsonl", ".ndjson"):
@@ -192,11 +195,13 @@ def _detected(data: bytes, name: str, way: str) -> tuple[str, str]:
     from chardet import detect
 
     foreign = b"\n".join(part for part in data.split(b"\n") if not part.isascii())[: 2**17]
-    found = detect(foreign, include_encodings=CODES, prefer_superset=True, compat_names=False)
+    words = b"".join(re.findall(rb"[a-zA-Z]*[\x80-\xff][a-zA-Z\x80-\xff]*", foreign))
+    latin = 2 * sum(byte > 127 for byte in words) < len(words)  # these are the accents of Latin words
+    codes = tuple(code for code in CODES if not (latin and code in OTHER_SCRIPTS))
+    found = detect(foreign, include_encodings=codes, prefer_superset=True, compat_names=False)
     code = found["encoding"] or "cp1252"
-    if found["confidence"] < 0.1:  # too few letters to tell, unless they are the accents of Latin words
-        words = b"".join(re.findall(rb"[a-zA-Z]*[\x80-\xff][a-zA-Z\x80-\xff]*", foreign))
-        code = "cp1252" if 2 * sum(byte > 127 for byte in words) < len(words) else "ascii"
+    if found["confidence"] < 0.1:  # too few letters to tell
+        code = "cp1252" if latin else "ascii"
     try:
         return data.decode(code), code
     except UnicodeDecodeError as error:
@@ -233,6 +238,8 @@ def _fields(text: str, delimiter: str) -> tuple[float, list[list[str]]]:
     limit = csv.field_size_limit(2**31 - 1)  # of the whole process, so it is put back
     try:
         whole = _read(text, delimiter)
+        if whole is None and '\\"' in text:  # marks that are escaped by a backslash
+            whole = _read(text.replace('\\"', '""'), delimiter)
         width = len(whole[0]) if whole else 0
         if whole and (width == 1 or (_even(whole) == 1 and not any("\n" in field for row in whole for field in row))):
             return float(width > 1), whole
@@ -275,7 +282,10 @@ def _of_fields(path: Path, fields: Sequence[Sequence[Any]], notes: list[str]) ->
     rows, bad = [dict(zip(names, row, strict=False)) for row in fields[1:]], {}
     for number, row in enumerate(fields[1:], 1):
         if any(value not in (None, "") for value in row[len(names) :]):
-            bad[number], rows[number - 1] = f"row {number} has {len(row)} fields and the header {len(names)}", {}
+            bad[number] = f"row {number} has {len(row)} fields and the header {len(names)}"
+        elif list(row) == header:
+            bad[number] = f"row {number} repeats the header"
+    rows = [{} if number in bad else row for number, row in enumerate(rows, 1)]
     return DataTable(str(path), names, rows, bad, notes, header)
 
 
@@ -299,6 +309,8 @@ def _json_records(path: Path, text: str, *, lines: bool) -> list[Any]:
             return _records(path, value)
         if not lines and not all(isinstance(line, dict) for line in values):
             raise UpstairsError(f"{path} is no whole JSON file ({value}): replace it")
+    if values and not any(isinstance(line, dict) for line in values):
+        raise UpstairsError(f"{path} has no JSON object in its first lines: write one object on each line")
     found = ((number, _json(line)) for number, line in many)
     return [line if isinstance(line, dict) else f"line {number} is no JSON object" for number, line in found]
 
@@ -318,16 +330,20 @@ def _records(path: Path, value: Any) -> list[dict[str, Any]]:
     if isinstance(value, dict):
         own = list(value.values())
         lists = [one for one in own if isinstance(one, list)]
-        if own and all(isinstance(one, dict) for one in own):  # columns, as pandas writes them
-            value = [
-                {name: row.get(key) for name, row in value.items()} for key in dict.fromkeys(k for o in own for k in o)
-            ]
+        inside = dict.fromkeys(key for one in own if isinstance(one, dict) for key in one)
+        equal = lists == own and len({len(one) for one in lists}) == 1
+        if {"columns", "data"} <= value.keys() and all(isinstance(one, list) for one in value["data"]):  # "split"
+            value = [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        elif own and all(isinstance(one, dict) for one in own) and _usual({*inside}) > _usual({*value}):  # "index"
+            value = own
+        elif own and all(isinstance(one, dict) for one in own):  # columns, as pandas writes them
+            value = [{name: row.get(key) for name, row in value.items()} for key in inside]
         elif lists and all(isinstance(item, list | dict) for one in lists for item in one):
             value = [item for one in lists for item in one]
-        elif lists == own and not {*map(name_key, value)} & {*NAMES["text"], *NAMES["label"]}:  # {label: texts}
-            value = [{"text": text, "label": label} for label, texts in value.items() for text in texts]
-        elif lists == own and len({len(one) for one in lists}) == 1:
+        elif equal and (_usual({*value}) or any(2 * len({*map(str, one)}) <= len(one) for one in lists)):  # columns
             value = [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
+        elif lists == own and not _usual({*value}):  # {label: texts}
+            value = [{"text": text, "label": label} for label, texts in value.items() for text in texts]
     if isinstance(value, list) and all(isinstance(one, list) and len(one) == 2 for one in value):
         value = [dict(zip(("text", "label"), pair, strict=True)) for pair in value]
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
@@ -335,6 +351,11 @@ def _records(path: Path, value: Any) -> list[dict[str, Any]]:
     raise UpstairsError(
         f"{path} is no list of [text, label] pairs, and none of objects with the same names: save it so"
     )
+
+
+def _usual(names: set[Any]) -> int:
+    """Returns how many of these are usual names of columns of texts or labels."""
+    return len({*map(name_key, names)} & {*NAMES["text"], *NAMES["label"]})
 
 
 def _parquet(path: Path, data: bytes) -> list[dict[str, Any]]:
@@ -348,15 +369,17 @@ def _parquet(path: Path, data: bytes) -> list[dict[str, Any]]:
         raise UpstairsError(f"{path} is no whole Parquet file ({reason(error)}): replace it") from error
 
 
-def _excel(path: Path, data: bytes) -> list[tuple[Any, ...]]:
-    """Returns the rows of the first sheet that are not blank."""
+def _excel(path: Path, data: bytes) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Returns the rows of the first sheet that are not blank, and a note if there are other sheets."""
     try:
         from openpyxl import load_workbook
     except ImportError as error:
         raise UpstairsError(f"{path} needs openpyxl: pip install 'upstairs[tables]', or save it as CSV") from error
     try:
-        sheet = load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets[0]
-        return [row for row in sheet.iter_rows(values_only=True) if any(value not in (None, "") for value in row)]
+        sheets = load_workbook(io.BytesIO(data), read_only=True, data_only=True).worksheets
+        notes = [f"sheet {sheets[0].title!r}, the first of {len(sheets)}"] if len(sheets) > 1 else []
+        rows = sheets[0].iter_rows(values_only=True)
+        return [row for row in rows if any(value not in (None, "") for value in row)], notes
     except Exception as error:
         raise UpstairsError(
             f"{path} is no Excel workbook that can be read ({reason(error)}): save it as CSV"

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from upstairs.data.files import content_of
 from upstairs.data.source import InputFormat
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 
 RATE = 16_000  # samples per second, to which all sounds are resampled
 WINDOW, HOP = 512, 160  # samples: 32 ms, every 10 ms
@@ -23,6 +23,7 @@ READING = 2  # raise it when decoding changes: rows in the cache are then comput
 FASTEST = 400_000  # samples a second; a filter for more would be too long
 LOUDEST = 1e6  # of full scale; the squares of more overflow
 LONGEST = 600.0  # seconds; a longer file is refused
+MOST_CHANNELS = 8  # of samples [channel, n]
 FAINTEST = 1e-5  # of full scale, below which a recording is silent
 
 
@@ -58,7 +59,7 @@ class AudioFormat(InputFormat):
         """Reads one recording as a row.
 
         Args:
-            item: a path, the bytes of a file, or (samples, rate) with samples [n] or [n, channel].
+            item: a path, the bytes of a file, or (samples, rate) with samples [n], [n, channel] or [channel, n].
 
         Raises:
             UpstairsError: a missing, broken or silent file, or one of more than ten minutes.
@@ -90,20 +91,20 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
         longest: seconds; a longer file is refused.
     """
     name = name or (str(item) if isinstance(item, str | Path) else "the recording")
-    if isinstance(item, tuple):
-        samples, rate = np.asarray(item[0], np.float32), int(item[1])
-    else:
-        samples, rate = _decode(item, name, longest)
-    if not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > LOUDEST:
+    if isinstance(item, dict) and {"array", "sampling_rate"} <= item.keys():  # as Hugging Face datasets have them
+        item = item["array"], item["sampling_rate"]
+    samples, rate = _given(item, name) if isinstance(item, tuple) else _decode(item, name, longest)
+    if samples.size == 0:
+        raise UpstairsError(f"{name} has no samples: replace or remove it")
+    if not np.isfinite(samples).all() or np.abs(samples).max() > LOUDEST:
         raise UpstairsError(f"{name} has samples that are no finite or usual numbers: replace or remove it")
     if samples.ndim == 2:
-        samples = samples.mean(1)
+        mean, loudest = samples.mean(1), samples[:, np.abs(samples).max(0).argmax()]
+        samples = mean if np.abs(mean).max() > 0.01 * np.abs(loudest).max() else loudest  # opposite channels cancel
     if samples.ndim != 1 or not 1000 <= rate <= FASTEST:
         raise UpstairsError(
             f"{name} has shape {samples.shape} at {rate} Hz: give [n] or [n, channel] at 1000 to {FASTEST} Hz"
         )
-    if len(samples) == 0:
-        raise UpstairsError(f"{name} has no samples: replace or remove it")
     if np.abs(samples).max() < FAINTEST:
         raise UpstairsError(f"{name} is silent: replace or remove it")
     if rate != RATE:
@@ -112,6 +113,21 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
         common = gcd(rate, RATE)
         samples = resample_poly(samples, RATE // common, rate // common)
     return np.ascontiguousarray(samples, np.float32)
+
+
+def _given(item: tuple[Any, ...], name: str) -> tuple[np.ndarray, int]:
+    """Returns samples [n] or [n, channel] from -1 to 1, and their rate, of a pair in either order."""
+    try:
+        samples, rate = item if np.ndim(item[1]) == 0 else item[::-1]
+        samples, rate = np.asarray(samples), int(rate)
+        if samples.dtype.kind in "iu":
+            middle = (np.iinfo(samples.dtype).max + 1) // 2 if samples.dtype.kind == "u" else 0
+            samples = (samples.astype(np.float64) - middle) / (middle or np.iinfo(samples.dtype).max)
+        samples = samples.astype(np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UpstairsError(f"{name} is a tuple that holds no sound ({reason(error)}): give (samples, rate)") from error
+    few = samples.ndim == 2 and samples.shape[0] < samples.shape[1] and samples.shape[0] <= MOST_CHANNELS
+    return samples.T if few else samples, rate
 
 
 def _decode(item: Any, name: str, longest: float) -> tuple[np.ndarray, int]:
@@ -133,7 +149,7 @@ def _decode(item: Any, name: str, longest: float) -> tuple[np.ndarray, int]:
                 minutes = file.frames / file.samplerate / 60
                 raise UpstairsError(f"{name} is {minutes:.0f} minutes long: cut out the seconds that are meant")
             return file.read(dtype="float32", always_2d=True), file.samplerate
-    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
+    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError, ValueError) as error:
         why = content_of(item.getvalue() if isinstance(item, io.BytesIO) else item) or str(error)
         why = str(error) if why.endswith("sound") else why
         raise UpstairsError(

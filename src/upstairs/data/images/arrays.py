@@ -17,18 +17,17 @@ from upstairs.data.images.format import ImageFormat
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import source_of, split_layout
-from upstairs.data.source import InputFormat, Source
+from upstairs.data.source import InputFormat, Source, flat_labels
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError, reason
 
 PACKS = ("npz", "pkl", "pickle")
 SAMPLE = 32  # about the number of arrays that decide a format
-# Usual names of inputs and labels, also with an ending.
+# Usual names of inputs and labels, also with train, val or test before or behind them.
 NAMED = (
     ("x", "X", "images", "image_data", "data", "inputs", "features", "arr_0"),
     ("y", "Y", "labels", "label", "targets", "target", "arr_1"),
 )
-ENDS = ("", "_train", "_val", "_test")
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,10 @@ def read_arrays(
 
 def _format_of(some: list[np.ndarray]) -> ArrayFormat:
     shape = Counter(x.shape for x in some).most_common(1)[0][0] if some else (1,)
+    kinds = {x.dtype.kind == "f": str(x.dtype) for x in some if x.shape == shape}
+    if len(kinds) > 1 or not shape:
+        have = f"are {' and '.join(kinds.values())}" if shape else "hold one number each"
+        raise UpstairsError(f"the arrays {have}: give either integers, which are scaled, or floats, with axes")
     last = len(shape) == 3 and shape[2] < min(shape[:2])
     largest = max((float(x.max()) for x in some if x.dtype.kind in "iu" and x.size), default=1.0)
     scale = 2.0 ** np.ceil(np.log2(max(largest, 1) + 1)) - 1
@@ -158,8 +161,10 @@ def _unpacked(path: Path, packs: dict[str, Path]) -> tuple[Source, Layout]:
                     "{label: [row, ...]}"
                 ) from error
         else:
-            named = [[next((n + end for n in names if n + end in found), "") for names in NAMED] for end in ENDS]
-            pairs = [(found[x], list(found[y])) for x, y in named if x and y]
+            forms = ("{}", "{}_train", "{}_val", "{}_test", "train_{}", "val_{}", "test_{}")
+            named = [[next((form.format(n) for n in names if form.format(n) in found), "") for names in NAMED]
+                     for form in forms]  # fmt: skip
+            pairs = [(found[x], flat_labels(found[y], str(file)).tolist()) for x, y in named if x and y]
         if not pairs:
             raise UpstairsError(f"{file} holds {', '.join(map(str, found))}: save its inputs as x and its labels as y, "
                                 "by numpy.savez(FILE, x=inputs, y=labels)")  # fmt: skip

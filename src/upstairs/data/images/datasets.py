@@ -90,7 +90,12 @@ def _kind(data: str | Path, split: str | None) -> str:
     if data == "glyphs":
         kind = "glyphs"
     elif not path.exists():
-        raise UpstairsError(f"{data} does not exist: give 'glyphs', or a folder or zip of pictures by class")
+        way = (
+            "download it and give its path"
+            if "://" in str(data)
+            else "give 'glyphs', or a folder or zip of pictures by class"
+        )
+        raise UpstairsError(f"{data} does not exist: {way}")
     elif all((path / name).is_file() for name in OMNIGLOT):
         kind = "omniglot"
     elif (path / "sheets").is_dir() and (path / "splits" / "superclass.json").is_file():

@@ -75,12 +75,7 @@ def files_by_class(
 
 
 def guess_format(
-    tree: Tree,
-    names: list[str],
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    ink: bool | None = None,
+    tree: Tree, names: list[str], *, size: int | None = None, channels: int | None = None, ink: bool | None = None
 ) -> ImageFormat:
     """Chooses the format of these pictures from a sample; arguments that are not None are kept.
 

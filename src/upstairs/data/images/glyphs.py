@@ -19,13 +19,7 @@ from upstairs.errors import UpstairsError
 
 # The prefix of the Unicode names of a script's letters, and the script. Of two look-alikes the earlier in this order
 # stays, so that no test letter has a twin in training. Unicode names three scripts Georgian.
-TRAIN = {
-    "LATIN": "Latin",
-    "GREEK": "Greek",
-    "CANADIAN SYLLABICS": "Canadian",
-    "COPTIC": "Coptic",
-    "LISU": "Lisu",
-}
+TRAIN = {"LATIN": "Latin", "GREEK": "Greek", "CANADIAN SYLLABICS": "Canadian", "COPTIC": "Coptic", "LISU": "Lisu"}
 VAL = {"CYRILLIC": "Cyrillic"}
 TEST = {
     "ARMENIAN": "Armenian",

@@ -6,12 +6,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from upstairs.data.files import ARRANGE, Tree, common_folder, count_of, extension_of, ignored, listed, natural, plain
+from upstairs.data.files import (
+    ARRANGE,
+    Tree,
+    alike,
+    common_folder,
+    count_of,
+    extension_of,
+    ignored,
+    listed,
+    natural,
+    plain,
+)
 from upstairs.errors import UpstairsError
 
 _WORDS = {
-    "train": ("train", "training", "trn"), "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst"),
+    "train": ("train", "training", "trn", "background"), "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst", "evaluation", "eval"),
 }  # fmt: skip
 PART_OF_WORD = {word: part for part, words in _WORDS.items() for word in words}
 AROUND = frozenset({"set", "data", "dataset", "images", "image", "img", "list", "labels", "split"})
@@ -68,7 +79,8 @@ def summarise(tree: Tree, layout: Layout, notes: Iterable[str] = ()) -> str:
     read = f"{count} {tree.files.what if count != 1 else tree.files.what.removesuffix('s')} of "
     read += count_of(len(layout.classes), "class")
     noise = f"{count_of(tree.noise, 'recording')} of _background_noise_ left out" if tree.noise else ""
-    return "; ".join(filter(None, (read, ignored(tree, layout.used), noise, *layout.notes, *notes)))
+    same = alike(one.label for one in layout.classes)
+    return "; ".join(filter(None, (read, ignored(tree, layout.used), noise, same, *layout.notes, *notes)))
 
 
 def refusal(bad: Mapping[str, str], among: str, *, option: bool = True) -> UpstairsError:

@@ -7,7 +7,7 @@ from typing import Any
 
 from upstairs.data.files import LABEL_TABLES, SOUNDS, Tree, plain
 from upstairs.data.layouts.classes import FileClass, Layout, own_parts, part_of
-from upstairs.data.tables import read_rows
+from upstairs.data.tables import check_rows, plain_labels, read_table
 from upstairs.errors import UpstairsError
 
 COLUMNS = {  # usual names of columns, the likeliest first
@@ -102,13 +102,18 @@ class _Table:
             )
         self.files, self.labels, self.bad = [], [], {}
         self.kept: list[dict[str, Any]] = []
-        for number, (row, file) in enumerate(zip(self.rows, _find(self.rows, path, folder, lookups), strict=True), 1):
-            text = "" if row.get(label) is None else plain(str(row[label])).strip()
-            missing = f"names {row.get(path)}, which is not in {tree.name}: add it, or remove the row"
-            why = "" if file else missing
-            if text.casefold() in ("", "nan", "none", "null"):
-                why = why or f"has no {label}: fill it in, or remove the row"
-            if why:
+        labels = plain_labels([row.get(label) for row in self.rows])
+        found = _find(self.rows, path, folder, lookups)
+        for number, (row, file, text) in enumerate(zip(self.rows, found, labels, strict=True), 1):
+            why = ""
+            if not file:
+                several = plain(str(row.get(path))).casefold() in lookups[0]
+                which = "as several files are called: write their folders too" if several else (
+                    f"which is not in {tree.name}: add it, or remove the row")  # fmt: skip
+                why = f"names {row.get(path)}, {which}"
+            elif text is None:
+                why = f"has no {label}: fill it in, or remove the row"
+            if why or text is None:
                 self.bad[f"{name} row {number}"] = f"{self.where}: row {number} {why}"
             else:
                 self.files.append(file)
@@ -132,13 +137,15 @@ class _Table:
 
 
 def _rows(tree: Tree, name: str) -> list[dict[str, Any]]:
+    """Returns the rows of a table, in which the first line is one if it names a file."""
     item = tree.item(name)
-    if isinstance(item, Path):
-        return read_rows(item)
-    with tempfile.TemporaryDirectory() as folder:  # a table inside a zip
-        path = Path(folder) / Path(name).name
-        path.write_bytes(item)
-        return read_rows(path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = item if isinstance(item, Path) else Path(folder) / Path(name).name
+        if isinstance(item, bytes):  # a table inside a zip
+            path.write_bytes(item)
+        table = read_table(path)
+    check_rows(table.name, table.bad, skip=None)
+    return (table.without_header() if any(one in tree.files for one in table.header) else table).rows
 
 
 def _lookups(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:

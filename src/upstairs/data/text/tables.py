@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from upstairs.data.cache import Progress
-from upstairs.data.files import NOTES, PICTURES, SOUNDS, TARS, Tree, extension_of, ignored, open_tree
+from upstairs.data.files import NOTES, PICTURES, SOUNDS, TARS, Tree, alike, extension_of, ignored, open_tree
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import split_layout
@@ -58,7 +58,7 @@ def is_text(data: str | Path) -> bool:
     path = Path(data)
     if str(data) == "languages":
         return True
-    if is_table(path) or (path / CLINC).is_file() or (path.is_dir() and _tables_in(path)):
+    if is_table(path) or (path / CLINC).is_file() or (path.is_dir() and tables_in(path)):
         return True
     if not (path.is_dir() or path.name.lower().endswith((".zip", *TARS))):
         return False
@@ -191,7 +191,7 @@ def read_texts(
         return _clinc(path if path.is_dir() else path.parent)
     if is_table(path):
         return _labelled(_table_rows(path, columns, encoding), str(path), skip=skip_bad)
-    if tables := {} if pattern else _tables_in(path):
+    if tables := {} if pattern else tables_in(path):
         own = [(_table_rows(file, columns, encoding, f"{file.name}: "), part) for file, part in tables.items()]
         parts, note = own_parts((str(label), part) for raw, part in own if part for label in plain_labels(raw.labels))
         raw = _Raw(*([v for values in field for v in values] for field in zip(*(raw for raw, _ in own), strict=True)))
@@ -251,7 +251,7 @@ def _table_rows(path: Path, columns: str | None, encoding: str | None, before: s
     return _Raw(texts, labels, groups, [f"{before}row {i}" for i in range(1, len(texts) + 1)], bad, table.notes)
 
 
-def _tables_in(path: Path) -> dict[Path, str]:
+def tables_in(path: Path) -> dict[Path, str]:
     """Returns the tables train, val and test of a folder, each with its part; or its only table, without one."""
     files = [file for file in sorted(path.glob("[!.~]*")) if is_table(file) and table_kind(file) != ".txt"]
     named = {file: part for file in files if (part := part_of(table_stem(file))[0])}
@@ -279,10 +279,7 @@ def _labelled(
         example = texts[min(several[0].values())]
         notes.append(f"{len(several)} with several labels, such as {example[:60]!r}: {', '.join(sorted(several[0]))}")
     own = [str(labels[i]) for i in keep]
-    kinds = sorted(set(own))
-    alike = {name_key(label): label for label in kinds}
-    if other := next((label for label in kinds if alike[name_key(label)] != label), None):
-        notes.append(f"{other!r} and {alike[name_key(other)]!r} are two classes")
+    notes.append(alike(own))
     groups = [raw.groups[i] for i in keep]
     return Texts([texts[i] for i in keep], own, groups if any(groups) else None, list(filter(None, notes)), parts)
 
@@ -315,9 +312,11 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     Raises:
         UpstairsError: no rows, unknown columns, or rows without a text or a label.
     """
+    if isinstance(dataset, Mapping):
+        raise UpstairsError(f"the data set has the parts {', '.join(map(str, dataset))}: give one, as dataset['train']")
     rows = list(dataset)
-    if not rows:
-        raise UpstairsError("the data set has no rows")
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise UpstairsError("the data set has no rows that are dicts: give one with columns of texts and labels")
     where = str((getattr(dataset, "info", None) and dataset.info.dataset_name) or "the data set")
     table = DataTable(where, list(rows[0]), rows, {}, [], [])
     text = table.find(text) if text else _find(table, "text")
