@@ -195,15 +195,17 @@ def checkpoints() -> dict[str, bytes]:
     import numpy as np
 
     import upstairs
+    from upstairs.data.source import Source
+    from upstairs.data.splits import split_by_ratio
 
+    x = np.random.default_rng(0).integers(0, 255, (120, 1, 16, 16), np.uint8)
+    data = split_by_ratio(Source.from_arrays(x, np.arange(120) % 12))
     with tempfile.TemporaryDirectory() as folder:
         run = upstairs.train(
-            "protonet", data="glyphs", out=f"{folder}/run", steps=2, tasks=1, width=4, validations=1,
+            "protonet", data=data, out=f"{folder}/run", steps=2, tasks=1, width=4, validations=1,
             validation_tasks=2, quiet=True,
         )  # fmt: skip
-        x = np.zeros((4, *run.inputs.shape), np.uint8)
-        x[:2] = 255
-        model = run.adapt((list(x[:, 0]), ["a", "a", "b", "b"])).save(Path(folder) / "model.safetensors")
+        model = run.adapt((list(x[:4]), ["a", "a", "b", "b"])).save(Path(folder) / "model.safetensors")
         return {"run": (Path(folder) / "run/last.safetensors").read_bytes(), "model.safetensors": model.read_bytes()}
 
 

@@ -12,6 +12,7 @@ HOME = Path(upstairs.__file__).parent
 # The rooms in order: each imports only from those before it. The list in CONTRIBUTING.md is generated from this table.
 ROOMS = {
     "errors": "the exceptions that a user reads",
+    "stops": "Ctrl-C and SIGTERM wait until what is being done is whole",
     "schedule": "how a learning rate changes over a run",
     "settings": "the options of a run",
     "statistics": "means, intervals and paired differences",

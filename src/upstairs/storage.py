@@ -17,6 +17,7 @@ from torch import Tensor
 
 import upstairs
 from upstairs.errors import UpstairsError, reason
+from upstairs.stops import stop_requests
 
 FORMAT = 1  # version of the JSON header; raise it when old readers would misread a file
 
@@ -79,7 +80,8 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
     if not path.is_file():
         raise UpstairsError(f"there is no file {path}: check the path")
     try:
-        with safe_open(path, framework="pt") as file:
+        # an interruption within torch or safetensors would be swallowed, and look like a damaged file
+        with stop_requests(), safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("upstairs")
             tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError) as error:

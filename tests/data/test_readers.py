@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.runs import draw_folder
+from helpers.runs import draw_folder, mini_folder
 from helpers.sounds import folder as sound_folder
 from upstairs.data import BUILT_IN, KINDS
 from upstairs.data.audio.format import AudioFormat
@@ -88,3 +88,13 @@ def test_an_adapted_model_of_an_older_version_still_predicts(tmp_path: Path) -> 
     meta["settings"]["rate"] = meta["settings"].pop("lr")  # as it was called
     save_tensors(path, tensors, {name: value for name, value in meta.items() if name != "kind"}, kind="adapted")
     assert load_adapted(path).predict(x[:4]) == model.predict(x[:4])
+
+
+def test_tables_of_pictures_in_a_folder_are_no_texts(tmp_path: Path) -> None:
+    """train.csv, val.csv and test.csv that name pictures by names as a Mac writes them (NFD)."""
+    folder = mini_folder(tmp_path / "mini")
+    assert reader_for(str(folder)).name == "pictures"
+    (tmp_path / "texts").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "texts" / f"{part}.csv").write_text("text,label\nhello there,a\n", encoding="utf-8")
+    assert reader_for(str(tmp_path / "texts")).name == "texts"

@@ -170,3 +170,15 @@ def test_rates_by_name_of_a_layer_or_a_parameter() -> None:
     torch.testing.assert_close(found, GradientLearner(net, SGD(each), way=WAY, steps=2).solve(tasks))
     with pytest.raises(UpstairsError, match=r"none for the parameter '3.weight': add it"):
         GradientLearner(net, SGD({"0": 0.01, "3.bias": 0.1}), way=WAY).solve(tasks)
+
+
+def test_a_rule_with_other_arguments_is_named() -> None:
+    class Old:
+        def init(self, params):
+            return ()
+
+        def update(self, grads, state):
+            return grads, state
+
+    with pytest.raises(UpstairsError, match=r"`update` of Old .*update\(grads, state, params\)"):
+        GradientLearner(network(), Old(), way=WAY)

@@ -15,12 +15,13 @@ import torch
 
 import upstairs
 from helpers.runs import draw_folder
+from upstairs import stops, storage
 from upstairs.data.open import open_splits
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.settings import DataOptions
 from upstairs.storage import load_tensors
-from upstairs.training import stops, trainer
+from upstairs.training import trainer
 from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.trainer import Trainer, restore, train_run
 
@@ -252,7 +253,8 @@ CHILD = """
 import signal, sys
 
 from upstairs.cli import main
-from upstairs.training import stops, trainer
+from upstairs import stops
+from upstairs.training import trainer
 stops.SAME_STOP = -1.0
 real, calls, numbers = trainer.take_step, [], [getattr(signal, name) for name in sys.argv.pop(1).split()]
 def struck(run):
@@ -277,3 +279,32 @@ def test_the_command_says_what_is_saved(names: str, step: int, tmp_path: Path) -
     assert done.returncode == 130 and "Traceback" not in done.stderr
     assert f"step {step} of training maml is saved; go on with: upstairs train --out {out} --resume" in done.stderr
     assert upstairs.load(out).meta["progress"]["step"] == step
+
+
+def test_a_stop_while_a_checkpoint_is_read_does_not_look_like_damage(tmp_path: Path, monkeypatch) -> None:
+    train_run(make("maml on sinusoid", splits_of("sinusoid"), tmp_path))
+    real = storage.safe_open
+
+    class Swallowing:
+        """As torch does in C, it replaces an interruption by an error of its own."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            self.file = real(*given, **named)
+
+        def __enter__(self) -> Any:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                raise storage.SafetensorError("could not determine the shape") from None
+            return self.file.__enter__()
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    monkeypatch.setattr(stops, "SAME_STOP", 1e9)
+    monkeypatch.setattr(storage, "safe_open", Swallowing)
+    with pytest.raises(KeyboardInterrupt):
+        load_tensors(tmp_path / "last.safetensors", kind="run")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

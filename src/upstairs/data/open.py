@@ -124,8 +124,11 @@ def _seen(options: DataOptions, format: InputFormat | None, progress: Progress |
 
 
 def _named(data: str) -> Files | None:
-    """Returns the kind of files that the first rows of a table name; None for texts and for other data."""
+    """Returns the kind of files that the first rows of a table name, or of one in a folder; None for other data."""
     path = Path(data)
+    if path.is_dir():
+        tables = (one for one in sorted(path.iterdir()) if one.suffix.lower() in LABEL_TABLES)
+        return next((files for one in tables if (files := _named(str(one)))), None)
     if path.suffix.lower() not in LABEL_TABLES or not path.is_file():
         return None
     with suppress(UpstairsError):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from upstairs.errors import UpstairsError, reason
 
-SHOWN = 20  # columns that a message names
+MOST_NAMED = 20  # columns that a message names
 
 TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 OTHERS = (".xls", ".xlsb", ".ods", ".numbers", ".feather")  # tables that are refused
@@ -72,8 +72,8 @@ class DataTable(NamedTuple):
     @property
     def named(self) -> str:
         """The names of the columns, in quotation marks."""
-        more = f" and {len(self.columns) - SHOWN} more" if len(self.columns) > SHOWN else ""
-        return ", ".join(f"{name:.60}" if len(name) > 60 else repr(name) for name in self.columns[:SHOWN]) + more
+        more = f" and {len(self.columns) - MOST_NAMED} more" if len(self.columns) > MOST_NAMED else ""
+        return ", ".join(f"{name:.60}" if len(name) > 60 else repr(name) for name in self.columns[:MOST_NAMED]) + more
 
     def without_header(self) -> "DataTable":
         """Returns the table with its first line as a row; columns are then named by their numbers."""

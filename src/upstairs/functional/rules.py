@@ -8,6 +8,8 @@ mapping from names of parameters or modules to them (a learning rate for each la
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from inspect import signature
 from math import prod
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 from upstairs.functional.call import Params
 from upstairs.functional.differentiate import inner_step
 from upstairs.tree import widest
@@ -42,6 +44,21 @@ def check_rule(rule: Any) -> None:
         raise UpstairsError(
             f"`rule` is {rule!r}, which has no `init` and `update`: give an update rule, such as SGD(0.1)"
         )
+    if problem := _misfit(type(rule)):
+        raise UpstairsError(
+            f"`update` of {type(rule).__name__} takes other arguments ({problem}): it is called as update(grads, "
+            "state, params)"
+        )
+
+
+@cache
+def _misfit(kind: Any) -> str:
+    """Returns why `update` of a class does not take gradients, a state and parameters; '' if it does."""
+    try:
+        signature(kind.update).bind(None, {}, None, {})
+    except TypeError as error:
+        return reason(error)
+    return ""
 
 
 @dataclass(eq=False)

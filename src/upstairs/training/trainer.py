@@ -27,13 +27,13 @@ from upstairs.learners import recent_means, seeded_learner, whose_turn
 from upstairs.learners.options import ViewOptions
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
+from upstairs.stops import stop_requests
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
 from upstairs.training.compatibility import check_compatible
 from upstairs.training.defaults import VALIDATION_SHARE, validation_steps
 from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
-from upstairs.training.stops import stop_requests
 from upstairs.tree import to_device_of
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, in addition to one at each validation

@@ -94,6 +94,8 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
         samples, rate = np.asarray(item[0], np.float32), int(item[1])
     else:
         samples, rate = _decode(item, name, longest)
+    if not np.isfinite(samples).all() or np.abs(samples).max(initial=0) > LOUDEST:
+        raise UpstairsError(f"{name} has samples that are no finite or usual numbers: replace or remove it")
     if samples.ndim == 2:
         samples = samples.mean(1)
     if samples.ndim != 1 or not 1000 <= rate <= FASTEST:
@@ -102,8 +104,6 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
         )
     if len(samples) == 0:
         raise UpstairsError(f"{name} has no samples: replace or remove it")
-    if not np.isfinite(samples).all() or np.abs(samples).max() > LOUDEST:
-        raise UpstairsError(f"{name} has samples that are no finite or usual numbers: replace or remove it")
     if np.abs(samples).max() < FAINTEST:
         raise UpstairsError(f"{name} is silent: replace or remove it")
     if rate != RATE:

@@ -1,4 +1,4 @@
-"""A stop by Ctrl-C or SIGTERM waits until a meta-step and its validation are whole, so that a whole state is saved."""
+"""A stop by Ctrl-C or SIGTERM waits until what is being done, such as a meta-step and its validation, is whole."""
 
 import signal
 import threading
