@@ -1,5 +1,6 @@
 """Terminal output: progress bars (plain lines if the output is not a terminal) and tables."""
 
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,13 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-from rich.table import Table
-
 from upstairs.statistics import write_interval
 
+numbers = random.getstate()  # rich draws from Python's generator when it is imported
+from rich.console import Console  # noqa: E402
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: E402
+from rich.progress import Progress as Bars  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+random.setstate(numbers)
 Progress = Callable[[int, int], None]
 BEST = ("exact_posterior",)  # a bound among the baselines, which no learner can beat
 LINE_EVERY = 10.0  # seconds between plain lines

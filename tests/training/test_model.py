@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from scipy.sparse import csr_matrix
 
 import upstairs as up
 from helpers.runs import draw_folder, untrained
@@ -366,3 +367,17 @@ def test_a_model_made_in_inference_mode_serves_outside_of_it(learner: str) -> No
         model = run.adapt(support)
         np.testing.assert_array_equal(model.predict_proba(x), expected)
     np.testing.assert_array_equal(model.predict_proba(x), expected)
+
+
+def test_inputs_that_would_be_misread(named: Model) -> None:
+    pairs = [("red car", "a"), ("blue sky", "b")]
+    assert read_support(pairs, Inputs((8,), TextFormat(8)))[:2] == (["a", "b"], ["red car", "blue sky"])
+    with pytest.raises(up.UpstairsError, match=r"shape \[20, 20, 2\] is no picture"):
+        named.predict(np.zeros((20, 20, 2), np.uint8))
+    with pytest.raises(up.UpstairsError, match="the path of the support set is empty"):
+        read_support("", named.inputs)
+    numbers = untrained((4,)).adapt((np.eye(4), list("abab")))
+    with pytest.raises(up.UpstairsError, match="input 1 has values that are no finite numbers"):
+        numbers.predict([[1.0] * 4, [1e40] * 4])
+    sparse = csr_matrix(np.eye(4))
+    assert numbers.predict(sparse) == numbers.predict(torch.eye(4).to_sparse()) == numbers.predict(np.eye(4))

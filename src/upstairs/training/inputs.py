@@ -24,7 +24,7 @@ from upstairs.data.source import InputFormat, as_floats
 from upstairs.errors import UpstairsError, reason
 
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
-Support = Any  # a path, {label: inputs}, (inputs, labels) or `Examples`
+Support = Any  # a path, {label: inputs}, (inputs, labels), [(input, label), ...] or `Examples`
 GIVE = "give a path, bytes, a picture, an array, or several of them in a list"
 NUMBER = int | float | np.number
 RECORDING = {"array", "sampling_rate"}  # as `datasets` gives a sound
@@ -68,6 +68,8 @@ class Inputs:
             )
         if self.format is None and (hasattr(items, "to_numpy") or isinstance(items, str | os.PathLike)):
             items = items.to_numpy() if hasattr(items, "to_numpy") else _load_array(items)
+        if self.format is None and hasattr(items, "toarray"):  # a sparse matrix of SciPy
+            items = items.toarray()
         if getattr(items, "ndim", 1) == 0 and hasattr(items, "item"):
             items = items.item()  # of an array without axes
         if self._is_one(items):
@@ -101,6 +103,8 @@ class Inputs:
             return shape == self.shape
         if self.kind != "image":
             return self.kind == "array" and len(shape) <= len(self.shape)
+        if len(shape) == 3 and shape[0] not in (1, 3) and shape[2] in (2, 5, 6, 7):  # else pictures of that width
+            raise UpstairsError(f"an array of shape {list(shape)} is no picture: give [h, w], [h, w, 3] or [3, h, w]")
         one = len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[2] in (1, 3, 4)))
         if one and self.shape[0] == 1 and len(shape) == 3 and shape[0] == 3 and shape[2] not in (1, 3, 4):
             raise UpstairsError(
@@ -147,7 +151,9 @@ class Inputs:
         row = _load_array(item) if isinstance(item, Path) else np.asarray(item)
         if row.shape != self.shape:
             raise UpstairsError(f"{name} has shape {row.shape} and this learner takes {self.shape}: reshape it")
-        if row.dtype.kind not in "biuf" or not np.isfinite(row).all():
+        with np.errstate(over="ignore"):
+            finite = row.dtype.kind in "biuf" and np.isfinite(row.astype(np.float32)).all()
+        if not finite:
             raise UpstairsError(f"{name} has values that are no finite numbers ({row.dtype}): replace or remove it")
         return row
 
@@ -223,7 +229,7 @@ def _array(item: Any) -> Any:
     """Returns a tensor as an array, and anything else as it is."""
     if not isinstance(item, Tensor):
         return item
-    item = item.detach().cpu()
+    item = item.detach().cpu().to_dense()
     return (item.float() if item.dtype == torch.bfloat16 else item).numpy()
 
 
@@ -239,10 +245,14 @@ def read_support(
     Raises:
         UpstairsError: fewer than `least` classes, a class without examples, or missing inputs or labels.
     """
+    if isinstance(support, str) and not support:
+        raise UpstairsError(f"the path of {what} is empty: give a folder or a table")
     if isinstance(support, str | os.PathLike):
         support = reader_of(inputs.format).support(Path(support), columns)
     if isinstance(support, Examples):
         support = support[:2]
+    if isinstance(support, list) and support and all(isinstance(one, tuple) and len(one) == 2 for one in support):
+        support = tuple(zip(*support, strict=True))  # pairs (input, label)
     groups: dict[str, list[Any]] = {}
     if isinstance(support, Mapping):
         for label, items in support.items():
