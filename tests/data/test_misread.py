@@ -143,3 +143,25 @@ def test_regression_tables_that_give_the_answer_away(tmp_path: Path) -> None:
         summary(file)
     with pytest.raises(UpstairsError, match="'load' is an input and also"):
         summary(file, target="load", columns="temp,load")
+
+
+def test_equal_files_are_counted_and_columns_are_named_as_elsewhere(tmp_path: Path) -> None:
+    for i in range(24):
+        picture(tmp_path / "images" / f"{i}.png", i % 12)
+    (tmp_path / "a.csv").write_text('"file, name",kind\n' + "".join(f"{i}.png,k{i % 6}\n" for i in range(24)))
+    for columns in ('"file, name",kind', "1,2"):
+        assert "12 of them hold the same as another" in summary(tmp_path / "a.csv", columns=columns)
+
+
+@pytest.mark.parametrize("option", ["columns", "pattern"])
+def test_options_on_labels_are_refused_where_the_data_holds_its_own(tmp_path: Path, option: str) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((60, 8, 8), np.uint8), y=np.arange(60) % 6)
+    for data in (tmp_path / "a.npz", "glyphs"):
+        with pytest.raises(UpstairsError, match=f"`{option}` is about files with labels"):
+            open_splits(DataOptions(data=str(data), **{option: "{label},x"}), quiet=True)
+
+
+def test_a_test_table_without_labels_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("id,text,label\n" + "".join(f"{i},{t},{k}\n" for i, (t, k) in enumerate(PAIRS)))
+    (tmp_path / "test.csv").write_text("id,text\n1,new\n")
+    assert "40 texts of 5 classes" in summary(tmp_path) and "test.csv has no labels" in summary(tmp_path)

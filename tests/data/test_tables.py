@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upstairs.data.source import Source
-from upstairs.data.tables import DELIMITERS, decode, join_names, plain_labels, read_rows, read_table, split_names
+from upstairs.data.tables import DELIMITERS, check_rows, decode, join_names, plain_labels, read_table, split_names
 from upstairs.data.text.hashed import TextFormat, text_source
 from upstairs.data.text.tables import from_dataset, is_text, open_texts, read_texts, text_splits, texts_of
 from upstairs.errors import UpstairsError
@@ -190,7 +190,7 @@ def test_json_lines(name: str, tmp_path: Path) -> None:
         read_texts(tmp_path / name)
     assert pairs(tmp_path / name, skip_bad=True) == rows
     with pytest.raises(UpstairsError, match="line 3 is no JSON object"):
-        read_rows(tmp_path / name)
+        check_rows(name, read_table(tmp_path / name).bad, skip=None)
 
 
 def test_what_is_no_table(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from upstairs.data.files import natural, open_tree
-from upstairs.data.layouts.classes import group_files
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.errors import UpstairsError
 
@@ -30,7 +29,7 @@ def pack(path: Path, *names: str) -> Path:
 
 def classes_of(path: Path) -> dict[str, tuple[str, ...]]:
     with open_tree(path) as tree:
-        return {one.label: one.names for one in group_files(tree)}
+        return {one.label: one.names for one in find_layout(tree, skip_bad=None).classes}
 
 
 def test_classes_in_natural_order(tmp_path: Path) -> None:
@@ -51,7 +50,7 @@ def test_natural_order_of_odd_names() -> None:
 def test_groups(tmp_path: Path) -> None:
     fill(tmp_path, "Greek/beta/1.png", "Greek/alpha/1.png", "Latin/alpha/1.png", "README.md", "Latin/notes.txt")
     with open_tree(tmp_path) as tree:
-        found = group_files(tree)
+        found = find_layout(tree, skip_bad=None).classes
     assert [(one.label, one.group) for one in found] == [
         ("Greek/alpha", "Greek"), ("Greek/beta", "Greek"), ("Latin/alpha", "Latin"),
     ]  # fmt: skip

@@ -25,19 +25,21 @@ from upstairs.data.cache import cache_directory
 from upstairs.errors import UpstairsError, reason
 
 
-def _text(path: Path) -> str:
+def read_labels(path: Path) -> list[str]:
+    """Returns the words of a list of classes."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise UpstairsError(
             f"{path} cannot be read ({reason(error)}): put the list of the split's classes there"
         ) from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file."""
     try:
-        return dict(json.loads(_text(path)))
-    except (ValueError, TypeError) as error:
+        return dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UpstairsError(f"{path} is no JSON object ({reason(error)}): replace it") from error
 
 
@@ -127,6 +129,11 @@ class Tree:
     others: tuple[str, ...] = ()
     noise: int = 0
     table: str = ""
+
+    def read(self, name: str) -> bytes:
+        """Returns the bytes of a file."""
+        item = self.item(name)
+        return item if isinstance(item, bytes) else item.read_bytes()
 
     def below(self, folder: str) -> "Tree":
         """Returns the tree of one of its folders."""

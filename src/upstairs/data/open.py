@@ -92,36 +92,8 @@ def _row_source(options: DataOptions, format: InputFormat | None, progress: Prog
     return task_source(Path(options.data), format, encoding=options.encoding, skip_bad=options.skip_bad)
 
 
-def _sounds(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    return sound_splits(options.data, **_split(options), **_heard(options, format, progress))
-
-
-def _pictures(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    return open_data(options.data, **_split(options), **_seen(options, format, progress))
-
-
-def _arrays(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> Splits:
-    return array_splits(options.data, **_split(options), **_files(options, format, progress))
-
-
 def _split(options: DataOptions) -> dict[str, Any]:
     return {"split": options.split, "seed": options.split_seed, "ratio": parse_ratio(options.ratio)}
-
-
-def _files(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
-    """Returns the arguments of all readers of files."""
-    names = ("columns", "pattern", "skip_bad")
-    return {"format": format, "progress": progress} | {name: getattr(options, name) for name in names}
-
-
-def _heard(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
-    own = format if isinstance(format, AudioFormat) else None
-    return _files(options, own, progress) | {"seconds": options.seconds}
-
-
-def _seen(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
-    own = format if isinstance(format, ImageFormat) else None
-    return _files(options, own, progress) | {"size": options.size, "channels": options.channels}
 
 
 def _named(data: str) -> Files | None:
@@ -157,6 +129,24 @@ def _support_of(files: Files) -> Callable[[Path, str | None], Any]:
     return lambda path, columns: files_by_class(path, files, columns)
 
 
+def _files_reader(
+    name: str, kinds: tuple[str, ...], matches: Callable[[str], bool], files: Files, splits: Callable[..., Splits],
+    source: Callable[..., Source], formats: tuple[type[InputFormat] | type[None], ...], *own: str,
+) -> DataReader:  # fmt: skip
+    """Returns the reader of one kind of files; `own` are the options that it alone has."""
+
+    def given(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
+        values = {option: getattr(options, option) for option in ("columns", "pattern", "skip_bad", *own)}
+        return values | {"format": format if isinstance(format, formats[0]) else None, "progress": progress}
+
+    return DataReader(
+        name, kinds, matches,
+        lambda options, format, progress: splits(options.data, **_split(options), **given(options, format, progress)),
+        lambda options, format, progress: source(options.data, **given(options, format, progress)),
+        _support_of(files), formats,
+    )  # fmt: skip
+
+
 READERS = (
     DataReader(
         "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
@@ -175,20 +165,16 @@ READERS = (
         support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
         formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
-    DataReader(
-        "sounds", ("sounds",), _holds(SOUNDS), _sounds,
-        source=lambda options, format, progress: open_sounds(options.data, **_heard(options, format, progress)),
-        support=_support_of(SOUNDS), formats=(AudioFormat,),
+    _files_reader(
+        "sounds", ("sounds",), _holds(SOUNDS), SOUNDS, sound_splits, open_sounds, (AudioFormat,), "seconds",
     ),
-    DataReader(
-        "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), _arrays,
-        source=lambda options, format, progress: read_arrays(options.data, **_files(options, format, progress))[0],
-        support=_support_of(ARRAYS), formats=(ArrayFormat,),
+    _files_reader(
+        "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), ARRAYS, array_splits,
+        lambda data, **options: read_arrays(data, **options)[0], (ArrayFormat,),
     ),
-    DataReader(
-        "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, _pictures,
-        source=lambda options, format, progress: open_source(options.data, **_seen(options, format, progress)),
-        support=_support_of(PICTURES), formats=(ImageFormat, NoneType),
+    _files_reader(
+        "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, PICTURES,
+        open_data, open_source, (ImageFormat, NoneType), "size", "channels",
     ),
 )  # fmt: skip
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}
@@ -247,8 +233,7 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     check_data_options(options, parts)
     if len(parts) > 1:
         mix = parse_mix(options.mix) if options.mix else None
-        own = [replace(options, data=part, mix=None) for part in parts]
-        own = [_fitting(one) for one in own]
+        own = [_fitting(replace(options, data=part, mix=None)) for part in parts]
         return mixed_splits([open_splits(one, quiet=quiet, format=format) for one in own], mix)
     reader = reader_for(options.data, regression=asks_regression(vars(options)))
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
@@ -276,9 +261,9 @@ def _usable(splits: Splits) -> Splits:
             for i in range(len(part)) if i not in own]  # fmt: skip
     if not left:
         return splits
-    parts = [part.subset(own) if len(own) > 1 else part for part, own in zip(splits, kept, strict=True)]
-    said = f"{count_of(len(left), 'class')} with fewer than two examples left out: {listed(left)}"
-    return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, said)))) for part in parts))
+    parts = (part.subset(own) if len(own) > 1 else part for part, own in zip(splits, kept, strict=True))
+    left_out = f"{count_of(len(left), 'class')} with fewer than two examples left out: {listed(left)}"
+    return Splits(*parts).noting(left_out)
 
 
 def limited(splits: Splits, options: DataOptions, *, quiet: bool = True) -> Splits:

@@ -281,7 +281,7 @@ def task_splits(
     first, second = part_sizes(len(order), ratio or RATIO)
     parts = [[able[i] for i in part] for part in (order[:first], order[first:second], order[second:])]
     if format is None:
-        if (same := rows.y.std(0) == 0).any():
+        if (same := np.ptp(rows.y, 0) == 0).any():
             raise UpstairsError(f"{path}: each '{goals[int(same.argmax())]}' is the same: name another as `target`")
         seen = np.concatenate([rows.x, rows.y], 1)[[place for own in parts[0] for place in own]]
         scales = [scale if scale > 0 else 1.0 for scale in seen.std(0).tolist()]

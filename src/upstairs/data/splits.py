@@ -19,6 +19,10 @@ class Splits(NamedTuple):
     val: Source
     test: Source
 
+    def noting(self, note: str) -> "Splits":
+        """Returns the splits with a note at the end of each summary."""
+        return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, note)))) for part in self))
+
 
 RATIO = (0.64, 0.16, 0.2)  # of the classes for train, val and test
 
@@ -98,10 +102,8 @@ def split_by_class(
              if share and len(part) < 2]  # fmt: skip
     if small and ratio is None and len(source) >= 4:
         splits = divided(source, seed=seed)
-        sizes = (
-            f"{len(source)} classes divided as {', '.join(str(len(part)) for part in splits)} (--ratio changes that)"
-        )
-        return Splits(*(replace(part, summary="; ".join(filter(None, (part.summary, sizes)))) for part in splits))
+        sizes = ", ".join(str(len(part)) for part in splits)
+        return splits.noting(f"{len(source)} classes divided as {sizes} (--ratio changes that)")
     if small:
         how = "add classes, or change `ratio`" if ratio else "add classes"
         raise UpstairsError(

@@ -115,13 +115,6 @@ def join_names(names: Iterable[str]) -> str:
     return shlex.quote(",".join(f'"{name}"' if "," in name else name for name in names))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a table as dicts by column; raises UpstairsError for one that cannot be read."""
-    table = read_table(path)
-    check_rows(table.name, table.bad, skip=None)
-    return table.rows
-
-
 def read_table(path: Path, *, encoding: str | None = None, head: bool = False) -> DataTable:
     """Reads a table, whose kind is that of its first bytes or of its extension; with `head` its first rows alone.
 
@@ -300,13 +293,13 @@ def _of_records(path: Path, records: Sequence[Any], notes: list[str]) -> DataTab
 
 
 def _json_records(path: Path, text: str, *, lines: bool) -> list[Any]:
-    """Returns the records of JSON lines, or of one JSON value (see `_records`)."""
+    """Returns the records of JSON lines, or of one JSON value (see `json_records`)."""
     many = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     values = [_json(line) for _, line in many[:2]]
     if not (lines and values and isinstance(values[0], dict)):
         value = _json(text)
         if not isinstance(value, ValueError):
-            return _records(path, value)
+            return json_records(path, value)
         if not lines and not all(isinstance(line, dict) for line in values):
             raise UpstairsError(f"{path} is no whole JSON file ({value}): replace it")
     if values and not any(isinstance(line, dict) for line in values):
@@ -322,7 +315,7 @@ def _json(text: str) -> Any:
         return ValueError(error)
 
 
-def _records(path: Path, value: Any) -> list[dict[str, Any]]:
+def json_records(path: Path, value: Any) -> list[dict[str, Any]]:
     """Returns the records of a list of objects or of [text, label] pairs, of an object of such lists, or of columns.
 
     An object of lists with other names than usual columns has the texts of each label.
@@ -332,8 +325,8 @@ def _records(path: Path, value: Any) -> list[dict[str, Any]]:
         lists = [one for one in own if isinstance(one, list)]
         inside = dict.fromkeys(key for one in own if isinstance(one, dict) for key in one)
         equal = lists == own and len({len(one) for one in lists}) == 1
-        if {"columns", "data"} <= value.keys() and all(isinstance(one, list) for one in value["data"]):  # "split"
-            value = [dict(zip(value["columns"], row, strict=False)) for row in value["data"]]
+        if isinstance(head := value.get("columns"), list) and lists and all(isinstance(one, list) for one in lists[-1]):
+            value = [dict(zip(map(str, head), row, strict=False)) for row in lists[-1]]  # pandas' "split"
         elif own and all(isinstance(one, dict) for one in own) and _usual({*inside}) > _usual({*value}):  # "index"
             value = own
         elif own and all(isinstance(one, dict) for one in own):  # columns, as pandas writes them

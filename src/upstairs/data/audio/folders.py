@@ -11,17 +11,14 @@ import torch
 
 from upstairs.data.audio.augment import Hearing
 from upstairs.data.audio.format import RATE, AudioFormat, read_sound, usual_length
-from upstairs.data.cache import Progress
-from upstairs.data.files import SOUNDS, Tree, name_of, open_tree
+from upstairs.data.files import SOUNDS, Tree
 from upstairs.data.layouts.classes import Layout
-from upstairs.data.layouts.resolve import find_layout
-from upstairs.data.layouts.rows import source_of, split_layout
+from upstairs.data.layouts.rows import read_files, sampled, split_layout
 from upstairs.data.source import Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits
 from upstairs.errors import UpstairsError
 
 CHOICES = ("speakers", "ratio", "group", PUBLISHED)
-SAMPLE = 32  # about the number of recordings that decide the length
 
 
 def sound_splits(
@@ -84,31 +81,21 @@ def open_sounds(data: str | Path, **options: Any) -> Source:
 
 
 def read_recordings(
-    data: str | Path,
-    *,
-    format: AudioFormat | None = None,
-    seconds: float | None = None,
-    columns: str | None = None,
-    pattern: str | None = None,
-    skip_bad: bool = False,
-    progress: Progress | None = None,
+    data: str | Path, *, format: AudioFormat | None = None, seconds: float | None = None, **options: Any
 ) -> tuple[Source, Layout]:
-    """Returns a source of the recordings in a folder or an archive, and its layout (see `find_layout`).
+    """Returns a source of the recordings in a folder or an archive, and its layout: see `read_files`.
 
     Args:
         format: None is 64 bands and `seconds`.
         seconds: the length that is heard; None is that of `usual_length`.
     """
-    with open_tree(data, SOUNDS) as tree:
-        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
-        format = format or (AudioFormat(seconds) if seconds is not None else _suited(tree, layout.names))
-        return source_of(tree, layout, format, name=name_of(data), skip_bad=skip_bad, progress=progress), layout
+    format = format or (None if seconds is None else AudioFormat(seconds))
+    return read_files(data, SOUNDS, _suited, format=format, **options)
 
 
 def _suited(tree: Tree, names: Sequence[str]) -> AudioFormat:
-    step = max(1, len(names) // SAMPLE)
     seconds = []
-    for name in names[::step]:
+    for name in sampled(names):
         with suppress(UpstairsError):  # reading all recordings will report the bad ones
             seconds.append(len(read_sound(tree.item(name), name=f"{tree.name}/{name}")) / RATE)
     return AudioFormat(usual_length(seconds or [1.0]))

@@ -124,7 +124,7 @@ def _given(item: tuple[Any, ...], name: str) -> tuple[np.ndarray, int]:
             middle = (np.iinfo(samples.dtype).max + 1) // 2 if samples.dtype.kind == "u" else 0
             samples = (samples.astype(np.float64) - middle) / (middle or np.iinfo(samples.dtype).max)
         samples = samples.astype(np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, IndexError, OverflowError, RuntimeError) as error:
         raise UpstairsError(f"{name} is a tuple that holds no sound ({reason(error)}): give (samples, rate)") from error
     few = samples.ndim == 2 and samples.shape[0] < samples.shape[1] and samples.shape[0] <= MOST_CHANNELS
     return samples.T if few else samples, rate

@@ -4,6 +4,7 @@ import io
 import pickle
 import zipfile
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,17 +13,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from upstairs.data.files import ARRAYS, extension_of, name_of, open_tree
+from upstairs.data.files import ARRAYS, Tree, extension_of, name_of
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
-from upstairs.data.layouts.resolve import find_layout
-from upstairs.data.layouts.rows import source_of, split_layout
+from upstairs.data.layouts.rows import read_files, sampled, split_layout
 from upstairs.data.source import InputFormat, Source, flat_labels
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError, reason
 
 PACKS = ("npz", "pkl", "pickle")
-SAMPLE = 32  # about the number of arrays that decide a format
 # Usual names of inputs and labels, also with train, val or test before or behind them.
 NAMED = (
     ("x", "X", "images", "image_data", "data", "inputs", "features", "arr_0"),
@@ -107,10 +106,7 @@ def array_splits(
     return split_layout(source, layout, split, ratio, seed=seed)
 
 
-def read_arrays(
-    data: str | Path, *, format: InputFormat | None = None, columns: str | None = None, pattern: str | None = None,
-    skip_bad: bool = False, progress: Any = None,
-) -> tuple[Source, Layout]:  # fmt: skip
+def read_arrays(data: str | Path, *, format: ArrayFormat | None = None, **options: Any) -> tuple[Source, Layout]:
     """Returns a source of arrays, and its layout.
 
     Args:
@@ -123,19 +119,17 @@ def read_arrays(
     """
     path = Path(data)
     if packs := _packs(path):
+        if given := next((name for name in ("columns", "pattern") if options.get(name)), None):
+            raise UpstairsError(f"`{given}` is about files with labels and {path} holds the labels: leave it out")
         return _unpacked(path, packs)
-    with open_tree(path, ARRAYS) as tree:
-        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
-        if not isinstance(format, ArrayFormat):
-            some = []
-            for name in layout.names[:: max(1, len(layout.names) // SAMPLE)]:
-                with suppress(UpstairsError):  # reading all will report the bad ones
-                    some.append(_load(tree.item(name), name))
-            format = _format_of(some)
-        return source_of(tree, layout, format, name=name_of(path), skip_bad=skip_bad, progress=progress), layout
+    return read_files(path, ARRAYS, _suited, format=format, **options)
 
 
-def _format_of(some: list[np.ndarray]) -> ArrayFormat:
+def _suited(tree: Tree, names: Sequence[str]) -> ArrayFormat:
+    some = []
+    for name in sampled(names):
+        with suppress(UpstairsError):  # reading all will report the bad ones
+            some.append(_load(tree.item(name), name))
     shape = Counter(x.shape for x in some).most_common(1)[0][0] if some else (1,)
     kinds = {x.dtype.kind == "f": str(x.dtype) for x in some if x.shape == shape}
     if len(kinds) > 1 or not shape:

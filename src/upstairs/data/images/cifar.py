@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from upstairs.data.cache import Progress, memory_mapped
-from upstairs.data.files import _json
+from upstairs.data.files import read_json
 from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
@@ -34,7 +34,7 @@ def cifar_splits(path: str | Path, which: str = "cifar-fs", *, progress: Progres
         raise UpstairsError(f"CIFAR-100 has no split '{which}': choose {' or '.join(CIFAR)}")
     source = replace(_cifar(Path(path), progress), name=which)
     file = Path(path) / "splits" / f"{which}.json"
-    lists = _json(file)
+    lists = read_json(file)
     if missing := [part for part in Splits._fields if part not in lists]:
         raise UpstairsError(f"{file} has no list '{missing[0]}': it needs train, val and test")
     return split_by_list(source, *(lists[part] for part in Splits._fields))
@@ -42,7 +42,7 @@ def cifar_splits(path: str | Path, which: str = "cifar-fs", *, progress: Progres
 
 def _cifar(path: Path, progress: Progress | None) -> Source:
     sheets = sorted((path / "sheets").glob("*.webp"))
-    superclass = _json(path / "splits" / "superclass.json")
+    superclass = read_json(path / "splits" / "superclass.json")
     if not sheets:
         raise UpstairsError(f"{path / 'sheets'} holds no sheets: it needs one .webp file for each class of CIFAR-100")
     if missing := [sheet for sheet in sheets if sheet.stem not in superclass]:

@@ -60,9 +60,6 @@ def open_source(data: str | Path, **options: Any) -> Source:
     Args:
         options: `size`, `channels`, `ink` (see `ImageFormat`), or a `format` that has them: None lets the data decide;
             and other arguments of `read_folder`.
-
-    Raises:
-        UpstairsError: as `open_data`.
     """
     return _open(data, _kind(data, None), options)[0]
 
@@ -90,12 +87,8 @@ def _kind(data: str | Path, split: str | None) -> str:
     if data == "glyphs":
         kind = "glyphs"
     elif not path.exists():
-        way = (
-            "download it and give its path"
-            if "://" in str(data)
-            else "give 'glyphs', or a folder or zip of pictures by class"
-        )
-        raise UpstairsError(f"{data} does not exist: {way}")
+        way = "give 'glyphs', or a folder or zip of pictures by class"
+        raise UpstairsError(f"{data} does not exist: {'download it and give its path' if '://' in str(data) else way}")
     elif all((path / name).is_file() for name in OMNIGLOT):
         kind = "omniglot"
     elif (path / "sheets").is_dir() and (path / "splits" / "superclass.json").is_file():
@@ -121,4 +114,7 @@ def _check_format(made: Any, options: dict[str, Any]) -> Any:
         value = getattr(form, name) if isinstance(form, ImageFormat) else options.get(name)
         if value is not None and value != (has := getattr(source.format, name)):
             raise UpstairsError(f"{source.name} has {name} {has} and no other: leave `{name}` {value} out")
+    for name in ("columns", "pattern"):
+        if options.get(name):
+            raise UpstairsError(f"`{name}` is about files with labels and {source.name} has its own: leave it out")
     return made

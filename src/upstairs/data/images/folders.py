@@ -2,48 +2,33 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from upstairs.data.cache import Progress
-from upstairs.data.files import PICTURES, Files, Tree, name_of, open_tree
+from upstairs.data.files import PICTURES, Files, Tree, open_tree
 from upstairs.data.images.format import ImageFormat, Tones, background_of, deep_values, high_byte, read_picture
 from upstairs.data.layouts.classes import Layout
 from upstairs.data.layouts.resolve import find_layout
-from upstairs.data.layouts.rows import source_of
+from upstairs.data.layouts.rows import read_files, sampled
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 
-SAMPLE = 32  # about the number of pictures that decide a format
-
 
 def read_folder(
-    path: str | Path,
-    *,
-    size: int | None = None,
-    channels: int | None = None,
-    ink: bool | None = None,
-    format: ImageFormat | None = None,
-    columns: str | None = None,
-    pattern: str | None = None,
-    skip_bad: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Source, Layout]:
-    """Returns a source of the pictures in a folder or an archive, and its layout (see `find_layout`).
+    path: str | Path, *, size: int | None = None, channels: int | None = None, ink: bool | None = None,
+    format: ImageFormat | None = None, **options: Any,
+) -> tuple[Source, Layout]:  # fmt: skip
+    """Returns a source of the pictures in a folder or an archive, and its layout: see `read_files`.
 
     `size`, `channels` and `ink` (see `ImageFormat`) are found from a sample of the pictures if they are None, unless a
     `format` is given. Labels are 'class' or 'group/class'.
-
-    Raises:
-        UpstairsError: as `open_tree`, `find_layout` and `source_of`.
     """
-    with open_tree(path) as tree:
-        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
-        form = format or guess_format(tree, layout.names, size=size, channels=channels, ink=ink)
-        return source_of(tree, layout, form, name=name_of(path), skip_bad=skip_bad, progress=progress), layout
+    guess = partial(guess_format, size=size, channels=channels, ink=ink)
+    return read_files(path, PICTURES, guess, format=format, **options)
 
 
 def folder_source(path: str | Path, **options: Any) -> Source:
@@ -82,7 +67,7 @@ def guess_format(
     One channel if all pictures are grey; ink if nine in ten are grey line drawings. Drawings are read at 28 pixels,
     photos at 84, or at 32 if the median of their shorter sides is at most 48.
     """
-    sample = names[:: max(1, len(names) // SAMPLE)]
+    sample = sampled(names)
     _refuse_cut(tree, sample)
     tones = _tones(tree, names, sample)
     if size is not None and channels is not None and ink is not None:
@@ -109,7 +94,7 @@ def format_for(
     return ImageFormat(size or (28 if ink else 32 if small else 84), channels or (1 if ink or grey else 3), ink, tones)
 
 
-def _refuse_cut(tree: Tree, sample: list[str]) -> None:
+def _refuse_cut(tree: Tree, sample: Sequence[str]) -> None:
     """Raises UpstairsError if colour pictures of 16 bits use fewer, which reading their high byte would make black."""
     found = {}
     for name in sample:
@@ -124,14 +109,14 @@ def _refuse_cut(tree: Tree, sample: list[str]) -> None:
         )
 
 
-def _tones(tree: Tree, names: list[str], sample: list[str]) -> Tones | None:
+def _tones(tree: Tree, names: Sequence[str], sample: Sequence[str]) -> Tones | None:
     """Returns the range that pictures of more than 8 bits use, found from all of them; None if it is the usual one.
 
     Integers use 0 to the end of their bits (12 bits: 4095), or from a negative power of two; floats 0 to 1 or 255, or
     what they hold.
     """
 
-    def ends(names: list[str]) -> list[tuple[float, float, bool]]:
+    def ends(names: Sequence[str]) -> list[tuple[float, float, bool]]:
         found = []
         for name in names:
             with suppress(UpstairsError):

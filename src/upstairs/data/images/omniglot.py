@@ -6,9 +6,9 @@ from pathlib import Path
 
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import TURNS
-from upstairs.data.files import Tree, _text, common_folder, open_tree
+from upstairs.data.files import Tree, common_folder, open_tree, read_labels
 from upstairs.data.images.format import ImageFormat
-from upstairs.data.layouts.classes import group_files
+from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import source_of
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_list
@@ -40,7 +40,7 @@ def omniglot_splits(path: str | Path, *, size: int = 28, progress: Progress | No
         turns=tuple(range(len(TURNS))) * len(source),
     )
     folder = Path(path) / "splits" / "vinyals"
-    return split_by_list(turned, *(_text(folder / f"{part}.txt").split() for part in Splits._fields))
+    return split_by_list(turned, *(read_labels(folder / f"{part}.txt") for part in Splits._fields))
 
 
 def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:
@@ -51,4 +51,6 @@ def _omniglot(path: str | Path, size: int, progress: Progress | None) -> Source:
         folders = frozenset().union(*(tree.folders for tree in trees))
         stamps = {name: tree.stamps[name] for name, tree in owner.items()}
         both = Tree(str(path), stamps, folders, lambda name: owner[name].item(name))
-        return source_of(both, group_files(both), ImageFormat(size, 1, True), name="omniglot", progress=progress)
+        return source_of(
+            both, find_layout(both, skip_bad=None), ImageFormat(size, 1, True), name="omniglot", progress=progress
+        )

@@ -92,18 +92,6 @@ def refusal(bad: Mapping[str, str], among: str, *, option: bool = True) -> Upsta
     return UpstairsError(f"{first}; {len(bad)} of {among} cannot be used{how}: {listed(bad)}")
 
 
-def group_files(tree: Tree) -> list[FileClass]:
-    """Returns the classes of a tree by its folders alone.
-
-    Raises:
-        UpstairsError: as `find_layout`.
-    """
-    layout = by_folders(tree)
-    if layout.bad:
-        raise refusal(layout.bad, f"{len(tree.stamps)} {tree.files.what}", option=False)
-    return layout.classes
-
-
 def by_folders(tree: Tree) -> Layout:
     """Returns the classes of a tree by its folders.
 
@@ -135,7 +123,7 @@ def by_folders(tree: Tree) -> Layout:
         }
     good = {name: place for name, place in places.items() if name not in bad}
     above = {name.rpartition("/")[0].rpartition("/")[0] for name in good}
-    full = {folder for name in tree.stamps for folder in _above(name)}
+    full = {name[:i] for name in tree.stamps for i, letter in enumerate(name) if letter == "/"}
     empty = sorted((f for f in tree.folders - full if f.rpartition("/")[0] in above), key=natural)
     classes = _classes((name, place[-2], place[0] if depth == 2 else "") for name, place in good.items())
     parts, note = own_parts((_label(good[name]), part) for name, part in owner.items() if name in good)
@@ -145,10 +133,6 @@ def by_folders(tree: Tree) -> Layout:
 
 def _label(place: Sequence[str]) -> str:
     return "/".join(place[:-1])
-
-
-def _above(name: str) -> list[str]:
-    return [name[:i] for i, letter in enumerate(name) if letter == "/"]
 
 
 def _classes(files: Iterable[tuple[str, str, str]]) -> list[FileClass]:
@@ -246,9 +230,9 @@ def with_lists(tree: Tree, layout: Layout) -> Layout:
     label_of |= {one.label: one.label for one in layout.classes}
     owners = []
     for name, part in lists.items():
-        item = tree.item(name)
-        content = item if isinstance(item, bytes) else item.read_bytes()
-        lines = [plain(line.strip()) for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
+        lines = [
+            plain(line.strip()) for line in tree.read(name).decode("utf-8-sig", "replace").splitlines() if line.strip()
+        ]
         if unknown := [line for line in lines if line not in label_of]:
             return replace(layout, notes=(*layout.notes, f"{name} names '{unknown[0]}', which is not here: not used"))
         owners += [(label_of[line], part) for line in lines]

@@ -7,7 +7,7 @@ from typing import Any
 
 from upstairs.data.files import LABEL_TABLES, SOUNDS, Tree, plain
 from upstairs.data.layouts.classes import FileClass, Layout, own_parts, part_of
-from upstairs.data.tables import check_rows, plain_labels, read_table
+from upstairs.data.tables import DataTable, check_rows, plain_labels, read_table, split_names
 from upstairs.errors import UpstairsError
 
 COLUMNS = {  # usual names of columns, the likeliest first
@@ -74,18 +74,19 @@ class _Table:
         self, tree: Tree, name: str, lookups: Sequence[Mapping[str, str]], columns: str | None, must: bool
     ) -> None:
         self.name, self.where = name, f"{tree.name}/{name}"
-        self.rows = _rows(tree, name)
+        table = _table(tree, name)
+        self.rows = table.rows
         if not self.rows:
             raise UpstairsError(f"{self.where} has no rows: it needs the columns file and label")
         head = [column for column in self.rows[0] if column]
         known = {plain(str(column)).casefold(): column for column in head}
         has = ", ".join(map(str, head))
-        asked = [plain(part).casefold() for part in columns.split(",")] if columns else []
-        if columns and (len(asked) != 2 or not set(asked) <= known.keys()):
+        asked = [table.find(part) for part in split_names(columns)] if columns else []
+        if columns and len(asked) != 2:
             raise UpstairsError(f"`columns` is '{columns}' and {self.where} has {has}: name the path's and the label's")
         folder = name.rpartition("/")[0]
         fits = {c: sum(map(bool, _find(self.rows[:SAMPLE], c, folder, lookups))) for c in head}
-        path = known[asked[0]] if asked else max(fits, key=lambda column: fits[column])
+        path = asked[0] if asked else max(fits, key=lambda column: fits[column])
         named = next((known[n] for n in COLUMNS["path"] if n in known), None)
         if not asked and 2 * fits[path] < min(SAMPLE, len(self.rows)):
             if not must or named is None:
@@ -94,7 +95,7 @@ class _Table:
         usual = {what: next((known[n] for n in names if n in known and known[n] != path), None)
                  for what, names in COLUMNS.items()}  # fmt: skip
         others = [column for column in head if column != path]
-        label = known[asked[1]] if asked else usual["label"] or (others[0] if len(others) == 1 else None)
+        label = asked[1] if asked else usual["label"] or (others[0] if len(others) == 1 else None)
         if label is None:
             raise UpstairsError(
                 f"{self.where} has the columns {has}: it needs file and label (or word); name them as `columns` "
@@ -136,8 +137,8 @@ class _Table:
         return 2 * sum(len(labels) > 1 for labels in own.values()) >= len(own) > 0
 
 
-def _rows(tree: Tree, name: str) -> list[dict[str, Any]]:
-    """Returns the rows of a table, in which the first line is one if it names a file."""
+def _table(tree: Tree, name: str) -> DataTable:
+    """Returns a table, in which the first line is a row if it names a file."""
     item = tree.item(name)
     with tempfile.TemporaryDirectory() as folder:
         path = item if isinstance(item, Path) else Path(folder) / Path(name).name
@@ -145,7 +146,7 @@ def _rows(tree: Tree, name: str) -> list[dict[str, Any]]:
             path.write_bytes(item)
         table = read_table(path)
     check_rows(table.name, table.bad, skip=None)
-    return (table.without_header() if any(one in tree.files for one in table.header) else table).rows
+    return table.without_header() if any(one in tree.files for one in table.header) else table
 
 
 def _lookups(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:

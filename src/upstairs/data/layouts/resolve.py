@@ -3,15 +3,7 @@
 from dataclasses import replace
 
 from upstairs.data.files import Tree, count_of, listed
-from upstairs.data.layouts.classes import (
-    PATTERNS,
-    Layout,
-    are_digits,
-    by_folders,
-    by_pattern,
-    refusal,
-    with_lists,
-)  # fmt: skip
+from upstairs.data.layouts.classes import PATTERNS, Layout, are_digits, by_folders, by_pattern, refusal, with_lists
 from upstairs.data.layouts.listed import by_tables
 from upstairs.errors import UpstairsError
 

@@ -2,31 +2,56 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from upstairs.data.cache import Progress, memory_mapped
-from upstairs.data.files import Tree, common_folder, listed
-from upstairs.data.layouts.classes import FileClass, Layout, refusal, summarise
+from upstairs.data.files import Files, Tree, common_folder, listed, name_of, open_tree
+from upstairs.data.layouts.classes import Layout, refusal, summarise
+from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import Splits, divided, split_by_class, split_by_list
 from upstairs.errors import UpstairsError
 
+SAMPLE = 32  # about the number of files that decide a format
+MOST_COMPARED = 5000  # files of which it is told that they are equal
 SMALL = 2**14  # bytes; threads do not pay for smaller files
 
 
+def read_files(
+    path: str | Path, files: Files, guess: Callable[[Tree, list[str]], InputFormat], *, format: InputFormat | None,
+    columns: str | None = None, pattern: str | None = None, skip_bad: bool = False, progress: Progress | None = None,
+) -> tuple[Source, Layout]:  # fmt: skip
+    """Returns a source of the files in a folder or an archive, and its layout.
+
+    Args:
+        files: the kind of files.
+        guess: (tree, names) -> the format that suits these files, where `format` is None.
+        columns, pattern, skip_bad: see `find_layout`.
+
+    Raises:
+        UpstairsError: as `open_tree`, `find_layout` and `source_of`.
+    """
+    with open_tree(path, files) as tree:
+        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
+        form = format or guess(tree, layout.names)
+        return source_of(tree, layout, form, name=name_of(path), skip_bad=skip_bad, progress=progress), layout
+
+
+def sampled(names: Sequence[str]) -> Sequence[str]:
+    """Returns the names of about `SAMPLE` files that decide a format."""
+    return names[:: max(1, len(names) // SAMPLE)]
+
+
 def source_of(
-    tree: Tree,
-    layout: Layout | Sequence[FileClass],
-    format: InputFormat,
-    *,
-    name: str,
-    skip_bad: bool = False,
+    tree: Tree, layout: Layout, format: InputFormat, *, name: str, skip_bad: bool = False,
     progress: Progress | None = None,
-) -> Source:
+) -> Source:  # fmt: skip
     """Returns a source of the files of a layout, decoded once into the cache.
 
     Args:
@@ -35,7 +60,6 @@ def source_of(
     Raises:
         UpstairsError: files that cannot be read, all of them, or a cache that cannot be written.
     """
-    layout = layout if isinstance(layout, Layout) else Layout(list(layout))
     files, notes = layout.names, []
     bad: dict[str, str] = {}
 
@@ -78,6 +102,7 @@ def source_of(
     inputs = memory_mapped(
         _key(tree, files, format), rows, (len(files), *format.shape), dtype=format.dtype, progress=progress
     )
+    notes += _repeated(tree, files, inputs)
     places = np.split(np.arange(len(files)), np.cumsum([len(one.names) for one in layout.classes])[:-1])
     groups = tuple(one.group for one in layout.classes)
     return Source(
@@ -85,6 +110,14 @@ def source_of(
         format=format, speakers=tuple(layout.speakers[file] for file in files) if layout.speakers else (),
         summary=summarise(tree, layout, notes),
     )  # fmt: skip
+
+
+def _repeated(tree: Tree, files: Sequence[str], inputs: np.ndarray) -> list[str]:
+    """Returns a note if files of one size hold the same input."""
+    sizes = Counter(tree.stamps[file][0] for file in files)
+    alike = [i for i, file in enumerate(files) if sizes[tree.stamps[file][0]] > 1][:MOST_COMPARED]
+    count = len(alike) - len({hashlib.blake2b(inputs[i].tobytes()).digest() for i in alike})
+    return [f"{count} of them hold the same as another"] if count else []
 
 
 def _key(tree: Tree, files: Sequence[str], format: InputFormat) -> str:

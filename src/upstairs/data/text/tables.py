@@ -1,6 +1,5 @@
 """Reads labelled texts: tables (CSV, TSV, JSON, JSON lines, Excel, Parquet), or class folders of .txt files."""
 
-import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from upstairs.data.cache import Progress
-from upstairs.data.files import NOTES, PICTURES, SOUNDS, TARS, Tree, alike, extension_of, ignored, open_tree
+from upstairs.data.files import (
+    NOTES,
+    PICTURES,
+    SOUNDS,
+    TARS,
+    alike,
+    extension_of,
+    ignored,
+    open_tree,
+    read_json,
+    read_labels,
+)
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import split_layout
@@ -25,6 +35,7 @@ from upstairs.data.tables import (
     decode,
     is_table,
     join_names,
+    json_records,
     name_key,
     plain_labels,
     read_table,
@@ -36,7 +47,7 @@ from upstairs.data.text.embeddings import frozen_format
 from upstairs.data.text.hashed import TextFormat, as_text, is_blank, text_source
 from upstairs.data.text.languages import language_source
 from upstairs.data.text.tokens import piece_format
-from upstairs.errors import UpstairsError, reason
+from upstairs.errors import UpstairsError
 
 CLINC = "data_full.json"
 CHOICES = ("ratio", "group", PUBLISHED)
@@ -101,7 +112,7 @@ def text_splits(
         if not (lists / "labels.train.txt").is_file():
             raise UpstairsError(f"`split` is '{split}', which {data} does not have: choose {' or '.join(CHOICES)}")
         files = (lists / f"labels.{part}.txt" for part in ("train", "valid", "test"))
-        return split_by_list(source, *(as_text(file).split() for file in files))
+        return split_by_list(source, *map(read_labels, files))
     return split_layout(source, Layout([], parts), split, ratio, seed=seed)
 
 
@@ -192,10 +203,13 @@ def read_texts(
     if is_table(path):
         return _labelled(_table_rows(path, columns, encoding), str(path), skip=skip_bad)
     if tables := {} if pattern else tables_in(path):
-        own = [(_table_rows(file, columns, encoding, f"{file.name}: "), part) for file, part in tables.items()]
+        bare = [] if columns else [file for file, part in tables.items() if part == "test" and _has_no_labels(file)]
+        own = [(_table_rows(file, columns, encoding, f"{file.name}: "), part)
+               for file, part in tables.items() if file not in bare]  # fmt: skip
         parts, note = own_parts((str(label), part) for raw, part in own if part for label in plain_labels(raw.labels))
         raw = _Raw(*([v for values in field for v in values] for field in zip(*(raw for raw, _ in own), strict=True)))
-        return _labelled(raw, str(path), skip=skip_bad, parts=parts, notes=[note])
+        return _labelled(raw, str(path), skip=skip_bad, parts=parts,
+                         notes=[note, *(f"{file.name} has no labels and was left out" for file in bare)])  # fmt: skip
     with open_tree(path, NOTES) as tree:
         folders = {name.rpartition("/")[0] for name in tree.stamps}
         above = {folder[:i] for folder in folders for i, sign in enumerate(folder) if sign == "/"} | {""}
@@ -205,7 +219,7 @@ def read_texts(
             tree = replace(tree, stamps=stamps, others=(*tree.others, *outside))
         layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=skip_bad)
         found = [(name, one) for one in layout.classes for name in one.names]
-        read = [decode(bytes_of(tree, name), f"{path}/{name}", encoding) for name, _ in found]
+        read = [decode(tree.read(name), f"{path}/{name}", encoding) for name, _ in found]
     raw = _Raw(
         [text for text, _ in read], [one.label for _, one in found], [one.group for _, one in found],
         [f"{path}/{name}" for name, _ in found], [""] * len(found), sorted({code for _, code in read} - {"utf-8"}),
@@ -215,10 +229,10 @@ def read_texts(
     )
 
 
-def bytes_of(tree: Tree, name: str) -> bytes:
-    """Returns the bytes of a file of a tree."""
-    item = tree.item(name)
-    return item if isinstance(item, bytes) else item.read_bytes()
+def _has_no_labels(path: Path) -> bool:
+    """Returns whether a table has usual names of columns and none for labels, as test tables of competitions have."""
+    names = {name_key(name) for name in read_table(path, head=True).columns}
+    return bool(names & {*NAMES["text"]}) and not names & {*NAMES["label"]}
 
 
 class _Raw(NamedTuple):
@@ -394,24 +408,9 @@ def _names_columns(table: DataTable, parts: Sequence[str], label: str) -> bool:
 
 def _clinc(path: Path) -> Texts:
     """Reads CLINC150 (Larson et al. 2019): its 150 intents, grouped by domain, without out-of-scope texts."""
-    value = _json(path / CLINC)
-    pairs = [p for part in ("train", "val", "test") for p in _pairs(path / CLINC, value.get(part, []))]
-    domains = _json(path / "domains.json") if (path / "domains.json").is_file() else {}
-    owner = {intent: domain for domain, intents in domains.items() for intent in intents}
-    labels = [label for _, label in pairs]
-    return Texts([text for text, _ in pairs], labels, [owner.get(label, "") for label in labels], [])
-
-
-def _pairs(path: Path, value: Any) -> Iterable[tuple[str, str]]:
-    try:
-        for text, label in value:
-            yield str(text), str(label)
-    except (TypeError, ValueError) as error:
-        raise UpstairsError(f"{path} is no list of [text, label] pairs ({reason(error)}): replace it") from error
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(as_text(path))
-    except ValueError as error:
-        raise UpstairsError(f"{path} is no whole JSON file ({reason(error)}): replace it") from error
+    value, file = read_json(path / CLINC), path / "domains.json"
+    lists = [own for part in ("train", "val", "test") if isinstance(own := value.get(part), list)]
+    rows = json_records(path / CLINC, [pair for own in lists for pair in own])
+    owner = {intent: domain for domain, own in (read_json(file) if file.is_file() else {}).items() for intent in own}
+    labels = [str(row["label"]) for row in rows]
+    return Texts([str(row["text"]) for row in rows], labels, [owner.get(label, "") for label in labels], [])
