@@ -156,8 +156,3 @@ def write_likelihood(score: Mapping[str, Any]) -> str:
     """Returns the mean log-likelihood of a query with its interval; empty if predictions are not Gaussian."""
     own = score.get("likelihood")
     return f"log-likelihood {write_interval(*own.values(), percent=False, digits=3)} nats" if own else ""
-
-
-def write_difference(name: str, pair: Mapping[str, Any]) -> str:
-    """Returns a paired difference and its interval: accuracies in points."""
-    return write_value(name, pair["difference"], pair["ci95"], signed=True)

@@ -19,6 +19,9 @@ import upstairs
 from upstairs.errors import UpstairsError, reason
 from upstairs.stops import stop_requests
 
+KINDS = {
+    "run": "a run's checkpoint", "adapted": "an adapted model", "rule": "a learned rule", "bilevel": "meta-parameters"
+}  # fmt: skip
 FORMAT = 1  # version of the JSON header; raise it when old readers would misread a file
 
 
@@ -99,14 +102,8 @@ def load_tensors(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             "use that version, or train again"
         )
     if meta.get("kind") != kind:
-        names = {
-            "run": "a run's checkpoint",
-            "adapted": "an adapted model",
-            "rule": "a learned rule",
-            "bilevel": "meta-parameters",
-        }
         raise UpstairsError(
-            f"{path} holds {names.get(meta.get('kind'), 'something else')}: {names[kind]} is needed here"
+            f"{path} holds {KINDS.get(meta.get('kind'), 'something else')}: {KINDS[kind]} is needed here"
         )
     return tensors, meta
 

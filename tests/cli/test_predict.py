@@ -143,6 +143,8 @@ def test_windows_of_recordings(call, home: Path, tmp_path: Path) -> None:
     assert status == 2 and "--seconds is 0" in err
     status, _, err = call("predict", home / "pictures.safetensors", long, "--windows")
     assert status == 2 and "windows are parts of recordings" in err
+    status, _, err = call("predict", home / "pictures.safetensors", home / "pictures", "--windows")
+    assert status == 2 and err.count("windows are parts of recordings") == 1
 
 
 def test_arrays_in_files(call, home: Path, tmp_path: Path) -> None:

@@ -185,13 +185,17 @@ def test_a_mistake_is_a_sentence(wrong: Callable[[Any, Any], object], message: s
 WRONG_TYPES = """
 import numpy as np, upstairs as up
 from helpers.runs import untrained
-run = untrained((4,))
+from upstairs.data.audio.format import AudioFormat
+run, tone = untrained((4,)), (np.sin(np.arange(8000) / 9), 16000)
 model = run.adapt((np.eye(4), list("abab")))
 for wrong in (
     lambda: run.adapt((np.eye(4), list("abab")), unknown="much"),
     lambda: run.adapt((np.eye(4), list("abab")), others="val"),
     lambda: up.load(None), lambda: up.load_adapted(3), lambda: up.evaluate(run, None), lambda: up.load(True),
     lambda: up.evaluate(run.learner, "omniglot"), lambda: up.compare([3, 4]),
+    lambda: up.compare(None), lambda: up.train("maml", out=None), lambda: model.save(None),
+    lambda: up.load("x", learner="maml"),
+    lambda: untrained(format=AudioFormat(0.5)).adapt({"a": [tone], "b": [tone]}).predict_windows(tone, seconds="1"),
 ):
     try:
         wrong()
@@ -209,7 +213,8 @@ def test_arguments_of_another_type() -> None:
     )
     assert found.returncode == 0, found.stderr
     said = ["`unknown` is 'much', of", "`others` is 'val', of", "`path` is None", "`path` is 3", "`learner` is Run(",
-            "`path` is True", "`episodes` is 'omniglot'", "`path` is 3"]  # fmt: skip
+            "`path` is True", "`episodes` is 'omniglot'", "`path` is 3",
+            "`runs` is None", "`out` is None", "`path` is None", "`learner` is 'maml'", "`seconds` is '1'"]  # fmt: skip
     lines = found.stdout.splitlines()
     assert lines.pop() == "set()"
     assert len(lines) == len(said) and all(line.startswith(one) for line, one in zip(lines, said, strict=True)), lines

@@ -6,6 +6,7 @@ A web service does this: one loaded run, several models of it, a thread for each
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from upstairs.learners import LEARNERS, make_learner
 from upstairs.training.inputs import Inputs
 from upstairs.training.model import Model
 from upstairs.training.run import Run
+from upstairs.training.train import train
 from upstairs.tree import index
 
 SHAPE, WAY, THREADS, ROUNDS = (1, 16, 16), 3, 4, 2
@@ -193,3 +195,18 @@ def test_a_generator_from_threads(name: str) -> None:
         lambda: replace(run, inputs=Inputs((2, 16, 16), None)).generate({"a": np.zeros((1, 2, 16, 16))})
     ]
     check_from_threads(run.learner, work, failing)
+
+
+def test_trainings_in_threads_are_those_of_one_after_another(tmp_path: Path) -> None:
+    """Each draws its weights and numbers from its own seed, and leaves torch's generator as it was."""
+    data, before = Source.from_arrays(np.eye(60, 8), np.arange(60) % 12), torch.random.get_rng_state()
+
+    def weights(place: int) -> list[float]:
+        options = {"way": 3, "steps": 2, "dropout": 0.5, "validation_tasks": 2, "quiet": True}
+        run = train("protonet", data=data, out=tmp_path / str(place), **options)
+        return [float(v.double().sum()) for v in run.learner.state_dict().values()]
+
+    alone = weights(0)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(found == alone for found in threads.map(weights, range(1, 9)))
+    assert torch.equal(torch.random.get_rng_state(), before)

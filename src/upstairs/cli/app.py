@@ -140,8 +140,8 @@ def evaluate_command(
     from upstairs.experiments.evaluate import evaluate_model, evaluate_run
 
     if run.is_file():
-        given = {name for name, value in vars(on).items() if value != getattr(TaskOptions(), name)}
-        for name in sorted((given | ({"inner_steps"} if inner_steps is not None else set())) - {"data", "columns"}):
+        asked = {**vars(on), "inner_steps": inner_steps, "data": None, "columns": None}
+        for name in sorted(name for name, value in asked.items() if value != getattr(TaskOptions(), name, None)):
             raise UpstairsError(f"`{name}` is about the tasks of a run and {run} is an adapted model: leave it out")
         score = evaluate_model(run, on.data, columns=on.columns, out=out, quiet=quiet or json)
         print_json(score) if json else print(score)

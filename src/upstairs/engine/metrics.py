@@ -111,22 +111,16 @@ class ModelScore(dict[str, Any]):
             lines.append(f"{len(self['repeated'])} inputs are support examples, so the accuracy is too high: {first}")
         width = max(map(len, map(one_line, [*self["classes"], "class"])))
         lines.append(f"{'class':<{width}}  examples  precision  recall     F1")
-        for label, own in self["classes"].items():
-            shares = (own["precision"], own["recall"], own["f1"])
-            lines.append(
-                f"{one_line(label):<{width}}  {own['examples']:>8}" + "{:>11.1%}{:>8.1%}{:>7.1%}".format(*shares)
-            )
-        pairs = [
-            (count, row, column)
+        for label, (examples, *shares) in ((label, own.values()) for label, own in self["classes"].items()):
+            lines.append(f"{one_line(label):<{width}}  {examples:>8}" + "{:>11.1%}{:>8.1%}{:>7.1%}".format(*shares))
+        pairs = {
+            f"{one_line(row)} as {one_line(column)} {count}": count
             for row, counts in zip(self["rows"], self["confusion"], strict=True)
             for column, count in zip(self["columns"], counts, strict=True)
             if count and row != column and row in self["classes"]
-        ]
-        if most := sorted(pairs, key=lambda pair: -pair[0])[:5]:
-            lines.append(
-                "most confused: "
-                + ", ".join(f"{one_line(row)} as {one_line(column)} {count}" for count, row, column in most)
-            )
+        }
+        if pairs:
+            lines.append("most confused: " + ", ".join(sorted(pairs, key=lambda pair: -pairs[pair])[:5]))
         return "\n".join(lines)
 
 
@@ -146,7 +140,7 @@ def score_answers(
         refusal: the answer that refuses an input; None: there is none.
         repeated: the names of inputs that the model was adapted on; None: not known.
     """
-    columns = [*labels, *([] if refusal is None else [refusal])]
+    columns = [*labels] if refusal is None else [*labels, refusal]
     counts = Counter(zip(truth, answers, strict=True))
     there, known = Counter(truth), [label for label in labels if label in truth]
     rows = [*known, *sorted(there.keys() - {*labels})]
@@ -163,7 +157,8 @@ def score_answers(
     likeliest = np.array(labels)[probabilities[own].argmax(-1)] == np.array(truth)[own]
     bins = np.minimum((10 * highest).astype(int), 9)  # expected calibration error, ten bins (Guo et al. 2017)
     gaps = [abs(float((likeliest[bins == k] - highest[bins == k]).sum())) for k in range(10)]
-    strange, total = int((~own).sum()), int(own.sum())
+    unknown, total = {label: there[label] for label in rows if label not in classes}, int(own.sum())
+    refused = None if refusal is None or not unknown else sum(counts[label, refusal] for label in unknown)
     return ModelScore(
         examples=total,
         accuracy=float(right.mean()),
@@ -171,10 +166,8 @@ def score_answers(
         macro_f1=float(np.mean([one["f1"] for one in classes.values()])),
         calibration_error=sum(gaps) / total,
         refused=None if refusal is None else answered[refusal] / total,
-        unknown={label: there[label] for label in rows if label not in classes},
-        unknown_refused=sum(counts[label, refusal] for label in rows if label not in classes) / strange
-        if refusal is not None and strange
-        else None,
+        unknown=unknown,
+        unknown_refused=None if refused is None else refused / sum(unknown.values()),
         repeated=repeated,
         classes=classes,
         rows=rows,

@@ -10,10 +10,10 @@ from upstairs.console import (
     score_name,
     show_table,
     title_of,
-    write_difference,
     write_likelihood,
     write_mean,
     write_task,
+    write_value,
 )
 from upstairs.data.open import absolute
 from upstairs.engine.evaluate import describe_likelihood, describe_score, enough_seeds, score_with_baselines
@@ -119,8 +119,8 @@ def print_comparison(result: dict[str, Any]) -> None:
         "paired differences: first minus second, on the same tasks",
         ("first", "second", "points" if name == "accuracy" else name, ""),
         [
-            (*(words[pair[k]] + daggers[pair[k]] for k in ("first", "second")), write_difference(name, pair),
-             "" if pair["clear"] else "not clear")
+            (*(words[pair[k]] + daggers[pair[k]] for k in ("first", "second")),
+             write_value(name, pair["difference"], pair["ci95"], signed=True), "" if pair["clear"] else "not clear")
             for pair in pairs
         ],
         f"not clear: the interval holds zero; of {len(pairs)} intervals {0.05 * len(pairs):.2g} would miss by chance",

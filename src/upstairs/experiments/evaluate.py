@@ -152,13 +152,10 @@ def choose_source(
     split = split or ("test" if own else "all")
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"`split` is '{split}': choose train, val, test or all")
-    if own and split != "all":
-        again = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=form)
-        return getattr(again, split), run.settings.data, split
-    other = DataOptions(data=name, columns=columns, skip_bad=run.settings.skip_bad)
-    options = replace(run.settings, **UNHEARD) if own else other
-    if own and columns:
-        options = replace(options, columns=columns)
+    options = DataOptions(data=name, columns=columns, skip_bad=run.settings.skip_bad)
+    if own:
+        name = run.settings.data
+        options = replace(run.settings, **UNHEARD, columns=columns or run.settings.columns)
     if split != "all":
         return getattr(open_splits(options, quiet=quiet, format=form), split), name, split
     if SIGN in name:

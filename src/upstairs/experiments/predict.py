@@ -71,6 +71,8 @@ def inputs_in(given: Sequence[str], inputs: Inputs, columns: str | None = None) 
 
 def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
     if path == "-":
+        if inputs.rows:
+            raise UpstairsError("`-` reads texts and paths, and the model reads the rows of a table: give its file")
         own = sys.stdin  # read as bytes where possible: in some locales Python accepts text that is not UTF-8
         read = own.buffer.read() if isinstance(own, io.TextIOWrapper) else own.read()
         if not read.strip():
@@ -117,6 +119,9 @@ def window_rows(
     model: Model, named: Sequence[Named], bad: dict[int, UpstairsError], seconds: float | None, hop: float | None
 ) -> Iterator[Row]:
     """Yields the windows of each recording, as `predictions`."""
+    if model.inputs.kind != "audio":
+        what = f"windows are parts of recordings and this model reads inputs of kind {model.inputs.kind}"
+        raise UpstairsError(f"{what}: leave `windows` out")
     for place, (name, item) in enumerate(named):
         try:
             for window in model.predict_windows(item, seconds=seconds, hop=hop):

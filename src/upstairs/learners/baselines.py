@@ -11,6 +11,7 @@ from upstairs.data.regression import GaussianProcess, Sinusoids
 from upstairs.data.source import Source
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tokens import PieceFormat
+from upstairs.functional.exclusive import alone
 from upstairs.learners.building import make_net
 from upstairs.learners.gradient.maml import scratch
 from upstairs.learners.metric.protonet import Cosine, ProtoNet, nearest_centroid
@@ -143,6 +144,6 @@ def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[s
 
 def seeded_net(settings: Settings, source: Source, out: int) -> nn.Module:
     """Returns a network whose weights depend only on the seed."""
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return make_net(settings, source.feature_shape, out)

@@ -7,6 +7,7 @@ import torch
 
 from upstairs.core import Learner
 from upstairs.errors import UpstairsError
+from upstairs.functional.exclusive import alone
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.options import GradientOptions, InnerLoopOptions, ScaleOptions, ViewOptions
 from upstairs.learners.registry import entry_of
@@ -27,7 +28,7 @@ def make_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
 
 def seeded_learner(settings: Settings, shape: Shape, way: int | None) -> Learner:
     """As `make_learner`, drawn from the settings' seed; torch's global generator is not changed."""
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return make_learner(settings, shape, way)
 

@@ -126,7 +126,7 @@ def threshold_by_classes(learner: Learner, support: Examples, accepted: float, *
 
 def _refuse_share(share: float, support: Examples) -> None:
     if not 0 < share < 1:
-        raise UpstairsError(f"the share is {share}: give one between 0 and 1, such as 0.1")
+        raise UpstairsError(f"`unknown` is {share}: give a share between 0 and 1, such as 0.1")
     if (count := len(support.y[support.mask].unique())) < 3:
         raise UpstairsError(
             f"the support set has {count} classes: 3 or more are needed to tell what belongs to none of them"

@@ -160,12 +160,12 @@ class Model:
             raise UpstairsError(
                 f"windows are parts of recordings and this model reads inputs of kind {self.inputs.kind}"
             )
+        for name, value in (("seconds", seconds), ("hop", hop)):
+            check_type(name, value, (int, float, NoneType), "a number of seconds, such as 1.0")
+            if value is not None and not 0.01 <= value <= 600:
+                raise UpstairsError(f"`{name}` is {value}: give a number of seconds from 0.01 to 600")
         seconds = self.inputs.format.seconds if seconds is None else seconds
         hop = seconds / 2 if hop is None else hop
-        for name, value in (("seconds", seconds), ("hop", hop)):
-            check_type(name, value, (int, float), "a number of seconds, such as 1.0")
-            if not 0.01 <= value <= 600:
-                raise UpstairsError(f"`{name}` is {value}: give a number of seconds from 0.01 to 600")
         sound, where = plain_input(recording, 0, self.inputs)
         samples = read_sound(sound, name=where, longest=LONGEST_STREAM)
         size, step = round(seconds * RATE), round(hop * RATE)

@@ -23,6 +23,7 @@ from upstairs.engine.evolution import es_step
 from upstairs.engine.meta_backward import meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
+from upstairs.functional.exclusive import alone
 from upstairs.learners import recent_means, seeded_learner, whose_turn
 from upstairs.learners.options import ViewOptions
 from upstairs.schedule import lr_factor
@@ -216,7 +217,7 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
         group["lr"] = one.side.lr * s.lr * lr_factor(s.schedule, done=run.done, step=turn)
     run.optimizer.zero_grad()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with alone(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(hash_seed(task_seed(s.seed, number)))
             if s.estimator == "es":
                 step = es_step(player.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
