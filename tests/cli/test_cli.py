@@ -106,7 +106,7 @@ def test_it_may_answer_none_of_these(call, trained: Path, pictures: Path, tmp_pa
     without = upstairs.load(trained).adapt(support)
     assert "none of these" not in without.predict(others)
     status, _, err = call("adapt", trained, "--support", support, "--unknown", 1.5, "--out", tmp_path / "no")
-    assert status == 2 and "one between 0 and 1" in err and not (tmp_path / "no").exists()
+    assert status == 2 and "a share between 0 and 1" in err and not (tmp_path / "no").exists()
     for path in support.glob("*/[12].png"):  # few examples: measured on the run's validation classes
         path.unlink()
     assert call("adapt", trained, "--support", support, "--unknown", 0.2, "--out", file, "--quiet")[0] == 0

@@ -187,7 +187,7 @@ def test_evaluate_a_model_on_labelled_files(call, home: Path, tmp_path: Path) ->
         (("evaluate", model, "--data", test, "--inner-steps", 3), "--inner-steps is about"),
         (("evaluate", model, "--data", test, "--out", tmp_path / "score.xyz"), "--out is"),
         (("evaluate", model, "--data", tmp_path / "nowhere"), "nowhere"),
-        (("evaluate", model, "--data", test, "--columns", "a,b"), "--columns"),
+        (("evaluate", model, "--data", test, "--columns", "a,b"), "has no column 'a'"),
     ]
     for words, needed in cases:
         status, out, err = call(*words)

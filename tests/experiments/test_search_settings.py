@@ -40,11 +40,12 @@ def test_what_cannot_be_varied_is_refused(word: str, message: str) -> None:
 def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="Optuna is not installed (extra [search])")
     draw_folder(tmp_path / "data", classes=12, size=12, examples=4)
-    words = ["search", "protonet", "--vary", "lr=1e-4..1e-1:log", "width=2,4", "--data", tmp_path / "data",
+    vary = ["--vary", "lr=1e-4..1e-1:log", "width=2,4"]
+    words = ["search", "protonet", "--data", tmp_path / "data",
              "--steps", 2, "--validation-tasks", 2, "--validations", 1, "--way", 3, "--query", 2]  # fmt: skip
     words.append("--quiet")
     for name, trials, more in (("one", 2, []), ("one", 3, []), ("two", 1, ["--earlier", "one"])):
-        status, out, error = call(*words, "--out", tmp_path / name, "--trials", trials, *more)
+        status, out, error = call(*words, *vary, "--out", tmp_path / name, "--trials", trials, *more)
         assert status == 0, error
         assert f"{trials} trials, 0 ended early" in out and "--lr" in out and "--width" in out
     assert len(list((tmp_path / "one").glob("trial-*/best.safetensors"))) == 3
@@ -55,7 +56,7 @@ def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
         (["--out", tmp_path / "x", "--vary", "net=conv4,foo"], "--net is 'foo': choose conv4"),
         (["--out", tmp_path / "y", "--train-on-validation"], "a search needs the score of validation tasks"),
     ):
-        status, _, error = call(*words, "--trials", 5, *wrong)
+        status, _, error = call(*words, *([] if "--vary" in wrong else vary), "--trials", 5, *wrong)
         assert status == 2 and message in error and "Traceback" not in error, error
     assert (tmp_path / "search.db").is_file()
 

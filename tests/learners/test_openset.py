@@ -73,7 +73,7 @@ def test_what_cannot_be_is_refused() -> None:
     support = index(blobs(1), 0).support
     with pytest.raises(UpstairsError, match="has 2 classes: 3 or more"):
         threshold(nearest_centroid(way=WAY), support._replace(mask=support.y < 2))
-    with pytest.raises(UpstairsError, match="one between 0 and 1"):
+    with pytest.raises(UpstairsError, match="a share between 0 and 1"):
         threshold(nearest_centroid(way=WAY), support, share=1.0)
 
 

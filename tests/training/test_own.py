@@ -184,7 +184,7 @@ class Items(list):
     ("data", "message"),
     [
         (Items([1, 2]), "item 0 of Items is a int: it must be a pair"),
-        (Items([(np.zeros(3), [0, 1])]), "must be a pair"),
+        (Items([(np.zeros(3), [0, 1])]), r"item 0 of Items has a label of shape \[2\]: give one value"),
         (
             Items([(np.zeros(3), 0), (np.zeros(4), 1)]),
             r"input 1 of Items is of shape \(4,\) and type float64, and input 0",

@@ -313,6 +313,8 @@ def read_dataset(dataset: Any) -> Source:
             "items are (input, label)"
         )
     items = [dataset[place] for place in range(len(dataset))]
+    if not items:
+        raise UpstairsError(f"{name}: no examples were given")
     for place, item in enumerate(items):
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise UpstairsError(f"item {place} of {name} is a {type(item).__name__}: it must be a pair (input, label)")

@@ -262,7 +262,7 @@ def test_a_failed_write_leaves_the_old_page(
 
 
 def test_a_folder_is_no_file(plain_report: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UpstairsError, match="choose another place"):
+    with pytest.raises(UpstairsError, match="choose another path"):
         write_report(plain_report, tmp_path)
 
 
