@@ -352,7 +352,7 @@ class explained:
 
 
 def _mismatch(learner: Learner, tasks: Task, message: str) -> str:
-    """Returns what does not fit in the tensors of tasks, for an error with this message; '' if all seems to fit."""
+    """Returns what does not fit in the tensors of tasks, for an error with this message; '' if nothing is found."""
     weight = next((p for p in learner.parameters() if p.is_floating_point()), None)
     for name, examples in zip(Task._fields, tasks, strict=True):
         x, y, mask = examples

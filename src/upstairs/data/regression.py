@@ -224,7 +224,7 @@ def read_points(
     if both := {*own} & {task, *goals}:
         raise UpstairsError(f"{path}: '{min(both)}' is an input and also the task or a target: leave it out of one")
     if not own:
-        raise UpstairsError(f"{path} has no column of numbers beside {', '.join(goals)}: give inputs as `columns`")
+        raise UpstairsError(f"{path} has no column of numbers other than {', '.join(goals)}: give inputs as `columns`")
     labels = plain_labels([row.get(task) for row in table.rows]) if task else ["all"] * len(table.rows)
     values = np.array([_numbers(table, name) for name in (*own, *goals)], np.float64).T
     bad = dict(table.bad)

@@ -19,7 +19,7 @@ from upstairs.data.splits import Splits, divided, split_by_class, split_by_list
 from upstairs.errors import UpstairsError
 
 SAMPLE = 32  # about the number of files that decide a format
-MOST_COMPARED = 5000  # files of which it is told that they are equal
+MOST_COMPARED = 5000  # files that are compared, to count equal ones
 SMALL = 2**14  # bytes; threads do not pay for smaller files
 
 

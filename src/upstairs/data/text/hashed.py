@@ -167,7 +167,7 @@ def text_source(
     Args:
         texts, labels: one of each for an example.
         groups: the group (domain, topic) of each example's class.
-        format: how a text is read; None is hashed tokens, of so many words that at most one text in 20 is cut, and of
+        format: how a text is read; None is hashed tokens, long enough that at most one text in 20 is cut, and of
             `LONGEST_TEXT` at most.
         summary: one line that says where the texts are from; what is cut is added.
 
