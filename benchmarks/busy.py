@@ -20,6 +20,7 @@ from pathlib import Path
 
 WAYS: dict[str, dict[str, str]] = {
     "default": {},
+    "spinning": {"GOMP_SPINCOUNT": "300000"},  # what OpenMP does by itself
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spin 1000": {"GOMP_SPINCOUNT": "1000"},
     "spin 10000": {"GOMP_SPINCOUNT": "10000"},

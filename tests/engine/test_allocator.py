@@ -1,8 +1,5 @@
 """Steps of small tensors run in one thread, and leave torch as it was."""
 
-import os
-import subprocess
-import sys
 from typing import ClassVar
 
 import pytest
@@ -54,27 +51,3 @@ def test_small_steps_run_in_one_thread(width: int, threads: set[int]) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-COMMAND = """
-import sys
-sys.argv = ["upstairs", "list"]
-from upstairs.cli import main
-main()
-assert "torch" not in sys.modules
-import torch
-"""
-
-
-@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "12345"}])
-def test_threads_of_the_command_sleep_while_they_wait(own: dict[str, str]) -> None:
-    """OpenMP prints what it goes by when it is loaded; the variables of a user stay."""
-    left = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    environment = {**left, "OMP_DISPLAY_ENV": "VERBOSE", **own}
-    done = subprocess.run([sys.executable, "-c", COMMAND], env=environment, capture_output=True, text=True, check=True)
-    if "GOMP_SPINCOUNT" not in done.stderr:
-        pytest.skip("torch uses another OpenMP")
-    if "GOMP_SPINCOUNT" in own:
-        assert "GOMP_SPINCOUNT = '12345'" in done.stderr
-    else:
-        assert f"OMP_WAIT_POLICY = '{own.get('OMP_WAIT_POLICY', 'PASSIVE')}'" in done.stderr

@@ -38,7 +38,7 @@ from upstairs.cli.options import (
     optional,
     parse_run,
 )  # fmt: skip
-from upstairs.engine.allocator import keep_freed_memory, sleep_while_waiting
+from upstairs.engine.allocator import keep_freed_memory
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import LEARNERS
 from upstairs.settings import COMMON, options_in
@@ -375,7 +375,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    sleep_while_waiting()
     keep_freed_memory()
     try:
         run_command(sys.argv[1:])

@@ -25,17 +25,6 @@ def keep_freed_memory() -> None:
     _KEPT.append(True)
 
 
-def sleep_while_waiting() -> None:
-    """Lets the threads of this process sleep while they wait for each other, if torch is not imported yet.
-
-    OpenMP's threads spin, which takes a busy core from the thread they wait for. Next to one process that computes, a
-    60-way step took 594 ms spinning and 252 ms sleeping; alone it took 142 and 178 ms. A user's own variables stay.
-    Only the command calls this.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
-
 def steady_heap(holder: object) -> None:
     """Keeps freed blocks below 32 MiB in the heap for the next step, while `holder` lives (with glibc).
 

@@ -18,6 +18,7 @@ from upstairs.engine.calibrate import calibrate
 from upstairs.engine.metrics import LIKELIHOOD, ScoreKind, score_kind
 from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError, check_type
+from upstairs.functional.waiting import wait_considerately
 from upstairs.learners.baselines import plain_baselines
 from upstairs.statistics import interval
 from upstairs.tree import to_device_of
@@ -54,6 +55,7 @@ def score_tasks(
     """
     seeds = list(seeds)
     total = len(seeds)
+    wait_considerately(learner)
     learner = learner.for_way(episodes.largest_way)
     scores: list[Tensor] = []
     kind = kind or score_kind(episodes)

@@ -28,6 +28,7 @@ from upstairs.functional.derivatives import twice
 from upstairs.functional.differentiate import Differentiation, executing
 from upstairs.functional.exclusive import exclusive
 from upstairs.functional.purity import check_unchanged, put_back, snapshot
+from upstairs.functional.waiting import wait_considerately
 from upstairs.tree import index, modules_of, parameters_of
 
 Compile = Literal["off", "on", "auto"]
@@ -102,6 +103,7 @@ def meta_backward(
         )  # fmt: skip
         if tasks.query.x.device.type == "cpu":
             steady_heap(learner)
+            wait_considerately(learner)
     steps: list[tuple[list[int], MetaStep]] = []
     checked = True  # losses and gradients are known to be finite
     try:
