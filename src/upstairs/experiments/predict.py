@@ -106,7 +106,7 @@ def predictions(model: Model, named: Sequence[Named], bad: dict[int, UpstairsErr
             for place, own in zip(places, model.values_of(logits).tolist(), strict=True):
                 yield {"input": named[place][0], **dict(zip(model.labels, own, strict=True))}
             continue
-        for place, label, p in zip(places, model.name(logits), logits.softmax(-1).tolist(), strict=True):
+        for place, label, p in zip(places, model.name(logits), model.probabilities_of(logits).tolist(), strict=True):
             yield {
                 "input": named[place][0],
                 "label": label,

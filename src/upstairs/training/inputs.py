@@ -216,6 +216,12 @@ def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
     return _array(item), name
 
 
+def example_name(item: Any, place: int) -> str:
+    """Returns a name of an input, such as its path, to be shown."""
+    name = item if isinstance(item, str | os.PathLike) else getattr(item, "name", None)
+    return os.fsdecode(name)[:300] if isinstance(name, str | bytes | os.PathLike) else f"example {place}"
+
+
 def _load_array(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)

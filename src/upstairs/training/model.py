@@ -1,6 +1,5 @@
 """A learner adapted to one task, which classifies inputs or predicts numbers."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -14,13 +13,25 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upstairs.console import counting
 from upstairs.core import Examples, Learner, check_measured, evaluating
 from upstairs.data.audio.format import FAINTEST, RATE, AudioFormat, read_sound
+from upstairs.console import one_line
+from upstairs.engine.leave_one_out import conformal_bar, prediction_sets
 from upstairs.engine.metrics import ModelScore, score_answers
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.settings import Settings
 from upstairs.storage import kind_of, load_tensors, save_tensors, versions, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
-from upstairs.training.inputs import Inputs, Items, Support, plain_input, read_support, refuse_bad
+from upstairs.training.inputs import (
+    Inputs,
+    Items,
+    Support,
+    example_name,
+    label_text,
+    plain_input,
+    read_support,
+    refuse_bad,
+)
+from upstairs.training.knowledge import Fit, Knowledge
 
 NONE = "none of these"
 LONGEST_STREAM = 4 * 3600.0  # seconds of a recording that is read in windows
@@ -35,7 +46,33 @@ class SoundWindow(NamedTuple):
     probability: float
 
 
-@dataclass(frozen=True)
+class LikelyMistake(NamedTuple):
+    """A support example that the others take for another class."""
+
+    name: str
+    label: str
+    looks_like: str
+    probability: float  # of `looks_like`
+
+
+class ModelCheck(ModelScore):
+    """The result of `Model.check`: the score of the support examples, each predicted by a model that has not seen it.
+
+    `mistakes` are the examples that look wrong, the surest first; `unchecked` are the classes with a single example.
+    """
+
+    def __str__(self) -> str:
+        lines = ["each example predicted from all others:", super().__str__()]
+        if self["unchecked"]:
+            named = ", ".join(map(one_line, self["unchecked"][:8])) + (", ..." if len(self["unchecked"]) > 8 else "")
+            lines.append(f"classes with one example, which cannot be checked: {named}")
+        if self["mistakes"]:
+            lines.append("examples that look wrong:")
+            lines += [f"  {one_line(m.name)}: {one_line(m.label)}, looks like {one_line(m.looks_like)} "
+                      f"({m.probability:.0%})" for m in map(LikelyMistake._make, self["mistakes"][:10])]  # fmt: skip
+        return "\n".join(lines)
+
+
 class Model:
     """A learner adapted to one task, which classifies inputs. Its file contains everything that it needs.
 
@@ -43,34 +80,164 @@ class Model:
 
     With a `threshold`, an input whose largest logit is below it receives the label `NONE`.
 
+    It goes on learning: `add`, `remove` and `correct` change its examples. Threads may share it.
+
     Inputs are a list, an array [n, *feature], a column of a table or a generator (read in batches) of: paths, bytes,
     open files, PIL pictures or arrays, texts, or sounds (samples, rate). A single one is taken for a list of one.
+
+    Args:
+        unknown: the share of known inputs that `threshold` refuses; None: the threshold stays when examples change.
+        head: the head on the features of a frozen encoder (see `upstairs.adapt`); None: the learner of a run.
     """
 
-    learner: Learner
-    state: Any
-    support: Examples | None  # None: they were left out of the file
-    labels: list[str]
-    inputs: Inputs
-    settings: Settings
-    threshold: float | None = None
+    def __init__(
+        self, fit: Fit, inputs: Inputs, settings: Settings, *, unknown: float | None = None, head: str | None = None
+    ) -> None:
+        self.inputs, self.settings, self.head, self.unknown = inputs, settings, head, unknown
+        self.knowledge = Knowledge(fit, unknown=unknown, calibrated=head is not None)
+
+    @property
+    def learner(self) -> Learner:
+        return self.knowledge.fit.learner
+
+    @property
+    def state(self) -> Any:
+        return self.knowledge.fit.state
+
+    @property
+    def support(self) -> Examples | None:
+        """The examples it learned from; None: they were left out of its file."""
+        return self.knowledge.fit.support
+
+    @property
+    def labels(self) -> list[str]:
+        return self.knowledge.fit.labels
+
+    @property
+    def threshold(self) -> float | None:
+        return self.knowledge.fit.threshold
+
+    def add(self, items: Items, label: Any) -> "Model":
+        """Teaches the model more examples of a class, known or new, and returns it.
+
+        A learner that is adapted in closed form then answers as one that received all examples at once.
+
+        Args:
+            items: inputs as for `predict`.
+            label: the class of all of them.
+
+        Raises:
+            UpstairsError: inputs that cannot be read, or a model whose file has no examples.
+        """
+        self._names_classes()
+        named = label_text(label)
+        rows, names = self._rows(items)
+        self.knowledge.add(rows, [named] * len(rows), names)
+        return self
+
+    def remove(self, items: Items | None = None, *, label: Any = None) -> "Model":
+        """Takes examples away, or with `label` a whole class, and returns the model.
+
+        Raises:
+            UpstairsError: inputs that are none of the examples, a label that it does not know, or less than two classes
+                would be left. Nothing is removed then.
+        """
+        self._names_classes()
+        if (items is None) == (label is None):
+            raise UpstairsError("give `items`, the examples to remove, or `label`, a class to remove: one of the two")
+        if label is not None:
+            self.knowledge.remove_class(label_text(label))
+        else:
+            self.knowledge.remove(*self._rows(items))
+        return self
+
+    def correct(self, item: Any, label: Any) -> "Model":
+        """Tells the model the right label of an input: it becomes an example, or changes the label of one."""
+        self._names_classes()
+        named = label_text(label)
+        rows, names = self._rows(item)
+        for row, name in zip(rows, names, strict=True):
+            self.knowledge.correct(row, named, name)
+        return self
+
+    def _rows(self, items: Items) -> tuple[Float[Tensor, "n *feature"], list[str]]:
+        items = list(self.inputs.each(items))
+        rows = self.inputs.read(items)
+        return rows.double() if self.head else rows, [example_name(item, i) for i, item in enumerate(items)]
+
+    @torch.inference_mode(False)
+    def check(self) -> ModelCheck:
+        """Checks the examples: each is predicted by the learner adapted to all others (in folds, if there are many).
+
+        Returns:
+            The accuracy to expect with its 95% interval, what is confused, the calibration error, and the examples that
+            look wrong. Print it.
+
+        Raises:
+            UpstairsError: no class has two examples, or the examples were left out of the file.
+        """
+        self._names_classes()
+        fit = self.knowledge.fit
+        left_out = self.knowledge.left_out(fit)
+        assert fit.support is not None
+        places = left_out.checked
+        truth = [fit.labels[k] for k in fit.support.y[places].tolist()]
+        p = (left_out.logits / self.knowledge.temperature(fit)).softmax(-1).numpy()
+        answers = [fit.labels[k] for k in left_out.logits.argmax(-1).tolist()]
+        names = [fit.names[place] if fit.names else f"example {place}" for place in places]
+        mistakes = [
+            LikelyMistake(name, own, answer, float(probable))
+            for name, own, answer, probable in zip(names, truth, answers, p.max(-1), strict=True)
+            if own != answer
+        ]
+        counts = fit.support.y.bincount(minlength=len(fit.labels)).tolist()
+        score = score_answers(truth, answers, p, fit.labels)
+        unchecked = [label for label, count in zip(fit.labels, counts, strict=True) if count == 1]
+        mistakes.sort(key=lambda mistake: -mistake.probability)
+        return ModelCheck(score, mistakes=mistakes, unchecked=unchecked)
+
+    @torch.inference_mode(False)
+    def predict_set(self, items: Items, *, coverage: float = 0.9) -> list[list[str]]:
+        """Returns for each input the labels that may be right, the likeliest first: of new inputs of the classes, a
+        share `coverage` has the true label in its set (conformal prediction: Vovk et al. 2005).
+
+        Raises:
+            UpstairsError: a coverage that is no share, or examples of which none can be left out (see `check`).
+        """
+        self._names_classes()
+        check_type("coverage", coverage, (int, float), "a share between 0 and 1, such as 0.9")
+        if not 0 < coverage < 1:
+            raise UpstairsError(f"`coverage` is {coverage}: give a share between 0 and 1, such as 0.9")
+        fit = self.knowledge.fit
+        left_out = self.knowledge.left_out(fit)
+        assert fit.support is not None
+        bar = conformal_bar(left_out.logits / left_out.temperature, fit.support.y[left_out.checked], coverage)
+        logits = self._all_logits(fit, items) / left_out.temperature
+        return [[fit.labels[k] for k in own] for own in prediction_sets(logits, bar)]
 
     @torch.inference_mode(False)  # whose tensors would not serve outside of it
     def logits(self, items: Items) -> Float[Tensor, "n way"]:
         """Returns the logits of each input (columns as `labels`); inputs do not affect each other."""
+        return self._all_logits(self.knowledge.fit, items)
+
+    def _all_logits(self, fit: Fit, items: Items) -> Float[Tensor, "n way"]:
         bad: dict[int, UpstairsError] = {}
-        parts = [self.logits_of(rows) for _, rows in self.inputs.batches(items, bad)]
+        parts = [self._logits(fit, rows) for _, rows in self.inputs.batches(items, bad)]
         refuse_bad(bad)
-        return torch.cat(parts) if parts else torch.zeros(0, len(self.labels), dtype=torch.float64)
+        return torch.cat(parts) if parts else torch.zeros(0, len(fit.labels), dtype=torch.float64)
 
     @torch.inference_mode(False)
     def logits_of(self, rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n way"]:
         """Returns the logits of inputs that were read (see `Inputs.batches`)."""
-        with evaluating(self.learner):
-            check_measured(self.learner)
-            if self.support is None:
-                return self.learner.predict(self.state, rows).double()
-            return self.learner.predict_inductive(self.state, self.support, rows).double()
+        return self._logits(self.knowledge.fit, rows)
+
+    def _logits(self, fit: Fit, rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n way"]:
+        with evaluating(fit.learner):
+            check_measured(fit.learner)
+            rows = rows.double() if self.head else rows
+            if fit.support is None:
+                return fit.learner.predict(fit.state, rows).double()
+            return fit.learner.predict_inductive(fit.state, fit.support, rows).double()
 
     def values(self, items: Items) -> Float[np.ndarray, "n targets"]:
         """Returns the predicted targets of each input (columns as `labels`), in the units of the run's table."""
@@ -83,14 +250,21 @@ class Model:
     def predict_proba(self, items: Items) -> Float[np.ndarray, "n way"]:
         """Returns the probability of each class (columns as `labels`) for each input, assuming it is of one of them."""
         self._names_classes()
-        return self.logits(items).softmax(-1).numpy()
+        return self.probabilities_of(self.logits(items))
+
+    def probabilities_of(self, logits: Float[Tensor, "n way"]) -> Float[np.ndarray, "n way"]:
+        """Returns the probabilities of logits; those of a head are calibrated on its examples (Guo et al. 2017)."""
+        return (logits / self.knowledge.temperature(self.knowledge.fit)).softmax(-1).numpy()
 
     def predict(self, items: Items) -> Any:
         """Returns the likeliest label of each input, or `NONE`: a list, also for a single input.
 
         A model of regression returns its `values`, [n, targets].
         """
-        return self.values(items) if self.settings.way is None else self.name(self.logits(items))
+        if self.settings.way is None:
+            return self.values(items)
+        fit = self.knowledge.fit
+        return _names(fit, self._all_logits(fit, items))
 
     def _names_classes(self) -> None:
         if self.settings.way is None:
@@ -98,9 +272,7 @@ class Model:
 
     def name(self, logits: Float[Tensor, "n way"]) -> list[str]:
         """Returns the label of each row of logits, or `NONE`."""
-        bar = -np.inf if self.threshold is None else self.threshold
-        best = zip(logits.argmax(-1).tolist(), max_logit(logits).tolist(), strict=True)
-        return [self.labels[k] if score >= bar else NONE for k, score in best]
+        return _names(self.knowledge.fit, logits)
 
     @torch.inference_mode(False)
     def evaluate(self, data: Support, *, columns: str | None = None, quiet: bool = True) -> ModelScore:
@@ -136,7 +308,7 @@ class Model:
         refuse_bad(bad)
         logits = torch.cat(parts)
         return score_answers(
-            truth, self.name(logits), logits.softmax(-1).numpy(), self.labels,
+            truth, self.name(logits), self.probabilities_of(logits), self.labels,
             refusal=None if self.threshold is None else NONE, repeated=repeated if self.support else None,
         )  # fmt: skip
 
@@ -173,7 +345,7 @@ class Model:
         heard = [start for start in starts if np.abs(samples[start : start + size]).max() >= FAINTEST]
         logits = self.logits((samples[start : start + size], RATE) for start in heard)
         found: list[SoundWindow] = []
-        for start, label, p in zip(heard, self.name(logits), logits.softmax(-1).amax(-1).tolist(), strict=True):
+        for start, label, p in zip(heard, self.name(logits), self.probabilities_of(logits).max(-1).tolist(), strict=True):
             own = SoundWindow(start / RATE, min(start + size, len(samples)) / RATE, label, p)
             last = found[-1] if found else None
             if last and last.label == label and own.start <= last.end + 1e-9:
@@ -193,22 +365,27 @@ class Model:
             UpstairsError: the examples are to be left out, and the learner needs them to predict.
         """
         check_type("path", path, (str, Path), "the path of a file to write")
-        path, leaves = Path(path), tree_flatten(self.state)[0]
+        path, fit = Path(path), self.knowledge.fit
+        leaves = tree_flatten(fit.state)[0]
         if kind_of(path) == "run":
             raise UpstairsError(f"{path} is the checkpoint of a run, which would be lost: choose another path")
-        if not support and self.learner.needs_support:
+        if not support and fit.learner.needs_support:
             raise UpstairsError(
                 f"`support` is False and {self.settings.learner} predicts each input beside its support examples (its "
                 "layers use the statistics of a batch): save it with them, or train it with `norm` group"
             )
-        tensors = {f"learner.{k}": v for k, v in self.learner.state_dict().items()}
+        tensors = {f"learner.{k}": v for k, v in fit.learner.state_dict().items()}
         tensors |= {f"state.{i:04d}": leaf for i, leaf in enumerate(leaves)}
-        if support and self.support is not None:
-            tensors |= {"support.x": self.support.x, "support.y": self.support.y}
+        if support and fit.support is not None:
+            tensors |= {"support.x": fit.support.x, "support.y": fit.support.y}
         meta = {
             "settings": self.settings.to_json(),
-            "labels": self.labels,
-            "threshold": self.threshold,
+            "labels": fit.labels,
+            "threshold": fit.threshold,
+            "unknown": self.unknown,
+            "head": self.head,
+            "temperature": self.knowledge.temperature(fit),
+            "names": fit.names if support else [],
             "versions": versions(),
             **self.inputs.to_json(),
         }
@@ -239,14 +416,23 @@ def load_adapted(path: str | Path, *, learner: Learner | None = None) -> Model:
     tensors, meta = load_tensors(path, kind="adapted")
     with whole(path):
         settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
-        learner, count = learner or seeded_learner(settings, inputs.shape, settings.way), len(meta["labels"])
+        head, count = meta.get("head"), len(meta["labels"])
+        learner = learner or (make_head(head) if head else seeded_learner(settings, inputs.shape, settings.way))
         load_weights(learner, tensors, path)
         learner = learner.for_way(None if settings.way is None else count).eval()
         support = Examples(tensors["support.x"], tensors["support.y"]) if "support.x" in tensors else None
         with evaluating(learner):  # gives the structure of the state; its values come from the file
             y = torch.arange(count) if settings.way else torch.zeros(count, count)
-            any_examples = support or Examples(torch.zeros(count, *inputs.shape), y)
+            any_examples = support or Examples(torch.zeros(count, *inputs.shape).to(torch.float64 if head else torch.float32), y)
             structure = tree_flatten(learner.adapt(any_examples))[1]
         leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
         state = tree_unflatten(leaves, structure)
-    return Model(learner, state, support, meta["labels"], inputs, settings, meta.get("threshold"))
+    known = meta["labels"], meta.get("names", []), meta.get("threshold"), meta.get("temperature")
+    return Model(Fit(learner, state, support, *known), inputs, settings, unknown=meta.get("unknown"), head=head)
+
+
+def _names(fit: Fit, logits: Float[Tensor, "n way"]) -> list[str]:
+    """Returns the label of each row of logits, or `NONE`."""
+    bar = -np.inf if fit.threshold is None else fit.threshold
+    best = zip(logits.argmax(-1).tolist(), max_logit(logits).tolist(), strict=True)
+    return [fit.labels[k] if score >= bar else NONE for k, score in best]

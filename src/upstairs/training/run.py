@@ -20,7 +20,8 @@ from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
 from upstairs.settings import Settings
 from upstairs.storage import kind_of, load_tensors, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
-from upstairs.training.inputs import Inputs, Support, read_support, read_targets
+from upstairs.training.inputs import Inputs, Support, example_name, read_support, read_targets
+from upstairs.training.knowledge import Fit
 from upstairs.training.model import Model
 from upstairs.tree import index
 
@@ -76,7 +77,7 @@ class Run:
                 state = self.learner.adapt(examples)
             names = [f"y{k + 1}" for k in range(self.settings.outputs)]
             names = list(self.inputs.rows.targets) if self.inputs.rows else names
-            return Model(self.learner, state, examples, names, self.inputs, self.settings)
+            return Model(Fit(self.learner, state, examples, names, []), self.inputs, self.settings)
         if self.settings.task_kind == "generation":
             raise UpstairsError(f"{self.path} models one class and names none: adapt a run of a classifier")
         if unknown is not None:
@@ -91,7 +92,9 @@ class Run:
         fewest = min(y.count(k) for k in range(len(labels)))
         tasks = tasks_like(others, len(labels), fewest) if others and fewest < ENOUGH else ()
         bar = None if unknown is None else threshold(learner, examples, share=unknown, tasks=tasks)
-        return Model(learner, state, examples, labels, self.inputs, self.settings, bar)
+        names = [example_name(item, i) for i, item in enumerate(items)]
+        fit = Fit(learner, state, examples, labels, names, bar)
+        return Model(fit, self.inputs, self.settings, unknown=unknown)
 
     @torch.inference_mode(False)
     def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:
