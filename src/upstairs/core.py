@@ -160,6 +160,7 @@ class Learner(nn.Module, ABC, Generic[State]):
     views: int = 1  # number of views of each picture in evaluation: 1, 2 or 10
     needs_hard_labels: str = ""  # why queries' labels cannot be mixed or smoothed; empty if they can
     conditions_on_none: bool = False  # True: the support set may be empty
+    rotation_invariant: bool = False  # True: inputs are vectors, and rotated ones give the same answers
     bounds_likelihood: bool = False  # True: a prediction is a lower bound on the log-likelihood of a query
     noise_size: int = 0  # standard normal numbers that `draw` needs for one example
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from upstairs.core import Learner, Task
-from upstairs.engine.chunks import chunks
 from upstairs.engine.meta_backward import MetaStep, check_finite
+from upstairs.engine.plan import chunks
 from upstairs.functional.batching import BatchedTensor, vectorize
 from upstairs.functional.call import Params, functional_call
 from upstairs.functional.differentiate import inside_transform

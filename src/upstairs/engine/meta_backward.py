@@ -18,9 +18,8 @@ from upstairs.engine.allocator import (
     release_freed_memory,
     steady_heap,
 )
-from upstairs.engine.chunks import chunks
 from upstairs.engine.compile import Compiled, compiled_step
-from upstairs.engine.plan import MIB, Plan, Precision, estimate, known_of, plan, signature
+from upstairs.engine.plan import MIB, Plan, Precision, chunks, estimate, known_of, plan, signature
 from upstairs.errors import NonFiniteError, UpstairsError, check_type
 from upstairs.functional.batching.norms import Moments, running_statistics, write_running_statistics
 from upstairs.functional.batching.vectorize import out_of_memory, untracked
