@@ -198,14 +198,32 @@ def breadth_command(
 
 
 def adapt(
-    run: Annotated[Positional[Path], arg(metavar="RUN", help="The directory that `upstairs train` wrote.")],
+    start: Annotated[
+        Positional[Path | None],
+        arg(metavar="RUN", help="A run of `upstairs train`, or a MODEL of `upstairs adapt` that learns more; or none."),
+    ] = None,
     /,
     *,
     support: Annotated[
         Path,
-        arg(help="A folder with a folder of pictures (or .txt files) for each class, or a table."),
+        arg(help="A folder with a folder of pictures, sounds or .txt files for each class, or a table."),
     ],
     out: Annotated[Path, arg(help="The file to write; `upstairs predict` reads it.")],
+    encoder: Annotated[
+        str | None,
+        optional(
+            "Without a run: a pretrained network, such as mobilenet_v2, a folder or a name that transformers knows, "
+            "timm:NAME, FILE.onnx, package.module:function.",
+            "a run is adapted",
+        ),
+    ] = None,
+    head: Annotated[
+        str,
+        arg(
+            help="With --encoder: how classes are told apart, such as nearest_mean, ridge or logistic_regression; auto "
+            "takes the one that predicts left-out examples best."
+        ),
+    ] = "auto",
     unknown: Annotated[
         float | None,
         arg(help="Allow the answer `none of these`, which refuses about this share (such as 0.1) of known inputs."),
@@ -216,19 +234,44 @@ def adapt(
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Adapt a trained run to classes of your own, from a few examples of each."""
-    from upstairs.console import one_line
-    from upstairs.experiments.predict import adapt_run
+    """Make a model that knows classes of your own, from a few examples of each.
 
-    model = adapt_run(run, support, unknown=unknown, columns=columns, quiet=quiet)
+    From a pretrained encoder: upstairs adapt --encoder mobilenet_v2 --support photos/ --out mine.safetensors
+    From a run: upstairs adapt runs/mine --support photos/ --out mine.safetensors
+    More examples for a model: upstairs adapt mine.safetensors --support more/ --out mine.safetensors
+    """
+    from upstairs.console import one_line
+    from upstairs.experiments.predict import adapt_files, expected
+
+    asked = {"encoder": encoder, "head": head, "unknown": unknown, "columns": columns}
+    model = adapt_files(start, support, **asked, quiet=quiet)
     model.save(out, support=not without_support)
     if not quiet:
         names = ", ".join(map(one_line, model.labels[:8])) + (", ..." if len(model.labels) > 8 else "")
         count = len(model.support.y) if model.support else 0
         knows = f"knows {len(model.labels)} classes" if model.settings.way else "predicts numbers"
         print(f"{out}: {knows} from {count} examples ({names})")
+        if model.head:
+            print(expected(model, chosen=head == "auto" and start is None))
         leave = "" if model.learner.needs_support else " (--without-support leaves them out)"
         print("the file holds none of the examples" if without_support else f"the file holds the examples{leave}")
+
+
+def check(
+    model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
+    /,
+    *,
+    json: Json = False,
+) -> None:
+    """Check a model on its own examples: each is predicted from all others.
+
+    Prints the accuracy to expect with its interval, the calibration error, what is confused, and the examples that
+    look wrong.
+    """
+    from upstairs.training.model import load_adapted
+
+    found = load_adapted(model).check()
+    print_json(found) if json else print(found)
 
 
 def predict(
@@ -256,6 +299,14 @@ def predict(
     ] = None,
     out: Annotated[Path | None, arg(help="A table for the answers instead: answers.csv, .tsv or .json.")] = None,
     all: Annotated[bool, arg(help="With --out: a column for the probability of each class.")] = False,
+    coverage: Annotated[
+        float | None,
+        optional(
+            "All labels that may be right: this share of new inputs, such as 0.9, has the true one among them.",
+            "the likeliest alone",
+            metavar="SHARE",
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, arg(help="Leave out inputs that cannot be read, without a word and with status 0.")
     ] = False,
@@ -283,8 +334,10 @@ def predict(
         raise UpstairsError(f"`text` was given and {model} names no texts: give files to name instead")
     if not windows and (seconds is not None or hop is not None):
         raise UpstairsError("`seconds` and `hop` are about windows of recordings: give `windows` too")
+    if windows and coverage is not None:
+        raise UpstairsError("`coverage` is about whole inputs: leave `windows` out")
     named = [*inputs_in(inputs, adapted.inputs, columns), *((one, one) for one in text)]
-    answers = window_rows(adapted, named, bad, seconds, hop) if windows else predictions(adapted, named, bad)
+    answers = window_rows(adapted, named, bad, seconds, hop) if windows else predictions(adapted, named, bad, coverage)
     plain, rows = out is None and not json, []
     with counting("predicting", quiet=plain and sys.stdout.isatty()) as progress:
         for done, row in enumerate(answers, 1):
@@ -321,15 +374,15 @@ def list_names(*, json: Json = False) -> None:
 # the options of RUN_COMMANDS depend on the learner, so these parse their own arguments
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "evaluate": evaluate_command, "compare": compare_command, "breadth": breadth_command, "adapt": adapt,
-    "predict": predict, "generate": generate, "report": report, "reproduce": reproduce_command, "results": results,
-    "list": list_names,
+    "check": check, "predict": predict, "generate": generate, "report": report, "reproduce": reproduce_command,
+    "results": results, "list": list_names,
 }  # fmt: skip
 RUN_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], type[Any]]] = {
     "train": (train_command, TrainCommand),
     "search": (search_command, SearchCommand),
 }
 LISTS = ("--text", "--vary", "--earlier")  # options of several values, of which argparse would keep the last
-ORDER = "demo train search evaluate compare breadth adapt predict generate report reproduce results list"
+ORDER = "demo train search evaluate compare breadth adapt check predict generate report reproduce results list"
 
 
 def run_command(words: Sequence[str]) -> None:

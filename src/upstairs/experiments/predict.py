@@ -21,13 +21,53 @@ from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import UNHEARD
 from upstairs.learners import ENOUGH
 from upstairs.storage import write_atomically
+from upstairs.training.adapt import AUTO, adapt
 from upstairs.training.inputs import Inputs, Support, read_support
-from upstairs.training.model import Model
+from upstairs.training.model import Model, load_adapted
 from upstairs.training.run import load
 
 ANSWERS = (".csv", ".tsv", ".json")  # files of predictions
 Named = tuple[str, Any]  # an input's name, and the input
 Row = dict[str, Any]
+
+
+def adapt_files(
+    start: Path | None, support: Path, *, encoder: str | None, head: str, unknown: float | None, columns: str | None,
+    quiet: bool = False,
+) -> Model:  # fmt: skip
+    """Returns a model of the support set: a run adapted to it, a model that learned it too, or a head on an encoder.
+
+    Raises:
+        UpstairsError: neither a run or model nor an encoder, or both.
+    """
+    if start is None:
+        if encoder is None:
+            raise UpstairsError(
+                "there is nothing to start from: name a run or a model, or an `encoder` such as mobilenet_v2"
+            )
+        return adapt(support, encoder=encoder, head=head, unknown=unknown, columns=columns, quiet=quiet)
+    if encoder is not None or head != AUTO:
+        raise UpstairsError(f"`encoder` and `head` make a model without a run, and {start} was given: leave one out")
+    if not start.is_file():
+        return adapt_run(start, support, unknown=unknown, columns=columns, quiet=quiet)
+    if unknown is not None:
+        raise UpstairsError(f"`unknown` is set when a model is made, and {start} is one: leave it out")
+    model = load_adapted(start)
+    labels, items, y = read_support(support, model.inputs, least=1, columns=columns)
+    for k, label in enumerate(labels):
+        model.add([item for item, own in zip(items, y, strict=True) if own == k], label)
+    return model
+
+
+def expected(model: Model, *, chosen: bool) -> str:
+    """Returns a line about a head: which, and the accuracy to expect."""
+    how = f"head: {model.head}" + (", chosen by leaving examples out" if chosen else "")
+    try:
+        found = model.check()
+    except UpstairsError:
+        return f"head: {model.head}; its accuracy cannot be told from one example of each class"
+    low, high = found["interval"]
+    return f"{how}; accuracy to expect: {found['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%})"
 
 
 def adapt_run(
@@ -98,19 +138,27 @@ def _inputs_at(path: str, inputs: Inputs, columns: str | None) -> list[Named]:
     return [(path, path)]
 
 
-def predictions(model: Model, named: Sequence[Named], bad: dict[int, UpstairsError]) -> Iterator[Row]:
-    """Yields the label and probabilities of each input, or its targets; `bad` receives errors by places of inputs."""
+def predictions(
+    model: Model, named: Sequence[Named], bad: dict[int, UpstairsError], coverage: float | None = None
+) -> Iterator[Row]:
+    """Yields the label and probabilities of each input, or its targets; `bad` receives errors by places of inputs.
+
+    With `coverage`, the row has all labels that may be right, in `set` (see `Model.predict_set`).
+    """
     for places, rows in model.inputs.batches((item for _, item in named), bad):
         logits = model.logits_of(rows)
         if model.settings.way is None:
             for place, own in zip(places, model.values_of(logits).tolist(), strict=True):
                 yield {"input": named[place][0], **dict(zip(model.labels, own, strict=True))}
             continue
-        for place, label, p in zip(places, model.name(logits), model.probabilities_of(logits).tolist(), strict=True):
+        sets = [{}] * len(places) if coverage is None else [{"set": s} for s in model.sets_of(logits, coverage)]
+        answers = zip(places, model.name(logits), model.probabilities_of(logits).tolist(), sets, strict=True)
+        for place, label, p, own in answers:
             yield {
                 "input": named[place][0],
                 "label": label,
                 "probability": max(p),
+                **own,
                 "probabilities": dict(zip(model.labels, p, strict=True)),
             }
 
@@ -135,7 +183,8 @@ def row_text(row: Row) -> str:
     if "label" not in row:
         return "\t".join(one_line(f"{name} {v:.6g}" if name != "input" else v) for name, v in row.items())
     times = [f"{row[name]:.2f}" for name in ("start", "end") if name in row]
-    return "\t".join([one_line(row["input"]), *times, one_line(row["label"]), f"{100 * row['probability']:.1f}%"])
+    sets = [" | ".join(map(one_line, row["set"]))] if "set" in row else []
+    return "\t".join([one_line(row["input"]), *times, one_line(row["label"]), f"{row['probability']:.1%}", *sets])
 
 
 def write_predictions(rows: Sequence[Row], path: Path, *, all: bool = False) -> None:
@@ -148,5 +197,6 @@ def write_predictions(rows: Sequence[Row], path: Path, *, all: bool = False) -> 
     classes = list(rows[0].get("probabilities", ())) if rows and all else []
     table = csv.writer(text, delimiter="\t" if kind == ".tsv" else ",")
     table.writerow([*names, *(f"probability of {label}" for label in classes)])
+    rows = [row | {"set": " | ".join(row["set"])} if "set" in row else row for row in rows]
     table.writerows([*(row[name] for name in names), *(row["probabilities"][c] for c in classes)] for row in rows)
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))

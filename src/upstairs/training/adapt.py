@@ -1,20 +1,18 @@
 """A model from a few examples and a pretrained encoder, without meta-training."""
 
 from pathlib import Path
-from types import NoneType
+from typing import Any
 
 import numpy as np
 import torch
 
 from upstairs.console import counting
 from upstairs.core import Examples, evaluating
-from upstairs.data.encoded import encoded_format
-from upstairs.encoders import Encoder
 from upstairs.engine.leave_one_out import choose_head
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import threshold
-from upstairs.learners.entries import ObjectOptions
-from upstairs.learners.metric.heads import HEADS, make_head
+from upstairs.learners.metric.heads import HEADS
+from upstairs.learners.registry import ObjectOptions
 from upstairs.settings import Settings
 from upstairs.training.inputs import Inputs, Support, example_name, read_support
 from upstairs.training.knowledge import Fit
@@ -27,7 +25,7 @@ AUTO = "auto"
 def adapt(
     support: Support,
     *,
-    encoder: "str | Path | Encoder | None" = None,
+    encoder: Any = None,
     head: str = AUTO,
     unknown: float | None = None,
     columns: str | None = None,
@@ -54,16 +52,14 @@ def adapt(
     check_type("head", head, str, f"{AUTO}, or one of {', '.join(HEADS)}")
     if head != AUTO and head not in HEADS:
         raise UpstairsError(f"`head` is '{head}': choose {AUTO}, {', '.join(HEADS)}")
-    check_type("encoder", encoder, (str, Path, Encoder, NoneType), "a name, a path, or an Encoder")
     if unknown is not None:
         check_type("unknown", unknown, (int, float), "a share between 0 and 1, such as 0.1")
     inputs = inputs_of(support, encoder)
-    labels, items, y = read_support(support, inputs, columns=columns, pattern=pattern)
+    labels, items, y = read_support(support, inputs, columns=columns)
     with counting("computing features", quiet=quiet) as progress:
-        rows = inputs.read(items, progress).double()
+        rows = inputs.read(items).double()
     examples = Examples(rows, torch.tensor(y))
-    name, learner = choose_head(examples)[:2] if head == AUTO else (head, make_head(head))
-    learner = learner.for_way(len(labels))
+    name, learner = choose_head(examples)[:2] if head == AUTO else (head, HEADS[head](way=len(labels)))
     with evaluating(learner):
         state = learner.adapt(examples)
     bar = None if unknown is None else threshold(learner, examples, share=unknown)
@@ -72,9 +68,12 @@ def adapt(
     return Model(Fit(learner, state, examples, labels, names, bar), inputs, settings, unknown=unknown, head=name)
 
 
-def inputs_of(support: Support, encoder: "str | Path | Encoder | None") -> Inputs:
+def inputs_of(support: Support, encoder: Any) -> Inputs:
     """Returns what reads inputs as features."""
     if encoder is not None:
+        from upstairs.data.encoded import encoded_format
+        from upstairs.encoders import Encoder
+
         format = encoded_format(encoder if isinstance(encoder, Encoder) else str(encoder))
         return Inputs(format.shape, format)
     if isinstance(support, str | Path):

@@ -1,6 +1,7 @@
 """What an adapted model knows: its examples, and the learner adapted to them; examples can be added and removed."""
 
-from collections.abc import Iterable, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
 from threading import RLock
@@ -90,7 +91,7 @@ class Knowledge:
             return fit.left_out
 
     def temperature(self, fit: Fit) -> float:
-        """Returns what logits are divided by, so that probabilities are calibrated (1 where nothing can be left out)."""
+        """Returns what calibrates the probabilities: logits are divided by it; 1 where nothing can be left out."""
         if self.calibrated and fit.temperature is None:
             left_out = fit.support is not None and _has_pairs(fit.support)
             fit.temperature = self.left_out(fit).temperature if left_out else 1.0

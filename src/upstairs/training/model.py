@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from upstairs.console import counting
+from upstairs.console import counting, one_line
 from upstairs.core import Examples, Learner, check_measured, evaluating
 from upstairs.data.audio.format import FAINTEST, RATE, AudioFormat, read_sound
-from upstairs.console import one_line
 from upstairs.engine.leave_one_out import conformal_bar, prediction_sets
 from upstairs.engine.metrics import ModelScore, score_answers
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import max_logit, read_settings, seeded_learner
+from upstairs.learners.metric.heads import HEADS
 from upstairs.settings import Settings
 from upstairs.storage import kind_of, load_tensors, save_tensors, versions, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
@@ -205,15 +205,24 @@ class Model:
             UpstairsError: a coverage that is no share, or examples of which none can be left out (see `check`).
         """
         self._names_classes()
+        fit = self.knowledge.fit
+        return self._sets(fit, self._all_logits(fit, items), coverage)
+
+    def sets_of(self, logits: Float[Tensor, "n way"], coverage: float) -> list[list[str]]:
+        """Returns `predict_set` of inputs whose logits were computed."""
+        return self._sets(self.knowledge.fit, logits, coverage)
+
+    def _sets(self, fit: Fit, logits: Float[Tensor, "n way"], coverage: float) -> list[list[str]]:
         check_type("coverage", coverage, (int, float), "a share between 0 and 1, such as 0.9")
         if not 0 < coverage < 1:
             raise UpstairsError(f"`coverage` is {coverage}: give a share between 0 and 1, such as 0.9")
-        fit = self.knowledge.fit
         left_out = self.knowledge.left_out(fit)
         assert fit.support is not None
-        bar = conformal_bar(left_out.logits / left_out.temperature, fit.support.y[left_out.checked], coverage)
-        logits = self._all_logits(fit, items) / left_out.temperature
-        return [[fit.labels[k] for k in own] for own in prediction_sets(logits, bar)]
+        scores = (left_out.logits / left_out.temperature).softmax(-1)
+        bar = conformal_bar(scores, fit.support.y[left_out.checked], coverage=coverage)
+        p = (logits / left_out.temperature).softmax(-1)
+        order, inside = p.argsort(dim=-1, descending=True).tolist(), prediction_sets(p, bar).tolist()
+        return [[fit.labels[k] for k in own if there[k]] for own, there in zip(order, inside, strict=True)]
 
     @torch.inference_mode(False)  # whose tensors would not serve outside of it
     def logits(self, items: Items) -> Float[Tensor, "n way"]:
@@ -345,7 +354,9 @@ class Model:
         heard = [start for start in starts if np.abs(samples[start : start + size]).max() >= FAINTEST]
         logits = self.logits((samples[start : start + size], RATE) for start in heard)
         found: list[SoundWindow] = []
-        for start, label, p in zip(heard, self.name(logits), self.probabilities_of(logits).max(-1).tolist(), strict=True):
+        for start, label, p in zip(
+            heard, self.name(logits), self.probabilities_of(logits).max(-1).tolist(), strict=True
+        ):
             own = SoundWindow(start / RATE, min(start + size, len(samples)) / RATE, label, p)
             last = found[-1] if found else None
             if last and last.label == label and own.start <= last.end + 1e-9:
@@ -417,13 +428,15 @@ def load_adapted(path: str | Path, *, learner: Learner | None = None) -> Model:
     with whole(path):
         settings, inputs = read_settings(meta["settings"]), Inputs.from_json(meta)
         head, count = meta.get("head"), len(meta["labels"])
-        learner = learner or (make_head(head) if head else seeded_learner(settings, inputs.shape, settings.way))
+        learner = learner or (HEADS[head](way=count) if head else seeded_learner(settings, inputs.shape, settings.way))
         load_weights(learner, tensors, path)
         learner = learner.for_way(None if settings.way is None else count).eval()
         support = Examples(tensors["support.x"], tensors["support.y"]) if "support.x" in tensors else None
         with evaluating(learner):  # gives the structure of the state; its values come from the file
             y = torch.arange(count) if settings.way else torch.zeros(count, count)
-            any_examples = support or Examples(torch.zeros(count, *inputs.shape).to(torch.float64 if head else torch.float32), y)
+            any_examples = support or Examples(
+                torch.zeros(count, *inputs.shape).to(torch.float64 if head else torch.float32), y
+            )
             structure = tree_flatten(learner.adapt(any_examples))[1]
         leaves = [tensors[name] for name in sorted(tensors) if name.startswith("state.")]
         state = tree_unflatten(leaves, structure)

@@ -25,16 +25,16 @@ from upstairs.learners.metric.protonet import MetricLearner, Prototypes, by_dist
 Own = TypeVar("Own")
 
 
-class Fitted(NamedTuple, Generic[Own]):
+class Fitted(NamedTuple):
     """What every head keeps of a support set, and `own`, what one head keeps: any pytree of tensors."""
 
     centre: Float[Tensor, " d"]
     spread: Float[Tensor, ""]  # root mean square of |z - centre| over the support set
     seen: Bool[Tensor, " way"]
-    own: Own
+    own: Any
 
 
-class FeatureHead(MetricLearner[Fitted[Own]]):
+class FeatureHead(MetricLearner[Fitted], Generic[Own]):
     """A head that is computed from a task's features; subclasses write `solve_head` and `score`.
 
     Args:
@@ -58,7 +58,7 @@ class FeatureHead(MetricLearner[Fitted[Own]]):
     def score(self, own: Own, u: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         """Returns the logits before `scale`."""
 
-    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Fitted[Own]:
+    def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Fitted:
         means = class_means(z, support, self.way)
         centre = means.mean.sum(0) / means.seen.sum().clamp(min=1)
         real = support.mask[:, None]
@@ -67,10 +67,10 @@ class FeatureHead(MetricLearner[Fitted[Own]]):
         u = torch.where(real, self.standardised(state, z), 0.0)
         return Fitted(centre, spread, means.seen, self.solve_head(u, members(support, self.way, z)))
 
-    def logits(self, state: Fitted[Own], z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+    def logits(self, state: Fitted, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         return only_seen(self.scale * self.score(state.own, self.standardised(state, z)), state.seen)
 
-    def standardised(self, state: Fitted[Any], z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    def standardised(self, state: Fitted, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Returns centred features of length 1, or of root mean square length 1 over the support set."""
         u = z - state.centre
         return F.normalize(u, dim=-1) if self.unit else u / state.spread.clamp(min=torch.finfo(z.dtype).tiny)
