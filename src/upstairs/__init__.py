@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from upstairs.data.episodes import Episodes
     from upstairs.data.source import Source
     from upstairs.data.splits import Splits, split_by_group, split_by_ratio
+    from upstairs.encoders.open import encoder
     from upstairs.engine.calibrate import calibrate
     from upstairs.engine.evaluate import evaluate
     from upstairs.engine.explain import explain
@@ -64,6 +65,7 @@ _NAMES = {
     "data.episodes": "Episodes",
     "data.source": "Source",
     "data.splits": "Splits split_by_group split_by_ratio",
+    "encoders.open": "encoder",
     "engine.evaluate": "evaluate",
     "engine.explain": "explain",
     "engine.meta_backward": "meta_backward",
