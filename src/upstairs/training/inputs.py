@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from upstairs.core import Examples
+from upstairs.data.cache import Progress
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.regression import RowFormat, read_points
 from upstairs.data.source import InputFormat, as_floats
@@ -113,14 +114,21 @@ class Inputs:
             )
         return one
 
-    def read(self, items: Items) -> Float[Tensor, "n *feature"]:
+    def read(self, items: Items, progress: Progress | None = None) -> Float[Tensor, "n *feature"]:
         """Reads paths, bytes, pictures, texts, sounds or arrays, one for each example.
+
+        Args:
+            progress: called with the number of inputs that were read and of all, which `items` must then have.
 
         Raises:
             UpstairsError: inputs that cannot be read, or have another shape than the training data; it names all.
         """
         bad: dict[int, UpstairsError] = {}
-        parts = [rows for _, rows in self.batches(items, bad)]
+        parts = []
+        for places, rows in self.batches(items, bad):
+            parts.append(rows)
+            if progress:
+                progress(places[-1] + 1, len(items))
         refuse_bad(bad)
         return torch.cat(parts) if parts else torch.zeros(0, *self.shape)
 
