@@ -115,7 +115,7 @@ def over_positions(x: Float[Tensor, "n *axes"], name: str) -> Float[Tensor, "n s
         return x.mean(1)
     if x.ndim != 2:
         raise UpstairsError(
-            f"`encoder` {name} returns {list(x.shape)}: it must return [n, size], or a row of positions"
+            f"`encoder` {name} returns {list(x.shape)}: give one that returns [n, size]"
         )
     return x
 
