@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from upstairs.encoders.base import Encoder, by_shape, check_pooling, digest_of_module, over_positions
@@ -124,5 +123,3 @@ def timm_encoder(name: str, *, pooling: str | None = None) -> Encoder:
     resample = RESAMPLING.get(config.get("interpolation", "bicubic"), RESAMPLING["bicubic"])
     preprocessing = Preprocessing((height, width), shorter, tuple(config["mean"]), tuple(config["std"]), resample)
     return module_encoder(name, network, preprocessing, pooling=pooling)
-
-
