@@ -18,6 +18,7 @@ ROOMS = {
     "statistics": "means, intervals and paired differences",
     "console": "progress bars and tables on the terminal",
     "tree": "pytrees of tensors",
+    "encoders": "pretrained networks: a name to a function from pictures, sounds or texts to features",
     "functional": "code written for one task, run on all; the inner loop",
     "core": "`Examples`, `Task`, `Learner` and losses",
     "storage": "safetensors files, written whole or not at all",

@@ -157,7 +157,9 @@ def test_an_onnx_file_with_its_preprocessing_inside(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     layer = save_onnx(tmp_path / "tiny.onnx", ["n", 3, "h", "w"])
     model = onnx.load(tmp_path / "tiny.onnx")
-    onnx.helper.set_model_props(model, {"image_mean": json.dumps(MEAN), "image_std": json.dumps(STD), "size": str(SIDE)})
+    onnx.helper.set_model_props(
+        model, {"image_mean": json.dumps(MEAN), "image_std": json.dumps(STD), "size": str(SIDE)}
+    )
     onnx.save(model, tmp_path / "tiny.onnx")
     encoder = upstairs.encoder(str(tmp_path / "tiny.onnx"))
     with torch.no_grad():

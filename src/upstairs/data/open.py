@@ -18,6 +18,13 @@ from upstairs.data.audio.folders import open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
+from upstairs.data.encoded.format import (
+    EncodedFormat,
+    EncodedImageFormat,
+    EncodedSoundFormat,
+    EncodedTextFormat,
+    encoded_format,
+)
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
 from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
@@ -134,10 +141,15 @@ def _files_reader(
     source: Callable[..., Source], formats: tuple[type[InputFormat] | type[None], ...], *own: str,
 ) -> DataReader:  # fmt: skip
     """Returns the reader of one kind of files; `own` are the options that it alone has."""
+    modality = "audio" if files is SOUNDS else "image"
 
     def given(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
         values = {option: getattr(options, option) for option in ("columns", "pattern", "skip_bad", *own)}
-        return values | {"format": format if isinstance(format, formats[0]) else None, "progress": progress}
+        if format is None and options.encoder:
+            _check_encoder(options, name)
+            format = encoded_format(options.encoder, modality, seconds=options.seconds)
+        fits = isinstance(format, formats[0]) or (isinstance(format, EncodedFormat) and format.modality == modality)
+        return values | {"format": format if fits else None, "progress": progress}
 
     return DataReader(
         name, kinds, matches,
@@ -145,6 +157,19 @@ def _files_reader(
         lambda options, format, progress: source(options.data, **given(options, format, progress)),
         _support_of(files), formats,
     )  # fmt: skip
+
+
+def _check_encoder(options: DataOptions, name: str) -> None:
+    """Raises UpstairsError for an option that has no effect on the features of a frozen encoder."""
+    if options.net == "pretrained":
+        raise UpstairsError(
+            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out for its features"
+        )
+    for option in ("size", "channels", "rotate_classes", "mirror_classes", "splice", "spoken"):
+        if getattr(options, option):
+            raise UpstairsError(
+                f"`{option}` changes what is read and `encoder` reads its inputs in its own way: leave one of them out"
+            )
 
 
 READERS = (
@@ -163,10 +188,11 @@ READERS = (
             options.data, **_read_as(options), format=format, progress=progress
         ),
         support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
-        formats=(TextFormat, FrozenFormat, PieceFormat),
+        formats=(TextFormat, FrozenFormat, PieceFormat, EncodedTextFormat),
     ),
     _files_reader(
-        "sounds", ("sounds",), _holds(SOUNDS), SOUNDS, sound_splits, open_sounds, (AudioFormat,), "seconds",
+        "sounds", ("sounds",), _holds(SOUNDS), SOUNDS, sound_splits, open_sounds,
+        (AudioFormat, EncodedSoundFormat), "seconds",
     ),
     _files_reader(
         "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), ARRAYS, array_splits,
@@ -174,7 +200,7 @@ READERS = (
     ),
     _files_reader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, PICTURES,
-        open_data, open_source, (ImageFormat, NoneType), "size", "channels",
+        open_data, open_source, (ImageFormat, EncodedImageFormat, NoneType), "size", "channels",
     ),
 )  # fmt: skip
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}
@@ -340,7 +366,7 @@ def read_dataset(dataset: Any) -> Source:
 
 # Options and the readers of the data that they are for.
 ABOUT = {
-    "encoder": ("texts",), "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
+    "encoder": ("texts", "sounds", "arrays", "pictures"), "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
     "columns": ("texts", "rows", "sounds", "arrays", "pictures"), "channels": ("pictures",), "seconds": ("sounds",),
     "pattern": ("texts", "sounds", "arrays", "pictures"), "ratio": ("texts", "rows", "sounds", "arrays", "pictures"),
     "target": ("rows",), "task_column": ("rows",),

@@ -49,6 +49,7 @@ class InputFormat(ABC):
     Attributes:
         kind: its name in a checkpoint.
         net: the default network for the inputs; None: their shape decides.
+        modality: what its raw inputs are: image, audio, text, or "" for others.
         is_text: inputs are texts.
         is_tokens: rows are token ids, which cannot be averaged.
         dtype: the type of a row that is read from a file.
@@ -56,6 +57,7 @@ class InputFormat(ABC):
 
     kind: ClassVar[str]
     net: ClassVar[Net | None] = None
+    modality: ClassVar[str] = ""
     is_text: ClassVar[bool] = False
     is_tokens: ClassVar[bool] = False
     dtype: ClassVar[type[np.generic]] = np.uint8
@@ -68,6 +70,14 @@ class InputFormat(ABC):
     @abstractmethod
     def read(self, item: Any, *, name: str | None = None) -> np.ndarray:
         """Reads one input as a row; `name` is used in errors."""
+
+    def prepare(self, item: Any, *, name: str | None = None) -> np.ndarray:
+        """Reads one input as far as threads can; `rows_of` makes rows of several."""
+        return self.read(item, name=name)
+
+    def rows_of(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns the rows [n, *shape] of what `prepare` returned."""
+        return np.stack(prepared)
 
     def read_many(self, items: Sequence[Any], progress: Progress | None = None) -> np.ndarray:
         """Reads all inputs as rows [n, *shape]."""

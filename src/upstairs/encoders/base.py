@@ -115,7 +115,7 @@ def over_positions(x: Float[Tensor, "n *axes"], name: str) -> Float[Tensor, "n s
         return x.mean(1)
     if x.ndim != 2:
         raise UpstairsError(
-            f"`encoder` {name} returns {list(x.shape)}: give one that returns [n, size]"
+            f"`encoder` {name} returns {list(x.shape)}: it must return [n, size], or a row of positions"
         )
     return x
 
@@ -126,3 +126,12 @@ def check_pooling(pooling: str | None, has: Iterable[str], name: str) -> None:
     if pooling is not None and pooling not in has:
         choice = f"choose {', '.join(has)}, or leave it out" if has else "leave it out"
         raise UpstairsError(f"`pooling` is '{pooling}', which `encoder` {name} does not have: {choice}")
+
+
+def check_modality(encoder: Encoder, modality: Modality | None) -> None:
+    """Raises UpstairsError for an encoder of another modality than the data; None accepts all."""
+    if modality not in (None, encoder.modality):
+        raise UpstairsError(
+            f"`encoder` {encoder.name} reads {INPUTS[encoder.modality]} and the data is {INPUTS[modality]}: give an "
+            f"encoder of {INPUTS[modality]}"
+        )

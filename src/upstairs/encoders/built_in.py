@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from upstairs.encoders.base import Encoder, digest_of
-from upstairs.encoders.mobile import EFFICIENTNET_LITE0, MOBILENET_V2, Plan, mobile_network
+from upstairs.encoders.mobile import EFFICIENTNET_LITE0, MOBILENET_V2, MobilePlan, mobile_network
 from upstairs.encoders.onnx_file import onnx_encoder
 from upstairs.encoders.own import module_encoder
 from upstairs.encoders.pictures import RESAMPLING, Preprocessing
@@ -30,7 +30,7 @@ class BuiltIn:
     package: str
     file: str
     preprocessing: Preprocessing
-    plan: Plan | None = None
+    plan: MobilePlan | None = None
 
 
 BUILT_IN = {

@@ -12,7 +12,7 @@ from upstairs.errors import UpstairsError
 STEM, HEAD, CLASSES = 32, 1280, 1000
 
 
-class Plan(NamedTuple):
+class MobilePlan(NamedTuple):
     """A network of inverted residuals.
 
     Attributes:
@@ -26,21 +26,21 @@ class Plan(NamedTuple):
     same: bool
 
 
-MOBILENET_V2 = Plan(
+MOBILENET_V2 = MobilePlan(
     ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3), (6, 96, 3, 1, 3), (6, 160, 3, 2, 3),
      (6, 320, 1, 1, 3)), 1e-5, False,
 )  # fmt: skip
-EFFICIENTNET_LITE0 = Plan(
+EFFICIENTNET_LITE0 = MobilePlan(
     ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
      (6, 320, 1, 1, 3)), 1e-3, True,
 )  # fmt: skip
 
 
-class Convolution(nn.Module):
+class MobileConvolution(nn.Module):
     """A convolution, batch normalisation and, where `bounded`, ReLU6."""
 
     def __init__(
-        self, inside: int, outside: int, kernel: int = 1, *, plan: Plan, stride: int = 1, groups: int = 1,
+        self, inside: int, outside: int, kernel: int = 1, *, plan: MobilePlan, stride: int = 1, groups: int = 1,
         bounded: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -62,13 +62,13 @@ class Convolution(nn.Module):
 class InvertedResidual(nn.Module):
     """Widens, filters each channel, narrows, and adds the input where the shape allows (Sandler et al. 2018)."""
 
-    def __init__(self, inside: int, outside: int, *, widening: int, kernel: int, stride: int, plan: Plan) -> None:
+    def __init__(self, inside: int, outside: int, *, widening: int, kernel: int, stride: int, plan: MobilePlan) -> None:
         super().__init__()
         wide = inside * widening
-        widen = [Convolution(inside, wide, plan=plan)] if widening > 1 else []
+        widen = [MobileConvolution(inside, wide, plan=plan)] if widening > 1 else []
         self.layers = nn.Sequential(
-            *widen, Convolution(wide, wide, kernel, stride=stride, groups=wide, plan=plan),
-            Convolution(wide, outside, bounded=False, plan=plan),
+            *widen, MobileConvolution(wide, wide, kernel, stride=stride, groups=wide, plan=plan),
+            MobileConvolution(wide, outside, bounded=False, plan=plan),
         )  # fmt: skip
         self.adds = stride == 1 and inside == outside
 
@@ -76,7 +76,7 @@ class InvertedResidual(nn.Module):
         return x + self.layers(x) if self.adds else self.layers(x)
 
 
-def mobile_network(plan: Plan, weights: Mapping[str, Tensor]) -> nn.Sequential:
+def mobile_network(plan: MobilePlan, weights: Mapping[str, Tensor]) -> nn.Sequential:
     """Returns a network from pictures [n, 3, h, w] to features [n, 1280], with published weights.
 
     The weights are those of the whole classifier, in the order of its layers; its last layer is left out.
@@ -84,14 +84,14 @@ def mobile_network(plan: Plan, weights: Mapping[str, Tensor]) -> nn.Sequential:
     Raises:
         UpstairsError: the weights are not those of this network.
     """
-    layers: list[nn.Module] = [Convolution(3, STEM, 3, stride=2, plan=plan)]
+    layers: list[nn.Module] = [MobileConvolution(3, STEM, 3, stride=2, plan=plan)]
     inside = STEM
     for widening, outside, blocks, stride, kernel in plan.stages:
         for place in range(blocks):
             own = {"widening": widening, "kernel": kernel, "stride": 1 if place else stride}
             layers.append(InvertedResidual(inside, outside, plan=plan, **own))
             inside = outside
-    layers += [Convolution(inside, HEAD, plan=plan), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    layers += [MobileConvolution(inside, HEAD, plan=plan), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = nn.Sequential(*layers, nn.Linear(HEAD, CLASSES))
     needed = network.state_dict()
     for (own, tensor), (theirs, given) in zip(needed.items(), weights.items(), strict=False):

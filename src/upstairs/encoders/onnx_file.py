@@ -62,12 +62,12 @@ def onnx_encoder(path: Path, *, pooling: str | None = None, preprocessing: Prepr
 
     size = embed([np.zeros((*preprocessing.size, 3) if layout.last else (3, *preprocessing.size), np.float32)]).shape[1]
     files = path.parent.glob(f"{path.name}*")  # larger ones keep their weights in a file beside them
-    digest = digest_of(files, preprocessing.to_json(), pooling)
+    digest = digest_of(files, preprocessing.to_json())
     return Encoder(str(path), "image", size, pooling or "own", digest, preprocessing, embed, 0,
                    2 * preprocessing.side, note)  # fmt: skip
 
 
-class Layout:
+class PictureInput:
     """The input of an ONNX file.
 
     Attributes:
@@ -109,7 +109,7 @@ def _session(path: Path) -> Any:
         ) from error
 
 
-def _layout(session: Any, path: Path) -> Layout:
+def _layout(session: Any, path: Path) -> PictureInput:
     """Returns the input of the file; raises UpstairsError if it is not one of pictures."""
     inputs = session.get_inputs()
     had = ", ".join(f"{one.name} ({one.type.removeprefix('tensor(').rstrip(')')} {one.shape})" for one in inputs)
@@ -120,7 +120,7 @@ def _layout(session: Any, path: Path) -> Layout:
     if wrong or (3 not in channels and all(isinstance(one, int) for one in channels)):
         raise UpstairsError(f"`encoder` {path} takes {had or 'no input'} and needs {NEEDED}: export the part of the "
                             "network that reads pictures, or give package.module:function")  # fmt: skip
-    return Layout(inputs[0].name, dtypes[inputs[0].type], shape)
+    return PictureInput(inputs[0].name, dtypes[inputs[0].type], shape)
 
 
 def _config(session: Any, path: Path) -> dict[str, Any]:

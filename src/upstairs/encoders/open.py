@@ -2,15 +2,17 @@
 
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
-from upstairs.encoders.base import INPUTS, Encoder, Modality
+from upstairs.encoders.base import Encoder, Modality, check_modality
 from upstairs.encoders.built_in import BUILT_IN, built_in_encoder, weights_of
 from upstairs.encoders.hub import files_of, folder_of
 from upstairs.encoders.onnx_file import onnx_encoder
 from upstairs.encoders.own import own_encoder, timm_encoder
 from upstairs.encoders.transformer import transformer_encoder
-from upstairs.errors import UpstairsError, check_type
+from upstairs.errors import check_type
 
+_LOCK = Lock()
 Stamps = tuple[tuple[str, int, int], ...]
 
 
@@ -39,13 +41,10 @@ def open_encoder(name: str, *, pooling: str | None = None, modality: Modality | 
         folder = folder_of(name)
         kept, files = str(folder) if path.is_dir() else name, files_of(folder)
     stamps = tuple((str(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files)
-    encoder = _opened(kept, pooling, stamps)
-    if modality not in (None, encoder.modality):
-        raise UpstairsError(
-            f"`encoder` {name} reads {INPUTS[encoder.modality]} and the data is {INPUTS[modality]}: give an encoder of "
-            f"{INPUTS[modality]}"
-        )
-    return encoder
+    with _LOCK:  # many threads may ask at once, and one opens it
+        found = _opened(kept, pooling, stamps)
+    check_modality(found, modality)
+    return found
 
 
 @lru_cache(maxsize=2)

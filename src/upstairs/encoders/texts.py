@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from upstairs.encoders.base import Encoder, check_pooling
-from upstairs.encoders.hub import cannot_load, quietly
+from upstairs.encoders.hub import cannot_load, folder_of, quietly
 from upstairs.errors import UpstairsError
 
 EARLIER = 2  # distance of the earlier layer from the last
@@ -51,10 +51,11 @@ def _load(model: str) -> TextTransformer:
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
         raise UpstairsError(f"`encoder` {model} needs transformers: pip install 'upstairs[text]'") from error
+    folder = folder_of(model)
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            network = AutoModel.from_pretrained(model, attn_implementation="eager")  # has all derivatives
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            network = AutoModel.from_pretrained(folder, attn_implementation="eager")  # has all derivatives
     except Exception as error:
         raise cannot_load(model, error) from error
     pooling, length = Path(model) / "1_Pooling" / "config.json", Path(model) / "sentence_bert_config.json"

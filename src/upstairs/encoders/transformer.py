@@ -37,9 +37,9 @@ def transformer_encoder(name: str, folder: Path, *, pooling: str | None = None) 
             config = AutoConfig.from_pretrained(folder)
     except Exception as error:
         raise cannot_load(name, error) from error
-    modality, digest = modality_of(config), digest_of(files_of(folder), pooling)
+    modality, files = modality_of(config), files_of(folder)
     if modality == "text":
-        return text_encoder(name, digest, pooling=pooling)
+        return text_encoder(name, digest_of(files), pooling=pooling)
     try:
         with quietly():
             network, lacking = _network(folder)
@@ -77,6 +77,7 @@ def transformer_encoder(name: str, folder: Path, *, pooling: str | None = None) 
             "a function that returns an Encoder, and give it as package.module:function"
         ) from error
     # every rule of resizing has enough in a picture of twice the network's size
+    digest = digest_of(files, chosen)
     return Encoder(name, modality, size, chosen, digest, prepare, embed, rate, 2 * max(example.shape[-2:], default=0))
 
 

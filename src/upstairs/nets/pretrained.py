@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from upstairs.data.text.embeddings import load_encoder
+from upstairs.encoders.texts import load_encoder
 from upstairs.errors import UpstairsError
 from upstairs.functional.differentiate import raw_of
 

@@ -42,7 +42,7 @@ class Inputs:
     @property
     def kind(self) -> str:
         """The kind of inputs: image, audio, array, or one of the kinds of texts."""
-        return "array" if self.format is None else self.format.kind
+        return "array" if self.format is None else self.format.modality or self.format.kind
 
     @property
     def are_texts(self) -> bool:
@@ -145,17 +145,18 @@ class Inputs:
             rows: dict[int, np.ndarray] = {}
             for place, item in part:
                 try:
-                    rows[place] = self.read_one(item, place)
+                    rows[place] = self._prepare(item, place)
                 except UpstairsError as error:
                     bad[place] = error
             if rows:
-                yield [*rows], as_floats(np.stack([*rows.values()]))
+                together = [*rows.values()]
+                yield [*rows], as_floats(self.format.rows_of(together) if self.format else np.stack(together))
 
-    def read_one(self, item: Any, place: int = 0) -> np.ndarray:
-        """Reads one input as a row; `place` names it in errors if it has no name."""
+    def _prepare(self, item: Any, place: int) -> np.ndarray:
+        """Returns a row, or what the format's encoder makes a row of; `place` names an input without a name."""
         item, name = plain_input(item, place, self)
         if self.format is not None:
-            return self.format.read(item, name=name)
+            return self.format.prepare(item, name=name)
         row = _load_array(item) if isinstance(item, Path) else np.asarray(item)
         if row.shape != self.shape:
             raise UpstairsError(f"{name} has shape {row.shape} and this learner takes {self.shape}: reshape it")

@@ -11,6 +11,7 @@ import torch
 
 from upstairs.data.audio.augment import Hearing
 from upstairs.data.audio.format import RATE, AudioFormat, read_sound, usual_length
+from upstairs.data.encoded.format import EncodedFormat
 from upstairs.data.files import SOUNDS, Tree
 from upstairs.data.layouts.classes import Layout
 from upstairs.data.layouts.rows import read_files, sampled, split_layout
@@ -66,6 +67,8 @@ def sound_splits(
                 for place, part in enumerate(parts)
             )
         )
+    if isinstance(source.format, EncodedFormat):
+        return parts
     return parts._replace(train=replace(parts.train, augment=Hearing()))
 
 
@@ -81,12 +84,12 @@ def open_sounds(data: str | Path, **options: Any) -> Source:
 
 
 def read_recordings(
-    data: str | Path, *, format: AudioFormat | None = None, seconds: float | None = None, **options: Any
+    data: str | Path, *, format: AudioFormat | EncodedFormat | None = None, seconds: float | None = None, **options: Any
 ) -> tuple[Source, Layout]:
     """Returns a source of the recordings in a folder or an archive, and its layout: see `read_files`.
 
     Args:
-        format: None is 64 bands and `seconds`.
+        format: None is 64 bands and `seconds`; one of an encoder has its own.
         seconds: the length that is heard; None is that of `usual_length`.
     """
     format = format or (None if seconds is None else AudioFormat(seconds))

@@ -39,7 +39,7 @@ class AudioFormat(InputFormat):
         UpstairsError: a length or a number of bands out of range.
     """
 
-    kind = "audio"
+    kind = modality = "audio"
     net = "sound"
 
     seconds: float = 1.0
@@ -64,36 +64,40 @@ class AudioFormat(InputFormat):
         Raises:
             UpstairsError: a missing, broken or silent file, or one of more than ten minutes.
         """
-        samples = np.pad(self._heard(read_sound(item, name=name)), WINDOW // 2)
+        samples = np.pad(heard(read_sound(item, name=name), round(self.seconds * RATE)), WINDOW // 2)
         frames = np.lib.stride_tricks.sliding_window_view(samples, WINDOW)[::HOP][: self.shape[2]]
         power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW + 1)[:-1])) ** 2
         bands = power @ mel_bands(self.bands).T
         decibels = 10 * np.log10(np.maximum(bands / bands.max(), 10 ** (-RANGE / 10)))
         return ((decibels.T / RANGE + 1) * 255).round().astype(np.uint8)[None]
 
-    def _heard(self, samples: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " size"]:
-        size = round(self.seconds * RATE)
-        energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
-        start = int((energy[size:] - energy[:-size]).argmax()) if len(samples) > size else 0
-        power = np.diff(energy[start : start + size + 1])
-        centre = start + round(float(power @ np.arange(len(power)) / power.sum()))
-        return np.pad(samples, size)[centre + size - size // 2 :][:size]
-
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "reading": READING, **asdict(self)}
 
 
-def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) -> Float32[np.ndarray, " n"]:
-    """Reads a recording as samples from -1 to 1 at 16 kHz, its channels averaged.
+def heard(samples: Float32[np.ndarray, " n"], size: int) -> Float32[np.ndarray, " size"]:
+    """Returns this number of samples, centred at the energy: the loudest part of more; fewer are padded."""
+    energy = np.concatenate([[0.0], np.cumsum(samples.astype(np.float64) ** 2)])
+    start = int((energy[size:] - energy[:-size]).argmax()) if len(samples) > size else 0
+    power = np.diff(energy[start : start + size + 1])
+    centre = start + round(float(power @ np.arange(len(power)) / power.sum()))
+    return np.pad(samples, size)[centre + size - size // 2 :][:size]
+
+
+def read_sound(
+    item: Any, *, name: str | None = None, longest: float = LONGEST, rate: int = RATE
+) -> Float32[np.ndarray, " n"]:
+    """Reads a recording as samples from -1 to 1, its channels averaged.
 
     Args:
         item, name: as for `AudioFormat.read`.
         longest: seconds; a longer file is refused.
+        rate: samples per second of the result.
     """
     name = name or (str(item) if isinstance(item, str | Path) else "the recording")
     if isinstance(item, dict) and {"array", "sampling_rate"} <= item.keys():  # as Hugging Face datasets have them
         item = item["array"], item["sampling_rate"]
-    samples, rate = _given(item, name) if isinstance(item, tuple) else _decode(item, name, longest)
+    samples, own = _given(item, name) if isinstance(item, tuple) else _decode(item, name, longest)
     if samples.size == 0:
         raise UpstairsError(f"{name} has no samples: replace or remove it")
     if not np.isfinite(samples).all() or np.abs(samples).max() > LOUDEST:
@@ -101,17 +105,17 @@ def read_sound(item: Any, *, name: str | None = None, longest: float = LONGEST) 
     if samples.ndim == 2:
         mean, loudest = samples.mean(1), samples[:, np.abs(samples).max(0).argmax()]
         samples = mean if np.abs(mean).max() > 0.01 * np.abs(loudest).max() else loudest  # opposite channels cancel
-    if samples.ndim != 1 or not 1000 <= rate <= FASTEST:
+    if samples.ndim != 1 or not 1000 <= own <= FASTEST:
         raise UpstairsError(
-            f"{name} has shape {samples.shape} at {rate} Hz: give [n] or [n, channel] at 1000 to {FASTEST} Hz"
+            f"{name} has shape {samples.shape} at {own} Hz: give [n] or [n, channel] at 1000 to {FASTEST} Hz"
         )
     if np.abs(samples).max() < FAINTEST:
         raise UpstairsError(f"{name} is silent: replace or remove it")
-    if rate != RATE:
+    if own != rate:
         from scipy.signal import resample_poly  # late: a second, which a model of pictures need not wait for
 
-        common = gcd(rate, RATE)
-        samples = resample_poly(samples, RATE // common, rate // common)
+        common = gcd(own, rate)
+        samples = resample_poly(samples, rate // common, own // common)
     return np.ascontiguousarray(samples, np.float32)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.packed import encoded_source
 from upstairs.data.files import ARRAYS, Tree, extension_of, name_of
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
@@ -106,18 +108,25 @@ def array_splits(
     return split_layout(source, layout, split, ratio, seed=seed)
 
 
-def read_arrays(data: str | Path, *, format: ArrayFormat | None = None, **options: Any) -> tuple[Source, Layout]:
+def read_arrays(
+    data: str | Path, *, format: ArrayFormat | EncodedFormat | None = None, **options: Any
+) -> tuple[Source, Layout]:
     """Returns a source of arrays, and its layout.
 
     Args:
         data: a folder or an archive of .npy files (see `find_layout`); a .npz or a .pkl with inputs and labels, as
             'x' and 'y' or under another usual name, or with 'image_data' and 'class_dict' (mini-ImageNet); or a folder
             of such files called after train, val and test.
+        format: that of the files, or of an encoder, for arrays that are pictures.
 
     Raises:
         UpstairsError: arrays of several shapes, or a file without inputs and labels.
     """
     path = Path(data)
+    if isinstance(format, EncodedFormat):
+        progress = options.pop("progress", None)
+        source, layout = read_arrays(data, **options)
+        return encoded_source(source, format, progress), layout
     if packs := _packs(path):
         if given := next((name for name in ("columns", "pattern") if options.get(name)), None):
             raise UpstairsError(f"`{given}` is about files with labels and {path} holds the labels: leave it out")

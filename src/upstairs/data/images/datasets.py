@@ -5,6 +5,8 @@ from typing import Any
 
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import joined
+from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.packed import encoded_source, encoded_splits
 from upstairs.data.images.cifar import CIFAR, _cifar, cifar_splits
 from upstairs.data.images.folders import read_folder
 from upstairs.data.images.format import ImageFormat
@@ -44,6 +46,9 @@ def open_data(
     """
     kind = _kind(data, split)
     progress = options.get("progress")
+    if isinstance(form := options.get("format"), EncodedFormat) and kind != "folder":
+        plain = open_data(data, split=split, seed=seed, ratio=ratio, **options | {"format": None, "progress": None})
+        return encoded_splits(plain, form, progress)
     if kind == "glyphs":
         return _check_format(_glyphs(_size(options), progress), options)
     if kind == "omniglot" and split in (None, "vinyals"):
@@ -58,8 +63,8 @@ def open_source(data: str | Path, **options: Any) -> Source:
     """Opens all classes of the data as one source; Omniglot's characters are not rotated.
 
     Args:
-        options: `size`, `channels`, `ink` (see `ImageFormat`), or a `format` that has them: None lets the data decide;
-            and other arguments of `read_folder`.
+        options: `size`, `channels`, `ink` (see `ImageFormat`), or a `format` that has them or is of an encoder: None
+            lets the data decide; and other arguments of `read_folder`.
     """
     return _open(data, _kind(data, None), options)[0]
 
@@ -68,6 +73,9 @@ def _open(data: str | Path, kind: str, options: dict[str, Any]) -> tuple[Source,
     progress = options.get("progress")
     if kind == "folder":
         return read_folder(data, **options)
+    if isinstance(form := options.get("format"), EncodedFormat):
+        source, layout = _open(data, kind, options | {"format": None, "progress": None})
+        return encoded_source(source, form, progress), layout
     if kind == "glyphs":
         source = joined(_glyphs(_size(options), progress))
     elif kind == "omniglot":

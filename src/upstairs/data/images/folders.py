@@ -14,13 +14,13 @@ from upstairs.data.images.format import ImageFormat, Tones, background_of, deep_
 from upstairs.data.layouts.classes import Layout
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import read_files, sampled
-from upstairs.data.source import Source
+from upstairs.data.source import InputFormat, Source
 from upstairs.errors import UpstairsError
 
 
 def read_folder(
     path: str | Path, *, size: int | None = None, channels: int | None = None, ink: bool | None = None,
-    format: ImageFormat | None = None, **options: Any,
+    format: InputFormat | None = None, **options: Any,
 ) -> tuple[Source, Layout]:  # fmt: skip
     """Returns a source of the pictures in a folder or an archive, and its layout: see `read_files`.
 

@@ -47,7 +47,7 @@ class ImageFormat(InputFormat):
         UpstairsError: a size or a number of channels out of range.
     """
 
-    kind = "image"
+    kind = modality = "image"
 
     size: int
     channels: int

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from upstairs.data.cache import Progress, memory_mapped
+from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.store import FeatureStore
 from upstairs.data.files import Files, Tree, common_folder, listed, name_of, open_tree
 from upstairs.data.layouts.classes import Layout, refusal, summarise
 from upstairs.data.layouts.resolve import find_layout
@@ -65,7 +68,7 @@ def source_of(
 
     def read(file: str) -> np.ndarray | None:
         try:
-            return format.read(tree.item(file), name=f"{tree.name}/{file}")
+            return format.prepare(tree.item(file), name=f"{tree.name}/{file}")
         except UpstairsError as error:
             bad[file] = str(error)
             return None
@@ -83,9 +86,30 @@ def source_of(
         nothing = np.zeros(format.shape, format.dtype)
         for _, row in decoded(files):
             yield nothing if row is None else row
+        refuse_bad()
+
+    def refuse_bad() -> None:
         if bad:  # nothing is kept in the cache then
             in_order = {file: bad[file] for file in files if file in bad}
             raise refusal(in_order, f"{len(files)} {tree.files.what}")
+
+    def features() -> np.ndarray:
+        """Of the encoder that the format names, computed once for each content."""
+        assert isinstance(format, EncodedFormat)
+        with FeatureStore(format.reading, format.size) as store:
+            contents = [
+                store.content_of_file(
+                    f"{Path(tree.name).absolute()}/{file}", tree.stamps[file], partial(tree.item, file)
+                )
+                for file in files
+            ]
+
+            def made() -> Iterator[np.ndarray]:
+                yield from store.rows(contents, lambda place: read(files[place]), format.rows_of)
+                refuse_bad()
+
+            key = hashlib.sha256(b"".join([format.reading.encode(), *contents])).hexdigest()
+            return memory_mapped(key, made, (len(files), format.size), dtype=np.float32, progress=progress)
 
     if skip_bad:
         flags = memory_mapped(
@@ -99,9 +123,11 @@ def source_of(
                 raise refusal({file: bad.get(file, file) for file in left}, f"{len(files)} {tree.files.what}")
             files = layout.names
             bad.clear()
-    inputs = memory_mapped(
-        _key(tree, files, format), rows, (len(files), *format.shape), dtype=format.dtype, progress=progress
-    )
+    if isinstance(format, EncodedFormat):
+        inputs = features()
+    else:
+        shape = (len(files), *format.shape)
+        inputs = memory_mapped(_key(tree, files, format), rows, shape, dtype=format.dtype, progress=progress)
     notes += _repeated(tree, files, inputs)
     places = np.split(np.arange(len(files)), np.cumsum([len(one.names) for one in layout.classes])[:-1])
     groups = tuple(one.group for one in layout.classes)

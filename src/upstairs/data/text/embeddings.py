@@ -4,24 +4,21 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32
-from torch import Tensor
+from jaxtyping import Float32
 
 from upstairs.data.cache import Progress, memory_mapped
+from upstairs.data.encoded.format import EncodedTextFormat, encoded_format
 from upstairs.data.source import InputFormat
 from upstairs.data.text.hashed import as_text, cut_note
-from upstairs.errors import UpstairsError
+from upstairs.encoders.open import open_encoder
+from upstairs.encoders.texts import encode_layers, load_encoder
 
 BATCH = 64
 ROWS = 3  # feature vectors per text
-EARLIER = 2  # distance of the earlier layer from the last
 
 
 @dataclass(frozen=True)
@@ -76,17 +73,19 @@ class FrozenFormat(InputFormat):
         return super().from_json({"rows": 1, **value})  # old runs have one row
 
 
-def frozen_format(model: str) -> FrozenFormat:
-    """Returns the format of a pretrained encoder.
+def frozen_format(model: str) -> FrozenFormat | EncodedTextFormat:
+    """Returns the format of a pretrained encoder of texts; of one that `transformers` does not know, one row.
 
     Args:
-        model: a folder with config.json, or a name that `transformers` can fetch.
+        model: what `upstairs.encoder` opens.
 
     Raises:
-        UpstairsError: `transformers` is not installed, or there is no such model.
+        UpstairsError: `transformers` is not installed, there is no such model, or it reads no texts.
     """
-    encoder = load_encoder(model)
-    return FrozenFormat(encoder.path, int(encoder.network.config.hidden_size))
+    encoder = open_encoder(model, modality="text")
+    if ":" in encoder.name and not Path(encoder.name).is_dir():
+        return encoded_format(model, "text")
+    return FrozenFormat(encoder.name, encoder.size)
 
 
 def stamp(model: str) -> list[Any]:
@@ -94,82 +93,3 @@ def stamp(model: str) -> list[Any]:
     path = Path(model)
     files = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin")) if path.is_dir() else []
     return [model, *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files)]
-
-
-class Encoder(NamedTuple):
-    """A pretrained transformer with its tokenizer.
-
-    Attributes:
-        path: its absolute folder, or its name.
-        by_first: the first token represents the text; otherwise the mean over all tokens.
-        most: the largest number of tokens.
-    """
-
-    path: str
-    tokenizer: Any
-    network: Any
-    by_first: bool
-    most: int
-
-
-def load_encoder(model: str) -> Encoder:
-    """Loads a pretrained transformer by its folder or its name.
-
-    Raises:
-        UpstairsError: `transformers` is not installed, or there is no such model.
-    """
-    path = Path(model)
-    return _load(str(path.resolve()) if path.is_dir() else model)
-
-
-@lru_cache(maxsize=1)
-def _load(model: str) -> Encoder:
-    try:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-    except ImportError as error:
-        raise UpstairsError(f"`encoder` {model} needs transformers: pip install 'upstairs[text]'") from error
-    logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        network = AutoModel.from_pretrained(model, attn_implementation="eager")  # has all derivatives
-    except Exception as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UpstairsError(
-            f"`encoder` {model} is no model that can be loaded ({first}): give a folder with config.json, or a name "
-            "on the Hugging Face hub while there is a connection"
-        ) from error
-    pooling, length = Path(model) / "1_Pooling" / "config.json", Path(model) / "sentence_bert_config.json"
-    by_first = pooling.is_file() and bool(json.loads(pooling.read_text()).get("pooling_mode_cls_token"))
-    most = json.loads(length.read_text()).get("max_seq_length") if length.is_file() else None
-    return Encoder(model, tokenizer, network.eval(), by_first, most or min(512, tokenizer.model_max_length))
-
-
-def encode_layers(model: str, texts: Sequence[str]) -> Float32[np.ndarray, "n rows size"]:
-    """Returns three feature vectors of norm 1 for each text; long texts are truncated.
-
-    The first is the model's own pooling: the mean over tokens, or the first token if its configuration says so. The
-    others are means without special tokens, of the last layer and of the layer two before, closer to the words.
-    """
-    _, tokenizer, network, by_first, most = load_encoder(model)
-    how = {"padding": True, "truncation": True, "max_length": most, "return_special_tokens_mask": True}
-    words = tokenizer(list(texts), return_tensors="pt", **how)
-    marks = words.pop("special_tokens_mask") > 0
-    with torch.inference_mode():
-        found = network(**words, output_hidden_states=True)
-        last, layers = found.last_hidden_state, found.hidden_states
-        tokens = words["attention_mask"] > 0
-        inner = tokens & ~marks
-        inner = torch.where(inner.any(1, keepdim=True), inner, tokens)
-        pooled = [
-            last[:, 0] if by_first else mean_over(last, tokens),
-            mean_over(last, inner),
-            mean_over(layers[max(-1 - EARLIER, -len(layers))], inner),
-        ]
-        return F.normalize(torch.stack(pooled, 1), dim=-1).float().numpy()
-
-
-def mean_over(hidden: Float[Tensor, "n length size"], which: Bool[Tensor, "n length"]) -> Float[Tensor, "n size"]:
-    """Returns the mean over the masked tokens of each text."""
-    mask = which[..., None].to(hidden)
-    return (hidden * mask).sum(1) / mask.sum(1)

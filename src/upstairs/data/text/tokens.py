@@ -9,8 +9,8 @@ from jaxtyping import Int32
 
 from upstairs.data.cache import Progress
 from upstairs.data.source import InputFormat
-from upstairs.data.text.embeddings import load_encoder
 from upstairs.data.text.hashed import as_text, cut_note
+from upstairs.encoders.texts import load_encoder
 from upstairs.errors import UpstairsError
 
 

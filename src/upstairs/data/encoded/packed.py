@@ -1,0 +1,64 @@
+"""Features of pictures that are in memory: arrays, sheets, drawn letters."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from upstairs.data.cache import Progress, memory_mapped
+from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.store import FeatureStore, content_of_value
+from upstairs.data.source import Source
+from upstairs.data.splits import Splits
+from upstairs.errors import UpstairsError
+
+
+def encoded_splits(splits: Splits, format: EncodedFormat, progress: Progress | None = None) -> Splits:
+    """Returns the splits with the features of their pictures; parts that share their inputs share the features.
+
+    Raises:
+        UpstairsError: the inputs are no pictures.
+    """
+    shared: dict[int, list[Source]] = {}
+    for part in splits:
+        shared.setdefault(id(part.inputs), []).append(part)
+    made = {own: _features(parts, format, progress) for own, parts in shared.items()}
+    return Splits(*(_with(part, made[id(part.inputs)], format) for part in splits))
+
+
+def encoded_source(source: Source, format: EncodedFormat, progress: Progress | None = None) -> Source:
+    """Returns a source with the features of its pictures; see `encoded_splits`."""
+    return _with(source, _features([source], format, progress), format)
+
+
+def _features(parts: list[Source], format: EncodedFormat, progress: Progress | None) -> np.ndarray:
+    """Returns the features of all rows; only those of classes that occur are computed, others are zero."""
+    inputs, name = parts[0].inputs, parts[0].name
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
+        raise UpstairsError(
+            f"`encoder` reads pictures and {name} has inputs of shape {list(inputs.shape[1:])}: leave it out"
+        )
+    used = np.zeros(len(inputs), bool)
+    for part in parts:
+        for rows, turn in zip(part.rows, part.turns or (0,) * len(part), strict=True):
+            used[rows] |= turn == 0
+    places = np.flatnonzero(used)
+    with FeatureStore(format.reading, format.size) as store:
+        contents = [content_of_value(inputs[place]) for place in places]
+
+        def rows() -> Iterator[np.ndarray]:
+            found = store.rows(contents, lambda place: format.prepare(inputs[places[place]], name=name), format.rows_of,
+                              progress)  # fmt: skip
+            nothing = np.zeros(format.size, np.float32)
+            for own in used:
+                yield next(found) if own else nothing
+
+        key = hashlib.sha256(b"".join([format.reading.encode(), used.tobytes(), *contents])).hexdigest()
+        return memory_mapped(key, rows, (len(inputs), format.size), dtype=np.float32)
+
+
+def _with(source: Source, features: np.ndarray, format: EncodedFormat) -> Source:
+    """Returns the source with features for inputs; classes that are turned pictures of others are left out."""
+    kept = source.subset(i for i, turn in enumerate(source.turns or (0,) * len(source)) if turn == 0)
+    return replace(kept, inputs=features, turns=(), augment=None, format=format)
