@@ -180,6 +180,19 @@ class Items(list):
     """A list as a `Dataset`."""
 
 
+class Broken(Vectors):
+    """A `Dataset` whose third item raises an error."""
+
+    def __getitem__(self, place: int) -> tuple[Any, Any]:
+        return super().__getitem__(place) if place != 2 else ({}["missing"], 0)
+
+
+def test_an_error_inside_a_dataset_names_the_item() -> None:
+    with pytest.raises(UpstairsError, match=r"item 2 of Broken raised a KeyError \('missing'\): fix") as raised:
+        read_dataset(Broken())
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -190,6 +203,7 @@ class Items(list):
             r"input 1 of Items is of shape \(4,\) and type float64, and input 0",
         ),
         (Items([("text", 0), ("other", 1)]), "give numbers of one shape"),
+        (Items([(np.ma.masked_equal([1.0, 2.0], 2), 0)] * 2), "input 0 of Items has a mask"),
         (Items(), "Items: no examples were given"),
         (iter([1]), "`data` is a list_iterator: give a path, a Source"),
         ({"a": 1}, "`data` is a dict: give a path"),

@@ -26,14 +26,14 @@ from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
-from upstairs.data.source import InputFormat, Source
+from upstairs.data.source import InputFormat, Source, refuse_masked
 from upstairs.data.splits import Splits, split_by_class
 from upstairs.data.tables import is_table, read_table
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, tables_in, text_splits
 from upstairs.data.text.tokens import PieceFormat
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 from upstairs.settings import DataOptions
 
 
@@ -312,7 +312,7 @@ def read_dataset(dataset: Any) -> Source:
             f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
             "items are (input, label)"
         )
-    items = [dataset[place] for place in range(len(dataset))]
+    items = [_item(dataset, place) for place in range(len(dataset))]
     if not items:
         raise UpstairsError(f"{name}: no examples were given")
     for place, item in enumerate(items):
@@ -327,6 +327,8 @@ def read_dataset(dataset: Any) -> Source:
     if items and all(isinstance(x, Image.Image) for x in inputs):
         format = format_for([read_picture(x) for x in inputs[:: max(1, len(inputs) // 32)]])
         inputs = [format.read(x) for x in inputs]
+    for place, x in enumerate(inputs):
+        refuse_masked(x, f"input {place} of {name} has")
     rows = [np.asarray(x) for x in inputs]
     for place, row in enumerate(rows):
         if row.shape != rows[0].shape or row.dtype.kind not in "biuf":
@@ -336,6 +338,16 @@ def read_dataset(dataset: Any) -> Source:
     if len(set(names)) == len(names) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
         labels = [names[k] for k in labels]
     return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
+
+
+def _item(dataset: Any, place: int) -> Any:
+    try:
+        return dataset[place]
+    except Exception as error:
+        raise UpstairsError(
+            f"item {place} of {type(dataset).__name__} raised a {type(error).__name__} ({reason(error)}): fix its "
+            "__getitem__, or leave the item out"
+        ) from error
 
 
 # Options and the readers of the data that they are for.

@@ -261,6 +261,8 @@ def as_array(values: Any, what: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().to_dense()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    for one in values if isinstance(values, list | tuple) else (values,):
+        refuse_masked(one, f"{what} have")
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -268,6 +270,14 @@ def as_array(values: Any, what: str) -> np.ndarray:
     if array.ndim == 0:
         raise UpstairsError(f"{what} are a {type(values).__name__}: give a dense array, a list or a tensor")
     return array
+
+
+def refuse_masked(values: Any, what: str) -> None:
+    """Raises UpstairsError for a masked array of NumPy that hides values, which would be read as if they were there."""
+    if isinstance(values, np.ma.MaskedArray) and (hidden := int(np.ma.count_masked(values))):
+        raise UpstairsError(
+            f"{what} a mask that hides {hidden} of {values.size} values: fill them, as x.filled(0), or leave them out"
+        )
 
 
 def flat_labels(y: Any, name: str) -> np.ndarray:

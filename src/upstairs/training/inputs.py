@@ -20,7 +20,7 @@ from torch import Tensor
 from upstairs.core import Examples
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.regression import RowFormat, read_points
-from upstairs.data.source import InputFormat, as_floats
+from upstairs.data.source import InputFormat, as_floats, refuse_masked
 from upstairs.errors import UpstairsError, reason
 
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
@@ -208,11 +208,13 @@ def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
         item = (item["array"], item["sampling_rate"])
     if inputs.kind == "audio" and isinstance(item, tuple | list) and len(item) == 2:
         samples, rate = item[::-1] if isinstance(item[0], NUMBER) else item  # scipy reads a file as (rate, samples)
+        refuse_masked(samples, f"{name} has")
         samples = np.asarray(_array(samples))
         if samples.ndim == 0 or samples.dtype.kind not in "iuf" or not isinstance(rate, NUMBER) or not rate > 0:
             raise UpstairsError(f"{name} is a pair: give (samples, rate) with the rate as a number")
         channels_first = samples.ndim == 2 and samples.shape[0] < samples.shape[1]  # as torchaudio reads a file
         return (samples.T if channels_first else samples, rate), name
+    refuse_masked(item, f"{name} has")
     return _array(item), name
 
 
@@ -296,6 +298,7 @@ def read_targets(support: Support, inputs: Inputs, outputs: int) -> Examples:
             "the run learned regression, which has no labels: give (inputs, targets) as the support set"
         )
     x = inputs.read(support[0])
+    refuse_masked(support[1], "the support set has targets with")
     try:
         y = np.asarray(_array(support[1]), np.float64).reshape(len(x), -1)
     except (TypeError, ValueError):

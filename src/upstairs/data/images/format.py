@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from upstairs.data.files import content_of
-from upstairs.data.source import InputFormat
+from upstairs.data.source import InputFormat, refuse_masked
 from upstairs.errors import UpstairsError, reason
 
 # pillow's own list also holds EPS, which runs programs
@@ -96,7 +96,12 @@ def read_picture(item: Any, *, name: str | None = None, least: int = 0, tones: T
         tones: see `ImageFormat`.
     """
     picture, name = _loaded(item, name, least)
-    return _plain(picture, tones, name)
+    try:
+        return _plain(picture, tones, name)
+    except ValueError as error:  # a mode that pillow cannot convert
+        raise UpstairsError(
+            f"{name} is a picture of mode {picture.mode}, which is not read ({reason(error)}): save it as RGB"
+        ) from error
 
 
 def deep_values(item: Any, *, name: str | None = None) -> np.ndarray | None:
@@ -137,6 +142,7 @@ def _loaded(item: Any, name: str | None, least: int) -> tuple[Image.Image, str]:
     if isinstance(item, Tensor):
         item = item.detach().cpu().numpy()
     if isinstance(item, np.ndarray):
+        refuse_masked(item, f"{name} has")
         return _decode(Image.fromarray(_as_bytes(item, name)), name, 0), name
     if isinstance(item, Image.Image):
         return _decode(item, name, 0), name
@@ -238,6 +244,8 @@ def _plain(picture: Image.Image, tones: Tones | None, name: str) -> Image.Image:
         values -= black
         values *= 255 / (white - black)
         return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+    if picture.mode == "La":  # is converted to nothing else
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         on_white = _on(picture, "white")
