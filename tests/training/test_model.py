@@ -158,7 +158,7 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
         (lambda m, r: m.predict(np.zeros((2, 5))), r"shape \(2, 5\) and this learner takes \(4,\)"),
         (lambda m, r: m.predict([np.zeros(4), np.zeros(5), np.zeros(6)]), "2 inputs cannot be used: input 1 .*input 2"),
         (lambda m, r: m.predict([[0.0, 1.0, float("nan"), 0.0]]), "input 0 has values that are no finite numbers"),
-        (lambda m, r: m.predict(np.ma.masked_equal(np.eye(4), 1)), r"4 inputs .*: input 0 has a mask that hides 1 of 4"),
+        (lambda m, r: m.predict(np.ma.masked_equal(np.eye(4), 1)), "input 0 has a mask that hides 1 of 4"),
         (lambda m, r: r.adapt((np.ma.masked_equal(np.eye(4), 1), list("abab"))), "input 3 has a mask"),
         (lambda m, r: m.predict([["a", "b", "c", "d"]]), "input 0 has values that are no finite numbers"),
         (lambda m, r: m.predict("nowhere.npy"), r"nowhere.npy cannot be read .* \.npy file"),

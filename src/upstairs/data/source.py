@@ -52,6 +52,7 @@ class InputFormat(ABC):
         is_text: inputs are texts.
         is_tokens: rows are token ids, which cannot be averaged.
         dtype: the type of a row that is read from a file.
+        in_frames: extensions of files that may have several frames, of which the first is read.
     """
 
     kind: ClassVar[str]
@@ -59,6 +60,7 @@ class InputFormat(ABC):
     is_text: ClassVar[bool] = False
     is_tokens: ClassVar[bool] = False
     dtype: ClassVar[type[np.generic]] = np.uint8
+    in_frames: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -81,6 +83,10 @@ class InputFormat(ABC):
     def cut(self, texts: Sequence[str]) -> str:
         """Returns a note on texts that are longer than what is read; empty where there are none."""
         return ""
+
+    def has_frames(self, item: Any) -> bool:
+        """Returns whether a file (a path, or its bytes) has several frames; False for one that cannot be read."""
+        return False
 
     @property
     def units(self) -> tuple[float, ...]:

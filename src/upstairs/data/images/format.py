@@ -48,6 +48,7 @@ class ImageFormat(InputFormat):
     """
 
     kind = "image"
+    in_frames = ("gif", "webp", "png", "tif", "tiff", "avif")
 
     size: int
     channels: int
@@ -81,6 +82,13 @@ class ImageFormat(InputFormat):
             return np.repeat(np.asarray(grey)[None], self.channels, axis=0)
         picture = _crop(_in_mode(picture, "L" if self.channels == 1 else "RGB"), self.size)
         return np.ascontiguousarray(np.asarray(picture).reshape(self.size, self.size, -1).transpose(2, 0, 1))
+
+    def has_frames(self, item: Any) -> bool:
+        try:
+            with io.BytesIO(item) if isinstance(item, bytes) else Path(item).open("rb") as stream:
+                return bool(getattr(_open(stream, ""), "is_animated", False))
+        except Exception:  # on hostile bytes a plug-in may raise anything; reading the picture says what is wrong
+            return False
 
     def to_json(self) -> dict[str, Any]:
         value = {"kind": self.kind, **asdict(self)}
