@@ -30,6 +30,7 @@ from upstairs.cli.options import (
     InnerSteps,
     Json,
     Named,
+    Pattern,
     Quiet,
     RunDirectory,
     TaskOptions,
@@ -140,10 +141,10 @@ def evaluate_command(
     from upstairs.experiments.evaluate import evaluate_model, evaluate_run
 
     if run.is_file():
-        asked = {**vars(on), "inner_steps": inner_steps, "data": None, "columns": None}
+        asked = {**vars(on), "inner_steps": inner_steps, "data": None, "columns": None, "pattern": None}
         for name in sorted(name for name, value in asked.items() if value != getattr(TaskOptions(), name, None)):
             raise UpstairsError(f"`{name}` is about the tasks of a run and {run} is an adapted model: leave it out")
-        score = evaluate_model(run, on.data, columns=on.columns, out=out, quiet=quiet or json)
+        score = evaluate_model(run, on.data, columns=on.columns, pattern=on.pattern, out=out, quiet=quiet or json)
         print_json(score) if json else print(score)
         return
     if out is not None:
@@ -211,6 +212,7 @@ def adapt(
         arg(help="Allow the answer `none of these`, which refuses about this share (such as 0.1) of known inputs."),
     ] = None,
     columns: Columns = None,
+    pattern: Pattern = None,
     without_support: Annotated[
         bool, arg(help="Leave the support examples out of the file: it predicts the same, and holds none of your data.")
     ] = False,
@@ -220,7 +222,7 @@ def adapt(
     from upstairs.console import one_line
     from upstairs.experiments.predict import adapt_run
 
-    model = adapt_run(run, support, unknown=unknown, columns=columns, quiet=quiet)
+    model = adapt_run(run, support, unknown=unknown, columns=columns, pattern=pattern, quiet=quiet)
     model.save(out, support=not without_support)
     if not quiet:
         names = ", ".join(map(one_line, model.labels[:8])) + (", ..." if len(model.labels) > 8 else "")

@@ -24,6 +24,7 @@ from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, re
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
+from upstairs.data.layouts.classes import JOINED
 from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
 from upstairs.data.source import InputFormat, Source, refuse_masked
@@ -48,7 +49,7 @@ class DataReader:
         splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
             run that will receive the data, or None.
         source: (options, format, progress) -> all data as one source.
-        support: (path of a support set, columns) -> {label: inputs}, or inputs and labels.
+        support: (path of a support set, columns, pattern) -> {label: inputs}, or inputs and labels.
         formats: the formats of its sources, by which a checkpoint finds its reader.
         has_splits: False for functions, which are never drawn twice and need no split.
     """
@@ -58,7 +59,7 @@ class DataReader:
     matches: Callable[[str], bool]
     splits: Callable[[DataOptions, InputFormat | None, Progress | None], Splits]
     source: Callable[[DataOptions, InputFormat | None, Progress | None], Source]
-    support: Callable[[Path, str | None], Any]
+    support: Callable[[Path, str | None, str | None], Any]
     formats: tuple[type[InputFormat] | type[None], ...]
     has_splits: bool = True
 
@@ -124,9 +125,17 @@ def _holds(files: Files) -> Callable[[str], bool]:
     return matches
 
 
-def _support_of(files: Files) -> Callable[[Path, str | None], Any]:
+def _support_of(files: Files) -> Callable[[Path, str | None, str | None], Any]:
     """Returns a reader of support sets in folders or tables of labels."""
-    return lambda path, columns: files_by_class(path, files, columns)
+    return lambda path, columns, pattern: files_by_class(path, files, columns, pattern)
+
+
+def _texts_of_support(path: Path, columns: str | None, pattern: str | None) -> tuple[list[Any], list[str]]:
+    """Reads the texts and labels of a support set, which has no split."""
+    found = read_texts(path, columns, pattern=pattern, encoding="", skip_bad=None)
+    if found.parts or any(JOINED in note for note in found.notes):
+        raise UpstairsError(f"{path} is divided into train and test: give the part with the examples to learn from")
+    return found.texts, found.labels
 
 
 def _files_reader(
@@ -162,7 +171,7 @@ READERS = (
         source=lambda options, format, progress: open_texts(
             options.data, **_read_as(options), format=format, progress=progress
         ),
-        support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
+        support=_texts_of_support,
         formats=(TextFormat, FrozenFormat, PieceFormat),
     ),
     _files_reader(

@@ -31,13 +31,14 @@ Row = dict[str, Any]
 
 
 def adapt_run(
-    path: Path, support: Support, *, unknown: float | None = None, columns: str | None = None, quiet: bool = False
-) -> Model:
+    path: Path, support: Support, *, unknown: float | None = None, columns: str | None = None,
+    pattern: str | None = None, quiet: bool = False,
+) -> Model:  # fmt: skip
     """Adapts a run as `Run.adapt` does; where a class has few examples, validation classes calibrate `unknown`."""
     run, others = load(path), None
     if run.settings.task_kind == "classification":
-        labels, items, y = read_support(support, run.inputs, columns=columns)
-        support = (items, [labels[k] for k in y])
+        labels, items, y = read_support(support, run.inputs, columns=columns, pattern=pattern)
+        support, columns, pattern = (items, [labels[k] for k in y]), None, None
         if unknown is not None and min(Counter(y).values()) < ENOUGH:
             try:
                 others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val
@@ -45,7 +46,7 @@ def adapt_run(
                 tell_user(
                     f"`unknown` is rough, from so few examples alone: the run's own data cannot be read ({error})"
                 )
-    return run.adapt(support, unknown=unknown, others=others)
+    return run.adapt(support, unknown=unknown, others=others, columns=columns, pattern=pattern)
 
 
 def inputs_in(given: Sequence[str], inputs: Inputs, columns: str | None = None) -> list[Named]:

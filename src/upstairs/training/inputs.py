@@ -236,12 +236,14 @@ def _array(item: Any) -> Any:
 
 
 def read_support(
-    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None, what: str = "the support set"
-) -> tuple[list[str], list[Any], list[int]]:
+    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None, pattern: str | None = None,
+    what: str = "the support set",
+) -> tuple[list[str], list[Any], list[int]]:  # fmt: skip
     """Returns labels, raw inputs, and the class number of each input.
 
     Args:
         columns: the columns of a table; None: found by name.
+        pattern: how the names of files hold their labels, as '{label}_{n}'; None: folders or a table hold them.
         what: names the inputs in errors.
 
     Raises:
@@ -250,7 +252,7 @@ def read_support(
     if isinstance(support, str) and not support:
         raise UpstairsError(f"the path of {what} is empty: give a folder or a table")
     if isinstance(support, str | os.PathLike):
-        support = reader_of(inputs.format).support(Path(support), columns)
+        support = reader_of(inputs.format).support(Path(support), columns, pattern)
     if isinstance(support, Examples):
         support = support[:2]
     if isinstance(support, list) and support and all(isinstance(one, tuple) and len(one) == 2 for one in support):

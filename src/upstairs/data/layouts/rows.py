@@ -122,7 +122,9 @@ def _frames(tree: Tree, files: Sequence[str], format: InputFormat) -> list[str]:
     flags = memory_mapped(key, lambda: (np.array([format.has_frames(tree.item(f))], np.uint8) for f in able),
                           (len(able), 1))  # fmt: skip
     count = int(flags.sum())
-    return [f"{count_of(count, 'file')} {'have' if count > 1 else 'has'} several frames: the first is read"] * (count > 0)
+    return [f"{count_of(count, 'file')} {'have' if count > 1 else 'has'} several frames: the first is read"] * (
+        count > 0
+    )
 
 
 def _repeated(tree: Tree, files: Sequence[str], inputs: np.ndarray) -> list[str]:
