@@ -77,6 +77,12 @@ def test_standard_input(call, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert status == 0 and [line.count("\t") for line in out.splitlines()] == [2, 2, 2]
 
 
+def test_long_texts_are_cut_with_a_word(call, home: Path) -> None:
+    status, out, err = call("predict", home / "texts.safetensors", "--text", "where is my parcel " * 3, "it is late")
+    assert status == 0 and out.count("\n") == 2
+    assert err == "upstairs: 1 of 2 texts are longer than 8 words and were cut: --words 12 at training reads more\n"
+
+
 def test_each_input_is_one_line_whatever_its_name(call, home: Path, tmp_path: Path) -> None:
     names = ["a\tb", "c\nd", "-e", "f,g $x$ $", 'h"i', "j\rk", "l\u2028m", "猫", "n\x1b[31m"]
     pictures = draw_folder(tmp_path / "odd", classes=len(names), examples=3)

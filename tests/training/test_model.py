@@ -25,6 +25,7 @@ from upstairs.data.audio.format import AudioFormat
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.engine.metrics import score_answers
+from upstairs.errors import TruncationWarning
 from upstairs.learners import LEARNERS
 from upstairs.storage import save_tensors
 from upstairs.training.inputs import Inputs, label_text, read_support
@@ -101,6 +102,17 @@ def test_one_text_is_one_text(tmp_path: Path) -> None:
     assert len(model.predict(np.array(["one", "two"]))) == 2 and len(model.predict({"a set"})) == 1
     with pytest.raises(up.UpstairsError, match=r"table with the columns text, label.*table\['text'\]"):
         model.predict(Frame(text=["a"], label=["b"]))
+
+
+def test_a_model_says_once_that_it_cuts_long_texts() -> None:
+    long, run = "one two three four five", untrained(format=TextFormat(4))
+    with pytest.warns(TruncationWarning, match="1 of 4 texts are longer than 4 words and were cut: --words 5 at train"):
+        model = run.adapt({"a": [long, "b c"], "d": ["e", "f"]})
+    for call in (model.predict, model.predict_proba, lambda texts: model.evaluate((texts, ["a"] * 200))):
+        with pytest.warns(TruncationWarning) as said:
+            call([long, "short"] * 100)
+        assert [str(one.message).split(" are")[0] for one in said] == ["100 of 200 texts"]
+    model.predict(["short", "one two three four"])  # a warning would be an error
 
 
 def test_one_array_is_one_array() -> None:

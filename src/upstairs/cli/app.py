@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -40,7 +41,7 @@ from upstairs.cli.options import (
     parse_run,
 )  # fmt: skip
 from upstairs.engine.allocator import keep_freed_memory, sleep_while_waiting
-from upstairs.errors import UpstairsError
+from upstairs.errors import TruncationWarning, UpstairsError
 from upstairs.learners.registry import LEARNERS
 from upstairs.settings import COMMON, options_in
 
@@ -370,6 +371,11 @@ def option_names() -> set[str]:
     return own | {*COMMON} | learned | flags_in(sys.argv)
 
 
+def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    own = issubclass(category, TruncationWarning)
+    print(f"upstairs: {message}" if own else warnings.formatwarning(message, category, *where[:2]), file=sys.stderr)
+
+
 def main() -> None:
     """The entry point: an UpstairsError prints one sentence and exits with status 2, an interruption with 130."""
     for stream in (sys.stdout, sys.stderr):  # a label may have characters that the terminal lacks
@@ -380,7 +386,10 @@ def main() -> None:
     sleep_while_waiting()
     keep_freed_memory()
     try:
-        run_command(sys.argv[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TruncationWarning)
+            warnings.showwarning = _show
+            run_command(sys.argv[1:])
     except UpstairsError as error:
         print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
         sys.exit(2)

@@ -80,8 +80,12 @@ class InputFormat(ABC):
                 progress(done, len(items))
         return np.stack(rows)
 
-    def cut(self, texts: Sequence[str]) -> str:
-        """Returns a note on texts that are longer than what is read; empty where there are none."""
+    def cut(self, texts: Sequence[str], among: int | None = None) -> str:
+        """Returns a note on texts that are longer than what is read; empty where there are none.
+
+        Args:
+            among: the number of texts that these are of, which a trained run reads; None: the texts are for training.
+        """
         return ""
 
     def has_frames(self, item: Any) -> bool:

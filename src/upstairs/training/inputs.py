@@ -1,7 +1,9 @@
 """Converts a user's inputs, labels and support sets to tensors."""
 
+import inspect
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,13 +23,15 @@ from upstairs.core import Examples
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.regression import RowFormat, read_points
 from upstairs.data.source import InputFormat, as_floats, refuse_masked
-from upstairs.errors import UpstairsError, reason
+from upstairs.data.text.hashed import as_text
+from upstairs.errors import TruncationWarning, UpstairsError, reason
 
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
 Support = Any  # a path, {label: inputs}, (inputs, labels), [(input, label), ...] or `Examples`
 GIVE = "give a path, bytes, a picture, an array, or several of them in a list"
 NUMBER = int | float | np.number
 RECORDING = {"array", "sampling_rate"}  # as `datasets` gives a sound
+OWN = ("upstairs", "torch", "contextlib")  # packages whose lines of code are not the user's
 SHOWN = 10  # bad inputs that one error names
 
 
@@ -132,20 +136,27 @@ class Inputs:
         Args:
             bad: receives the error of each input that cannot be read, by its place (see `refuse_bad`).
         """
-        rest = enumerate(self.each(items))
+        rest, count, long = enumerate(self.each(items)), 0, list[str]()
         while part := list(islice(rest, size)):
             rows: dict[int, np.ndarray] = {}
+            count += len(part)
             for place, item in part:
                 try:
-                    rows[place] = self.read_one(item, place)
+                    rows[place] = self.read_one(item, place, long)
                 except UpstairsError as error:
                     bad[place] = error
             if rows:
                 yield [*rows], as_floats(np.stack([*rows.values()]))
+        if long and self.format is not None:
+            _warn(self.format.cut(long, count))
 
-    def read_one(self, item: Any, place: int = 0) -> np.ndarray:
-        """Reads one input as a row; `place` names it in errors if it has no name."""
+    def read_one(self, item: Any, place: int = 0, long: list[str] | None = None) -> np.ndarray:
+        """Reads one input as a row; `place` names it in errors if it has no name, `long` receives a text that is cut."""
         item, name = plain_input(item, place, self)
+        if self.format is not None and self.are_texts:
+            item = as_text(item, name)
+            if long is not None and self.format.cut([item]):
+                long.append(item)
         if self.format is not None:
             return self.format.read(item, name=name)
         row = _load_array(item) if isinstance(item, Path) else np.asarray(item)
@@ -174,6 +185,13 @@ def refuse_bad(bad: Mapping[int, UpstairsError]) -> None:
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         listed = "; ".join(str(error) for error in [*bad.values()][:SHOWN])
         raise UpstairsError(f"{len(bad)} inputs cannot be used: {listed}{more}")
+
+
+def _warn(note: str) -> None:
+    """Warns that texts were cut, at the line of the user's that called."""
+    frames = [frame.frame.f_globals.get("__name__", "").partition(".")[0] for frame in inspect.stack(0)]
+    own = next((level for level, name in enumerate(frames) if name not in OWN), 1)
+    warnings.warn(note, TruncationWarning, stacklevel=own + 1)
 
 
 def _file(item: Any) -> Any:
