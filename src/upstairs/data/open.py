@@ -346,7 +346,10 @@ def read_dataset(dataset: Any) -> Source:
     names = [str(known) for known in getattr(dataset, "classes", ())]
     if len(set(names)) == len(names) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
         labels = [names[k] for k in labels]
-    return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
+    source = Source.from_arrays(np.stack(rows), labels, name=name)
+    again = _item(dataset, 0)[0]
+    random = not np.array_equal(np.asarray(items[0][0]), np.asarray(again))
+    return replace(source, format=format, random=random)
 
 
 def _item(dataset: Any, place: int) -> Any:

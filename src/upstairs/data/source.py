@@ -140,6 +140,7 @@ class Source:
         texts: the text of each row, to be displayed; empty where inputs are no texts.
         speakers: the speaker of each row; empty where unknown.
         summary: one line that says what was read from files and what was not; empty where no files were read.
+        random: the inputs were drawn at random when they were read: read again, they are others.
         parts, weights: the sources of a mixture and their shares (see `mixed`).
     """
 
@@ -157,6 +158,7 @@ class Source:
     summary: str = ""
     parts: "tuple[Source, ...]" = ()
     weights: tuple[float, ...] = ()
+    random: bool = False
 
     def __post_init__(self) -> None:
         count = len(self.labels)

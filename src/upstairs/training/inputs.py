@@ -151,7 +151,7 @@ class Inputs:
             _warn(self.format.cut(long, count))
 
     def read_one(self, item: Any, place: int = 0, long: list[str] | None = None) -> np.ndarray:
-        """Reads one input as a row; `place` names it in errors if it has no name, `long` receives a text that is cut."""
+        """Reads one input as a row; `place` names it in errors; `long` receives a text that is cut."""
         item, name = plain_input(item, place, self)
         if self.format is not None and self.are_texts:
             item = as_text(item, name)
