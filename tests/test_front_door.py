@@ -3,6 +3,7 @@
 Each learner takes a plain network and trains for a step.
 """
 
+import inspect
 import re
 import resource
 import subprocess
@@ -139,6 +140,16 @@ def test_the_length_of_embeddings(body: nn.Module, shape: tuple[int, ...] | None
 def test_mistakes_say_what_to_do(wrong: Callable[[], object], message: str) -> None:
     with pytest.raises(up.UpstairsError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("name", [*ON_FUNCTIONS, *GENERATIVE])
+def test_a_module_in_place_of_sizes_is_a_sentence(name: str) -> None:
+    plain = inspect.unwrap(getattr(up, name))  # without the check of types that tests add
+    with pytest.raises(up.UpstairsError, match=r"`(inputs|shape)` is Sequential.*: give the (length|shape) of"):
+        plain(net())
+    if name in ON_FUNCTIONS:
+        with pytest.raises(up.UpstairsError, match="`width` is 'wide', of type str: give"):
+            plain(1, width="wide")
 
 
 def test_a_name_that_is_none() -> None:

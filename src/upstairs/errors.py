@@ -38,6 +38,10 @@ def check_type(name: str, value: Any, kinds: type | UnionType | tuple[type, ...]
         raise UpstairsError(f"`{name}` is {shown:.60}, of type {type(value).__name__}: give {need}")
 
 
+class TruncationWarning(UserWarning):
+    """Texts are longer than what a model reads, and were cut."""
+
+
 class NonFiniteError(UpstairsError):
     """A task's loss or the meta-gradient is NaN or infinite. `index` is the task's place in the meta-batch."""
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import upstairs as up
-from helpers.runs import draw_folder, untrained
+from helpers.runs import SMALL, draw_folder, untrained
 from helpers.sounds import bytes_of, tone
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.images.format import ImageFormat
@@ -75,6 +75,12 @@ def test_standard_input(call, home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     stdin(monkeypatch, "refund please\nit is late\n")
     status, out, _ = call("predict", home / "texts.safetensors", "-", "--text", "one\tmore")
     assert status == 0 and [line.count("\t") for line in out.splitlines()] == [2, 2, 2]
+
+
+def test_long_texts_are_cut_with_a_word(call, home: Path) -> None:
+    status, out, err = call("predict", home / "texts.safetensors", "--text", "where is my parcel " * 3, "it is late")
+    assert status == 0 and out.count("\n") == 2
+    assert err == "upstairs: 1 of 2 texts are longer than 8 words and were cut: --words 12 at training reads more\n"
 
 
 def test_each_input_is_one_line_whatever_its_name(call, home: Path, tmp_path: Path) -> None:
@@ -154,6 +160,39 @@ def test_arrays_in_files(call, home: Path, tmp_path: Path) -> None:
     assert status == 0 and [line.split("\t")[0][-8:] for line in out.splitlines()][3:] == ["y.npy[3]"[-8:], "/one.npy"]
     status, _, err = call("predict", home / "arrays.safetensors", tmp_path / "none.npy")
     assert status == 2 and "none.npy cannot be read" in err
+
+
+def flat(folder: Path, pictures: Path) -> Path:
+    """The pictures of class folders in one folder, called after their classes."""
+    folder.mkdir()
+    for file in sorted(pictures.rglob("*.png")):
+        (folder / f"{file.parent.name}_{file.name}").write_bytes(file.read_bytes())
+    return folder
+
+
+def test_labels_from_the_names_of_files(call, tmp_path: Path) -> None:
+    folder = flat(tmp_path / "flat", draw_folder(tmp_path / "pictures", classes=3, examples=4))
+    run, model = tmp_path / "run", tmp_path / "m.safetensors"
+    more = flat(tmp_path / "more", draw_folder(tmp_path / "others", classes=3, examples=9))
+    options = (*SMALL, "--steps", 2, "--quiet", "--pattern", "{label}_{n}")
+    many = flat(tmp_path / "many", draw_folder(tmp_path / "several", classes=12))
+    assert call("train", "protonet", "--data", many, "--out", run, *options)[0] == 0
+    status, _, err = call("adapt", run, "--support", folder, "--out", model)
+    assert status == 2 and "write --pattern '{label}" in err
+    status, out, _ = call("adapt", run, "--support", folder, "--out", model, "--pattern", "{label}_{n}")
+    assert status == 0 and "knows 3 classes from 12 examples (class00, class01, class02)" in out
+    status, out, _ = call("evaluate", model, "--data", more, "--pattern", "{label}_{n}")
+    assert status == 0 and "over 27 examples of 3 classes" in out
+    options = ("--tasks", 4, "--json", "--data", more, "--pattern", "{label}_{n}", "--way", 3)
+    assert call("evaluate", run, *options)[0] == 0
+    assert call("compare", run, run, *options)[0] == 2  # given twice, and no option that it does not know
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for label in ("late", "refund"):
+        for n in range(2):
+            (texts / f"{label}_{n}.txt").write_text(f"{label} it is, number {n}")
+    named = untrained(format=TextFormat(8)).adapt(texts, pattern="{label}_{n}")
+    assert named.labels == ["late", "refund"] and named.evaluate(texts, pattern="{label}_{n}")["examples"] == 4
 
 
 def test_evaluate_a_model_on_labelled_files(call, home: Path, tmp_path: Path) -> None:

@@ -134,6 +134,22 @@ def test_a_changed_picture_is_read_again(tmp_path: Path) -> None:
     assert (before[:5] == after[:5]).all() and (before[5] != after[5]).any()
 
 
+def test_files_of_several_frames_are_counted(tmp_path: Path) -> None:
+    make(tmp_path / "d", ["a", "b"])
+    assert "frames" not in folder_source(tmp_path / "d").summary
+    frames = [Image.new("L", (20, 20), grey) for grey in (0, 128, 255)]
+    for kind in ("gif", "png", "tif", "webp"):
+        Image.new("L", (20, 20)).save(tmp_path / "d" / "a" / f"single.{kind}")
+        frames[0].save(tmp_path / "d" / "a" / f"several.{kind}", save_all=True, append_images=frames[1:])
+    for _ in range(2):  # the second time from the cache
+        source = folder_source(tmp_path / "d")
+        assert "; 4 files have several frames: the first is read" in source.summary
+    assert "; 1 file has several" in folder_source(pack(tmp_path / "d", tmp_path / "d.zip")).summary
+    for kind in ("gif", "png", "tif"):
+        (tmp_path / "d" / "a" / f"several.{kind}").unlink()
+    assert "; 1 file has several frames: the first is read" in folder_source(tmp_path / "d").summary
+
+
 def test_progress_comes_once(tmp_path: Path) -> None:
     make(tmp_path, ["a", "b"])
     seen: list[tuple[int, int]] = []

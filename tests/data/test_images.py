@@ -191,6 +191,33 @@ def test_impossible_formats(size: int, channels: int) -> None:
         ImageFormat(size, channels, ink=True)
 
 
+MODES = [
+    "1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "LA", "La", "PA", "RGBX", "RGBa", "I;16", "I;16L",
+    "I;16B",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_picture_in_any_mode_is_read(mode: str) -> None:
+    picture = read_picture(Image.new(mode, (8, 8)))
+    assert picture.mode in ("L", "RGB") and picture.size == (8, 8)
+
+
+def test_a_faint_picture_on_premultiplied_alpha_is_read_as_any_other() -> None:
+    grey, alpha = drawing(), Image.eval(drawing(), lambda value: 255 - value)
+    plain = Image.merge("LA", (grey, alpha))
+    assert (INK.read(plain.convert("La")) == INK.read(plain)).all()
+
+
+def test_a_mode_that_cannot_be_converted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(*_: object) -> None:
+        raise ValueError("conversion from LAB to RGB not supported")  # as some versions of pillow do
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(UpstairsError, match=r"colours\.tif is a picture of mode LAB, which is not read.*: save it as"):
+        read_picture(Image.new("LAB", (8, 8)), name="colours.tif")
+
+
 def bomb() -> bytes:
     """A PNG whose header promises 20,000 x 20,000 pixels."""
     png = bytearray(encode(Image.new("L", (1, 1))))

@@ -38,11 +38,18 @@ def test_bytes_are_read_as_shares_and_turns_turn() -> None:
         (np.zeros((3, 2)), [1, 2], "3 inputs and 2 labels"),
         (np.zeros((0, 2)), [], "no examples"),
         (np.array([[0.0], [np.nan]]), [1, 2], "input 1 has a NaN"),
+        (np.ma.masked_equal([[0.0], [9.0]], 9), [1, 2], "the inputs have a mask that hides 1 of 2 values: "),
+        (list(np.ma.masked_equal([[0.0], [9.0]], 9)), [1, 2], "the inputs have a mask"),
+        ([[0.0], [1.0]], np.ma.masked_equal([1, 9], 9), "the labels have a mask"),
     ],
 )
 def test_bad_arrays(x: np.ndarray, y: list, message: str) -> None:
     with pytest.raises(UpstairsError, match=message):
         Source.from_arrays(x, y)
+
+
+def test_a_mask_that_hides_nothing_is_no_fault() -> None:
+    assert len(Source.from_arrays(np.ma.masked_equal([[0.0], [1.0]], 9), [1, 2])) == 2
 
 
 @pytest.mark.parametrize("split", [split_by_ratio, split_by_group])

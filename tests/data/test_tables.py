@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -430,6 +431,28 @@ def test_a_folder_of_tables(names: tuple[str, ...], tmp_path: Path) -> None:
         else:
             table(tmp_path / names[0], [("", "a")], mark="\t" if names[0].endswith("tsv") else ",")
         read_texts(tmp_path)
+
+
+def in_columns(rows: list[dict[str, str]]) -> dict[str, list[str]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@pytest.mark.parametrize("form", [lambda rows: rows, lambda rows: [[*row.values()] for row in rows], in_columns])
+def test_a_split_inside_a_json_file(form: Callable[..., object], tmp_path: Path) -> None:
+    own = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
+    rows = {part: [{"text": f"words {i} of {k}", "label": f"kind {k}"} for k in kinds for i in range(4)]
+            for part, kinds in own.items()}  # fmt: skip
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps({"version": 1, **{part: form(some) for part, some in rows.items()}}))
+    assert parts(file) == [{f"kind {k}" for k in kinds} for kinds in own.values()]
+    assert parts(file, split="ratio") != parts(file)
+    with pytest.raises(UpstairsError, match="is divided into train and test: give the part"):
+        read_support(file, Inputs((4, 4), TextFormat(4)))
+    same = {part: form([*rows["train"], {"text": f"one more {part}", "label": "kind 0"}]) for part in own}
+    file.write_text(json.dumps(same))
+    assert "train and test hold the same classes" in open_texts(file).summary
+    file.write_text(json.dumps({"train": ["a train", "the train is late"], "test": ["a test", "no test today"]}))
+    assert read_texts(file).labels == ["train", "train", "test", "test"]  # names of labels, not of parts
 
 
 def test_tables_of_the_same_classes_are_joined(tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ from upstairs.training.defaults import request_run
 HEADER = ["city", "temp", "hour", "note", "load", "price"]
 
 
+def test_a_split_inside_a_json_file_is_refused(tmp_path: Path) -> None:
+    rows = [{"city": f"city {i % 4}", "temp": i, "load": i * i} for i in range(24)]
+    (tmp_path / "a.json").write_text(json.dumps({"train": rows[:12], "test": rows[12:]}))
+    with pytest.raises(UpstairsError, match=r"a\.json is divided into train and test, and tasks are .*: save all rows"):
+        open_splits(DataOptions(data=str(tmp_path / "a.json")), quiet=True)
+
+
 def cities(count: int = 12, rows: int = 20) -> list[list]:
     """Each city has a line of its own, in units far from 0 and 1."""
     rng = np.random.default_rng(0)
@@ -274,7 +281,7 @@ def test_a_model_predicts_in_the_units_of_its_table(run: upstairs.Run, tmp_path:
         (lambda: run.adapt({"a": [1]}), "has no labels: give .inputs, targets."),
         (lambda: run.adapt((seen, np.zeros(12))), "12 inputs: give 2 finite numbers as targets for each"),
         (lambda: run.adapt((seen, ["a"] * 24)), "12 inputs: give 2 finite numbers as targets for each"),
-        (lambda: run.adapt(support, unknown=0.1), "`unknown` and `columns` are about labels"),
+        (lambda: run.adapt(support, unknown=0.1), "`unknown`, `columns` and `pattern` are about labels"),
         (lambda: run.adapt(write(tmp_path / "all.csv", cities())), "has rows of several tasks in 'city'"),
         (lambda: model.predict([1.0]), "give 2 numbers: temp, hour"),
         (lambda: model.predict([x[0], ["a", "b"]]), "input 1 is .* give 2 numbers: temp, hour"),

@@ -25,6 +25,7 @@ from upstairs.data.audio.format import AudioFormat
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.engine.metrics import score_answers
+from upstairs.errors import TruncationWarning
 from upstairs.learners import LEARNERS
 from upstairs.storage import save_tensors
 from upstairs.training.inputs import Inputs, label_text, read_support
@@ -103,6 +104,17 @@ def test_one_text_is_one_text(tmp_path: Path) -> None:
         model.predict(Frame(text=["a"], label=["b"]))
 
 
+def test_a_model_says_once_that_it_cuts_long_texts() -> None:
+    long, run = "one two three four five", untrained(format=TextFormat(4))
+    with pytest.warns(TruncationWarning, match="1 of 4 texts are longer than 4 words and were cut: --words 5 at train"):
+        model = run.adapt({"a": [long, "b c"], "d": ["e", "f"]})
+    for call in (model.predict, model.predict_proba, lambda texts: model.evaluate((texts, ["a"] * 200))):
+        with pytest.warns(TruncationWarning) as said:
+            call([long, "short"] * 100)
+        assert [str(one.message).split(" are")[0] for one in said] == ["100 of 200 texts"]
+    model.predict(["short", "one two three four"])  # a warning would be an error
+
+
 def test_one_array_is_one_array() -> None:
     model = untrained((4,)).adapt((torch.eye(4), ["a", "b", "a", "b"]))
     row = np.array([1.0, 2.0, 3.0, 4.0])
@@ -158,6 +170,8 @@ def test_one_sound_is_one_sound(tmp_path: Path) -> None:
         (lambda m, r: m.predict(np.zeros((2, 5))), r"shape \(2, 5\) and this learner takes \(4,\)"),
         (lambda m, r: m.predict([np.zeros(4), np.zeros(5), np.zeros(6)]), "2 inputs cannot be used: input 1 .*input 2"),
         (lambda m, r: m.predict([[0.0, 1.0, float("nan"), 0.0]]), "input 0 has values that are no finite numbers"),
+        (lambda m, r: m.predict(np.ma.masked_equal(np.eye(4), 1)), "input 0 has a mask that hides 1 of 4"),
+        (lambda m, r: r.adapt((np.ma.masked_equal(np.eye(4), 1), list("abab"))), "input 3 has a mask"),
         (lambda m, r: m.predict([["a", "b", "c", "d"]]), "input 0 has values that are no finite numbers"),
         (lambda m, r: m.predict("nowhere.npy"), r"nowhere.npy cannot be read .* \.npy file"),
         (lambda m, r: m.evaluate({"z": np.zeros((1, 4))}), "the labels are z and the model knows a, b"),

@@ -14,13 +14,15 @@ import upstairs as up
 from helpers.runs import Call, draw_folder
 from upstairs.core import Examples, cross_entropy
 from upstairs.data.open import read_dataset, split_own
+from upstairs.data.regression import TaskTable
+from upstairs.data.source import Source, function_source
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
 from upstairs.experiments.compare import compare
 from upstairs.experiments.evaluate import evaluate_run
 from upstairs.experiments.report.survey import report_runs
 from upstairs.settings import DataOptions
-from upstairs.storage import load_tensors
+from upstairs.storage import load_tensors, save_tensors
 from upstairs.training import trainer
 
 
@@ -180,6 +182,19 @@ class Items(list):
     """A list as a `Dataset`."""
 
 
+class Broken(Vectors):
+    """A `Dataset` whose third item raises an error."""
+
+    def __getitem__(self, place: int) -> tuple[Any, Any]:
+        return super().__getitem__(place) if place != 2 else ({}["missing"], 0)
+
+
+def test_an_error_inside_a_dataset_names_the_item() -> None:
+    with pytest.raises(UpstairsError, match=r"item 2 of Broken raised a KeyError \('missing'\): fix") as raised:
+        read_dataset(Broken())
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -190,6 +205,7 @@ class Items(list):
             r"input 1 of Items is of shape \(4,\) and type float64, and input 0",
         ),
         (Items([("text", 0), ("other", 1)]), "give numbers of one shape"),
+        (Items([(np.ma.masked_equal([1.0, 2.0], 2), 0)] * 2), "input 0 of Items has a mask"),
         (Items(), "Items: no examples were given"),
         (iter([1]), "`data` is a list_iterator: give a path, a Source"),
         ({"a": 1}, "`data` is a dict: give a path"),
@@ -221,6 +237,47 @@ def test_sources_and_episodes_are_data(tmp_path: Path) -> None:
     assert evaluate_run(run, tasks=5, quiet=True)["mse"] > 0
     with pytest.raises(UpstairsError, match="`way` of the episodes is from 2 to 4"):
         up.train(MAKE["own"](), data=up.Episodes(source, way=(2, 4), shot=1, query=3), out=tmp_path / "x", **options)
+
+
+class Drawn(Vectors):
+    """A `Dataset` with a random transform."""
+
+    def __getitem__(self, place: int) -> tuple[Any, Any]:
+        x, label = super().__getitem__(place)
+        return x + np.random.default_rng().normal(size=6).astype(np.float32), label
+
+
+def table_of(factor: float) -> Source:
+    y = torch.linspace(0, 1, 8)[:, None]
+    x = tuple(torch.sin(factor * (y + k)) for k in range(4))
+    return function_source(TaskTable("table", x, (y,) * 4))
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path) -> None:
+    x, y = Vectors().x, np.arange(160) // 8
+    cases = {
+        "arrays": (Source.from_arrays(x, y), Source.from_arrays(x[::-1].copy(), y), "examples"),
+        "labels": (Source.from_arrays(x, y), Source.from_arrays(x, y + 1), "classes or numbers of"),
+        "tasks": (table_of(1.0), table_of(2.0), "examples"),
+        "drawn": (Drawn(), Drawn(), None),
+        "noise": (Source.from_arrays(x, y), Source.from_arrays(x * 1.0001, y), None),  # of another decoder
+    }
+    for name, (own, other, what) in cases.items():
+        options = {**OPTIONS, "width": 4, **({} if name == "tasks" else {"way": 4})}
+        learner = "maml" if name == "tasks" else "protonet"
+        up.train(learner, data=own, out=tmp_path / name, **{**options, "steps": 2})
+        if what is None:
+            up.train(learner, data=other, out=tmp_path / name, **{**options, "steps": 3})
+            continue
+        with pytest.raises(UpstairsError, match=f"other {what}.* than the run in .*: give the data as they were"):
+            up.train(learner, data=other, out=tmp_path / name, **{**options, "steps": 3})
+        assert up.train(learner, data=own, out=tmp_path / name, **{**options, "steps": 3}).history
+    file = tmp_path / "arrays" / "last.safetensors"  # an older version wrote no such thing
+    tensors, meta = load_tensors(file, kind="run")
+    save_tensors(file, tensors, {key: value for key, value in meta.items() if key != "data"}, kind="run")
+    up.train(
+        "protonet", data=cases["arrays"][1], out=tmp_path / "arrays", **{**OPTIONS, "width": 4, "way": 4, "steps": 4}
+    )
 
 
 @pytest.mark.parametrize("count", [6, 8, 9, 10, 12, 13])

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +31,7 @@ from upstairs.cli.options import (
     InnerSteps,
     Json,
     Named,
+    Pattern,
     Quiet,
     RunDirectory,
     TaskOptions,
@@ -39,7 +41,7 @@ from upstairs.cli.options import (
     parse_run,
 )  # fmt: skip
 from upstairs.engine.allocator import keep_freed_memory
-from upstairs.errors import UpstairsError
+from upstairs.errors import TruncationWarning, UpstairsError
 from upstairs.learners.registry import LEARNERS
 from upstairs.settings import COMMON, options_in
 
@@ -143,10 +145,10 @@ def evaluate_command(
     from upstairs.experiments.evaluate import evaluate_model, evaluate_run
 
     if run.is_file():
-        asked = {**vars(on), "inner_steps": inner_steps, "data": None, "columns": None}
+        asked = {**vars(on), "inner_steps": inner_steps, "data": None, "columns": None, "pattern": None}
         for name in sorted(name for name, value in asked.items() if value != getattr(TaskOptions(), name, None)):
             raise UpstairsError(f"`{name}` is about the tasks of a run and {run} is an adapted model: leave it out")
-        score = evaluate_model(run, on.data, columns=on.columns, out=out, quiet=quiet or json)
+        score = evaluate_model(run, on.data, columns=on.columns, pattern=on.pattern, out=out, quiet=quiet or json)
         print_json(score) if json else print(score)
         return
     if out is not None:
@@ -232,6 +234,7 @@ def adapt(
         arg(help="Allow the answer `none of these`, which refuses about this share (such as 0.1) of known inputs."),
     ] = None,
     columns: Columns = None,
+    pattern: Pattern = None,
     without_support: Annotated[
         bool, arg(help="Leave the support examples out of the file: it predicts the same, and holds none of your data.")
     ] = False,
@@ -246,7 +249,7 @@ def adapt(
     from upstairs.console import one_line
     from upstairs.experiments.predict import adapt_files, expected
 
-    asked = {"encoder": encoder, "head": head, "unknown": unknown, "columns": columns}
+    asked = {"encoder": encoder, "head": head, "unknown": unknown, "columns": columns, "pattern": pattern}
     model = adapt_files(start, support, **asked, quiet=quiet)
     model.save(out, support=not without_support)
     if not quiet:
@@ -424,6 +427,11 @@ def option_names() -> set[str]:
     return own | {*COMMON} | learned | flags_in(sys.argv)
 
 
+def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    own = issubclass(category, TruncationWarning)
+    print(f"upstairs: {message}" if own else warnings.formatwarning(message, category, *where[:2]), file=sys.stderr)
+
+
 def main() -> None:
     """The entry point: an UpstairsError prints one sentence and exits with status 2, an interruption with 130."""
     for stream in (sys.stdout, sys.stderr):  # a label may have characters that the terminal lacks
@@ -433,7 +441,10 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     keep_freed_memory()
     try:
-        run_command(sys.argv[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TruncationWarning)
+            warnings.showwarning = _show
+            run_command(sys.argv[1:])
     except UpstairsError as error:
         print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
         sys.exit(2)

@@ -141,6 +141,10 @@ Columns = Annotated[
     str | None,
     optional("A table's columns for text and label, such as utterance,intent.", "found by name", metavar="NAMES"),
 ]
+Pattern = Annotated[
+    str | None,
+    optional("How names of files hold labels: '{label}_{n}'.", "folders or a table hold them", metavar="PATTERN"),
+]
 Json = Annotated[bool, arg(help="Print the result as JSON.")]
 
 
@@ -154,6 +158,7 @@ class TaskOptions:
         optional("The classes to test on: train, val, test or all.", "test; all of other data", metavar="NAME"),
     ] = None
     columns: Columns = None
+    pattern: Pattern = None
     way: Annotated[int | None, optional("Classes in a task.", "5, or what the learner can", metavar="INT")] = None
     shot: Annotated[
         int | None, optional("Support examples of each class.", "1; for regression as trained", metavar="INT")

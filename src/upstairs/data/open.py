@@ -31,16 +31,17 @@ from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, re
 from upstairs.data.images.datasets import open_data, open_source
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
+from upstairs.data.layouts.classes import JOINED
 from upstairs.data.mixture import SIGN, mixed_splits
 from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
-from upstairs.data.source import InputFormat, Source
+from upstairs.data.source import InputFormat, Source, refuse_masked
 from upstairs.data.splits import Splits, split_by_class
 from upstairs.data.tables import is_table, read_table
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, tables_in, text_splits
 from upstairs.data.text.tokens import PieceFormat
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, reason
 from upstairs.settings import DataOptions
 
 
@@ -55,7 +56,7 @@ class DataReader:
         splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
             run that will receive the data, or None.
         source: (options, format, progress) -> all data as one source.
-        support: (path of a support set, columns) -> {label: inputs}, or inputs and labels.
+        support: (path of a support set, columns, pattern) -> {label: inputs}, or inputs and labels.
         formats: the formats of its sources, by which a checkpoint finds its reader.
         has_splits: False for functions, which are never drawn twice and need no split.
     """
@@ -65,7 +66,7 @@ class DataReader:
     matches: Callable[[str], bool]
     splits: Callable[[DataOptions, InputFormat | None, Progress | None], Splits]
     source: Callable[[DataOptions, InputFormat | None, Progress | None], Source]
-    support: Callable[[Path, str | None], Any]
+    support: Callable[[Path, str | None, str | None], Any]
     formats: tuple[type[InputFormat] | type[None], ...]
     has_splits: bool = True
 
@@ -131,9 +132,17 @@ def _holds(files: Files) -> Callable[[str], bool]:
     return matches
 
 
-def _support_of(files: Files) -> Callable[[Path, str | None], Any]:
+def _support_of(files: Files) -> Callable[[Path, str | None, str | None], Any]:
     """Returns a reader of support sets in folders or tables of labels."""
-    return lambda path, columns: files_by_class(path, files, columns)
+    return lambda path, columns, pattern: files_by_class(path, files, columns, pattern)
+
+
+def _texts_of_support(path: Path, columns: str | None, pattern: str | None) -> tuple[list[Any], list[str]]:
+    """Reads the texts and labels of a support set, which has no split."""
+    found = read_texts(path, columns, pattern=pattern, encoding="", skip_bad=None)
+    if found.parts or any(JOINED in note for note in found.notes):
+        raise UpstairsError(f"{path} is divided into train and test: give the part with the examples to learn from")
+    return found.texts, found.labels
 
 
 def _files_reader(
@@ -187,7 +196,7 @@ READERS = (
         source=lambda options, format, progress: open_texts(
             options.data, **_read_as(options), format=format, progress=progress
         ),
-        support=lambda path, columns: read_texts(path, columns, encoding="", skip_bad=None)[:2],
+        support=_texts_of_support,
         formats=(TextFormat, FrozenFormat, PieceFormat, EncodedTextFormat),
     ),
     _files_reader(
@@ -338,7 +347,7 @@ def read_dataset(dataset: Any) -> Source:
             f"`data` is a {name}: give a path, a Source, Splits, Episodes, or a torch Dataset with a length, whose "
             "items are (input, label)"
         )
-    items = [dataset[place] for place in range(len(dataset))]
+    items = [_item(dataset, place) for place in range(len(dataset))]
     if not items:
         raise UpstairsError(f"{name}: no examples were given")
     for place, item in enumerate(items):
@@ -353,6 +362,8 @@ def read_dataset(dataset: Any) -> Source:
     if items and all(isinstance(x, Image.Image) for x in inputs):
         format = format_for([read_picture(x) for x in inputs[:: max(1, len(inputs) // 32)]])
         inputs = [format.read(x) for x in inputs]
+    for place, x in enumerate(inputs):
+        refuse_masked(x, f"input {place} of {name} has")
     rows = [np.asarray(x) for x in inputs]
     for place, row in enumerate(rows):
         if row.shape != rows[0].shape or row.dtype.kind not in "biuf":
@@ -361,7 +372,20 @@ def read_dataset(dataset: Any) -> Source:
     names = [str(known) for known in getattr(dataset, "classes", ())]
     if len(set(names)) == len(names) and all(isinstance(k, int) and 0 <= k < len(names) for k in labels):
         labels = [names[k] for k in labels]
-    return replace(Source.from_arrays(np.stack(rows) if rows else np.zeros(0), labels, name=name), format=format)
+    source = Source.from_arrays(np.stack(rows), labels, name=name)
+    again = _item(dataset, 0)[0]
+    random = not np.array_equal(np.asarray(items[0][0]), np.asarray(again))
+    return replace(source, format=format, random=random)
+
+
+def _item(dataset: Any, place: int) -> Any:
+    try:
+        return dataset[place]
+    except Exception as error:
+        raise UpstairsError(
+            f"item {place} of {type(dataset).__name__} raised a {type(error).__name__} ({reason(error)}): fix its "
+            "__getitem__, or leave the item out"
+        ) from error
 
 
 # Options and the readers of the data that they are for.

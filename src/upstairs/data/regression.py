@@ -210,6 +210,10 @@ def read_points(
     table = read_table(path, encoding=encoding)
     if not table.rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column for the task and columns of numbers")
+    if table.parts:
+        raise UpstairsError(
+            f"{path} is divided into train and test, and tasks are divided at random: save all rows in one list"
+        )
     if one and name_key(task) not in map(name_key, table.columns):
         task = ""
     else:

@@ -53,6 +53,7 @@ class InputFormat(ABC):
         is_text: inputs are texts.
         is_tokens: rows are token ids, which cannot be averaged.
         dtype: the type of a row that is read from a file.
+        in_frames: extensions of files that may have several frames, of which the first is read.
     """
 
     kind: ClassVar[str]
@@ -61,6 +62,7 @@ class InputFormat(ABC):
     is_text: ClassVar[bool] = False
     is_tokens: ClassVar[bool] = False
     dtype: ClassVar[type[np.generic]] = np.uint8
+    in_frames: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod
@@ -88,9 +90,17 @@ class InputFormat(ABC):
                 progress(done, len(items))
         return np.stack(rows)
 
-    def cut(self, texts: Sequence[str]) -> str:
-        """Returns a note on texts that are longer than what is read; empty where there are none."""
+    def cut(self, texts: Sequence[str], among: int | None = None) -> str:
+        """Returns a note on texts that are longer than what is read; empty where there are none.
+
+        Args:
+            among: the number of texts that these are of, which a trained run reads; None: the texts are for training.
+        """
         return ""
+
+    def has_frames(self, item: Any) -> bool:
+        """Returns whether a file (a path, or its bytes) has several frames; False for one that cannot be read."""
+        return False
 
     @property
     def units(self) -> tuple[float, ...]:
@@ -140,6 +150,7 @@ class Source:
         texts: the text of each row, to be displayed; empty where inputs are no texts.
         speakers: the speaker of each row; empty where unknown.
         summary: one line that says what was read from files and what was not; empty where no files were read.
+        random: the inputs were drawn at random when they were read: read again, they are others.
         parts, weights: the sources of a mixture and their shares (see `mixed`).
     """
 
@@ -157,6 +168,7 @@ class Source:
     summary: str = ""
     parts: "tuple[Source, ...]" = ()
     weights: tuple[float, ...] = ()
+    random: bool = False
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -271,6 +283,8 @@ def as_array(values: Any, what: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().to_dense()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    for one in values if isinstance(values, list | tuple) else (values,):
+        refuse_masked(one, f"{what} have")
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -278,6 +292,14 @@ def as_array(values: Any, what: str) -> np.ndarray:
     if array.ndim == 0:
         raise UpstairsError(f"{what} are a {type(values).__name__}: give a dense array, a list or a tensor")
     return array
+
+
+def refuse_masked(values: Any, what: str) -> None:
+    """Raises UpstairsError for a masked array of NumPy that hides values, which would be read as if they were there."""
+    if isinstance(values, np.ma.MaskedArray) and (hidden := int(np.ma.count_masked(values))):
+        raise UpstairsError(
+            f"{what} a mask that hides {hidden} of {values.size} values: fill them, as x.filled(0), or leave them out"
+        )
 
 
 def flat_labels(y: Any, name: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from upstairs.data.files import content_of
+from upstairs.data.layouts.classes import part_of
 from upstairs.errors import UpstairsError, reason
 
 TABLES = (".csv", ".tsv", ".tab", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
@@ -50,6 +51,7 @@ class DataTable(NamedTuple):
         bad: what is wrong with each row that cannot be read.
         notes: what is unusual: the encoding, the delimiter.
         header: the first line as it stands; empty where there is none.
+        parts: train, val, test or '' for each row, where the file has such a split; else empty.
     """
 
     name: str
@@ -58,6 +60,7 @@ class DataTable(NamedTuple):
     bad: dict[int, str]
     notes: list[str]
     header: list[str]
+    parts: Sequence[str] = ()
 
     def find(self, asked: str) -> str:
         """Returns the column of this name (spaces around it and capitals do not count) or, from 1, of this number."""
@@ -146,7 +149,8 @@ def read_table(path: Path, *, encoding: str | None = None, head: bool = False) -
     text, code = decode(data, str(path), encoding)
     notes = [] if code == "utf-8" else [code]
     if kind in (".json", ".jsonl", ".ndjson"):
-        return _of_records(path, _json_records(path, text, lines=kind != ".json"), notes)
+        records, parts = _json_records(path, text, lines=kind != ".json")
+        return _of_records(path, records, notes)._replace(parts=parts)
     fields, delimiter = _split(path, text, "," if kind == ".csv" else "\t")
     told = delimiter != ("," if kind == ".csv" else "\t")
     return _of_fields(path, fields, notes + [f"separated by {DELIMITERS.get(delimiter, delimiter)}"] * told)
@@ -292,20 +296,33 @@ def _of_records(path: Path, records: Sequence[Any], notes: list[str]) -> DataTab
     return DataTable(str(path), list(dict.fromkeys(name for row in rows for name in row)), rows, bad, notes, [])
 
 
-def _json_records(path: Path, text: str, *, lines: bool) -> list[Any]:
-    """Returns the records of JSON lines, or of one JSON value (see `json_records`)."""
+def _json_records(path: Path, text: str, *, lines: bool) -> tuple[list[Any], list[str]]:
+    """Returns the records of JSON lines, or of one JSON value (see `json_records`), and the part of each."""
     many = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     values = [_json(line) for _, line in many[:2]]
     if not (lines and values and isinstance(values[0], dict)):
         value = _json(text)
         if not isinstance(value, ValueError):
-            return json_records(path, value)
+            split = {key: json_records(path, own) for key, own in _split_in(value).items()}
+            records = [one for own in split.values() for one in own] if split else json_records(path, value)
+            return records, [part_of(key)[0] for key, own in split.items() for _ in own]
         if not lines and not all(isinstance(line, dict) for line in values):
             raise UpstairsError(f"{path} is no whole JSON file ({value}): replace it")
     if values and not any(isinstance(line, dict) for line in values):
         raise UpstairsError(f"{path} has no JSON object in its first lines: write one object on each line")
     found = ((number, _json(line)) for number, line in many)
-    return [line if isinstance(line, dict) else f"line {number} is no JSON object" for number, line in found]
+    return [line if isinstance(line, dict) else f"line {number} is no JSON object" for number, line in found], []
+
+
+def _split_in(value: Any) -> dict[str, Any]:
+    """Returns the rows of an object by its keys, if these are parts of a split, such as train and test."""
+    found = {}
+    for key, own in value.items() if isinstance(value, dict) else ():
+        columns = isinstance(own, dict) and bool(part_of(key)[0]) and all(isinstance(v, list) for v in own.values())
+        if columns or (isinstance(own, list) and all(isinstance(row, list | dict) for row in own)):
+            found[key] = own
+    named = {part_of(key)[0] for key in found}
+    return found if "train" in named and len(named - {""}) > 1 else {}
 
 
 def _json(text: str) -> Any:

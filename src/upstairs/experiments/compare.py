@@ -33,6 +33,7 @@ def compare(
     data: str | None = None,
     split: str | None = None,
     columns: str | None = None,
+    pattern: str | None = None,
     way: int | None = None,
     shot: int | None = None,
     query: int | None = None,
@@ -47,7 +48,7 @@ def compare(
 
     Args:
         runs: two or more runs on the same data, or their directories.
-        data, split, columns, way, shot, query, tasks, seed: as in `upstairs evaluate`.
+        data, split, columns, pattern, way, shot, query, tasks, seed: as in `upstairs evaluate`.
         baselines: score the baselines of the first run too.
 
     Returns:
@@ -67,7 +68,7 @@ def compare(
     check_comparable(loaded, foreign=foreign)
     seeds = enough_seeds(seed, tasks)
     episodes, name, part = choose_episodes(
-        loaded, data=data, split=split, columns=columns, way=way, shot=shot, query=query, quiet=quiet
+        loaded, data=data, split=split, columns=columns, pattern=pattern, way=way, shot=shot, query=query, quiet=quiet
     )
     kind = score_kind(episodes)
     plain = baselines_for(loaded[0].settings, episodes.source, episodes.largest_way) if baselines else {}

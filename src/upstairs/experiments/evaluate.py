@@ -36,6 +36,7 @@ def evaluate_run(
     data: str | None = None,
     split: str | None = None,
     columns: str | None = None,
+    pattern: str | None = None,
     way: int | None = None,
     shot: int | None = None,
     query: int | None = None,
@@ -49,7 +50,7 @@ def evaluate_run(
     run = load(path)
     check_type("inner_steps", inner_steps, (int, NoneType), "a whole number, or None for as trained")
     episodes, name, part = choose_episodes(
-        [run], data=data, split=split, columns=columns, way=way, shot=shot, query=query, quiet=quiet
+        [run], data=data, split=split, columns=columns, pattern=pattern, way=way, shot=shot, query=query, quiet=quiet
     )
     learner = run.learner
     if inner_steps is not None:
@@ -74,8 +75,9 @@ def evaluate_run(
 
 
 def evaluate_model(
-    path: Path, data: str | None, *, columns: str | None = None, out: Path | None = None, quiet: bool = False
-) -> ModelScore:
+    path: Path, data: str | None, *, columns: str | None = None, pattern: str | None = None, out: Path | None = None,
+    quiet: bool = False,
+) -> ModelScore:  # fmt: skip
     """Returns the score of an adapted model on labelled files, and draws its confusion matrix.
 
     Args:
@@ -87,7 +89,7 @@ def evaluate_model(
         )
     if out is not None and out.suffix.lower() not in DRAWN:
         raise UpstairsError(f"`out` is {out}: name a file that ends in {', '.join(DRAWN)}")
-    score = load_adapted(path).evaluate(data, columns=columns, quiet=quiet)
+    score = load_adapted(path).evaluate(data, columns=columns, pattern=pattern, quiet=quiet)
     if out is not None:
         write_score(score, out)
     return score
@@ -137,8 +139,9 @@ def reads(run: Run, data: str) -> bool:
 
 
 def choose_source(
-    run: Run, data: str | None, split: str | None, *, columns: str | None = None, quiet: bool
-) -> tuple[Source, str, str]:
+    run: Run, data: str | None, split: str | None, *, columns: str | None = None, pattern: str | None = None,
+    quiet: bool,
+) -> tuple[Source, str, str]:  # fmt: skip
     """Returns the classes to evaluate on, with the names of the data and of the split."""
     name, form = str(data or run.settings.data), run.inputs.format
     if data is None and run.splits is not None and split in (None, *Splits._fields):
@@ -158,10 +161,11 @@ def choose_source(
     split = split or ("test" if own else "all")
     if split not in ("train", "val", "test", "all"):
         raise UpstairsError(f"`split` is '{split}': choose train, val, test or all")
-    options = DataOptions(data=name, columns=columns, skip_bad=run.settings.skip_bad)
+    options = DataOptions(data=name, columns=columns, pattern=pattern, skip_bad=run.settings.skip_bad)
     if own:
         name = run.settings.data
-        options = replace(run.settings, **UNHEARD, columns=columns or run.settings.columns)
+        said = {"columns": columns or run.settings.columns, "pattern": pattern or run.settings.pattern}
+        options = replace(run.settings, **UNHEARD, **said)
     if split != "all":
         return getattr(open_splits(options, quiet=quiet, format=form), split), name, split
     if SIGN in name:
@@ -179,6 +183,7 @@ def choose_episodes(
     shot: int | None,
     query: int | None,
     columns: str | None = None,
+    pattern: str | None = None,
     quiet: bool,
 ) -> tuple[Episodes, str, str]:
     """Returns the tasks to evaluate on, with the names of the data and of the split.
@@ -191,7 +196,7 @@ def choose_episodes(
         "data", data, (str, Path, NoneType),
         "a name or a path; for a Source of your own: upstairs.evaluate(run.learner, Episodes(source, way=5, shot=1))",
     )  # fmt: skip
-    source, name, part = choose_source(runs[0], data, split, columns=columns, quiet=quiet)
+    source, name, part = choose_source(runs[0], data, split, columns=columns, pattern=pattern, quiet=quiet)
     check_task_kind(runs, source)
     if shot is None:
         shot = runs[0].settings.shots[1] if source.functions else 1

@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 def adapt_files(
     start: Path | None, support: Path, *, encoder: str | None, head: str, unknown: float | None, columns: str | None,
-    quiet: bool = False,
+    pattern: str | None, quiet: bool = False,
 ) -> Model:  # fmt: skip
     """Returns a model of the support set: a run adapted to it, a model that learned it too, or a head on an encoder.
 
@@ -45,15 +45,17 @@ def adapt_files(
             raise UpstairsError(
                 "there is nothing to start from: name a run or a model, or an `encoder` such as mobilenet_v2"
             )
-        return adapt(support, encoder=encoder, head=head, unknown=unknown, columns=columns, quiet=quiet)
+        return adapt(
+            support, encoder=encoder, head=head, unknown=unknown, columns=columns, pattern=pattern, quiet=quiet
+        )
     if encoder is not None or head != AUTO:
         raise UpstairsError(f"`encoder` and `head` make a model without a run, and {start} was given: leave one out")
     if not start.is_file():
-        return adapt_run(start, support, unknown=unknown, columns=columns, quiet=quiet)
+        return adapt_run(start, support, unknown=unknown, columns=columns, pattern=pattern, quiet=quiet)
     if unknown is not None:
         raise UpstairsError(f"`unknown` is set when a model is made, and {start} is one: leave it out")
     model = load_adapted(start)
-    labels, items, y = read_support(support, model.inputs, least=1, columns=columns)
+    labels, items, y = read_support(support, model.inputs, least=1, columns=columns, pattern=pattern)
     for k, label in enumerate(labels):
         model.add([item for item, own in zip(items, y, strict=True) if own == k], label)
     return model
@@ -71,13 +73,14 @@ def expected(model: Model, *, chosen: bool) -> str:
 
 
 def adapt_run(
-    path: Path, support: Support, *, unknown: float | None = None, columns: str | None = None, quiet: bool = False
-) -> Model:
+    path: Path, support: Support, *, unknown: float | None = None, columns: str | None = None,
+    pattern: str | None = None, quiet: bool = False,
+) -> Model:  # fmt: skip
     """Adapts a run as `Run.adapt` does; where a class has few examples, validation classes calibrate `unknown`."""
     run, others = load(path), None
     if run.settings.task_kind == "classification":
-        labels, items, y = read_support(support, run.inputs, columns=columns)
-        support = (items, [labels[k] for k in y])
+        labels, items, y = read_support(support, run.inputs, columns=columns, pattern=pattern)
+        support, columns, pattern = (items, [labels[k] for k in y]), None, None
         if unknown is not None and min(Counter(y).values()) < ENOUGH:
             try:
                 others = open_splits(replace(run.settings, **UNHEARD), quiet=quiet, format=run.inputs.format).val
@@ -85,7 +88,7 @@ def adapt_run(
                 tell_user(
                     f"`unknown` is rough, from so few examples alone: the run's own data cannot be read ({error})"
                 )
-    return run.adapt(support, unknown=unknown, others=others)
+    return run.adapt(support, unknown=unknown, others=others, columns=columns, pattern=pattern)
 
 
 def inputs_in(given: Sequence[str], inputs: Inputs, columns: str | None = None) -> list[Named]:

@@ -56,7 +56,7 @@ def adapt(
     if unknown is not None:
         check_type("unknown", unknown, (int, float), "a share between 0 and 1, such as 0.1")
     inputs = inputs_of(support, encoder)
-    labels, items, y = read_support(support, inputs, columns=columns)
+    labels, items, y = read_support(support, inputs, columns=columns, pattern=pattern)
     with counting("computing features", quiet=quiet) as progress:
         rows = inputs.read(items, progress).double()
     examples = Examples(rows, torch.tensor(y))

@@ -1,7 +1,9 @@
 """Converts a user's inputs, labels and support sets to tensors."""
 
+import inspect
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,14 +23,16 @@ from upstairs.core import Examples
 from upstairs.data.cache import Progress
 from upstairs.data.open import read_format, reader_of
 from upstairs.data.regression import RowFormat, read_points
-from upstairs.data.source import InputFormat, as_floats
-from upstairs.errors import UpstairsError, reason
+from upstairs.data.source import InputFormat, as_floats, refuse_masked
+from upstairs.data.text.hashed import as_text
+from upstairs.errors import TruncationWarning, UpstairsError, reason
 
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
 Support = Any  # a path, {label: inputs}, (inputs, labels), [(input, label), ...] or `Examples`
 GIVE = "give a path, bytes, a picture, an array, or several of them in a list"
 NUMBER = int | float | np.number
 RECORDING = {"array", "sampling_rate"}  # as `datasets` gives a sound
+OWN = ("upstairs", "torch", "contextlib")  # packages whose lines of code are not the user's
 SHOWN = 10  # bad inputs that one error names
 
 
@@ -140,21 +144,33 @@ class Inputs:
         Args:
             bad: receives the error of each input that cannot be read, by its place (see `refuse_bad`).
         """
-        rest = enumerate(self.each(items))
+        rest, count, long = enumerate(self.each(items)), 0, list[str]()
         while part := list(islice(rest, size)):
             rows: dict[int, np.ndarray] = {}
+            count += len(part)
             for place, item in part:
                 try:
-                    rows[place] = self._prepare(item, place)
+                    rows[place] = self._prepare(item, place, long)
                 except UpstairsError as error:
                     bad[place] = error
             if rows:
                 together = [*rows.values()]
                 yield [*rows], as_floats(self.format.rows_of(together) if self.format else np.stack(together))
+        if long and self.format is not None:
+            _warn(self.format.cut(long, count))
 
-    def _prepare(self, item: Any, place: int) -> np.ndarray:
-        """Returns a row, or what the format's encoder makes a row of; `place` names an input without a name."""
+    def _prepare(self, item: Any, place: int, long: list[str]) -> np.ndarray:
+        """Returns a row, or what the format's encoder makes a row of.
+
+        Args:
+            place: names an input without a name in errors.
+            long: receives a text that is cut.
+        """
         item, name = plain_input(item, place, self)
+        if self.format is not None and self.are_texts:
+            item = as_text(item, name)
+            if self.format.cut([item]):
+                long.append(item)
         if self.format is not None:
             return self.format.prepare(item, name=name)
         row = _load_array(item) if isinstance(item, Path) else np.asarray(item)
@@ -183,6 +199,13 @@ def refuse_bad(bad: Mapping[int, UpstairsError]) -> None:
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         listed = "; ".join(str(error) for error in [*bad.values()][:SHOWN])
         raise UpstairsError(f"{len(bad)} inputs cannot be used: {listed}{more}")
+
+
+def _warn(note: str) -> None:
+    """Warns that texts were cut, at the line of the user's that called."""
+    frames = [frame.frame.f_globals.get("__name__", "").partition(".")[0] for frame in inspect.stack(0)]
+    own = next((level for level, name in enumerate(frames) if name not in OWN), 1)
+    warnings.warn(note, TruncationWarning, stacklevel=own + 1)
 
 
 def _file(item: Any) -> Any:
@@ -217,11 +240,13 @@ def plain_input(item: Any, place: int, inputs: Inputs) -> tuple[Any, str]:
         item = (item["array"], item["sampling_rate"])
     if inputs.kind == "audio" and isinstance(item, tuple | list) and len(item) == 2:
         samples, rate = item[::-1] if isinstance(item[0], NUMBER) else item  # scipy reads a file as (rate, samples)
+        refuse_masked(samples, f"{name} has")
         samples = np.asarray(_array(samples))
         if samples.ndim == 0 or samples.dtype.kind not in "iuf" or not isinstance(rate, NUMBER) or not rate > 0:
             raise UpstairsError(f"{name} is a pair: give (samples, rate) with the rate as a number")
         channels_first = samples.ndim == 2 and samples.shape[0] < samples.shape[1]  # as torchaudio reads a file
         return (samples.T if channels_first else samples, rate), name
+    refuse_masked(item, f"{name} has")
     return _array(item), name
 
 
@@ -249,12 +274,14 @@ def _array(item: Any) -> Any:
 
 
 def read_support(
-    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None, what: str = "the support set"
-) -> tuple[list[str], list[Any], list[int]]:
+    support: Support, inputs: Inputs, *, least: int = 2, columns: str | None = None, pattern: str | None = None,
+    what: str = "the support set",
+) -> tuple[list[str], list[Any], list[int]]:  # fmt: skip
     """Returns labels, raw inputs, and the class number of each input.
 
     Args:
         columns: the columns of a table; None: found by name.
+        pattern: how the names of files hold their labels, as '{label}_{n}'; None: folders or a table hold them.
         what: names the inputs in errors.
 
     Raises:
@@ -263,7 +290,7 @@ def read_support(
     if isinstance(support, str) and not support:
         raise UpstairsError(f"the path of {what} is empty: give a folder or a table")
     if isinstance(support, str | os.PathLike):
-        support = reader_of(inputs.format).support(Path(support), columns)
+        support = reader_of(inputs.format).support(Path(support), columns, pattern)
     if isinstance(support, Examples):
         support = support[:2]
     if isinstance(support, list) and support and all(isinstance(one, tuple) and len(one) == 2 for one in support):
@@ -311,6 +338,7 @@ def read_targets(support: Support, inputs: Inputs, outputs: int) -> Examples:
             "the run learned regression, which has no labels: give (inputs, targets) as the support set"
         )
     x = inputs.read(support[0])
+    refuse_masked(support[1], "the support set has targets with")
     try:
         y = np.asarray(_array(support[1]), np.float64).reshape(len(x), -1)
     except (TypeError, ValueError):

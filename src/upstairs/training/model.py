@@ -284,19 +284,23 @@ class Model:
         return _names(self.knowledge.fit, logits)
 
     @torch.inference_mode(False)
-    def evaluate(self, data: Support, *, columns: str | None = None, quiet: bool = True) -> ModelScore:
+    def evaluate(
+        self, data: Support, *, columns: str | None = None, pattern: str | None = None, quiet: bool = True
+    ) -> ModelScore:
         """Scores the model on labelled inputs, which are none of its support examples: print the result.
 
         Args:
             data: a folder of class folders, a table, {label: inputs} or (inputs, labels), as for `Run.adapt`.
-            columns: the columns of a table.
+            columns, pattern: the columns of a table, and how the names of files hold their labels (see `Run.adapt`).
             quiet: show no progress.
 
         Raises:
             UpstairsError: inputs that cannot be read, or no label that the model knows.
         """
         self._names_classes()
-        labels, items, classes = read_support(data, self.inputs, least=1, columns=columns, what="the labelled data")
+        labels, items, classes = read_support(
+            data, self.inputs, least=1, columns=columns, pattern=pattern, what="the labelled data"
+        )
         if not {*labels} & {*self.labels}:
             raise UpstairsError(
                 f"the labels are {', '.join(labels[:8])} and the model knows {', '.join(self.labels[:8])}: name the "

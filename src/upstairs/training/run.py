@@ -50,6 +50,7 @@ class Run:
         unknown: float | None = None,
         others: Source | None = None,
         columns: str | None = None,
+        pattern: str | None = None,
     ) -> Model:
         """Adapts to a folder of class folders (or a table of texts), to {label: inputs}, or to (inputs, labels).
 
@@ -63,14 +64,15 @@ class Run:
                 fewer than 5 examples. Without them fewer inputs are refused; with one example per class, `unknown` is
                 then the share of inputs of unknown classes that pass.
             columns: the columns of a table for text and label, such as utterance,intent; None: found by name.
+            pattern: how the names of files hold their labels, as '{label}_{n}'; None: folders or a table hold them.
 
         Raises:
             UpstairsError: inputs that cannot be read, fewer than 2 classes (3 with `unknown`), or a run of a generator.
         """
         if self.settings.task_kind == "regression":
-            if unknown is not None or columns is not None:
+            if unknown is not None or columns is not None or pattern is not None:
                 raise UpstairsError(
-                    f"`unknown` and `columns` are about labels, which {self.path} has not: leave them out"
+                    f"`unknown`, `columns` and `pattern` are about labels, which {self.path} has not: leave them out"
                 )
             examples = read_targets(support, self.inputs, self.settings.outputs)
             with evaluating(self.learner):
@@ -83,7 +85,7 @@ class Run:
         if unknown is not None:
             check_type("unknown", unknown, (int, float), "a share between 0 and 1, such as 0.1")
         check_type("others", others, (Source, NoneType), "a Source of other classes, or None")
-        labels, items, y = read_support(support, self.inputs, columns=columns)
+        labels, items, y = read_support(support, self.inputs, columns=columns, pattern=pattern)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y))
         with evaluating(learner):

@@ -31,7 +31,7 @@ from upstairs.settings import Settings
 from upstairs.stops import stop_requests
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
-from upstairs.training.compatibility import check_compatible
+from upstairs.training.compatibility import check_compatible, check_same_data, fingerprint
 from upstairs.training.defaults import VALIDATION_SHARE, validation_steps
 from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
@@ -92,6 +92,7 @@ class Trainer:
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
+        self.fingerprint = fingerprint(self.source)
         self.saved = 0  # the step of the last checkpoint
 
     @property
@@ -128,8 +129,9 @@ def validation_episodes(source: Source, max_way: int | None, shot: int) -> Episo
 
 
 def restore(run: Trainer) -> None:
-    """Restores the run's last checkpoint."""
+    """Restores the run's last checkpoint; raises UpstairsError if it is one of other data."""
     tensors, meta = load_tensors(run.out / "last.safetensors", kind="run")
+    check_same_data(run.fingerprint, meta.get("data"), run.out)
     load_weights(run.learner, tensors, run.out)
     unpack_optimizer(run.optimizer, tensors, meta["optimizer"])
     run.progress = Progress(**meta["progress"])
@@ -149,6 +151,7 @@ def save(run: Trainer, name: str) -> None:
         "settings": run.settings.to_json(),
         "progress": asdict(run.progress),
         "optimizer": rest,
+        "data": run.fingerprint,
         **Inputs(run.source.feature_shape, run.source.format).to_json(),
         "versions": versions(),
     }

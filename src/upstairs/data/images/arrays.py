@@ -19,7 +19,7 @@ from upstairs.data.files import ARRAYS, Tree, extension_of, name_of
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
 from upstairs.data.layouts.rows import read_files, sampled, split_layout
-from upstairs.data.source import InputFormat, Source, flat_labels
+from upstairs.data.source import InputFormat, Source, flat_labels, refuse_masked
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError, reason
 
@@ -72,6 +72,7 @@ class ArrayFormat(InputFormat):
 
 def _load(item: Any, name: str) -> np.ndarray:
     if not isinstance(item, str | Path | bytes):
+        refuse_masked(item, f"{name} has")
         return np.asarray(item)
     try:
         return np.load(io.BytesIO(item) if isinstance(item, bytes) else item, allow_pickle=False)

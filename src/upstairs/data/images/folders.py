@@ -11,7 +11,7 @@ from PIL import Image
 
 from upstairs.data.files import PICTURES, Files, Tree, open_tree
 from upstairs.data.images.format import ImageFormat, Tones, background_of, deep_values, high_byte, read_picture
-from upstairs.data.layouts.classes import Layout
+from upstairs.data.layouts.classes import JOINED, Layout
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.layouts.rows import read_files, sampled
 from upstairs.data.source import InputFormat, Source
@@ -37,22 +37,25 @@ def folder_source(path: str | Path, **options: Any) -> Source:
 
 
 def files_by_class(
-    path: str | Path, files: Files = PICTURES, columns: str | None = None
+    path: str | Path, files: Files = PICTURES, columns: str | None = None, pattern: str | None = None
 ) -> dict[str, list[Path | bytes]]:
     """Returns the files of a support set, by class: a folder, an archive or a table of labels, as for training.
+
+    Args:
+        columns, pattern: see `find_layout`.
 
     Raises:
         UpstairsError: no such data, groups of classes, a split, or class folders without files.
     """
     path = Path(path)
     with open_tree(path, files) as tree:
-        layout = find_layout(tree, columns=columns, skip_bad=None)
+        layout = find_layout(tree, columns=columns, pattern=pattern, skip_bad=None)
         if layout.classes[0].group:
             some = layout.classes[0].label
             raise UpstairsError(
                 f"{path} holds folders of class folders, such as {some}: give one that holds class/file"
             )
-        if layout.parts or any("train and test" in note for note in layout.notes):
+        if layout.parts or any(JOINED in note for note in layout.notes):
             raise UpstairsError(f"{path} is divided into train and test: give the part with the examples to learn from")
         if layout.empty:
             raise UpstairsError(f"class folder {path}/{layout.empty[0]} has no {files}: add some, or remove it")

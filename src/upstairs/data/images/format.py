@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from upstairs.data.files import content_of
-from upstairs.data.source import InputFormat
+from upstairs.data.source import InputFormat, refuse_masked
 from upstairs.errors import UpstairsError, reason
 
 # pillow's own list also holds EPS, which runs programs
@@ -48,6 +48,7 @@ class ImageFormat(InputFormat):
     """
 
     kind = modality = "image"
+    in_frames = ("gif", "webp", "png", "tif", "tiff", "avif")
 
     size: int
     channels: int
@@ -82,6 +83,13 @@ class ImageFormat(InputFormat):
         picture = _crop(_in_mode(picture, "L" if self.channels == 1 else "RGB"), self.size)
         return np.ascontiguousarray(np.asarray(picture).reshape(self.size, self.size, -1).transpose(2, 0, 1))
 
+    def has_frames(self, item: Any) -> bool:
+        try:
+            with io.BytesIO(item) if isinstance(item, bytes) else Path(item).open("rb") as stream:
+                return bool(getattr(_open(stream, ""), "is_animated", False))
+        except Exception:  # on hostile bytes a plug-in may raise anything; reading the picture says what is wrong
+            return False
+
     def to_json(self) -> dict[str, Any]:
         value = {"kind": self.kind, **asdict(self)}
         return value if self.tones else {k: v for k, v in value.items() if k != "tones"}  # as older versions wrote it
@@ -96,7 +104,12 @@ def read_picture(item: Any, *, name: str | None = None, least: int = 0, tones: T
         tones: see `ImageFormat`.
     """
     picture, name = _loaded(item, name, least)
-    return _plain(picture, tones, name)
+    try:
+        return _plain(picture, tones, name)
+    except ValueError as error:  # a mode that pillow cannot convert
+        raise UpstairsError(
+            f"{name} is a picture of mode {picture.mode}, which is not read ({reason(error)}): save it as RGB"
+        ) from error
 
 
 def deep_values(item: Any, *, name: str | None = None) -> np.ndarray | None:
@@ -137,6 +150,7 @@ def _loaded(item: Any, name: str | None, least: int) -> tuple[Image.Image, str]:
     if isinstance(item, Tensor):
         item = item.detach().cpu().numpy()
     if isinstance(item, np.ndarray):
+        refuse_masked(item, f"{name} has")
         return _decode(Image.fromarray(_as_bytes(item, name)), name, 0), name
     if isinstance(item, Image.Image):
         return _decode(item, name, 0), name
@@ -238,6 +252,8 @@ def _plain(picture: Image.Image, tones: Tones | None, name: str) -> Image.Image:
         values -= black
         values *= 255 / (white - black)
         return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
+    if picture.mode == "La":  # is converted to nothing else
+        picture = picture.convert("LA")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         on_white = _on(picture, "white")

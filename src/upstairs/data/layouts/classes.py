@@ -25,6 +25,7 @@ _WORDS = {
     "test": ("test", "testing", "tst", "evaluation", "eval"),
 }  # fmt: skip
 PART_OF_WORD = {word: part for part, words in _WORDS.items() for word in words}
+JOINED = "train and test hold the same classes"  # a note on a split that is none
 AROUND = frozenset({"set", "data", "dataset", "images", "image", "img", "list", "labels", "split"})
 
 
@@ -209,7 +210,7 @@ def own_parts(owners: Iterable[tuple[str, str]]) -> tuple[dict[str, str], str]:
         parts = {label: "test" if part == "val" else part for label, part in parts.items()}
     count = Counter(parts.values())
     if not count["train"] or not count["test"] or (shared and min(count["train"], count["test"]) < 2):
-        same = "train and test hold the same classes: their files were joined and classes are split at random"
+        same = f"{JOINED}: their files were joined and classes are split at random"
         return {}, same if shared else ""
     if shared:
         return parts, f"{count_of(len(shared), 'class')} of several parts joined into the first: {listed(shared)}"

@@ -14,7 +14,7 @@ import numpy as np
 from upstairs.data.cache import Progress, memory_mapped
 from upstairs.data.encoded.format import EncodedFormat
 from upstairs.data.encoded.store import FeatureStore
-from upstairs.data.files import Files, Tree, common_folder, listed, name_of, open_tree
+from upstairs.data.files import Files, Tree, common_folder, count_of, extension_of, listed, name_of, open_tree
 from upstairs.data.layouts.classes import Layout, refusal, summarise
 from upstairs.data.layouts.resolve import find_layout
 from upstairs.data.source import InputFormat, Source
@@ -128,6 +128,7 @@ def source_of(
     else:
         shape = (len(files), *format.shape)
         inputs = memory_mapped(_key(tree, files, format), rows, shape, dtype=format.dtype, progress=progress)
+    notes += _frames(tree, files, format)
     notes += _repeated(tree, files, inputs)
     places = np.split(np.arange(len(files)), np.cumsum([len(one.names) for one in layout.classes])[:-1])
     groups = tuple(one.group for one in layout.classes)
@@ -136,6 +137,20 @@ def source_of(
         format=format, speakers=tuple(layout.speakers[file] for file in files) if layout.speakers else (),
         summary=summarise(tree, layout, notes),
     )  # fmt: skip
+
+
+def _frames(tree: Tree, files: Sequence[str], format: InputFormat) -> list[str]:
+    """Returns a note if files have several frames; it is in the cache, since that takes an open file each."""
+    able = [file for file in files if extension_of(file) in format.in_frames]
+    if not able:
+        return []
+    key = f"frames {_key(tree, able, format)}"
+    flags = memory_mapped(key, lambda: (np.array([format.has_frames(tree.item(f))], np.uint8) for f in able),
+                          (len(able), 1))  # fmt: skip
+    count = int(flags.sum())
+    return [f"{count_of(count, 'file')} {'have' if count > 1 else 'has'} several frames: the first is read"] * (
+        count > 0
+    )
 
 
 def _repeated(tree: Tree, files: Sequence[str], inputs: np.ndarray) -> list[str]:

@@ -43,10 +43,10 @@ class FrozenFormat(InputFormat):
     def shape(self) -> tuple[int, ...]:
         return (self.size,) if self.rows == 1 else (self.rows, self.size)
 
-    def cut(self, texts: Sequence[str]) -> str:
+    def cut(self, texts: Sequence[str], among: int | None = None) -> str:
         encoder = load_encoder(self.model)
         ids = encoder.tokenizer(list(texts), truncation=True, max_length=encoder.most + 1)["input_ids"]
-        return cut_note([len(own) > encoder.most for own in ids], f"{encoder.most} tokens")
+        return cut_note([len(own) > encoder.most for own in ids], f"{encoder.most} tokens", None, among)
 
     def read(self, item: Any, *, name: str | None = None) -> Float32[np.ndarray, "*rows size"]:
         return encode_layers(self.model, [as_text(item, name)])[0, : self.rows].reshape(self.shape)

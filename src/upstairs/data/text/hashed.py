@@ -50,9 +50,10 @@ class TextFormat(InputFormat):
     def shape(self) -> tuple[int, ...]:
         return self.words, TOKENS
 
-    def cut(self, texts: Sequence[str]) -> str:
+    def cut(self, texts: Sequence[str], among: int | None = None) -> str:
         lengths = [len(words_of(text)) for text in texts]
-        return cut_note([length > self.words for length in lengths], f"{self.words} words", min(4096, max(lengths)))
+        long = [length > self.words for length in lengths]
+        return cut_note(long, f"{self.words} words", min(4096, max(lengths)), among)
 
     def read(self, item: Any, *, name: str | None = None) -> UInt16[np.ndarray, "words tokens"]:
         """Reads one text as a row.
@@ -66,10 +67,10 @@ class TextFormat(InputFormat):
         return row
 
 
-def cut_note(long: Sequence[bool], read: str, words: int | None = None) -> str:
+def cut_note(long: Sequence[bool], read: str, words: int | None = None, among: int | None = None) -> str:
     """Returns a note on the texts that are longer than what is read, with the `words` that would read all of them."""
-    way = f": --words {words} reads more" if words else ""
-    return f"{sum(long)} of {len(long)} texts are longer than {read} and were cut{way}" if any(long) else ""
+    way = f": --words {words} {'' if among is None else 'at training '}reads more" if words else ""
+    return f"{sum(long)} of {among or len(long)} texts are longer than {read} and were cut{way}" if any(long) else ""
 
 
 def as_text(item: Any, name: str | None = None) -> str:

@@ -204,12 +204,11 @@ def read_texts(
         return _labelled(_table_rows(path, columns, encoding), str(path), skip=skip_bad)
     if tables := {} if pattern else tables_in(path):
         bare = [] if columns else [file for file, part in tables.items() if part == "test" and _has_no_labels(file)]
-        own = [(_table_rows(file, columns, encoding, f"{file.name}: "), part)
+        own = [_table_rows(file, columns, encoding, f"{file.name}: ", part)
                for file, part in tables.items() if file not in bare]  # fmt: skip
-        parts, note = own_parts((str(label), part) for raw, part in own if part for label in plain_labels(raw.labels))
-        raw = _Raw(*([v for values in field for v in values] for field in zip(*(raw for raw, _ in own), strict=True)))
-        return _labelled(raw, str(path), skip=skip_bad, parts=parts,
-                         notes=[note, *(f"{file.name} has no labels and was left out" for file in bare)])  # fmt: skip
+        raw = _Raw(*([v for values in field for v in values] for field in zip(*own, strict=True)))
+        return _labelled(raw, str(path), skip=skip_bad,
+                         notes=[f"{file.name} has no labels and was left out" for file in bare])  # fmt: skip
     with open_tree(path, NOTES) as tree:
         folders = {name.rpartition("/")[0] for name in tree.stamps}
         above = {folder[:i] for folder in folders for i, sign in enumerate(folder) if sign == "/"} | {""}
@@ -223,6 +222,7 @@ def read_texts(
     raw = _Raw(
         [text for text, _ in read], [one.label for _, one in found], [one.group for _, one in found],
         [f"{path}/{name}" for name, _ in found], [""] * len(found), sorted({code for _, code in read} - {"utf-8"}),
+        [""] * len(found),
     )  # fmt: skip
     return _labelled(
         raw, str(path), skip=skip_bad, parts=layout.parts, notes=[ignored(tree, layout.used), *layout.notes]
@@ -244,10 +244,11 @@ class _Raw(NamedTuple):
     names: list[str]  # of each example, for errors
     bad: list[str]  # why an example cannot be used; empty where it can
     notes: list[str]
+    parts: list[str]  # train, val, test or '' of each example
 
 
-def _table_rows(path: Path, columns: str | None, encoding: str | None, before: str = "") -> _Raw:
-    """Reads the rows of a table; `before` is written before their numbers in errors."""
+def _table_rows(path: Path, columns: str | None, encoding: str | None, before: str = "", part: str = "") -> _Raw:
+    """Reads the rows of a table; `before` is written before their numbers in errors, `part` is what its name says."""
     table = read_table(path, encoding=encoding)
     if not table.rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column of texts and one of labels")
@@ -262,7 +263,8 @@ def _table_rows(path: Path, columns: str | None, encoding: str | None, before: s
         elif not bad[i] and is_blank(text):
             bad[i] = f"{before}row {i + 1}, {'+'.join(names)}, is empty or no text"
     groups = [str(row.get(group) or "") if group else "" for row in table.rows]
-    return _Raw(texts, labels, groups, [f"{before}row {i}" for i in range(1, len(texts) + 1)], bad, table.notes)
+    names, parts = [f"{before}row {i}" for i in range(1, len(texts) + 1)], [*table.parts] or [part] * len(texts)
+    return _Raw(texts, labels, groups, names, bad, table.notes, parts)
 
 
 def tables_in(path: Path) -> dict[Path, str]:
@@ -277,6 +279,8 @@ def _labelled(
 ) -> Texts:
     """Returns the examples without bad ones, which are named, and without repeated ones, which are counted."""
     texts, labels = raw.texts, plain_labels(raw.labels)
+    owners = ((label, part) for label, part in zip(labels, raw.parts, strict=True) if part and label is not None)
+    in_tables, note = own_parts(owners)
     bad = {i + 1: what for i, what in enumerate(raw.bad) if what}
     bad |= {i + 1: f"{raw.names[i]} is empty" for i, text in enumerate(texts) if is_blank(text) and i + 1 not in bad}
     left_out = check_rows(name, bad, skip=skip)
@@ -287,7 +291,7 @@ def _labelled(
     keep = sorted(i for own in seen.values() for i in own.values())
     repeated = len(texts) - len(bad) - len(keep)
     several = [own for own in seen.values() if len(own) > 1]
-    notes = [", ".join(dict.fromkeys(raw.notes)), *notes, left_out]
+    notes = [", ".join(dict.fromkeys(raw.notes)), note, *notes, left_out]
     notes.append(f"{repeated} duplicate text{'s' * (repeated > 1)} left out" if repeated else "")
     if several:
         example = texts[min(several[0].values())]
@@ -295,7 +299,8 @@ def _labelled(
     own = [str(labels[i]) for i in keep]
     notes.append(alike(own))
     groups = [raw.groups[i] for i in keep]
-    return Texts([texts[i] for i in keep], own, groups if any(groups) else None, list(filter(None, notes)), parts)
+    kept, named = [texts[i] for i in keep], groups if any(groups) else None
+    return Texts(kept, own, named, list(filter(None, notes)), parts or in_tables)
 
 
 def texts_of(path: Path, columns: str | None = None) -> list[str]:
@@ -343,7 +348,7 @@ def from_dataset(dataset: Any, *, text: str | None = None, label: str | None = N
     names = [f"row {i}" for i in range(1, len(rows) + 1)]
     bad = [f"{row} has no {label}" if own is None else "" for row, own in zip(names, plain, strict=True)]
     texts = [_joined(row, [text]) for row in rows]
-    found = _labelled(_Raw(texts, values, [""] * len(rows), names, bad, []), where, skip=None)
+    found = _labelled(_Raw(texts, values, [""] * len(rows), names, bad, [], [""] * len(rows)), where, skip=None)
     options["summary"] = "; ".join([f"{len(found.texts)} texts of {len(set(found.labels))} classes", *found.notes])
     return text_source(found.texts, found.labels, **options)
 

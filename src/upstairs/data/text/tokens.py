@@ -33,10 +33,10 @@ class PieceFormat(InputFormat):
     def shape(self) -> tuple[int, ...]:
         return (self.length,)
 
-    def cut(self, texts: Sequence[str]) -> str:
+    def cut(self, texts: Sequence[str], among: int | None = None) -> str:
         most = load_encoder(self.model).most
         long = [len(ids) > self.length for ids in _ids(self.model, texts, self.length + 1)]
-        return cut_note(long, f"{self.length} tokens", most if most > self.length else None)
+        return cut_note(long, f"{self.length} tokens", most if most > self.length else None, among)
 
     def read(self, item: Any, *, name: str | None = None) -> Int32[np.ndarray, " length"]:
         return self.read_many([as_text(item, name)])[0]

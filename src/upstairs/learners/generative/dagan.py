@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.learners.generative.adversarial import nearness, zero_slope
 from upstairs.learners.generative.base import Exemplars, GenerativeLearner
 from upstairs.learners.generative.games import Game, Side
@@ -103,6 +103,7 @@ def dagan(shape: tuple[int, ...], *, width: int = 16, turns: int = 1) -> DAGAN:
     Raises:
         UpstairsError: inputs of another shape.
     """
+    check_type("shape", shape, (tuple, list), "the shape of one input, such as (1, 28, 28)")
     if len(shape) != 3 or min(shape[1:]) < 16:
         raise UpstairsError(
             f"dagan takes pictures of 16x16 pixels or more and was given inputs of shape {shape}: resize smaller ones"

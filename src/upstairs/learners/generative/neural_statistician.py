@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
+from upstairs.errors import check_type
 from upstairs.learners.generative.base import Course, GenerativeLearner
 from upstairs.learners.generative.likelihood import Gaussian, LogLikelihood, bernoulli_log_p, gaussian, gaussian_log_p
 from upstairs.nets import mlp
@@ -116,6 +117,7 @@ def neural_statistician(shape: tuple[int, ...], *, width: int = 32) -> NeuralSta
         shape: shape of one input; pictures of one channel have Bernoulli likelihoods, other inputs Gaussian ones.
         width: channels of the networks at full size; vectors are four times as long.
     """
+    check_type("shape", shape, (tuple, list), "the shape of one input, such as (1, 28, 28)")
     drawings = len(shape) == 3 and shape[0] == 1
     likelihood, parameters = (bernoulli_log_p, 1) if drawings else (gaussian_log_p, 2)
     size = 4 * width

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
-from upstairs.errors import UpstairsError
+from upstairs.errors import UpstairsError, check_type
 from upstairs.learners.generative.base import Course, Exemplars, GenerativeLearner
 from upstairs.learners.generative.likelihood import Gaussian, bernoulli_log_p, gaussian, nth, scatter
 from upstairs.nets.drawing import Bender, pair_reader, picture_reader
@@ -100,6 +100,7 @@ def redrawing(shape: tuple[int, ...], *, width: int = 16) -> Redrawing:
     Raises:
         UpstairsError: inputs of another shape.
     """
+    check_type("shape", shape, (tuple, list), "the shape of one input, such as (1, 28, 28)")
     if len(shape) != 3 or shape[0] != 1 or min(shape[1:]) < 16:
         raise UpstairsError(
             f"redrawing takes pictures of one channel and 16x16 pixels or more and was given inputs of shape {shape}: "

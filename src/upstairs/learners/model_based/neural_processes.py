@@ -4,7 +4,7 @@ A prediction is [mean, log scale]. Scales are at least 0.05, so that the likelih
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, Task, gaussian_nll
+from upstairs.errors import check_type
 from upstairs.learners.model_based.conditioned import Noise
 from upstairs.nets.sequence import attend
 
@@ -203,6 +204,13 @@ class ANP(Learner[Memory]):
         return bounded(self.answer(u))
 
 
+def _check_sizes(inputs: Any, outputs: Any, width: Any) -> None:
+    """Raises UpstairsError for a size that is no number, such as a network, which these learners bring."""
+    check_type("inputs", inputs, int, "the length of one input, such as 1 (the learner makes its own network)")
+    check_type("outputs", outputs, int, "the length of one target, such as 1")
+    check_type("width", width, int, "the width of all hidden layers, such as 128")
+
+
 def cnp(inputs: int = 1, *, outputs: int = 1, width: int = 128) -> CNP:
     """Conditional neural process (Garnelo et al. 2018): r = mean of h([x_i, y_i]),   p(y | x) = N(g([x, r])).
 
@@ -210,6 +218,7 @@ def cnp(inputs: int = 1, *, outputs: int = 1, width: int = 128) -> CNP:
         inputs, outputs: length of one x and of one y.
         width: width of all hidden layers.
     """
+    _check_sizes(inputs, outputs, width)
     return CNP(inputs, width=width, outputs=outputs)
 
 
@@ -219,6 +228,7 @@ def lnp(inputs: int = 1, *, outputs: int = 1, width: int = 128) -> LNP:
     Args:
         inputs, outputs, width: as for `cnp`.
     """
+    _check_sizes(inputs, outputs, width)
     return LNP(inputs, width=width, outputs=outputs)
 
 
@@ -228,4 +238,5 @@ def anp(inputs: int = 1, *, outputs: int = 1, width: int = 64) -> ANP:
     Args:
         inputs, outputs, width: as for `cnp`.
     """
+    _check_sizes(inputs, outputs, width)
     return ANP(inputs, width=width, outputs=outputs)
