@@ -220,6 +220,7 @@ def adapt(
             "Without a run: a pretrained network, such as mobilenet_v2, a folder or a name that transformers knows, "
             "timm:NAME, FILE.onnx, package.module:function.",
             "a run is adapted",
+            metavar="NAME",
         ),
     ] = None,
     head: Annotated[
