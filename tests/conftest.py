@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("upstairs", "helpers.typecheck.check")  # shapes and types are checked at run time, in tests only
+from helpers import typecheck
+
+typecheck.install()  # shapes and types are checked at run time, in tests only
 
 
 @pytest.fixture(scope="session")
