@@ -28,8 +28,10 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tests never read or write the user's own cache."""
-    path = tmp_path_factory.mktemp("cache")
+    """Tests never read or write the user's own cache. All workers share one: each data set is read once."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared_cache"
+    path.mkdir(exist_ok=True)
     os.environ["UPSTAIRS_CACHE"] = str(path)
     return path
 
