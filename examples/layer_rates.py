@@ -76,10 +76,11 @@ def error(meta: Meta, seed: int) -> float:
         return float(problem.outer(params, meta, None))
 
 
-def learn(outer_steps: int = 400, unseen: int = 100) -> tuple[list[float], list[float], Meta]:
-    """Return the errors on unseen tasks: with the best values for all layers, and with those learned for each layer."""
+def learn(outer_steps: int = 400, unseen: int = 100, tried: int = 20) -> tuple[list[float], list[float], Meta]:
+    """Return the errors on unseen tasks: with the values for all layers that are best on `tried` tasks, and with those
+    learned for each layer."""
     grid = [(r, d) for r in (0.003, 0.01, 0.03) for d in (1e-4, 1e-2, 1e-1)]
-    scores = {(r, d): sum(min(error(alike(r, d), k), 100.0) for k in range(20)) for r, d in grid}
+    scores = {(r, d): sum(min(error(alike(r, d), k), 100.0) for k in range(tried)) for r, d in grid}
     best = min(scores, key=lambda pair: scores[pair])
     places = range(10**6, 10**6 + unseen)
     done = optimize(task, alike(*best), test=[task(k) for k in places], method=Recomputed(), outer_steps=outer_steps,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("upstairs", "helpers.typecheck.check")  # shapes and types are checked at run time, in tests only
+from helpers import typecheck
+
+typecheck.install()  # shapes and types are checked at run time, in tests only
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +28,10 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tests never read or write the user's own cache."""
-    path = tmp_path_factory.mktemp("cache")
+    """Tests never read or write the user's own cache. All workers share one: each data set is read once."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared_cache"
+    path.mkdir(exist_ok=True)
     os.environ["UPSTAIRS_CACHE"] = str(path)
     return path
 

@@ -55,11 +55,17 @@ def test_distilled_pictures_train_a_network_better_than_real_ones() -> None:
     assert pictures.shape == (2, 100, 1, 8, 8) and not torch.equal(*pictures)
 
 
-def test_the_small_examples_of_bilevel_run() -> None:
-    """Each a few outer steps: what they learn is measured in docs/bilevel.md."""
-    alone, learned, meta = load("layer_rates").learn(outer_steps=8, unseen=4)
+def test_learning_rates_of_layers_run() -> None:
+    """A few outer steps, as in the two tests below: what they learn is measured in docs/bilevel.md."""
+    alone, learned, meta = load("layer_rates").learn(outer_steps=8, unseen=4, tried=2)
     assert len(alone) == len(learned) == 4 and meta["log_rates"].std() > 0
-    plain, better, meta = load("learned_loss").learn(outer_steps=4, unseen=4)
+
+
+def test_a_learned_loss_runs() -> None:
+    plain, better, meta = load("learned_loss").learn(outer_steps=4, unseen=4, tried=2)
     assert min(*plain, *better) > 0.3 and meta["terms"].std() > 0
+
+
+def test_learned_augmentation_runs() -> None:
     without, augmented, strengths = load("augmentation").learn(0, outer_steps=3)
     assert min(without, augmented) > 0.5 and len(set(strengths.tolist())) == 4

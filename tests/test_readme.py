@@ -1,24 +1,24 @@
 """The README's commands and its five lines of Python do what it says, in both languages."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 import torch
 
-from helpers.runs import draw_folder
+from helpers.runs import Call, draw_folder
 from helpers.tasks import WAY, blobs
 from upstairs.testing import check_learner
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORTER = {"--minutes 10": "--steps 4 --width 4 --validation-tasks 4", "--shot 1": "--shot 1 --tasks 20"}
+SHORTER = {"--minutes 10": "--steps 4 --width 4 --validation-tasks 4", "--shot 1": "--shot 1 --tasks 8"}
 
 
-def test_its_commands_run(tmp_path: Path) -> None:
+def test_its_commands_run(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Those of the Chinese one are the same: the next test."""
     text = (ROOT / "README.md").read_text()
     shell = [
@@ -33,19 +33,18 @@ def test_its_commands_run(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "my_classes" / "class01" / "0.png", tmp_path / "b.jpg")
     shutil.copytree(tmp_path / "my_classes" / "class02", tmp_path / "photos")
     draw_folder(tmp_path / "labelled", classes=3, examples=4, seed=1)
-    env = {**os.environ, "COLUMNS": "200"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     for command in commands:
         for long, short in SHORTER.items():
             command = command.replace(long, short)
-        words = [sys.executable, "-m", "upstairs", *command.split()[1:]]
-        if words[3] == "report":
-            words += ["--tasks", "20"]
-        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
-    code = python[0].replace("runs/demo/protonet", "runs/mine")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"\['class\d\d', 'class\d\d'\]\n", done.stdout)
+        words = command.split()[1:]
+        if words[0] == "report":
+            words += ["--tasks", "8"]
+        status, _, err = call(*words)
+        assert status == 0, f"{command}: {err}"
+    exec(python[0].replace("runs/demo/protonet", "runs/mine"), {"__name__": "__main__"})
+    assert re.fullmatch(r"\['class\d\d', 'class\d\d'\]\n", capsys.readouterr().out)
     assert (tmp_path / "mine.safetensors").is_file() and (tmp_path / "runs/mine/report.html").is_file()
 
 

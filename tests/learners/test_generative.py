@@ -15,7 +15,8 @@ from upstairs.data.source import Source
 from upstairs.engine.evaluate import evaluate, frozen_seeds
 from upstairs.errors import UpstairsError
 from upstairs.learners import GenerativeLearner, NeuralStatistician, ProtoNet, Redrawing, Unconditioned
-from upstairs.learners.generative.likelihood import gaussian_log_p
+from upstairs.learners.generative.likelihood import gaussian, gaussian_log_p
+from upstairs.learners.generative.neural_statistician import Factors
 from upstairs.nets.drawing import Bender
 from upstairs.testing import check_learner
 from upstairs.tree import index
@@ -101,6 +102,28 @@ def test_the_bound_nears_a_likelihood_that_is_known() -> None:
     covariance = weight[:, :2] @ weight[:, :2].T + weight[:, 2:] * variance @ weight[:, 2:].T + scale.square().diag()
     exact = MultivariateNormal(weight[:, 2:] @ mean_of_c + bias[:3], covariance).log_prob(x)
     assert torch.allclose(learner.predict(state, x)[:, 0], exact, atol=0.03)
+
+
+@pytest.mark.parametrize("together", [1, 37, 2**14])
+def test_the_bound_does_not_depend_on_how_many_samples_are_computed_at_once(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against one sample at a time, as the formula is written."""
+    monkeypatch.setattr("upstairs.learners.generative.neural_statistician.TOGETHER", together)
+    learner = statistician(samples=7)
+    state = learner.adapt(Examples(torch.randn(4, 3), torch.zeros(4, dtype=torch.long), torch.ones(4).bool()))
+    x, given = torch.randn(5, 3), state.gaussian()
+    h, own = learner.factors(x)
+    seen = Factors(state.precision + own.precision, state.weighted + own.weighted).gaussian()
+    weights = []
+    for row in learner.course.fixed:
+        c = seen.at(row[:2])
+        p, q = gaussian(learner.prior(c)), gaussian(learner.recognise(torch.cat([h, c], 1)))
+        z = q.at(row[2:])
+        fit = gaussian_log_p(learner.write(torch.cat([z, c], 1)), x)
+        weights.append(fit + p.log_p(z) - q.log_p(z) + given.log_p(c) - seen.log_p(c))
+    expected = torch.stack(weights).exp().mean(0).log()
+    torch.testing.assert_close(learner.predict(state, x)[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_meta_loss_is_the_bound_written_out() -> None:

@@ -137,7 +137,7 @@ def hashed(text: str) -> Iterator[list[int]]:
     before = ""
     for word in words_of(text):
         own, *grams = _of_word(word)
-        yield [own, bucket(f"b{before} {word}"), *grams]
+        yield [own, *buckets([f"b{before} {word}"]), *grams]
         before = word
 
 
@@ -145,12 +145,12 @@ def hashed(text: str) -> Iterator[list[int]]:
 def _of_word(word: str) -> tuple[int, ...]:
     """Returns the tokens of the word and of its n-grams; cached, since most words recur."""
     whole = f"<{word}>"
-    grams = (f"c{whole[i : i + n]}" for n in GRAMS for i in range(len(whole) - n + 1))
-    return tuple(bucket(token) for token in (f"w{word}", *grams))
+    grams = [f"c{whole[i : i + n]}" for n in GRAMS for i in range(len(whole) - n + 1)]
+    return tuple(buckets([f"w{word}", *grams]))
 
 
-def bucket(token: str) -> int:
-    return 1 + zlib.crc32(token.encode("utf-8", "surrogatepass")) % (BUCKETS - 1)
+def buckets(tokens: list[str]) -> list[int]:
+    return [1 + zlib.crc32(token.encode("utf-8", "surrogatepass")) % (BUCKETS - 1) for token in tokens]
 
 
 def text_source(

@@ -15,6 +15,8 @@ from upstairs.learners.generative.likelihood import Gaussian, LogLikelihood, ber
 from upstairs.nets import mlp
 from upstairs.nets.drawing import PictureWriter, picture_reader
 
+TOGETHER = 2**14  # values in the queries, repeated for the samples that `predict` computes in one call
+
 
 class Factors(NamedTuple):
     """The posterior over the latent of the set: the product of the prior and a Gaussian factor of each example."""
@@ -99,13 +101,16 @@ class NeuralStatistician(GenerativeLearner[Factors]):
         (h, own), given = self.factors(x), state.gaussian()
         seen = Factors(state.precision + own.precision, state.weighted + own.weighted).gaussian()
         logs = []
-        for row in self.course.fixed.to(h.dtype):
-            c = seen.at(row[: self.latent])
-            p, q = gaussian(self.prior(c)), gaussian(self.recognise(torch.cat([h, c], 1)))
-            z = q.at(row[self.latent :])
-            fit = self.likelihood(self.write(torch.cat([z, c], 1)), x)
-            logs.append(fit + p.log_p(z) - q.log_p(z) + given.log_p(c) - seen.log_p(c))
-        return torch.stack(logs).logsumexp(0)[:, None] - torch.tensor(float(len(logs)), dtype=h.dtype).log()
+        at_once = max(1, TOGETHER // x.numel())
+        for rows in self.course.fixed.to(h.dtype).split(at_once):
+            c = seen.at(rows[:, None, : self.latent])
+            each_h, each_x = (t.expand(len(rows), *t.shape).flatten(0, 1) for t in (h, x))
+            each_c = c.flatten(0, 1)
+            p, q = gaussian(self.prior(each_c)), gaussian(self.recognise(torch.cat([each_h, each_c], 1)))
+            z = q.at(rows[:, self.latent :].repeat_interleave(len(x), 0))
+            fit = self.likelihood(self.write(torch.cat([z, each_c], 1)), each_x)
+            logs.append((fit + p.log_p(z) - q.log_p(z)).unflatten(0, (-1, len(x))) + given.log_p(c) - seen.log_p(c))
+        return torch.cat(logs).logsumexp(0)[:, None] - torch.tensor(float(len(self.course.fixed)), dtype=h.dtype).log()
 
 
 def neural_statistician(shape: tuple[int, ...], *, width: int = 32) -> NeuralStatistician:
