@@ -16,7 +16,7 @@ from upstairs.errors import UpstairsError
 from upstairs.schedule import lr_factor
 from upstairs.storage import load_tensors
 from upstairs.training import trainer
-from upstairs.training.optimizer import choose_device, make_optimizer
+from upstairs.training.trainer import choose_device, make_optimizer
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def breadth_command(
     print_json(result) if json else print_breadth(result)
 
 
-def adapt(
+def adapt_command(
     start: Annotated[
         Positional[Path | None],
         arg(metavar="RUN", help="A run of `upstairs train`, or a MODEL of `upstairs adapt` that learns more; or none."),
@@ -264,7 +264,7 @@ def adapt(
         print("the file holds none of the examples" if without_support else f"the file holds the examples{leave}")
 
 
-def check(
+def check_command(
     model: Annotated[Positional[Path], arg(metavar="MODEL", help="The file that `upstairs adapt` wrote.")],
     /,
     *,
@@ -380,8 +380,8 @@ def list_names(*, json: Json = False) -> None:
 
 # the options of RUN_COMMANDS depend on the learner, so these parse their own arguments
 COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo, "evaluate": evaluate_command, "compare": compare_command, "breadth": breadth_command, "adapt": adapt,
-    "check": check, "predict": predict, "generate": generate, "report": report, "reproduce": reproduce_command,
+    "demo": demo, "evaluate": evaluate_command, "compare": compare_command, "breadth": breadth_command, "adapt": adapt_command,
+    "check": check_command, "predict": predict, "generate": generate, "report": report, "reproduce": reproduce_command,
     "results": results, "list": list_names,
 }  # fmt: skip
 RUN_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], type[Any]]] = {

@@ -17,7 +17,7 @@ import torch
 from upstairs.errors import UpstairsError
 from upstairs.experiments.published.protocol import SEEDS
 from upstairs.statistics import write_interval
-from upstairs.training.optimizer import choose_device
+from upstairs.training.trainer import choose_device
 
 Card = dict[str, Any]
 BEGIN, END = "<!-- begin: upstairs results -->", "<!-- end: upstairs results -->"

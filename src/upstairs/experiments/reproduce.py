@@ -23,9 +23,9 @@ from upstairs.learners.options import InnerLoopOptions
 from upstairs.statistics import interval
 from upstairs.storage import versions, write_atomically, write_json
 from upstairs.training.defaults import RunRequest, request_run
-from upstairs.training.optimizer import choose_device
 from upstairs.training.run import Run
 from upstairs.training.train import resume_run, resumed_settings, start_run
+from upstairs.training.trainer import choose_device
 
 
 def reproduce(

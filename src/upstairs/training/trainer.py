@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,7 +35,6 @@ from upstairs.training.checkpoint import load_weights
 from upstairs.training.compatibility import check_compatible, check_same_data, fingerprint
 from upstairs.training.defaults import VALIDATION_SHARE, validation_steps
 from upstairs.training.inputs import Inputs
-from upstairs.training.optimizer import choose_device, make_optimizer
 from upstairs.tree import to_device_of
 
 SAVE_EVERY = 20.0  # seconds between checkpoints, in addition to one at each validation
@@ -272,3 +272,25 @@ def validate(run: Trainer, losses: dict[str, float], score: float) -> None:
     if progress.best is None or not run.validation or not kind.better(progress.best, point[kind.name]):
         progress.best = point.get(kind.name)
         save(run, "best.safetensors")
+
+
+def choose_device(asked: str) -> torch.device:
+    """Returns the device of a setting: `auto` is CUDA if available.
+
+    Raises:
+        UpstairsError: `cuda` without a CUDA device, or `mps` without Apple's GPU.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(asked, True):
+        needs = "install torch with CUDA" if asked == "cuda" else "use a Mac with Apple silicon, whose torch has MPS"
+        raise UpstairsError(f"`device` is {asked} and torch finds none: leave it out, or {needs}")
+    return torch.device(asked if asked != "auto" else "cuda" if there["cuda"] else "cpu")
+
+
+def make_optimizer(parameters: Any, settings: Settings) -> torch.optim.Optimizer:
+    """Returns the optimiser of the outer loop, for parameters or groups of them."""
+    rate, decay = settings.lr, settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    fast = settings.optimizer == "momentum"
+    return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9 * fast, nesterov=fast)
