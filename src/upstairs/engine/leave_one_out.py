@@ -17,59 +17,61 @@ FOLDS = 10
 VALUES = 2**24  # numbers in memory at a time
 
 
-def leave_one_out(learner: Learner, support: Examples, *, folds: int | None = None) -> Float[Tensor, "n way"]:
+def leave_one_out(learner: Learner, support: Examples, *, folds: int | None = None) -> Float[Tensor, "*task n way"]:
     """Returns the logits of each support example by the learner adapted to the others.
 
     Rows of padding, and of an example that is the only one of its class, are NaN: nothing can be told of them.
 
     Args:
-        support: of one task; labels from 0 to `learner.way` - 1.
-        folds: leave out this many parts, each with its share of every class, in the order of the examples; None: each
-            example alone, for more than 200 examples 10 parts.
+        support: of one task, or of a batch of tasks; labels from 0 to `learner.way` - 1.
+        folds: leave out this many parts, each with its share of every class; None: each example alone, for more than
+            200 examples 10 parts. The content of an example decides its part, not its place.
     """
+    if support.y.ndim == 1:
+        return leave_one_out(learner, Examples(*(leaf[None] for leaf in support)), folds=folds)[0]
     x, y, mask = support
-    n = len(y)
-    part = _parts(support, folds)
-    count = F.one_hot(y[mask], int(y.max()) + 1).sum(0)
-    alone = mask & (count[y] < 2)
-    out = torch.full((n, learner.way), torch.nan, dtype=x.dtype, device=x.device)
-    used = sorted(set(part[mask & ~alone].tolist()))
-    if not used:
+    tasks, n = y.shape
+    count = (F.one_hot(y, learner.way) * mask[..., None]).sum(1)
+    known = mask & (count.gather(1, y) > 1)
+    out = torch.full((tasks, n, learner.way), torch.nan, dtype=x.dtype, device=x.device)
+    part = torch.stack([_parts(Examples(*(leaf[i] for leaf in support)), folds) for i in range(tasks)])
+    parts = int(part.max()) + 1
+    left = known[:, None] & (part[:, None] == torch.arange(parts, device=y.device)[:, None])  # [task, part, n]
+    owner, own = left.any(-1).nonzero().unbind(1)  # the task and the part of each fit
+    if not len(owner):
         return out
-    if learner.rotation_invariant and x.ndim == 2 and n < x.shape[1]:
-        x = x @ torch.linalg.qr(torch.where(mask[:, None], x, 0.0).T)[0]  # the same angles, in n dimensions
-    longest = max(int((part[mask] == p).sum()) for p in used)
-    size = max(1, VALUES // (n * (x[0].numel() + n + learner.way)))
+    if learner.rotation_invariant and x.ndim == 3 and n < x.shape[2]:
+        x = x @ torch.linalg.qr(torch.where(mask[..., None], x, 0.0).mT)[0]  # the same angles, in n dimensions
+    longest = int(left.sum(-1).max())
+    size = max(1, VALUES // (n * (x[0, 0].numel() + n + learner.way)))
     with evaluating(learner):
-        for start in range(0, len(used), size):
-            left = torch.stack([mask & (part == p) for p in used[start : start + size]])  # [task, n]
-            place = left.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :longest]  # those left out
-            tasks = Task(
-                Examples(x.expand(len(left), *x.shape), y.expand(len(left), n), mask & ~left),
-                Examples(x[place], y[place], left.gather(1, place)),
+        for fits, own_parts in zip(owner.split(size), own.split(size), strict=True):
+            gone = left[fits, own_parts]
+            place = gone.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :longest]  # those left out
+            asked = gone.gather(1, place)
+            rows = fits[:, None]
+            logits = learner.solve(
+                Task(Examples(x[fits], y[fits], mask[fits] & ~gone), Examples(x[rows, place], y[rows, place], asked))
             )
-            logits = learner.solve(tasks)
-            out[place[tasks.query.mask]] = logits[tasks.query.mask].to(out.dtype)
-    out[alone] = torch.nan
+            out[rows.expand_as(place)[asked], place[asked]] = logits[asked].to(out.dtype)
     return out
 
 
 def _parts(support: Examples, folds: int | None) -> Int[Tensor, " n"]:
-    """Returns the part in which each example is left out, from its content, so that the order has no part in it."""
+    """Returns the part in which each example is left out."""
     x, y, mask = support
     n = int(mask.sum())
     if folds is None and n <= MOST:
         return torch.arange(len(y), device=y.device)
-    folds = folds or FOLDS
     flat = x.flatten(1).double()
     key = flat @ torch.arange(1, flat.shape[1] + 1, device=x.device, dtype=torch.float64).cos()
     order = key.argsort()
     order = order[y[order].argsort(stable=True)]
     order = order[mask[order]]
     label = y[order]
-    first = torch.searchsorted(label, label)
+    rank = torch.arange(n, device=y.device) - torch.searchsorted(label, label)  # within the class
     part = torch.zeros_like(y)
-    part[order] = (torch.arange(n, device=y.device) - first + label) % folds
+    part[order] = (rank + label) % (folds or FOLDS)
     return part
 
 
@@ -81,7 +83,7 @@ class Chosen(NamedTuple):
     logits: Float[Tensor, "n way"]  # NaN where nothing could be told (see `leave_one_out`)
 
 
-DEFAULT = "cosine"
+DEFAULT = "logistic_regression"
 
 
 def choose_head(
@@ -137,20 +139,24 @@ def temperature(logits: Float[Tensor, "n way"], y: Tensor, *, prior: float = 1.0
     """
     known = ~logits.isnan().any(-1)
     logits, y = logits[known].double(), y[known]
+    logits = (logits - logits.amax(-1, keepdim=True)).clamp(min=-1e30)
+    right = logits.gather(1, y[:, None])[:, 0]
     if not len(y):
         return 1.0
 
-    def loss(t: Tensor) -> Tensor:  # [k] logarithms of T
-        each = F.cross_entropy(
-            (logits[None] * (-t).exp()[:, None, None]).flatten(0, 1), y.repeat(len(t)), reduction="none"
-        )
-        return each.reshape(len(t), -1).sum(1) + prior / 2 * t.square()
+    def loss(u: float) -> tuple[float, float]:
+        """The objective and its derivative by u = log T."""
+        sharp, own = exp(-u) * logits, exp(-u) * right
+        value = (sharp.logsumexp(-1) - own).sum()
+        slope = (own - (sharp.softmax(-1) * sharp).sum(-1)).sum()
+        return float(value) + prior / 2 * u**2, float(slope) + prior * u
 
-    low, high = -log(20), log(20)
-    for _ in range(12):  # a grid, which also finds the lower of two minima; then ever finer ones
-        grid = torch.linspace(low, high, 25, dtype=torch.float64, device=logits.device)
-        best = int(loss(grid).argmin())
-        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, 24)])
+    grid = [log(20) * step / 8 for step in range(-8, 9)]
+    best = min(range(17), key=lambda i: loss(grid[i])[0])  # there may be two minima
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, 16)]
+    for _ in range(48):  # bisection of the slope, to 14 digits
+        middle = (low + high) / 2
+        low, high = (middle, high) if loss(middle)[1] < 0 else (low, middle)
     return exp((low + high) / 2)
 
 

@@ -1,17 +1,19 @@
 """Heads on frozen features, in closed form or convex: no encoder, no meta-parameters, nothing to train beforehand.
 
-`HEADS` names them. A head centres the features z of a task by the mean of its class means, and scales them:
+`HEADS` names them. All read features z of length 1, which are centred by the support set and scaled again:
 
-    u = (z - centre) / |z - centre|,   for `nearest_mean`  u = (z - centre) / (root mean square of |z - centre|)
+    v = z / |z|,   centre = mean of the class means of v,   u = (v - centre) / |v - centre|
 
-so that one set of hyper-parameters serves every encoder. All depend on the features through distances and angles alone
-(`rotation_invariant`), so that features that are longer than the support set can be rotated into as many numbers.
+(`nearest_mean` divides by the root mean square of |v - centre| instead), so that one set of hyper-parameters serves
+every encoder: on MobileNetV2 the first division is worth ten points. All depend on the features through distances and
+angles alone (`rotation_invariant`), so that features that are longer than the support set can be rotated into as many
+numbers.
 The hyper-parameters were chosen once, on the training and validation classes of `benchmarks/heads.py`.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,47 +24,47 @@ from upstairs.core import Examples
 from upstairs.learners.metric.closed_form import ridge
 from upstairs.learners.metric.protonet import MetricLearner, Prototypes, by_distance, class_means, members, only_seen
 
-Own = TypeVar("Own")
-
 
 class Fitted(NamedTuple):
     """What every head keeps of a support set, and `own`, what one head keeps: any pytree of tensors."""
 
     centre: Float[Tensor, " d"]
-    spread: Float[Tensor, ""]  # root mean square of |z - centre| over the support set
+    spread: Float[Tensor, ""]  # root mean square of |v - centre| over the support set
     seen: Bool[Tensor, " way"]
     own: Any
 
 
-class FeatureHead(MetricLearner[Fitted], Generic[Own]):
+class FeatureHead(MetricLearner[Fitted]):
     """A head that is computed from a task's features; subclasses write `solve_head` and `score`.
 
     Args:
         way: number of classes that `predict` answers.
         encoder: any module from inputs to vectors; by default inputs are features already.
-        scale: factor of the logits.
+        scale: factor of the logits; None: the head's own, which suits one example per class.
     """
 
     rotation_invariant = True
+    usual_scale = 1.0
     unit: bool = True  # features have length 1; False: root mean square length 1 over the support set
 
-    def __init__(self, *, way: int, encoder: nn.Module | None = None, scale: float = 1.0) -> None:
+    def __init__(self, *, way: int, encoder: nn.Module | None = None, scale: float | None = None) -> None:
         super().__init__(encoder or nn.Flatten(), way=way)
-        self.scale = scale
+        self.scale = self.usual_scale if scale is None else scale
 
     @abstractmethod
-    def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Own:
+    def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Any:
         """Returns the head; rows of padding are zero in `u` and in `member`."""
 
     @abstractmethod
-    def score(self, own: Own, u: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+    def score(self, own: Any, u: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         """Returns the logits before `scale`."""
 
     def fit(self, z: Float[Tensor, "n d"], support: Examples) -> Fitted:
-        means = class_means(z, support, self.way)
+        v = F.normalize(z, dim=-1)
+        means = class_means(v, support, self.way)
         centre = means.mean.sum(0) / means.seen.sum().clamp(min=1)
         real = support.mask[:, None]
-        spread = support.mean((z - centre).square().sum(-1)).sqrt()
+        spread = support.mean((v - centre).square().sum(-1)).sqrt()
         state = Fitted(centre, spread, means.seen, torch.empty(0))
         u = torch.where(real, self.standardised(state, z), 0.0)
         return Fitted(centre, spread, means.seen, self.solve_head(u, members(support, self.way, z)))
@@ -72,7 +74,7 @@ class FeatureHead(MetricLearner[Fitted], Generic[Own]):
 
     def standardised(self, state: Fitted, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Returns centred features of length 1, or of root mean square length 1 over the support set."""
-        u = z - state.centre
+        u = F.normalize(z, dim=-1) - state.centre
         return F.normalize(u, dim=-1) if self.unit else u / state.spread.clamp(min=torch.finfo(z.dtype).tiny)
 
 
@@ -81,9 +83,10 @@ def _means(u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Float[Ten
     return member.T @ u / member.sum(0).clamp(min=1)[:, None]
 
 
-class NearestMean(FeatureHead[Tensor]):
+class NearestMean(FeatureHead):
     """The nearest class mean (Mensink et al. 2013): logits = -scale/2 |u - c_k|^2,   c_k = mean of u over class k."""
 
+    usual_scale = 15.0
     unit = False
 
     def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Float[Tensor, "way d"]:
@@ -94,8 +97,10 @@ class NearestMean(FeatureHead[Tensor]):
         return by_distance(Prototypes(own, every), u, 0.5)
 
 
-class CosineMean(FeatureHead[Tensor]):
-    """The class mean of the smallest angle, features centred (SimpleShot, Wang et al. 2019): scale cos(u, c_k)."""
+class CosineMean(FeatureHead):
+    """The class mean of the smallest angle, features centred as in SimpleShot (Wang et al. 2019)."""
+
+    usual_scale = 13.0
 
     def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Float[Tensor, "way d"]:
         return F.normalize(_means(u, member), dim=-1)
@@ -104,7 +109,7 @@ class CosineMean(FeatureHead[Tensor]):
         return u @ own.T
 
 
-class RidgeHead(FeatureHead[Tensor]):
+class RidgeHead(FeatureHead):
     """Ridge regression on one-hot labels (Hoerl and Kennard 1970; as a head: Bertinetto et al. 2019).
 
         W = argmin |U W - Y|^2 + strength |W|^2,   logits = scale u W
@@ -112,6 +117,8 @@ class RidgeHead(FeatureHead[Tensor]):
     Args:
         strength: the penalty; features have length 1.
     """
+
+    usual_scale = 18.0
 
     def __init__(self, *, way: int, strength: float = 1.0, **options: Any) -> None:
         super().__init__(way=way, **options)
@@ -129,9 +136,10 @@ def logistic(
 ) -> Float[Tensor, "d way"]:
     """Returns the W that minimises sum_i CE(sharpness u_i W, y_i) + strength/2 |W|^2 over the seen classes.
 
-    Preconditions nothing and reads no value, so that tasks are solved as one batch: a fixed number of conjugate
-    gradient steps (Polak and Ribiere 1969, restarted where they would climb) in the span of the examples, W = u^T A;
-    each has an exact line search by four Newton steps on the logits, which are linear along the direction. In float64.
+    It reads no value, so that tasks are solved as one batch: a fixed number of conjugate gradient steps (Polak and
+    Ribiere 1969, restarted where they would climb) in the span of the examples, W = u^T a. Along a direction the logits
+    are linear, and one Newton step is damped by the bound |f'''| <= R f'' (Bach 2010, R the widest range of a row of
+    these logits), so that it never climbs. In float64.
     """
     u, y = sharpness * u.double(), member.double()
     n, d = u.shape
@@ -143,37 +151,33 @@ def logistic(
     lowest = torch.where(y.sum(0) > 0, 0.0, -torch.inf)
     real = y.sum(1, keepdim=True)
 
-    def residual(z: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
-        return real * (z + lowest).softmax(-1) - y
-
     tiny = torch.finfo(u.dtype).tiny
     a = torch.zeros_like(y)  # W = u^T a
     z = torch.zeros_like(y)  # logits
-    g = residual(z)  # the gradient, u^T g
+    p = real * (z + lowest).softmax(-1)
+    g = p - y  # the gradient is u^T g
     kg = span(g)
     direction, kd = -g, -kg
     size = (g * kg).sum()
     for _ in range(steps):
-        slope, curve = strength * (a * kd).sum(), strength * (direction * kd).sum()
-        t = torch.zeros_like(size)
-        for _ in range(4):
-            p = real * (z + t * kd + lowest).softmax(-1)
-            mean = (p * kd).sum(-1, keepdim=True)
-            first = ((p - y) * kd).sum() + slope + t * curve
-            second = (p * (kd - mean).square()).sum() + curve
-            t = t - first / second.clamp(min=tiny)
+        curve = strength * (direction * kd).sum()
+        wide = (kd.amax(-1) - kd.amin(-1)).amax().clamp(min=tiny)
+        second = curve + (p * (kd - (p * kd).sum(-1, keepdim=True)).square()).sum()
+        first = (g * kd).sum()
+        t = -first.sign() * (wide * first.abs() / second.clamp(min=tiny)).log1p() / wide
         a, z = a + t * direction, z + t * kd
-        new = residual(z) + strength * a
+        p = real * (z + lowest).softmax(-1)
+        new = p - y + strength * a
         kn = span(new)
         beta = (((new - g) * kn).sum() / size.clamp(min=tiny)).clamp(min=0)
         g, size = new, (new * kn).sum()
         direction, kd = beta * direction - g, beta * kd - kn
         down = (g * kd).sum() < 0
         direction, kd = torch.where(down, direction, -g), torch.where(down, kd, -kn)
-    return sharpness * (u.T / sharpness) @ a
+    return u.T @ a
 
 
-class LogisticRegression(FeatureHead[Tensor]):
+class LogisticRegression(FeatureHead):
     """Multinomial logistic regression with a quadratic penalty, solved to convergence (see `logistic`).
 
         W = argmin sum_i CE(sharpness u_i W, y_i) + strength/2 |W|^2,   logits = scale sharpness u W
@@ -184,8 +188,10 @@ class LogisticRegression(FeatureHead[Tensor]):
         steps: conjugate gradient steps.
     """
 
+    usual_scale = 3.0
+
     def __init__(
-        self, *, way: int, strength: float = 1.0, sharpness: float = 10.0, steps: int = 40, **options: Any
+        self, *, way: int, strength: float = 1.0, sharpness: float = 5.0, steps: int = 40, **options: Any
     ) -> None:
         super().__init__(way=way, **options)
         self.strength, self.sharpness, self.steps = strength, sharpness, steps
@@ -198,7 +204,14 @@ class LogisticRegression(FeatureHead[Tensor]):
         return self.sharpness * u @ own
 
 
-class GaussianClasses(FeatureHead[Prototypes]):
+class Affine(NamedTuple):
+    """A linear function for each class: weight u - bar."""
+
+    weight: Float[Tensor, "way d"]
+    bar: Float[Tensor, " way"]
+
+
+class GaussianClasses(FeatureHead):
     """Gaussian classes with a shared covariance under a conjugate prior, as GeMCL (Banayeeanzade et al. 2021).
 
         S = sum_i (u_i - c_y)(u_i - c_y)^T,   covariance = (S + strength I) / (n - classes + freedom)
@@ -216,7 +229,7 @@ class GaussianClasses(FeatureHead[Prototypes]):
         super().__init__(way=way, **options)
         self.strength, self.freedom = strength, freedom
 
-    def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Prototypes:
+    def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Affine:
         c = _means(u, member)
         rest = u - member @ c
         n, d = rest.shape
@@ -229,10 +242,10 @@ class GaussianClasses(FeatureHead[Prototypes]):
             weight = torch.linalg.solve(rest.T @ rest + self.strength * eye, c.T).T
         count = member.sum() - (member.sum(0) > 0).sum() + self.freedom
         weight = count * weight
-        return Prototypes(weight, (weight * c).sum(-1))
+        return Affine(weight, (weight * c).sum(-1) / 2)
 
-    def score(self, own: Prototypes, u: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        return u @ own.mean.T - own.seen / 2
+    def score(self, own: Affine, u: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+        return u @ own.weight.T - own.bar
 
 
 class Cache(NamedTuple):
@@ -242,7 +255,7 @@ class Cache(NamedTuple):
     weight: Float[Tensor, "n way"]
 
 
-class ProKeR(FeatureHead[Cache]):
+class ProKeR(FeatureHead):
     """Kernel ridge regression on one-hot labels with a Gaussian kernel, as ProKeR (Bendou et al. 2025).
 
         logits = scale k(u, U) (K + strength I)^-1 Y,   k(u, v) = exp(-beta |u - v|^2 / 2)
@@ -254,7 +267,9 @@ class ProKeR(FeatureHead[Cache]):
         strength: the penalty.
     """
 
-    def __init__(self, *, way: int, beta: float = 1.0, strength: float = 1.0, **options: Any) -> None:
+    usual_scale = 18.0
+
+    def __init__(self, *, way: int, beta: float = 1.5, strength: float = 0.1, **options: Any) -> None:
         super().__init__(way=way, **options)
         self.beta, self.strength = beta, strength
 
@@ -268,7 +283,7 @@ class ProKeR(FeatureHead[Cache]):
         return rbf(u, own.u, self.beta) @ own.weight
 
 
-class TipAdapter(FeatureHead[Cache]):
+class TipAdapter(FeatureHead):
     """A cache of the support set that is read by similarity, as Tip-Adapter without training (Zhang et al. 2022).
 
         logits = scale sum over the examples of class k of exp(-beta (1 - cos(u, u_i)))
@@ -278,6 +293,8 @@ class TipAdapter(FeatureHead[Cache]):
     Args:
         beta: sharpness of the similarity.
     """
+
+    usual_scale = 80.0
 
     def __init__(self, *, way: int, beta: float = 5.5, **options: Any) -> None:
         super().__init__(way=way, **options)
@@ -296,7 +313,7 @@ def rbf(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], beta: float) -> Float[
     return (-beta / 2 * distance.clamp(min=0)).exp()
 
 
-HEADS: dict[str, Callable[..., FeatureHead[Any]]] = {
+HEADS: dict[str, Callable[..., FeatureHead]] = {
     "nearest_mean": NearestMean,
     "cosine": CosineMean,
     "ridge": RidgeHead,
