@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from upstairs.learners.baselines import Ridge, plain_baselines
 from upstairs.settings import DataOptions
 from upstairs.testing import check_learner
 from upstairs.training.defaults import request_run
+from upstairs.training.train import open_run
 
 HEADER = ["city", "temp", "hour", "note", "load", "price"]
 
@@ -31,6 +33,19 @@ def test_a_split_inside_a_json_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"train": rows[:12], "test": rows[12:]}))
     with pytest.raises(UpstairsError, match=r"a\.json is divided into train and test, and tasks are .*: save all rows"):
         open_splits(DataOptions(data=str(tmp_path / "a.json")), quiet=True)
+
+
+def test_tasks_with_too_few_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"city {k},{i},{(k + 1) * i}" for k in range(10) for i in range(6 if k % 2 else 30)]
+    (tmp_path / "a.csv").write_text("\n".join(["city,temp,load", *lines]))
+    asked = {"data": str(tmp_path / "a.csv"), "shot": "5", "width": 4, "steps": 2}
+    open_run(request_run("maml", query=10, **asked), tmp_path / "run", quiet=True)
+    said = capsys.readouterr().err
+    assert re.search(
+        r"\d of \d tasks have fewer than 15 rows, for shot and query, and are left out: city \d, city", said
+    )
+    open_run(request_run("maml", query=1, **asked), tmp_path / "run", quiet=True)
+    assert capsys.readouterr().err == ""
 
 
 def cities(count: int = 12, rows: int = 20) -> list[list]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from upstairs.console import counting, one_line
+from upstairs.console import counting, one_line, tell_user
 from upstairs.data import BUILT_IN
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
-from upstairs.data.regression import sizes_that_fit
+from upstairs.data.regression import left_out, sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
@@ -196,6 +196,8 @@ def choose_episodes(
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:
         query = query or sizes_that_fit(source, shot, 15)[1]
+        if not quiet and (note := left_out(source, shot + query)):
+            tell_user(note)
         return Episodes(source, way=way, shot=shot, query=query), name, part
     if way is None:
         way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])
