@@ -302,11 +302,37 @@ def test_a_model_predicts_in_the_units_of_its_table(run: upstairs.Run, tmp_path:
         (lambda: model.predict([x[0], ["a", "b"]]), "input 1 is .* give 2 numbers: temp, hour"),
         (lambda: model.predict({"temp": 1}), "has no 'hour': give temp, hour"),
         (lambda: model.predict_proba(x), "predicts numbers and names no classes"),
-        (lambda: model.evaluate((x, y)), "predicts numbers and names no classes"),
+        (lambda: model.evaluate((x, y), columns="a,b"), "`columns` and `pattern` are about labels"),
+        (lambda: model.evaluate((x[:1], y[:1])), "1 example: give two or more"),
     ]
     for call, message in cases:
         with pytest.raises(UpstairsError, match=message):
             call()
+
+
+def test_a_model_is_scored_in_the_units_of_its_table(run: upstairs.Run, call: Call, tmp_path: Path) -> None:
+    own = [row for row in cities(14) if row[0] == "city 13"]
+    model, rest = run.adapt(write(tmp_path / "few.csv", own[:12])), write(tmp_path / "rest.csv", own[10:])
+    x, y = np.array([row[1:3] for row in own[10:]]), np.array([row[4:6] for row in own[10:]], float)
+    score, error = model.evaluate(rest), model.predict(x) - y
+    for k, (name, found) in enumerate(score["targets"].items()):
+        assert name == ("load", "price")[k] and found["rmse"] == pytest.approx(
+            (error[:, k] ** 2).mean() ** 0.5, rel=1e-4
+        )
+        assert found["r2"] == pytest.approx(
+            1 - (error[:, k] ** 2).sum() / ((y[:, k] - y[:, k].mean()) ** 2).sum(), rel=1e-3
+        )
+        for what in ("rmse", "r2"):
+            assert found[f"{what}_interval"][0] < found[what] < found[f"{what}_interval"][1]
+    assert score["examples"] == 10 and score["repeated"] == 2
+    assert model.evaluate((x, y)) == score
+    file = model.save(tmp_path / "m.safetensors")
+    status, out, _ = call("evaluate", file, "--data", rest, "--quiet")
+    assert status == 0 and "load: root mean squared error" in out and "over 10 examples" in out
+    assert "2 of them are support examples, so the error is too low" in out
+    assert json.loads(call("evaluate", file, "--data", rest, "--json")[1])["targets"].keys() == {"load", "price"}
+    status, _, err = call("evaluate", file, "--data", rest, "--out", tmp_path / "a.png")
+    assert status == 2 and "predicts numbers, which are not confused: leave it out" in err
 
 
 def test_adapt_and_predict_a_table(run: upstairs.Run, call: Call, tmp_path: Path) -> None:
