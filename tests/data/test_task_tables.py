@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from upstairs.learners.baselines import Ridge, plain_baselines
 from upstairs.settings import DataOptions
 from upstairs.testing import check_learner
 from upstairs.training.defaults import request_run
+from upstairs.training.train import open_run
 
 HEADER = ["city", "temp", "hour", "note", "load", "price"]
 
@@ -31,6 +33,19 @@ def test_a_split_inside_a_json_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"train": rows[:12], "test": rows[12:]}))
     with pytest.raises(UpstairsError, match=r"a\.json is divided into train and test, and tasks are .*: save all rows"):
         open_splits(DataOptions(data=str(tmp_path / "a.json")), quiet=True)
+
+
+def test_tasks_with_too_few_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"city {k},{i},{(k + 1) * i}" for k in range(10) for i in range(6 if k % 2 else 30)]
+    (tmp_path / "a.csv").write_text("\n".join(["city,temp,load", *lines]))
+    asked = {"data": str(tmp_path / "a.csv"), "shot": "5", "width": 4, "steps": 2}
+    open_run(request_run("maml", query=10, **asked), tmp_path / "run", quiet=True)
+    said = capsys.readouterr().err
+    assert re.search(
+        r"\d of \d tasks have fewer than 15 rows, for shot and query, and are left out: city \d, city", said
+    )
+    open_run(request_run("maml", query=1, **asked), tmp_path / "run", quiet=True)
+    assert capsys.readouterr().err == ""
 
 
 def cities(count: int = 12, rows: int = 20) -> list[list]:
@@ -287,11 +302,37 @@ def test_a_model_predicts_in_the_units_of_its_table(run: upstairs.Run, tmp_path:
         (lambda: model.predict([x[0], ["a", "b"]]), "input 1 is .* give 2 numbers: temp, hour"),
         (lambda: model.predict({"temp": 1}), "has no 'hour': give temp, hour"),
         (lambda: model.predict_proba(x), "predicts numbers and names no classes"),
-        (lambda: model.evaluate((x, y)), "predicts numbers and names no classes"),
+        (lambda: model.evaluate((x, y), columns="a,b"), "`columns` and `pattern` are about labels"),
+        (lambda: model.evaluate((x[:1], y[:1])), "1 example: give two or more"),
     ]
     for call, message in cases:
         with pytest.raises(UpstairsError, match=message):
             call()
+
+
+def test_a_model_is_scored_in_the_units_of_its_table(run: upstairs.Run, call: Call, tmp_path: Path) -> None:
+    own = [row for row in cities(14) if row[0] == "city 13"]
+    model, rest = run.adapt(write(tmp_path / "few.csv", own[:12])), write(tmp_path / "rest.csv", own[10:])
+    x, y = np.array([row[1:3] for row in own[10:]]), np.array([row[4:6] for row in own[10:]], float)
+    score, error = model.evaluate(rest), model.predict(x) - y
+    for k, (name, found) in enumerate(score["targets"].items()):
+        assert name == ("load", "price")[k] and found["rmse"] == pytest.approx(
+            (error[:, k] ** 2).mean() ** 0.5, rel=1e-4
+        )
+        assert found["r2"] == pytest.approx(
+            1 - (error[:, k] ** 2).sum() / ((y[:, k] - y[:, k].mean()) ** 2).sum(), rel=1e-3
+        )
+        for what in ("rmse", "r2"):
+            assert found[f"{what}_interval"][0] < found[what] < found[f"{what}_interval"][1]
+    assert score["examples"] == 10 and score["repeated"] == 2
+    assert model.evaluate((x, y)) == score
+    file = model.save(tmp_path / "m.safetensors")
+    status, out, _ = call("evaluate", file, "--data", rest, "--quiet")
+    assert status == 0 and "load: root mean squared error" in out and "over 10 examples" in out
+    assert "2 of them are support examples, so the error is too low" in out
+    assert json.loads(call("evaluate", file, "--data", rest, "--json")[1])["targets"].keys() == {"load", "price"}
+    status, _, err = call("evaluate", file, "--data", rest, "--out", tmp_path / "a.png")
+    assert status == 2 and "predicts numbers, which are not confused: leave it out" in err
 
 
 def test_adapt_and_predict_a_table(run: upstairs.Run, call: Call, tmp_path: Path) -> None:

@@ -428,9 +428,11 @@ def option_names() -> set[str]:
     return own | {*COMMON} | learned | flags_in(sys.argv)
 
 
-def _show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
+    """Prints a warning: one of this package as a line, without the place in its code."""
     own = issubclass(category, TruncationWarning)
-    print(f"upstairs: {message}" if own else warnings.formatwarning(message, category, *where[:2]), file=sys.stderr)
+    text = f"upstairs: {message}" if own else warnings.formatwarning(message, category, filename, lineno)
+    print(text, file=sys.stderr)
 
 
 def main() -> None:

@@ -79,6 +79,7 @@ class TaskTable:
     name: str
     x: tuple[Float32[Tensor, "_ d"], ...]
     y: tuple[Float32[Tensor, "_ k"], ...]
+    names: tuple[str, ...] = ()
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         able = [place for place, x in enumerate(self.x) if len(x) >= count]
@@ -90,6 +91,17 @@ class TaskTable:
         place = able[int(torch.randint(len(able), (), generator=generator))]
         rows = torch.randperm(len(self.x[place]), generator=generator)[:count]
         return self.x[place][rows], self.y[place][rows]
+
+
+def left_out(source: Source, need: int) -> str:
+    """Returns a note on the tasks of a table with fewer than `need` rows, which are never drawn; '' without any."""
+    table = source.functions
+    small = [k for k, x in enumerate(table.x) if len(x) < need] if isinstance(table, TaskTable) else []
+    if not small or not isinstance(table, TaskTable):
+        return ""
+    names = ", ".join(name for k in small[:3] for name in table.names[k : k + 1]) + ", ..." * (len(small) > 3)
+    what = f"{len(small)} of {len(table.x)} tasks have fewer than {need} rows, for shot and query"
+    return f"{what}, and are left out: {names}"
 
 
 def sizes_that_fit(source: Source, shot: int, query: int) -> tuple[int, int]:
@@ -303,14 +315,16 @@ def task_source(path: Path, format: RowFormat, **options: Any) -> Source:
     parts = [
         part.functions for part in task_splits(path, format=format, **options) if isinstance(part.functions, TaskTable)
     ]
-    joined = TaskTable(path.stem, sum((part.x for part in parts), ()), sum((part.y for part in parts), ()))
+    joined = TaskTable(path.stem, sum((part.x for part in parts), ()), sum((part.y for part in parts), ()),
+                       sum((part.names for part in parts), ()))  # fmt: skip
     return function_source(joined, format)
 
 
 def _task_source(path: Path, rows: Rows, tasks: Sequence[Sequence[int]], format: RowFormat, summary: str) -> Source:
     x = tuple(torch.from_numpy(np.stack([format.read(rows.x[place]) for place in own])) for own in tasks)
     y = tuple(format.scaled(rows.y[list(own)]) for own in tasks)
-    return function_source(TaskTable(path.stem, x, y), format, summary=summary)
+    names = tuple(rows.tasks[own[0]] for own in tasks)
+    return function_source(TaskTable(path.stem, x, y, names), format, summary=summary)
 
 
 def _task_column(table: DataTable) -> str:

@@ -124,6 +124,50 @@ class ModelScore(dict[str, Any]):
         return "\n".join(lines)
 
 
+class NumberScore(dict[str, Any]):
+    """The result of `Model.evaluate` for regression: a dict, ready for json; printed, it is plain text.
+
+    `targets` has for each target its root mean squared error, in the target's units, and R², the share of the targets'
+    variance that is explained, with 95% intervals over examples (percentiles of 1000 resamplings; Efron 1979).
+    `repeated` counts inputs that the model was adapted on; None: not known.
+    """
+
+    def __str__(self) -> str:
+        lines = [
+            f"{one_line(name)}: root mean squared error {{rmse:.4g}} (95% interval {{rmse_interval[0]:.4g}} to "
+            "{rmse_interval[1]:.4g}), R² {r2:.3f} ({r2_interval[0]:.3f} to {r2_interval[1]:.3f})".format(**found)
+            for name, found in self["targets"].items()
+        ]
+        lines.append(f"over {self['examples']} examples")
+        if self["repeated"]:
+            lines.append(f"{self['repeated']} of them are support examples, so the error is too low")
+        return "\n".join(lines)
+
+
+def score_numbers(
+    truth: Float[np.ndarray, "n k"], answers: Float[np.ndarray, "n k"], names: Sequence[str],
+    repeated: int | None = None,
+) -> NumberScore:  # fmt: skip
+    """Scores predicted numbers against the true ones; `names` are those of the targets."""
+
+    def scores(rows: Any) -> Float[np.ndarray, "2 k"]:
+        error = np.square(answers[rows] - truth[rows]).mean(0)
+        with np.errstate(all="ignore"):  # targets that are all the same have no variance
+            return np.stack([np.sqrt(error), 1 - error / truth[rows].var(0).clip(min=1e-300)])
+
+    numbers, count = np.random.default_rng(0), len(truth)
+    low, high = np.percentile([scores(numbers.integers(count, size=count)) for _ in range(1000)], [2.5, 97.5], axis=0)
+    targets = {}
+    for k, name in enumerate(names):
+        found = zip(
+            ("rmse", "r2"), scores(slice(None))[:, k].tolist(), low[:, k].tolist(), high[:, k].tolist(), strict=True
+        )
+        targets[name] = {
+            key: value for what, own, a, b in found for key, value in ((what, own), (f"{what}_interval", (a, b)))
+        }
+    return NumberScore(targets=targets, examples=count, repeated=repeated)
+
+
 def score_answers(
     truth: Sequence[str],
     answers: Sequence[str],

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from upstairs.console import counting, one_line
+from upstairs.console import counting, one_line, tell_user
 from upstairs.data import BUILT_IN
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
 from upstairs.data.open import absolute, open_splits, reader_for, reader_of
-from upstairs.data.regression import sizes_that_fit
+from upstairs.data.regression import left_out, sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate
-from upstairs.engine.metrics import ModelScore
+from upstairs.engine.metrics import ModelScore, NumberScore
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import Unconditioned, baselines_for
 from upstairs.settings import DataOptions
@@ -77,8 +77,8 @@ def evaluate_run(
 def evaluate_model(
     path: Path, data: str | None, *, columns: str | None = None, pattern: str | None = None, out: Path | None = None,
     quiet: bool = False,
-) -> ModelScore:  # fmt: skip
-    """Returns the score of an adapted model on labelled files, and draws its confusion matrix.
+) -> ModelScore | NumberScore:  # fmt: skip
+    """Returns the score of an adapted model on labelled files (or of rows), and draws its confusion matrix.
 
     Args:
         out: a page (.html), or a picture (.png, .svg, .pdf).
@@ -89,8 +89,13 @@ def evaluate_model(
         )
     if out is not None and out.suffix.lower() not in DRAWN:
         raise UpstairsError(f"`out` is {out}: name a file that ends in {', '.join(DRAWN)}")
-    score = load_adapted(path).evaluate(data, columns=columns, pattern=pattern, quiet=quiet)
-    if out is not None:
+    model = load_adapted(path)
+    if out is not None and model.settings.way is None:
+        raise UpstairsError(
+            f"`out` draws what is confused and {path} predicts numbers, which are not confused: leave it out"
+        )
+    score = model.evaluate(data, columns=columns, pattern=pattern, quiet=quiet)
+    if out is not None and isinstance(score, ModelScore):
         write_score(score, out)
     return score
 
@@ -202,6 +207,8 @@ def choose_episodes(
         shot = runs[0].settings.shots[1] if source.functions else 1
     if source.functions:
         query = query or sizes_that_fit(source, shot, 15)[1]
+        if not quiet and (note := left_out(source, shot + query)):
+            tell_user(note)
         return Episodes(source, way=way, shot=shot, query=query), name, part
     if way is None:
         way = min([5, max(2, source.most_way), *(run.learner.max_way or 5 for run in runs)])

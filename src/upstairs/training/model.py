@@ -14,7 +14,7 @@ from upstairs.console import counting, one_line
 from upstairs.core import Examples, Learner, check_measured, evaluating
 from upstairs.data.audio.format import FAINTEST, RATE, AudioFormat, read_sound
 from upstairs.engine.leave_one_out import conformal_bar, prediction_sets
-from upstairs.engine.metrics import ModelScore, score_answers
+from upstairs.engine.metrics import ModelScore, NumberScore, score_answers, score_numbers
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.learners.metric.heads import HEADS
@@ -29,6 +29,7 @@ from upstairs.training.inputs import (
     label_text,
     plain_input,
     read_support,
+    read_targets,
     refuse_bad,
 )
 from upstairs.training.knowledge import Fit, Knowledge
@@ -286,8 +287,10 @@ class Model:
     @torch.inference_mode(False)
     def evaluate(
         self, data: Support, *, columns: str | None = None, pattern: str | None = None, quiet: bool = True
-    ) -> ModelScore:
+    ) -> ModelScore | NumberScore:
         """Scores the model on labelled inputs, which are none of its support examples: print the result.
+
+        A model of regression is scored on a table of one task, or on (inputs, targets).
 
         Args:
             data: a folder of class folders, a table, {label: inputs} or (inputs, labels), as for `Run.adapt`.
@@ -297,7 +300,12 @@ class Model:
         Raises:
             UpstairsError: inputs that cannot be read, or no label that the model knows.
         """
-        self._names_classes()
+        if self.settings.way is None:
+            if columns is not None or pattern is not None:
+                raise UpstairsError(
+                    "`columns` and `pattern` are about labels and the model predicts numbers: leave them out"
+                )
+            return self._score_numbers(read_targets(data, self.inputs, self.settings.outputs))
         labels, items, classes = read_support(
             data, self.inputs, least=1, columns=columns, pattern=pattern, what="the labelled data"
         )
@@ -324,6 +332,13 @@ class Model:
             truth, self.name(logits), self.probabilities_of(logits), self.labels,
             refusal=None if self.threshold is None else NONE, repeated=repeated if self.support else None,
         )  # fmt: skip
+
+    def _score_numbers(self, given: Examples) -> NumberScore:
+        if len(given.y) < 2:
+            raise UpstairsError("the table has 1 example: give two or more to score the model on")
+        known = {row.numpy().tobytes() for row in self.support.x} if self.support else set()
+        repeated = sum(row.numpy().tobytes() in known for row in given.x) if self.support else None
+        return score_numbers(self.values_of(given.y), self.values_of(self.logits_of(given.x)), self.labels, repeated)
 
     def predict_windows(
         self, recording: Any, *, seconds: float | None = None, hop: float | None = None

@@ -11,6 +11,7 @@ from upstairs.console import tell_user, write_value
 from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.open import open_splits, split_own, with_paths
+from upstairs.data.regression import left_out
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
@@ -59,7 +60,10 @@ def open_run(
         splits = open_splits(request.settings, quiet=quiet)
         if quiet and ";" in splits.train.summary:  # what was left out is said in any case
             tell_user(splits.train.summary)
-    return Trainer(fit_settings(request, splits.train), splits, out, learner=learner), splits
+    settings = fit_settings(request, splits.train)
+    if note := left_out(splits.train, settings.shots[1] + settings.query):
+        tell_user(note)
+    return Trainer(settings, splits, out, learner=learner), splits
 
 
 def train(
