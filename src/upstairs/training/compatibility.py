@@ -20,7 +20,7 @@ SAMPLED = 32  # about the number of classes (or tasks) of which one example is r
 CLOSE = 0.02  # what an example's number may differ by, since decoders and processors do not agree to the last bit
 
 
-def fingerprint(source: Source) -> dict[str, Any]:
+def data_fingerprint(source: Source) -> dict[str, Any]:
     """Returns what tells training data from other data of the same shape, whatever their size.
 
     `classes` is a digest of the names and sizes of the classes, or of the sizes of a table's tasks. `rows` has a number

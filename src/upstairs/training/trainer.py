@@ -31,7 +31,7 @@ from upstairs.settings import Settings
 from upstairs.stops import stop_requests
 from upstairs.storage import load_tensors, pack_optimizer, save_tensors, unpack_optimizer, versions
 from upstairs.training.checkpoint import load_weights
-from upstairs.training.compatibility import check_compatible, check_same_data, fingerprint
+from upstairs.training.compatibility import check_compatible, check_same_data, data_fingerprint
 from upstairs.training.defaults import VALIDATION_SHARE, validation_steps
 from upstairs.training.inputs import Inputs
 from upstairs.training.optimizer import choose_device, make_optimizer
@@ -92,7 +92,7 @@ class Trainer:
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
-        self.fingerprint = fingerprint(self.source)
+        self.fingerprint = data_fingerprint(self.source)
         self.saved = 0  # the step of the last checkpoint
 
     @property
