@@ -246,7 +246,6 @@ def test_the_wrong_file_names_the_right_command(call, home: Path, run: Path, tmp
     for words, needed in (
         (("predict", run, picture), f"upstairs adapt {run} --support"),
         (("evaluate", run / "nothing"), "there is no run"),
-        (("adapt", model, "--support", home / "pictures", "--out", tmp_path / "m"), f"upstairs predict {model}"),
         (("report", model), "upstairs.load_adapted"),
         (("generate", model, "--support", home / "pictures", "--out", tmp_path / "m"), "upstairs.load_adapted"),
         (("compare", run, model), "upstairs.load_adapted"),

@@ -53,10 +53,11 @@ def test_after_any_changes_a_model_is_the_one_adapted_at_once(head: str) -> None
         np.testing.assert_allclose(model.predict_proba(QUERIES).sum(1), 1)
 
 
-def test_the_nearest_mean_is_that_of_scikit_learn() -> None:
+def test_the_nearest_mean_is_that_of_scikit_learn_on_features_of_length_one() -> None:
     model = adapt((X, Y), head="nearest_mean").add(QUERIES[::7], 3).remove(X[0])
     x, y = np.concatenate([X[1:], QUERIES[::7]]), np.concatenate([Y[1:], np.full(len(QUERIES[::7]), 3)])
-    expected = NearestCentroid().fit(x, y).predict(QUERIES)
+    x, queries = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, QUERIES))
+    expected = NearestCentroid().fit(x, y).predict(queries)
     assert model.predict(QUERIES) == [str(k) for k in expected]
 
 
@@ -187,3 +188,9 @@ def test_features_must_be_vectors() -> None:
         adapt((np.zeros((4, 2, 3)), [0, 0, 1, 1]))
     with pytest.raises(UpstairsError, match="choose auto, nearest_mean"):
         adapt((X, Y), head="svm")
+
+
+def test_support_examples_among_labelled_ones_are_named() -> None:
+    model = adapt((X, Y))
+    score = model.evaluate((np.concatenate([QUERIES, X[:2]]), [*TRUTH, *Y[:2]]))
+    assert len(score["repeated"]) == 2

@@ -9,6 +9,7 @@ from upstairs.data.images.folders import files_by_class
 from upstairs.data.images.symbols import draw_symbols
 from upstairs.data.open import open_splits
 from upstairs.encoders.built_in import BUILT_IN, weights_of
+from upstairs.engine.metrics import ModelScore
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import write_score
 from upstairs.experiments.predict import expected
@@ -124,6 +125,7 @@ def run_photo_demo(out: Path, *, data: str | None = None, seed: int = 0, quiet: 
     model = adapt({label: files[:SHOT] for label, files in classes.items()}, encoder=encoder, quiet=quiet)
     others = {label: files[SHOT:] for label, files in classes.items()}
     score = model.evaluate(others, quiet=quiet)
+    assert isinstance(score, ModelScore)
     model.save(out / "photos.safetensors")
     write_json(out / "results.json", score)
     page = write_score(score, out / "score.html")

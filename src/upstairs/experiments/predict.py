@@ -20,7 +20,7 @@ from upstairs.data.text.tables import texts_of
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import UNHEARD
 from upstairs.learners import ENOUGH
-from upstairs.storage import write_atomically
+from upstairs.storage import kind_of, write_atomically
 from upstairs.training.adapt import AUTO, adapt
 from upstairs.training.inputs import Inputs, Support, read_support
 from upstairs.training.model import Model, load_adapted
@@ -50,7 +50,7 @@ def adapt_files(
         )
     if encoder is not None or head != AUTO:
         raise UpstairsError(f"`encoder` and `head` make a model without a run, and {start} was given: leave one out")
-    if not start.is_file():
+    if not (start.is_file() and kind_of(start) == "adapted"):
         return adapt_run(start, support, unknown=unknown, columns=columns, pattern=pattern, quiet=quiet)
     if unknown is not None:
         raise UpstairsError(f"`unknown` is set when a model is made, and {start} is one: leave it out")

@@ -164,7 +164,11 @@ class Model:
     def _rows(self, items: Items) -> tuple[Float[Tensor, "n *feature"], list[str]]:
         items = list(self.inputs.each(items))
         rows = self.inputs.read(items)
-        return rows.double() if self.head else rows, [example_name(item, i) for i, item in enumerate(items)]
+        return self._kept(rows), [example_name(item, i) for i, item in enumerate(items)]
+
+    def _kept(self, rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n *feature"]:
+        """Returns rows in the precision of the examples: heads compute in float64."""
+        return rows.double() if self.head else rows
 
     @torch.inference_mode(False)
     def check(self) -> ModelCheck:
@@ -244,7 +248,7 @@ class Model:
     def _logits(self, fit: Fit, rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n way"]:
         with evaluating(fit.learner):
             check_measured(fit.learner)
-            rows = rows.double() if self.head else rows
+            rows = self._kept(rows)
             if fit.support is None:
                 return fit.learner.predict(fit.state, rows).double()
             return fit.learner.predict_inductive(fit.state, fit.support, rows).double()
@@ -321,7 +325,7 @@ class Model:
             for places, rows in self.inputs.batches(items, bad):
                 parts.append(self.logits_of(rows))
                 truth += [labels[classes[place]] for place in places]
-                for place, row in zip(places, rows, strict=True):
+                for place, row in zip(places, self._kept(rows), strict=True):
                     if row.numpy().tobytes() in known:
                         repeated.append(str(items[place]) if isinstance(items[place], str | Path) else f"input {place}")
                 if progress:
