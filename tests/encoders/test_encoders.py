@@ -46,7 +46,7 @@ def test_pictures_as_plain_transformers_reads_them(kind: str, tmp_path: Path) ->
     hidden = out.last_hidden_state
     if kind == "resnet":
         close(upstairs.encoder(str(tmp_path), pooling="mean")(PICTURES), hidden.mean((2, 3)))
-        with pytest.raises(UpstairsError, match="`pooling` is 'both', which `encoder` .* does not have: choose mean"):
+        with pytest.raises(UpstairsError, match=r"`pooling` is 'both', which `encoder` .* does not have: choose mean"):
             upstairs.encoder(str(tmp_path), pooling="both")
         return
     first, mean = hidden[:, 0], hidden[:, 1:].mean(1)
@@ -226,7 +226,8 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "    def forward(self, x): return x * 2\n"
         "def module(): return Mean()\n"
         "def whole():\n"
-        "    return upstairs.encoders.Encoder('x', 'audio', 2, 'own', 'v1', lambda s: s[:2], lambda p: np.stack(p), 4000)\n"
+        "    own = 'x', 'audio', 2, 'own', 'v1', lambda s: s[:2], lambda p: np.stack(p), 4000\n"
+        "    return upstairs.encoders.Encoder(*own)\n"
         "def fails(): raise ValueError('the weights are gone')\n"
         "def needs(): import no_such_package\n"
         "class Wrong(Mean):\n"

@@ -163,7 +163,7 @@ def _check_encoder(options: DataOptions, name: str) -> None:
     """Raises UpstairsError for an option that has no effect on the features of a frozen encoder."""
     if options.net == "pretrained":
         raise UpstairsError(
-            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out for its features"
+            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out"
         )
     for option in ("size", "channels", "rotate_classes", "mirror_classes", "splice", "spoken"):
         if getattr(options, option):
@@ -366,7 +366,8 @@ def read_dataset(dataset: Any) -> Source:
 
 # Options and the readers of the data that they are for.
 ABOUT = {
-    "encoder": ("texts", "sounds", "arrays", "pictures"), "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
+    "encoder": ("texts", "sounds", "arrays", "pictures"),
+    "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
     "columns": ("texts", "rows", "sounds", "arrays", "pictures"), "channels": ("pictures",), "seconds": ("sounds",),
     "pattern": ("texts", "sounds", "arrays", "pictures"), "ratio": ("texts", "rows", "sounds", "arrays", "pictures"),
     "target": ("rows",), "task_column": ("rows",),

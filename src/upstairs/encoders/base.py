@@ -114,9 +114,7 @@ def over_positions(x: Float[Tensor, "n *axes"], name: str) -> Float[Tensor, "n s
     if x.ndim == 3:
         return x.mean(1)
     if x.ndim != 2:
-        raise UpstairsError(
-            f"`encoder` {name} returns {list(x.shape)}: it must return [n, size], or a row of positions"
-        )
+        raise UpstairsError(f"`encoder` {name} returns {list(x.shape)}: give one that returns [n, size]")
     return x
 
 
@@ -130,7 +128,7 @@ def check_pooling(pooling: str | None, has: Iterable[str], name: str) -> None:
 
 def check_modality(encoder: Encoder, modality: Modality | None) -> None:
     """Raises UpstairsError for an encoder of another modality than the data; None accepts all."""
-    if modality not in (None, encoder.modality):
+    if modality is not None and modality != encoder.modality:
         raise UpstairsError(
             f"`encoder` {encoder.name} reads {INPUTS[encoder.modality]} and the data is {INPUTS[modality]}: give an "
             f"encoder of {INPUTS[modality]}"

@@ -92,13 +92,13 @@ def mobile_network(plan: MobilePlan, weights: Mapping[str, Tensor]) -> nn.Sequen
             layers.append(InvertedResidual(inside, outside, plan=plan, **own))
             inside = outside
     layers += [MobileConvolution(inside, HEAD, plan=plan), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    network = nn.Sequential(*layers, nn.Linear(HEAD, CLASSES))
-    needed = network.state_dict()
+    whole = nn.Sequential(*layers, nn.Linear(HEAD, CLASSES))
+    needed = whole.state_dict()
     for (own, tensor), (theirs, given) in zip(needed.items(), weights.items(), strict=False):
         if own.split(".")[-1] != theirs.split(".")[-1] or tensor.shape != given.shape:
             raise UpstairsError(f"the weights have {theirs} of shape {list(given.shape)} in the place of {own}, of "
                                 f"shape {list(tensor.shape)}: give those of this network")  # fmt: skip
     if len(needed) != len(weights):
         raise UpstairsError(f"{len(weights)} tensors were given and the network has {len(needed)}: give its own")
-    network.load_state_dict(dict(zip(needed, weights.values(), strict=True)))
-    return network[:-1].eval()
+    whole.load_state_dict(dict(zip(needed, weights.values(), strict=True)))
+    return nn.Sequential(*layers).eval()
