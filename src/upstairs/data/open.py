@@ -28,7 +28,7 @@ from upstairs.data.encoded.format import (
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
 from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
-from upstairs.data.images.datasets import open_data, open_source
+from upstairs.data.images.datasets import open_data, open_source, published_kind
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.mixture import SIGN, mixed_splits
@@ -172,6 +172,11 @@ def _check_encoder(options: DataOptions, name: str) -> None:
             )
 
 
+def _holds_texts(data: str) -> bool:
+    """Returns whether this is texts; the public data sets of pictures have lists of names beside them, which are not."""
+    return published_kind(Path(data)) is None and is_text(data) and _named(data) is None
+
+
 READERS = (
     DataReader(
         "functions", ("sinusoid", "gp"), lambda data: data in FUNCTIONS,
@@ -183,7 +188,7 @@ READERS = (
         "rows", ("rows",), is_task_table, _rows, _row_source, support=_support_of(PICTURES), formats=(RowFormat,),
     ),
     DataReader(
-        "texts", ("table", "texts", "languages"), lambda data: is_text(data) and _named(data) is None, _texts,
+        "texts", ("table", "texts", "languages"), _holds_texts, _texts,
         source=lambda options, format, progress: open_texts(
             options.data, **_read_as(options), format=format, progress=progress
         ),
@@ -264,6 +269,9 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     reader = reader_for(options.data, regression=asks_regression(vars(options)))
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = _usable(reader.splits(options, format, progress))
+    form = splits.train.format
+    if isinstance(form, EncodedFormat) and (note := form.opened().note):
+        splits = splits.noting(note)
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
     return limited(splits, options, quiet=quiet)

@@ -140,10 +140,10 @@ class FeatureStore:
         marks = ",".join("?" * len(contents))
         try:
             found = self.connection.execute(f"SELECT content, row FROM features WHERE content IN ({marks})", contents)
-            rows = {content: np.frombuffer(row, np.float32) for content, row in found}
+            rows = dict(found)
         except sqlite3.Error as error:
             raise self._refusal(error) from error
-        return {content: row for content, row in rows.items() if len(row) == self.size}
+        return {content: np.frombuffer(row, np.float32) for content, row in rows.items() if len(row) == 4 * self.size}
 
     def _put(self, rows: dict[bytes, np.ndarray]) -> None:
         values = [(content, np.ascontiguousarray(row, np.float32).tobytes()) for content, row in rows.items()]
