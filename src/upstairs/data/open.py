@@ -173,7 +173,7 @@ def _check_encoder(options: DataOptions, name: str) -> None:
 
 
 def _holds_texts(data: str) -> bool:
-    """Returns whether this is texts; the public data sets of pictures have lists of names beside them, which are not."""
+    """Returns whether this is texts; the lists of names beside public data sets of pictures are none."""
     return published_kind(Path(data)) is None and is_text(data) and _named(data) is None
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ class Encoder:
         rate: samples per second of sounds.
         side: pictures: a side that is at least this long loses nothing by `prepare`.
         note: what was assumed about the preprocessing; empty where the encoder itself says all of it.
+        network: the torch module inside, for those who train it further; None where there is none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Encoder:
     rate: int = 16_000
     side: int = 224
     note: str = ""
+    network: nn.Module | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, items: Sequence[Any]) -> Float32[np.ndarray, "n size"]:
         """Returns the features of PIL pictures in RGB, samples or texts: [n, size]."""

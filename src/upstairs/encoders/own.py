@@ -94,7 +94,7 @@ def module_encoder(
             f"({reason(error)}): correct the module or its size"
         ) from error
     digest = digest or digest_of_module(network, preprocessing.to_json())
-    return Encoder(name, "image", size, "own", digest, preprocessing, embed, 0, 2 * preprocessing.side)
+    return Encoder(name, "image", size, "own", digest, preprocessing, embed, 0, 2 * preprocessing.side, network=network)
 
 
 def timm_encoder(name: str, *, pooling: str | None = None) -> Encoder:
