@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import upstairs
-from helpers.encoders import some_sound
+from helpers.encoders import save_onnx, some_sound
 from helpers.runs import Call
 from upstairs.data.encoded import EncodedFormat, encoded_format
 from upstairs.data.open import open_splits, read_format
@@ -190,6 +190,15 @@ def test_odd_pictures(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(form.read_many([tmp_path / name, expected, np.asarray(expected)]), [row] * 3, atol=1)
 
 
+def test_paths_are_known_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTAIRS_CACHE", str(tmp_path / "cache"))
+    form, path = encoded_format(means(), "image"), tmp_path / "a.png"
+    for grey in (10, 20):
+        Image.new("RGB", (5, grey), (grey, grey, grey)).save(path)
+        for item in (str(path), path, path.read_bytes(), Image.open(path), np.full((5, 5), grey, np.uint8)):
+            assert form.read_many([item]).tolist() == [[grey] * 18]
+
+
 def test_a_thin_picture_is_not_blown_up(tmp_path: Path) -> None:
     """A processor that resizes the shorter side would make 256 x 256,000 pixels of it."""
     pytest.importorskip("transformers", reason="transformers (extra [vision]) is not installed")
@@ -279,6 +288,18 @@ def test_a_damaged_store_is_made_again(door: str, tmp_path: Path) -> None:
         file.unlink()
     opened(photos, door)
     assert sum(SEEN) == 45, "rows of another length are computed again"
+
+
+def test_what_an_onnx_file_does_not_say_is_said(tmp_path: Path, call: Call) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime (extra [onnx]) is not installed")
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    photos = save_photos(tmp_path / "photos", 6, 4)
+    save_onnx(tmp_path / "tiny.onnx", ["n", 3, 12, 12])
+    words = ("--data", photos, "--encoder", tmp_path / "tiny.onnx", "--steps", 2, "--way", 2, "--query", 2)
+    status, _, err = call("train", "protonet", *words, "--out", tmp_path / "run")
+    note = "tiny.onnx does not say how pictures are prepared: they are cropped to 12 x 12"
+    assert status == 0 and err.count(note) == 1, err
+    assert note not in call("evaluate", tmp_path / "run", "--way", 2, "--query", 1, "--tasks", 5)[2]
 
 
 def test_what_is_saved_of_a_format() -> None:

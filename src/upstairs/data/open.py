@@ -270,7 +270,7 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = _usable(reader.splits(options, format, progress))
     form = splits.train.format
-    if isinstance(form, EncodedFormat) and (note := form.opened().note):
+    if format is None and isinstance(form, EncodedFormat) and (note := form.opened().note):
         splits = splits.noting(note)
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)

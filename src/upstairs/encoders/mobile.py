@@ -1,13 +1,13 @@
 """MobileNetV2 and EfficientNet-Lite0: inverted residuals, for published ImageNet weights."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils import convert_conv2d_weight_memory_format, fuse_conv_bn_eval
 
 from upstairs.errors import UpstairsError
 
@@ -49,7 +49,7 @@ class MobileConvolution(nn.Module):
         self.stride, self.kernel, self.same, self.bounded = stride, kernel, plan.same, bounded
         padding = 0 if plan.same else kernel // 2
         self.conv = nn.Conv2d(inside, outside, kernel, stride, padding, groups=groups, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outside, eps=plan.epsilon)
+        self.norm: Any = nn.BatchNorm2d(outside, eps=plan.epsilon)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         if self.same:
@@ -107,4 +107,4 @@ def mobile_network(plan: MobilePlan, weights: Mapping[str, Tensor]) -> nn.Sequen
     for layer in network.modules():
         if isinstance(layer, MobileConvolution):  # a third faster, equal to six digits
             layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()
-    return network.to(memory_format=torch.channels_last)
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)

@@ -160,9 +160,10 @@ def content_of_value(item: Any) -> bytes:
     if isinstance(item, bytes):
         found.update(item)
     elif isinstance(item, Image.Image):
-        found.update(f"{item.mode} {item.size} {item.info.get('transparency')} {item.getpalette()} "
-                     f"{dict(item.getexif())}".encode())  # fmt: skip
-        found.update(item.tobytes())
+        with suppress(Exception):  # a broken picture is named when it is read
+            how = (item.mode, item.size, item.info.get("transparency"), item.getpalette(), dict(item.getexif()))
+            found.update(repr(how).encode())
+            found.update(item.tobytes())
     elif isinstance(item, tuple | list):
         for one in item:
             found.update(content_of_value(one))
