@@ -7,6 +7,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +63,14 @@ def exists(name: str) -> bool:
             found = getattr(found, part)
         return True
     return False
+
+
+def test_the_blocks_of_encoders_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "page"}
+    for block in re.findall(r"```python\n(.*?)```", (DOCS / "encoders.md").read_text(), re.S):
+        exec(compile(block, "docs/encoders.md", "exec"), names)
+    np.testing.assert_allclose(names["encoder"]([names["red"], names["blue"]]), [[1, -1, -1], [-1, -1, 1]], atol=1e-6)
 
 
 @pytest.mark.parametrize("place", range(1, len(BLOCKS)))

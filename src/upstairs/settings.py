@@ -90,7 +90,8 @@ class DataOptions:
     skip_bad: bool = option(False, "Leave out inputs that cannot be read or have no label, and say so.")
     encoder: str | None = option(
         None,
-        "Texts: a pretrained transformer, by folder or name. Its features are used; --net pretrained trains it. "
+        "A pretrained network, whose features are the inputs: a folder or a name that transformers knows, timm:NAME, "
+        "FILE.onnx, package.module:function, mobilenet_v2 or efficientnet_lite0. Texts: --net pretrained trains it. "
         "Left out: none.",
     )
     net: Net = option(

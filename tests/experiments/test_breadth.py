@@ -86,7 +86,7 @@ def test_mistakes(call: Call, kinds: tuple[Path, Path], tmp_path: Path) -> None:
         ((*train, "--data", f"{one} + "), "on each side of '+'"),
         ((*train, "--data", one, "--mix", "2,1"), "there is one data set"),
         ((*train, "--data", one, "--columns", "a,b"), "has no table for --columns 'a,b'"),
-        ((*train, "--data", one, "--encoder", "mini"), "--encoder is about texts"),
+        ((*train, "--data", one, "--encoder", "./mini"), "--encoder ./mini is a path that does not exist"),
         ((*train, "--data", one, "--net", "bag"), "--net bag reads texts"),
     ]
     for words, message in cases:

@@ -55,7 +55,7 @@ def save_transformer(kind: str, path: Path, *, seed: int = 0) -> Path:
 
 
 def save_onnx(path: Path, shape: list[Any], output: str = "mean", *, dtype: str = "FLOAT", inputs: int = 1) -> Any:
-    """Saves a convolution of 3 channels to 5, stride 2; returns the same in torch, from [n, 3, h, w] to [n, 5, i, j]."""
+    """Saves a convolution of 3 channels to 5, stride 2; returns the same in torch, [n, 3, h, w] to [n, 5, i, j]."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

@@ -28,7 +28,7 @@ from upstairs.data.encoded.format import (
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
 from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
-from upstairs.data.images.datasets import open_data, open_source
+from upstairs.data.images.datasets import open_data, open_source, published_kind
 from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.layouts.classes import JOINED
@@ -172,13 +172,18 @@ def _check_encoder(options: DataOptions, name: str) -> None:
     """Raises UpstairsError for an option that has no effect on the features of a frozen encoder."""
     if options.net == "pretrained":
         raise UpstairsError(
-            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out for its features"
+            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out"
         )
     for option in ("size", "channels", "rotate_classes", "mirror_classes", "splice", "spoken"):
         if getattr(options, option):
             raise UpstairsError(
                 f"`{option}` changes what is read and `encoder` reads its inputs in its own way: leave one of them out"
             )
+
+
+def _holds_texts(data: str) -> bool:
+    """Returns whether this is texts; the lists of names beside public data sets of pictures are none."""
+    return published_kind(Path(data)) is None and is_text(data) and _named(data) is None
 
 
 READERS = (
@@ -192,7 +197,7 @@ READERS = (
         "rows", ("rows",), is_task_table, _rows, _row_source, support=_support_of(PICTURES), formats=(RowFormat,),
     ),
     DataReader(
-        "texts", ("table", "texts", "languages"), lambda data: is_text(data) and _named(data) is None, _texts,
+        "texts", ("table", "texts", "languages"), _holds_texts, _texts,
         source=lambda options, format, progress: open_texts(
             options.data, **_read_as(options), format=format, progress=progress
         ),
@@ -273,6 +278,9 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     reader = reader_for(options.data, regression=asks_regression(vars(options)))
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = _usable(reader.splits(options, format, progress))
+    form = splits.train.format
+    if format is None and isinstance(form, EncodedFormat) and (note := form.opened().note):
+        splits = splits.noting(note)
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
     return limited(splits, options, quiet=quiet)
@@ -390,7 +398,8 @@ def _item(dataset: Any, place: int) -> Any:
 
 # Options and the readers of the data that they are for.
 ABOUT = {
-    "encoder": ("texts", "sounds", "arrays", "pictures"), "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
+    "encoder": ("texts", "sounds", "arrays", "pictures"),
+    "words": ("texts",), "encoding": ("texts", "rows"), "size": ("pictures",),
     "columns": ("texts", "rows", "sounds", "arrays", "pictures"), "channels": ("pictures",), "seconds": ("sounds",),
     "pattern": ("texts", "sounds", "arrays", "pictures"), "ratio": ("texts", "rows", "sounds", "arrays", "pictures"),
     "target": ("rows",), "task_column": ("rows",),

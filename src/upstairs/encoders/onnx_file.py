@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class PictureInput:
 
     def arranged(self, preprocessing: Preprocessing) -> Preprocessing:
         """Returns the preprocessing with the channels where the file has them."""
-        return Preprocessing(**{**preprocessing.to_json(), "last": self.last})
+        return replace(preprocessing, last=self.last)
 
 
 def _session(path: Path) -> Any:

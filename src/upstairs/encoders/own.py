@@ -56,12 +56,12 @@ def own_encoder(name: str, *, pooling: str | None = None) -> Encoder:
     if not isinstance(made, nn.Module):
         raise UpstairsError(f"`encoder` {name} returned a {type(made).__name__}: {GIVE}")
     try:
-        size, mean, std = made.size, made.mean, made.std
-        height, width = (size, size) if isinstance(size, int) else size  # type: ignore[misc]
-        numbers = [tuple(float(one) for one in values) for values in (mean, std)]  # type: ignore[union-attr]
-        if {len(one) for one in numbers} != {3}:
+        size, *values = (getattr(made, attribute) for attribute in ("size", "mean", "std"))
+        height, width = map(int, (size, size) if isinstance(size, int) else size)
+        mean, std = (tuple(map(float, own)) for own in values)
+        if len(mean) != 3 or len(std) != 3:
             raise ValueError("mean and std need three numbers each")
-        preprocessing = Preprocessing((int(height), int(width)), min(int(height), int(width)), *numbers)
+        preprocessing = Preprocessing((height, width), min(height, width), mean, std)
     except (AttributeError, TypeError, ValueError) as error:
         raise UpstairsError(f"`encoder` {name} returned a module that cannot be used ({reason(error)}): {GIVE}") from (
             error
@@ -94,7 +94,7 @@ def module_encoder(
             f"({reason(error)}): correct the module or its size"
         ) from error
     digest = digest or digest_of_module(network, preprocessing.to_json())
-    return Encoder(name, "image", size, "own", digest, preprocessing, embed, 0, 2 * preprocessing.side)
+    return Encoder(name, "image", size, "own", digest, preprocessing, embed, 0, 2 * preprocessing.side, network=network)
 
 
 def timm_encoder(name: str, *, pooling: str | None = None) -> Encoder:

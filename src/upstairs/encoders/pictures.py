@@ -65,7 +65,7 @@ def from_config(config: Mapping[str, Any], size: tuple[int, int] | None = None) 
     """
     wanted = config.get("size", min(size) if size else 224)
     wanted = {"shortest_edge": wanted} if isinstance(wanted, int) else wanted
-    shorter = wanted.get("shortest_edge")
+    shorter = int(wanted["shortest_edge"]) if wanted.get("shortest_edge") else None
     own = (int(wanted["height"]), int(wanted["width"])) if "height" in wanted else None
     crop = config.get("crop_size", shorter)
     crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
@@ -73,8 +73,8 @@ def from_config(config: Mapping[str, Any], size: tuple[int, int] | None = None) 
         own = int(crop["height"]), int(crop["width"])
     normalised = config.get("do_normalize", True)
     return Preprocessing(
-        size or own or (int(shorter), int(shorter)),
-        int(shorter) if shorter else None,
+        size or own or (shorter or 224, shorter or 224),
+        shorter,
         tuple(config.get("image_mean") or IMAGENET[0]) if normalised else (0.0,) * 3,
         tuple(config.get("image_std") or IMAGENET[1]) if normalised else (1.0,) * 3,
         int(config.get("resample", RESAMPLING["bilinear"])),

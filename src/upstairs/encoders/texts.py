@@ -54,7 +54,7 @@ def _load(model: str) -> TextTransformer:
     folder = folder_of(model)
     try:
         with quietly():
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
             network = AutoModel.from_pretrained(folder, attn_implementation="eager")  # has all derivatives
     except Exception as error:
         raise cannot_load(model, error) from error

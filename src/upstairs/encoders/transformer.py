@@ -78,7 +78,8 @@ def transformer_encoder(name: str, folder: Path, *, pooling: str | None = None) 
         ) from error
     # every rule of resizing has enough in a picture of twice the network's size
     digest = digest_of(files, chosen)
-    return Encoder(name, modality, size, chosen, digest, prepare, embed, rate, 2 * max(example.shape[-2:], default=0))
+    side = 2 * max(example.shape[-2:], default=0)
+    return Encoder(name, modality, size, chosen, digest, prepare, embed, rate, side, network=network)
 
 
 def modality_of(config: Any) -> Modality:

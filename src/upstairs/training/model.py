@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from upstairs.console import counting, one_line
 from upstairs.core import Examples, Learner, check_measured, evaluating
 from upstairs.data.audio.format import FAINTEST, RATE, AudioFormat, read_sound
+from upstairs.data.encoded.format import EncodedSoundFormat
 from upstairs.engine.leave_one_out import conformal_bar, prediction_sets
 from upstairs.engine.metrics import ModelScore, NumberScore, score_answers, score_numbers
 from upstairs.errors import UpstairsError, check_type
@@ -354,13 +355,13 @@ class Model:
 
         Args:
             recording: a path, bytes, an open file, or (samples, rate).
-            seconds: the length of a window; None: that of the recordings in training.
+            seconds: the length of a window; None: that of the recordings in training, else one second.
             hop: seconds from one window to the next; None: half a window.
 
         Raises:
             UpstairsError: a model of other inputs, a recording that cannot be read, or a length that is no length.
         """
-        if not isinstance(self.inputs.format, AudioFormat):
+        if not isinstance(self.inputs.format, AudioFormat | EncodedSoundFormat):
             raise UpstairsError(
                 f"windows are parts of recordings and this model reads inputs of kind {self.inputs.kind}"
             )
@@ -368,7 +369,7 @@ class Model:
             check_type(name, value, (int, float, NoneType), "a number of seconds, such as 1.0")
             if value is not None and not 0.01 <= value <= 600:
                 raise UpstairsError(f"`{name}` is {value}: give a number of seconds from 0.01 to 600")
-        seconds = self.inputs.format.seconds if seconds is None else seconds
+        seconds = (self.inputs.format.seconds or 1.0) if seconds is None else seconds
         hop = seconds / 2 if hop is None else hop
         sound, where = plain_input(recording, 0, self.inputs)
         samples = read_sound(sound, name=where, longest=LONGEST_STREAM)

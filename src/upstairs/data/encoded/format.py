@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ class EncodedFormat(InputFormat):
     def read_many(self, items: Sequence[Any], progress: Progress | None = None) -> Float32[np.ndarray, "n size"]:
         """Reads all inputs in batches; features of what has been read before come from the cache."""
         with FeatureStore(self.reading, self.size) as store:
+            items = [Path(item) if isinstance(item, str) and not self.is_text else item for item in items]
             contents = [store.content(item) for item in items]
             return np.stack([*store.rows(contents, lambda place: self.prepare(items[place]), self.rows_of, progress)])
 

@@ -140,10 +140,10 @@ class FeatureStore:
         marks = ",".join("?" * len(contents))
         try:
             found = self.connection.execute(f"SELECT content, row FROM features WHERE content IN ({marks})", contents)
-            rows = {content: np.frombuffer(row, np.float32) for content, row in found}
+            rows = dict(found)
         except sqlite3.Error as error:
             raise self._refusal(error) from error
-        return {content: row for content, row in rows.items() if len(row) == self.size}
+        return {content: np.frombuffer(row, np.float32) for content, row in rows.items() if len(row) == 4 * self.size}
 
     def _put(self, rows: dict[bytes, np.ndarray]) -> None:
         values = [(content, np.ascontiguousarray(row, np.float32).tobytes()) for content, row in rows.items()]
@@ -160,9 +160,10 @@ def content_of_value(item: Any) -> bytes:
     if isinstance(item, bytes):
         found.update(item)
     elif isinstance(item, Image.Image):
-        found.update(f"{item.mode} {item.size} {item.info.get('transparency')} {item.getpalette()} "
-                     f"{dict(item.getexif())}".encode())  # fmt: skip
-        found.update(item.tobytes())
+        with suppress(Exception):  # a broken picture is named when it is read
+            how = (item.mode, item.size, item.info.get("transparency"), item.getpalette(), dict(item.getexif()))
+            found.update(repr(how).encode())
+            found.update(item.tobytes())
     elif isinstance(item, tuple | list):
         for one in item:
             found.update(content_of_value(one))

@@ -97,16 +97,19 @@ def _kind(data: str | Path, split: str | None) -> str:
     elif not path.exists():
         way = "give 'glyphs', or a folder or zip of pictures by class"
         raise UpstairsError(f"{data} does not exist: {'download it and give its path' if '://' in str(data) else way}")
-    elif all((path / name).is_file() for name in OMNIGLOT):
-        kind = "omniglot"
-    elif (path / "sheets").is_dir() and (path / "splits" / "superclass.json").is_file():
-        kind = "cifar"
     else:
-        kind = "folder"
+        kind = published_kind(path) or "folder"
     if split and split not in SPLITS.get(kind, ()):
         choice = f"choose {' or '.join(SPLITS[kind])}" if kind in SPLITS else "it has one of its own, so leave it out"
         raise UpstairsError(f"`split` is '{split}', which {data} does not have: {choice}")
     return kind
+
+
+def published_kind(path: Path) -> str | None:
+    """Returns which public data set a folder holds: omniglot or cifar; None for any other."""
+    if all((path / name).is_file() for name in OMNIGLOT):
+        return "omniglot"
+    return "cifar" if (path / "sheets").is_dir() and (path / "splits" / "superclass.json").is_file() else None
 
 
 def _glyphs(size: int | None, progress: Progress | None) -> Splits:

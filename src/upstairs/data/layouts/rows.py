@@ -97,11 +97,9 @@ def source_of(
         """Of the encoder that the format names, computed once for each content."""
         assert isinstance(format, EncodedFormat)
         with FeatureStore(format.reading, format.size) as store:
+            home = Path(tree.name).absolute()
             contents = [
-                store.content_of_file(
-                    f"{Path(tree.name).absolute()}/{file}", tree.stamps[file], partial(tree.item, file)
-                )
-                for file in files
+                store.content_of_file(f"{home}/{file}", tree.stamps[file], partial(tree.item, file)) for file in files
             ]
 
             def made() -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from upstairs.data.cache import Progress, memory_mapped
-from upstairs.data.encoded.format import EncodedTextFormat, encoded_format
+from upstairs.data.encoded.format import encoded_format
 from upstairs.data.source import InputFormat
 from upstairs.data.text.hashed import as_text, cut_note
 from upstairs.encoders.open import open_encoder
@@ -73,7 +73,7 @@ class FrozenFormat(InputFormat):
         return super().from_json({"rows": 1, **value})  # old runs have one row
 
 
-def frozen_format(model: str) -> FrozenFormat | EncodedTextFormat:
+def frozen_format(model: str) -> InputFormat:
     """Returns the format of a pretrained encoder of texts; of one that `transformers` does not know, one row.
 
     Args:

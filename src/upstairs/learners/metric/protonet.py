@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, State, Task, cross_entropy
+from upstairs.data.encoded.format import EncodedFormat
 from upstairs.data.images.augment import crops
 from upstairs.data.source import Source
 from upstairs.data.text.embeddings import FrozenFormat
@@ -158,12 +159,22 @@ class First(nn.Module):
         return x[:, 0]
 
 
+class UnitLength(nn.Module):
+    """Scales each input to length 1."""
+
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return F.normalize(x, dim=-1)
+
+
 def nearest_centroid(source: Source | None = None, *, way: int) -> ProtoNet:
     """A baseline without learning: the nearest class mean of the raw inputs, by Euclidean distance.
 
-    For a source with several readings of each text (`FrozenFormat`) it uses the first, the transformer's own.
+    For a source with several readings of each text (`FrozenFormat`) it uses the first, the transformer's own; the
+    features of other encoders (`EncodedFormat`) are scaled to length 1, since theirs varies with contrast.
     """
     form = source.format if source else None
+    if isinstance(form, EncodedFormat):
+        return ProtoNet(UnitLength(), way=way)
     several = isinstance(form, FrozenFormat) and form.rows > 1
     return ProtoNet(First() if several else nn.Flatten(), way=way)
 
