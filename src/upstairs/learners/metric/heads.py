@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples
+from upstairs.functional.batching.tensor import known_true
 from upstairs.learners.metric.closed_form import ridge
 from upstairs.learners.metric.protonet import MetricLearner, Prototypes, by_distance, class_means, members, only_seen
 
@@ -139,27 +140,28 @@ def logistic(
     It reads no value, so that tasks are solved as one batch: a fixed number of conjugate gradient steps (Polak and
     Ribiere 1969, restarted where they would climb) in the span of the examples, W = u^T a. Along a direction the logits
     are linear, and one Newton step is damped by the bound |f'''| <= R f'' (Bach 2010, R the widest range of a row of
-    these logits), so that it never climbs. In float64.
+    these logits), so that it never climbs. A task that is solved alone stops where rounding is all that is left.
     """
-    u, y = sharpness * u.double(), member.double()
+    u, y = sharpness * u, member
     n, d = u.shape
     kernel = u @ u.T if n <= d else None
 
     def span(a: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
         return u @ (u.T @ a) if kernel is None else kernel @ a
 
-    lowest = torch.where(y.sum(0) > 0, 0.0, -torch.inf)
+    lowest = torch.where(y.sum(0) > 0, 0.0, -torch.inf).to(y.dtype)
     real = y.sum(1, keepdim=True)
-
-    tiny = torch.finfo(u.dtype).tiny
+    tiny, least = torch.finfo(u.dtype).tiny, (10 * torch.finfo(u.dtype).eps) ** 2
     a = torch.zeros_like(y)  # W = u^T a
     z = torch.zeros_like(y)  # logits
     p = real * (z + lowest).softmax(-1)
     g = p - y  # the gradient is u^T g
     kg = span(g)
     direction, kd = -g, -kg
-    size = (g * kg).sum()
+    size = first_size = (g * kg).sum()  # |gradient|^2
     for _ in range(steps):
+        if known_true((size <= least * first_size)[None]):
+            break
         curve = strength * (direction * kd).sum()
         wide = (kd.amax(-1) - kd.amin(-1)).amax().clamp(min=tiny)
         second = curve + (p * (kd - (p * kd).sum(-1, keepdim=True)).square()).sum()
@@ -188,7 +190,7 @@ class LogisticRegression(FeatureHead):
         steps: conjugate gradient steps.
     """
 
-    usual_scale = 3.0
+    usual_scale = 4.0
 
     def __init__(
         self, *, way: int, strength: float = 1.0, sharpness: float = 5.0, steps: int = 40, **options: Any
@@ -197,8 +199,7 @@ class LogisticRegression(FeatureHead):
         self.strength, self.sharpness, self.steps = strength, sharpness, steps
 
     def solve_head(self, u: Float[Tensor, "n d"], member: Float[Tensor, "n way"]) -> Float[Tensor, "d way"]:
-        weight = logistic(u, member, strength=self.strength, sharpness=self.sharpness, steps=self.steps)
-        return weight.to(u.dtype)
+        return logistic(u, member, strength=self.strength, sharpness=self.sharpness, steps=self.steps)
 
     def score(self, own: Float[Tensor, "d way"], u: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         return self.sharpness * u @ own
