@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from upstairs.core import Examples, Task
 from upstairs.learners.building import on_encoder
-from upstairs.learners.metric.protonet import EncoderLearner, members, only_seen
+from upstairs.learners.metric.protonet import EncoderLearner, Prototypes, by_distance, members
 from upstairs.nets.embedding import embedding_size
 from upstairs.nets.sequence import Transformer, attend, sees, unit
 
@@ -70,19 +70,18 @@ class LabelledFeatures(NamedTuple):
 class Caml(EncoderLearner[LabelledFeatures]):
     """CAML: learning in context on frozen features (Fifty et al. 2024).
 
-        u = (f(x) / |f(x)| - centre) / spread,   both of the support set, a class weighing as much as another
-        v, a = reader((u_i, code_i) of the support set, (u, 0) of the query)
-        logits_k = scale cos(u + v, mean of u_i + v_i over class k) + gain a . code_k
+        v, a = reader((u_i, code_i) of the support set, (u, 0) of the query),   u = f(x) / |f(x)|
+        logits_k = -scale |w - mean of w_i over class k|^2 + gain a . code_k,   w = (u + v) / |u + v|
 
-    Each query is read independently of the others. The reader begins close to v = 0, a nearest class mean by cosine.
-    Differences from the paper: that residual, and labels that act through their angles alone, where the paper draws
-    random assignments of codes to classes and has a fixed number of codes.
+    Each query is read independently of the others. The reader begins close to v = 0: the nearest class mean of the
+    features. Differences from the paper: that residual, and labels that act through their angles alone, where the paper
+    has a fixed number of codes and assigns them to the classes at random.
 
     Args:
         encoder: any module from inputs to vectors; freeze it (`requires_grad_(False)`), or give features.
         reader: a `LabelReader` of the vectors' length.
         way: number of classes that `predict` answers; the meta-parameters serve any number (`for_way`).
-        scale: initial factor of the cosine; it is learned.
+        scale: initial factor of the squared distance; it is learned.
     """
 
     def __init__(self, encoder: nn.Module, reader: LabelReader, *, way: int, scale: float = 10.0) -> None:
@@ -93,29 +92,21 @@ class Caml(EncoderLearner[LabelledFeatures]):
         with torch.no_grad():
             reader.head.weight.mul_(0.1), reader.head.bias.zero_()
 
-    def embedded(self, z: Float[Tensor, "m d"], support: Examples) -> LabelledFeatures:
-        return LabelledFeatures(unit(z), members(support, self.way, z), support.mask)
+    def labelled(self, z: Float[Tensor, "m d"], support: Examples) -> LabelledFeatures:
+        return LabelledFeatures(torch.where(support.mask[:, None], z, 0.0), members(support, self.way, z), support.mask)
 
     def answer(self, state: LabelledFeatures, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
-        z, member, m = unit(z), state.member, len(state.mask)
-        count = member.sum(0)
-        share = member / count.clamp(min=1)  # of a class's mean
-        weight = share.sum(1, keepdim=True) / (count > 0).sum().clamp(min=1)
-        centre = (weight * torch.where(state.mask[:, None], state.z, 0.0)).sum(0)
-        spread = (weight[:, 0] * torch.where(state.mask, (state.z - centre).square().sum(-1), 0.0)).sum()
-        u = torch.cat([torch.where(state.mask[:, None], state.z - centre, 0.0), z - centre])
-        u = u * (u.shape[-1] / (spread + 1e-12)).sqrt()
-        code = elmes(member)
-        v, a = self.reader.read_labelled(
-            u, torch.cat([code, code.new_zeros(len(z), self.way)]), sees(state.mask, len(z), causal=False)
-        )
-        u = u + v
-        similar = unit(u[m:]) @ unit(share.T @ u[:m]).T
-        logits = self.log_scale.exp() * similar + self.gain * a[m:] @ elmes(torch.diag((count > 0).to(z.dtype)))
-        return only_seen(logits, count > 0)
+        member, m = state.member, len(state.mask)
+        u = unit(torch.cat([state.z, z])) * z.shape[-1] ** 0.5
+        code = torch.cat([elmes(member), member.new_zeros(len(z), self.way)])
+        v, a = self.reader.read_labelled(u, code, sees(state.mask, len(z), causal=False))
+        w, count = unit(u + v), member.sum(0)
+        means = Prototypes((member / count.clamp(min=1)).T @ w[:m], count > 0)
+        codes = elmes(torch.diag(means.seen.to(z.dtype)))
+        return by_distance(means, w[m:], self.log_scale.exp()) + self.gain * a[m:] @ codes
 
     def adapt(self, support: Examples, /) -> LabelledFeatures:
-        return self.embedded(self.encoder(support.x), support)
+        return self.labelled(self.encoder(support.x), support)
 
     def predict(self, state: LabelledFeatures, x: Tensor, /) -> Float[Tensor, "n way"]:
         return self.answer(state, self.encoder(x))
@@ -124,7 +115,7 @@ class Caml(EncoderLearner[LabelledFeatures]):
         """Returns the query loss; support and query are embedded as one batch, with one set of statistics."""
         z = self.encoder(torch.cat([task.support.x, task.query.x]))
         m = len(task.support.x)
-        prediction = self.answer(self.embedded(z[:m], task.support), z[m:])
+        prediction = self.answer(self.labelled(z[:m], task.support), z[m:])
         return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
 
 
