@@ -38,7 +38,7 @@ ON_NET = [
 ]  # fmt: skip
 ON_ENCODER = [
     "protonet", "matchingnet", "relationnet", "dn4", "r2d2", "metaoptnet", "proto_maml", "unicorn_maml", "early_exit",
-    "hypernetwork", "film", "versa", "snail", "in_context", "lstm", "memory",
+    "hypernetwork", "film", "versa", "snail", "in_context", "caml", "lstm", "memory",
 ]  # fmt: skip
 OF_ALL_CLASSES = ["simpleshot", "baseline_pp", "co_training", "bd_cspn"]
 ON_FUNCTIONS = ["cnp", "lnp", "anp"]

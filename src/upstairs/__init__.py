@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from upstairs.learners.metric.metanas import metanas
     from upstairs.learners.metric.pretrained import baseline_pp, co_training, simpleshot
     from upstairs.learners.metric.protonet import matchingnet, protonet, relationnet
+    from upstairs.learners.model_based.caml import caml
     from upstairs.learners.model_based.conditioned import film, hypernetwork, versa
     from upstairs.learners.model_based.neural_processes import anp, cnp, lnp
     from upstairs.learners.model_based.recurrent import lstm, memory
@@ -94,6 +95,7 @@ _NAMES = {
     "learners.metric.metanas": "metanas",
     "learners.metric.pretrained": "baseline_pp co_training simpleshot",
     "learners.metric.protonet": "matchingnet protonet relationnet",
+    "learners.model_based.caml": "caml",
     "learners.model_based.conditioned": "film hypernetwork versa",
     "learners.model_based.neural_processes": "anp cnp lnp",
     "learners.model_based.recurrent": "lstm memory",

@@ -22,7 +22,7 @@ EXPECTED = {
     "unicorn_maml": {}, "simpleshot": {}, "co_training": {}, "baseline_pp": {}, "bd_cspn": {},
     "hypernetwork": {}, "film": {},
     "versa": {"relabelled": "has noise for each class's place"},
-    "snail": LABELS, "in_context": LABELS, "lstm": LABELS, "memory": LABELS,
+    "caml": {}, "snail": LABELS, "in_context": LABELS, "lstm": LABELS, "memory": LABELS,
     "learned_optimizer": HEAD,
     "sparse_maml": HEAD, "t_net": HEAD, "early_exit": {}, "metanas": {"gradients": "has operations that were pruned"},
     "neural_statistician": {}, "redrawing": {},

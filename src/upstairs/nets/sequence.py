@@ -24,14 +24,14 @@ def sees(mask: Bool[Tensor, " m"], queries: int, *, causal: bool) -> Bool[Tensor
 
 def attend(
     query: Float[Tensor, "*b n k"], key: Float[Tensor, "*b m k"], value: Float[Tensor, "*b m v"],
-    see: Bool[Tensor, "*c m"], *, heads: int,
+    see: Bool[Tensor, "*c m"], *, heads: int, bias: Float[Tensor, "*h n m"] | float = 0.0,
 ) -> Float[Tensor, "*b n v"]:  # fmt: skip
     """Computes multi-head scaled dot-product attention (Vaswani et al. 2017), unfused: twice differentiable.
 
-    a = softmax over the visible keys of (q k^T / sqrt(d)),   output = a v
+    a = softmax over the visible keys of (q k^T / sqrt(d) + bias),   output = a v
     """
     q, k, v = (r.reshape(*r.shape[:-1], heads, -1).transpose(-3, -2) for r in (query, key, value))
-    score = q @ k.transpose(-2, -1) / math.sqrt(k.shape[-1])
+    score = q @ k.transpose(-2, -1) / math.sqrt(k.shape[-1]) + bias
     see = see[..., None, :, :] if see.ndim > 2 else see  # the same for all heads
     weight = torch.where(see, score, torch.finfo(score.dtype).min).softmax(-1)
     return (weight @ v).transpose(-3, -2).reshape(*query.shape[:-1], -1)

@@ -42,6 +42,11 @@ MODEL_BASED_LEARNERS: dict[str, Entry] = {
         "a transformer that reads the support set and predicts in one pass (TabPFN, Hollmann 2023)",
         classification=_READER,
     ),
+    "caml": Entry(
+        "upstairs.learners.model_based.caml:build",
+        "CAML: a transformer on frozen features reads support and query, labels by angles (Fifty 2024)",
+        classification=METRIC | {"way": 20, "tasks": 2},
+    ),
     # meta recurrent networks
     "lstm": Entry(
         HERE + "build_lstm", "an LSTM that reads each label one step late (Hochreiter 2001)", classification=_READER
