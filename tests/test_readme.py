@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.encoders import save_onnx
 from helpers.runs import Call, draw_folder
 from helpers.tasks import WAY, blobs
 from upstairs.testing import check_learner
+from upstairs.training.model import load_adapted
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORTER = {"--minutes 10": "--steps 4 --width 4 --validation-tasks 4", "--shot 1": "--shot 1 --tasks 8"}
@@ -33,18 +35,21 @@ def test_its_commands_run(
     shutil.copy(tmp_path / "my_classes" / "class01" / "0.png", tmp_path / "b.jpg")
     shutil.copytree(tmp_path / "my_classes" / "class02", tmp_path / "photos")
     draw_folder(tmp_path / "labelled", classes=3, examples=4, seed=1)
+    save_onnx(tmp_path / "own.onnx", ["n", 3, 24, 24])  # in place of an encoder that is not installed
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     for command in commands:
         for long, short in SHORTER.items():
             command = command.replace(long, short)
-        words = command.split()[1:]
+        words = command.replace("mobilenet_v2", "own.onnx").split()[1:]
         if words[0] == "report":
             words += ["--tasks", "8"]
         status, _, err = call(*words)
         assert status == 0, f"{command}: {err}"
-    exec(python[0].replace("runs/demo/protonet", "runs/mine"), {"__name__": "__main__"})
-    assert re.fullmatch(r"\['class\d\d', 'class\d\d'\]\n", capsys.readouterr().out)
+    exec(python[0].replace("mobilenet_v2", "own.onnx"), {"__name__": "__main__"})
+    named, _, checked = capsys.readouterr().out.partition("\n")
+    assert re.fullmatch(r"\['class\d\d', 'class\d\d'\]", named) and "over 9 examples of 3 classes" in checked
+    assert "wolf" in load_adapted(tmp_path / "mine.safetensors").labels
     assert (tmp_path / "mine.safetensors").is_file() and (tmp_path / "runs/mine/report.html").is_file()
 
 
