@@ -203,7 +203,12 @@ def test_a_thin_picture_is_not_blown_up(tmp_path: Path) -> None:
     """A processor that resizes the shorter side would make 256 x 256,000 pixels of it."""
     pytest.importorskip("transformers", reason="transformers (extra [vision]) is not installed")
     from helpers.encoders import save_transformer
+    from upstairs.encoders.pictures import within_ratio
 
+    assert within_ratio(Image.new("L", (1, 2000))).size == (1, 16) and within_ratio(Image.new("L", (90, 6))).size == (
+        90,
+        6,
+    )
     save_transformer("clip", tmp_path)
     form = encoded_format(str(tmp_path), "image")
     assert np.isfinite(form.read(np.zeros((2000, 1, 3), np.uint8))).all()

@@ -224,7 +224,7 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "mine_of_test.py").write_text(
         "import torch, numpy as np, upstairs\n"
         "class Mean(torch.nn.Module):\n"
-        "    size, mean, std = 8, [0.5] * 3, [0.5] * 3\n"
+        "    size, mean, std = 8, [0.4] * 3, [0.5] * 3\n"
         "    def forward(self, x): return x * 2\n"
         "def module(): return Mean()\n"
         "def whole():\n"
@@ -238,7 +238,7 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.chdir(tmp_path)
     encoder = upstairs.encoder("mine_of_test:module")
-    expected = prepared(PICTURES, 8, [0.5] * 3, [0.5] * 3).mean((2, 3)) * 2
+    expected = prepared(PICTURES, 8, [0.4] * 3, [0.5] * 3).mean((2, 3)) * 2
     np.testing.assert_allclose(encoder(PICTURES), expected, atol=2e-6)
     assert (encoder.size, encoder.name) == (3, "mine_of_test:module")
     whole = upstairs.encoder("mine_of_test:whole")
