@@ -38,8 +38,16 @@ def check_type(name: str, value: Any, kinds: type | UnionType | tuple[type, ...]
         raise UpstairsError(f"`{name}` is {shown:.60}, of type {type(value).__name__}: give {need}")
 
 
-class TruncationWarning(UserWarning):
+class InputWarning(UserWarning):
+    """Inputs can be used, and the answers may not be what one hopes for."""
+
+
+class TruncationWarning(InputWarning):
     """Texts are longer than what a model reads, and were cut."""
+
+
+class UnfamiliarWarning(InputWarning):
+    """Inputs are unlike those that a run was trained on."""
 
 
 class NonFiniteError(UpstairsError):

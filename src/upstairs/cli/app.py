@@ -41,7 +41,7 @@ from upstairs.cli.options import (
     parse_run,
 )  # fmt: skip
 from upstairs.engine.allocator import keep_freed_memory
-from upstairs.errors import TruncationWarning, UpstairsError
+from upstairs.errors import InputWarning, UpstairsError
 from upstairs.learners.registry import LEARNERS
 from upstairs.settings import COMMON, options_in
 
@@ -430,9 +430,10 @@ def option_names() -> set[str]:
 
 def _show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any) -> None:
     """Prints a warning: one of this package as a line, without the place in its code."""
-    own = issubclass(category, TruncationWarning)
-    text = f"upstairs: {message}" if own else warnings.formatwarning(message, category, filename, lineno)
-    print(text, file=sys.stderr)
+    if issubclass(category, InputWarning):
+        print(f"upstairs: {UpstairsError(str(message)).for_command(option_names())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr)
 
 
 def main() -> None:
@@ -445,7 +446,7 @@ def main() -> None:
     keep_freed_memory()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", TruncationWarning)
+            warnings.simplefilter("always", InputWarning)
             warnings.showwarning = _show
             run_command(sys.argv[1:])
     except UpstairsError as error:

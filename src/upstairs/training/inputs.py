@@ -25,7 +25,7 @@ from upstairs.data.open import read_format, reader_of
 from upstairs.data.regression import RowFormat, read_points
 from upstairs.data.source import InputFormat, as_floats, refuse_masked
 from upstairs.data.text.hashed import as_text
-from upstairs.errors import TruncationWarning, UpstairsError, reason
+from upstairs.errors import InputWarning, TruncationWarning, UpstairsError, reason
 
 Items = Any  # one input, or several: a list, an array [n, *feature], a column of a table, a generator
 Support = Any  # a path, {label: inputs}, (inputs, labels), [(input, label), ...] or `Examples`
@@ -157,7 +157,7 @@ class Inputs:
                 together = [*rows.values()]
                 yield [*rows], as_floats(self.format.rows_of(together) if self.format else np.stack(together))
         if long and self.format is not None:
-            _warn(self.format.cut(long, count))
+            warn_user(self.format.cut(long, count), TruncationWarning)
 
     def _prepare(self, item: Any, place: int, long: list[str]) -> np.ndarray:
         """Returns a row, or what the format's encoder makes a row of.
@@ -201,11 +201,11 @@ def refuse_bad(bad: Mapping[int, UpstairsError]) -> None:
         raise UpstairsError(f"{len(bad)} inputs cannot be used: {listed}{more}")
 
 
-def _warn(note: str) -> None:
-    """Warns that texts were cut, at the line of the user's that called."""
+def warn_user(note: str, kind: type[InputWarning]) -> None:
+    """Warns about inputs, at the line of the user's that called."""
     frames = [frame.frame.f_globals.get("__name__", "").partition(".")[0] for frame in inspect.stack(0)]
     own = next((level for level, name in enumerate(frames) if name not in OWN), 1)
-    warnings.warn(note, TruncationWarning, stacklevel=own + 1)
+    warnings.warn(note, kind, stacklevel=own + 1)
 
 
 def _file(item: Any) -> Any:

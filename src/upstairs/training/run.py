@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from upstairs.core import Examples, Learner, Task, check_measured, evaluating
 from upstairs.data.mixture import episodes_of
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import frozen_seeds
-from upstairs.errors import UpstairsError, check_type
+from upstairs.errors import UnfamiliarWarning, UpstairsError, check_type
 from upstairs.learners import ENOUGH, read_settings, seeded_learner, threshold
+from upstairs.learners.familiar import is_unlike
 from upstairs.settings import Settings
 from upstairs.storage import kind_of, load_tensors, whole
 from upstairs.training.checkpoint import checkpoint_in, load_weights
-from upstairs.training.inputs import Inputs, Support, example_name, read_support, read_targets
+from upstairs.training.inputs import Inputs, Support, example_name, read_support, read_targets, warn_user
 from upstairs.training.knowledge import Fit
 from upstairs.training.model import Model
 from upstairs.tree import index
@@ -88,6 +90,7 @@ class Run:
         labels, items, y = read_support(support, self.inputs, columns=columns, pattern=pattern)
         learner = self.learner.for_way(len(labels))
         examples = Examples(self.inputs.read(items), torch.tensor(y))
+        self._warn_unlike(items, examples.x)
         with evaluating(learner):
             check_measured(learner)
             state = learner.adapt(examples)
@@ -97,6 +100,17 @@ class Run:
         names = [example_name(item, i) for i, item in enumerate(items)]
         fit = Fit(learner, state, examples, labels, names, bar)
         return Model(fit, self.inputs, self.settings, unknown=unknown)
+
+    def _warn_unlike(self, items: list[Any], rows: Float[Tensor, "n *feature"]) -> None:
+        """Warns if the inputs are unlike the training data."""
+        texts = [str(item) for item in items] if self.inputs.are_texts else None
+        if is_unlike(self.meta.get("familiar"), rows if texts is None else texts):
+            data = Path(self.settings.data).name or "its data"
+            warn_user(
+                f"the inputs are unlike those that {self.path} was trained on ({data}), so expect little of its "
+                "answers: train on such inputs, or take a pretrained encoder (`encoder` of `adapt`) that knows them",
+                UnfamiliarWarning,
+            )
 
     @torch.inference_mode(False)
     def generate(self, support: Support, *, count: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, "n *f"]]:

@@ -26,6 +26,7 @@ from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.functional.exclusive import alone
 from upstairs.learners import recent_means, seeded_learner, whose_turn
+from upstairs.learners.familiar import familiar_inputs
 from upstairs.learners.options import ViewOptions
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
@@ -92,7 +93,7 @@ class Trainer:
         groups = [{"params": player.parameters, "betas": player.side.betas} for player in self.players]
         self.optimizer = make_optimizer(groups, settings)
         self.progress = Progress()
-        self.fingerprint = data_fingerprint(self.source)
+        self.fingerprint, self.familiar = data_fingerprint(self.source), familiar_inputs(self.source)
         self.saved = 0  # the step of the last checkpoint
 
     @property
@@ -152,6 +153,7 @@ def save(run: Trainer, name: str) -> None:
         "progress": asdict(run.progress),
         "optimizer": rest,
         "data": run.fingerprint,
+        "familiar": run.familiar,
         **Inputs(run.source.feature_shape, run.source.format).to_json(),
         "versions": versions(),
     }

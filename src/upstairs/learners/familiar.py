@@ -1,0 +1,101 @@
+"""Are inputs like those that a run was trained on? Measured from statistics of a sample of its training data."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from upstairs.data.source import Source
+
+SAMPLED = 1200  # training examples
+LETTERS, BINS = 4, 8192  # texts are described by their runs of four letters, hashed
+GROUP = 5  # examples: fewer are not judged
+GROUPS = 500  # of training examples, of which none is farther than the limit
+MARGIN, MARGIN_OF_TEXTS = 1.25, 1.03  # times the farthest of these groups
+
+
+def familiar_inputs(source: Source) -> dict[str, Any] | None:
+    """Returns what `is_unlike` compares inputs with; None for functions and for inputs without such statistics.
+
+    Texts are described by their runs of letters, other inputs by means, contrast and edges. Groups of training examples
+    tell how far a support set may be from the training data: see `_distances`.
+    """
+    parts = source.parts or (source,)
+    if source.functions or source.random or len({part.feature_shape for part in parts}) > 1:
+        return None
+    found: dict[str, Any]
+    if all(part.texts for part in parts):
+        some: Any = [part.texts[row] for part in parts for row in _some(part)]
+        counts, some = np.ones(BINS), some[1::2]  # groups of other texts than those that are counted
+        for text in [part.texts[row] for part in parts for row in _some(part)][::2]:
+            np.add.at(counts, _runs(text), 1)
+        found = {"surprise": (-100 * np.log(counts / counts.sum())).round().astype(int).tolist()}
+    elif source.format is not None and source.format.is_tokens:
+        return None
+    else:
+        some = torch.cat([part.gather(torch.tensor(_some(part), dtype=torch.long)) for part in parts])
+        described = describe(some)
+        deviation = described.std(0).clamp(min=1e-3 * float(described.std()) + 1e-12)
+        found = {"mean": described.mean(0).tolist(), "deviation": deviation.tolist()}
+    if len(some) < GROUP:
+        return None
+    every = _deviations(found, some)
+    rng = np.random.default_rng(0)
+    groups = [_distances(every[rng.choice(len(every), GROUP, replace=False)]) for _ in range(GROUPS)]
+    margin = MARGIN_OF_TEXTS if "surprise" in found else MARGIN
+    return found | {"limits": (margin * np.max(groups, axis=0)).tolist()}
+
+
+def is_unlike(known: Mapping[str, Any] | None, inputs: Float[Tensor, "n *feature"] | Sequence[str]) -> bool:
+    """Returns whether the inputs, as rows or as texts, are farther from the training data than groups of these are.
+
+    Args:
+        known: from `familiar_inputs`; None: nothing is known, and nothing is unlike.
+    """
+    if not known or len(inputs) < GROUP or isinstance(inputs, Tensor) == ("surprise" in known):
+        return False
+    return bool((_distances(_deviations(known, inputs)) > np.array(known["limits"])).any())
+
+
+def _some(source: Source) -> list[int]:
+    every = np.concatenate([rows for rows in source.rows if len(rows)])
+    return every[:: max(1, len(every) // SAMPLED)].tolist()
+
+
+def _deviations(known: Mapping[str, Any], inputs: Any) -> np.ndarray:
+    """Returns the deviations of each input [n, k]: of a text the mean surprise of its runs of letters, in nats."""
+    if "surprise" in known:
+        surprise = np.array(known["surprise"]) / 100
+        return np.array([[surprise[_runs(text)].mean()] for text in inputs])
+    mean, deviation = torch.tensor(known["mean"]), torch.tensor(known["deviation"])
+    return ((describe(inputs) - mean) / deviation).numpy()
+
+
+def _distances(deviations: np.ndarray) -> np.ndarray:
+    """Returns two distances of a group: that of its examples, and that of their mean, which is where they agree."""
+    if deviations.shape[1] == 1:
+        return deviations.mean(0)
+    return np.array([np.square(deviations).mean(), np.square(deviations.mean(0)).mean()])
+
+
+def _runs(text: str) -> np.ndarray:
+    letters = f" {text.lower()} ".ljust(LETTERS)
+    starts = range(len(letters) - LETTERS + 1)
+    return np.array([crc32(letters[i : i + LETTERS].encode("utf-8", "surrogatepass")) % BINS for i in starts])
+
+
+def describe(rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n k"]:
+    """Returns statistics of rows: of pictures and spectrograms the mean of each ninth, contrast and edges."""
+    rows = rows.float()
+    if rows.ndim != 4:
+        flat = rows.flatten(1)
+        return torch.cat([flat, flat.norm(dim=1, keepdim=True) * math.sqrt(1 / flat.shape[1])], 1)
+    edges = [rows.diff(dim=axis).abs().mean((2, 3)) for axis in (2, 3) if rows.shape[axis] > 1]
+    colours = [rows.std(1).mean((1, 2))[:, None]] if rows.shape[1] > 1 else []
+    return torch.cat([F.adaptive_avg_pool2d(rows, 3).flatten(1), rows.std((2, 3)), *edges, *colours], 1)
