@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from upstairs.learners.metric.closed_form import R2D2, MetaOptNet
     from upstairs.learners.metric.dn4 import DN4
     from upstairs.learners.metric.early_exit import EarlyExit, solve_early
+    from upstairs.learners.metric.heads import HEADS
     from upstairs.learners.metric.metanas import MetaNAS
     from upstairs.learners.metric.pretrained import BaselinePlusPlus, CoTraining, SimpleShot
     from upstairs.learners.metric.protonet import MatchingNet, MetricLearner, ProtoNet, RelationNet, nearest_centroid
@@ -69,6 +70,7 @@ _NAMES = {
     "learners.metric.closed_form": "MetaOptNet R2D2",
     "learners.metric.dn4": "DN4",
     "learners.metric.early_exit": "EarlyExit solve_early",
+    "learners.metric.heads": "HEADS",
     "learners.metric.metanas": "MetaNAS",
     "learners.metric.pretrained": "BaselinePlusPlus CoTraining SimpleShot",
     "learners.metric.protonet": "MatchingNet MetricLearner ProtoNet RelationNet nearest_centroid",

@@ -14,6 +14,7 @@ from upstairs.data.text.tokens import PieceFormat
 from upstairs.functional.exclusive import alone
 from upstairs.learners.building import make_net
 from upstairs.learners.gradient.maml import scratch
+from upstairs.learners.metric.closed_form import ridge
 from upstairs.learners.metric.protonet import Cosine, ProtoNet, nearest_centroid
 from upstairs.nets import PretrainedTransformer, TfIdf
 from upstairs.nets.text import READINGS
@@ -53,9 +54,7 @@ class Ridge(Learner[Linear]):
         m, b = support.pool(x), support.pool(support.y)
         real = support.mask[:, None]
         x, y = torch.where(real, x - m, 0.0), torch.where(real, support.y - b, 0.0)
-        return Linear(
-            m, b, torch.linalg.solve(x.T @ x + torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x.T @ y)
-        )
+        return Linear(m, b, ridge(x, y, torch.ones((), dtype=x.dtype, device=x.device)))
 
     def predict(self, linear: Linear, x: Tensor, /) -> Float[Tensor, "n k"]:
         return linear.b + (x.flatten(1) - linear.m) @ linear.w
