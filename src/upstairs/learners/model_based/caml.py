@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from upstairs.core import Examples, Task
+from upstairs.core import Examples
 from upstairs.learners.building import on_encoder
-from upstairs.learners.metric.protonet import EncoderLearner, Prototypes, by_distance, members
+from upstairs.learners.metric.protonet import MetricLearner, Prototypes, by_distance, members
 from upstairs.nets.embedding import embedding_size
-from upstairs.nets.sequence import Transformer, attend, sees, unit
+from upstairs.nets.sequence import Attention, Transformer, attend, sees, unit
 
 
 def elmes(member: Float[Tensor, "n way"]) -> Float[Tensor, "n way"]:
@@ -47,6 +47,7 @@ class LabelReader(Transformer):
         """Returns what is added to each token, and its label code."""
         z = self.enter(tokens)
         for i, attention in enumerate(self.attention):
+            assert isinstance(attention, Attention)
             u = self.norm[2 * i](z)
             own = attention.value(u).reshape(len(u), self.heads, -1)
             value = torch.cat([own, code[:, None].expand(-1, self.heads, -1)], -1).flatten(1)
@@ -67,7 +68,7 @@ class LabelledFeatures(NamedTuple):
     mask: Bool[Tensor, " m"]
 
 
-class Caml(EncoderLearner[LabelledFeatures]):
+class Caml(MetricLearner[LabelledFeatures]):
     """CAML: learning in context on frozen features (Fifty et al. 2024).
 
         v, a = reader((u_i, code_i) of the support set, (u, 0) of the query),   u = f(x) / |f(x)|
@@ -85,17 +86,17 @@ class Caml(EncoderLearner[LabelledFeatures]):
     """
 
     def __init__(self, encoder: nn.Module, reader: LabelReader, *, way: int, scale: float = 10.0) -> None:
-        super().__init__()
-        self.encoder, self.reader, self.way = encoder, reader, way
+        super().__init__(encoder, way=way)
+        self.reader = reader
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
         self.gain = nn.Parameter(torch.tensor(0.1))
         with torch.no_grad():
             reader.head.weight.mul_(0.1), reader.head.bias.zero_()
 
-    def labelled(self, z: Float[Tensor, "m d"], support: Examples) -> LabelledFeatures:
+    def fit(self, z: Float[Tensor, "m d"], support: Examples) -> LabelledFeatures:
         return LabelledFeatures(torch.where(support.mask[:, None], z, 0.0), members(support, self.way, z), support.mask)
 
-    def answer(self, state: LabelledFeatures, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
+    def logits(self, state: LabelledFeatures, z: Float[Tensor, "n d"]) -> Float[Tensor, "n way"]:
         member, m = state.member, len(state.mask)
         u = unit(torch.cat([state.z, z])) * z.shape[-1] ** 0.5
         code = torch.cat([elmes(member), member.new_zeros(len(z), self.way)])
@@ -104,19 +105,6 @@ class Caml(EncoderLearner[LabelledFeatures]):
         means = Prototypes((member / count.clamp(min=1)).T @ w[:m], count > 0)
         codes = elmes(torch.diag(means.seen.to(z.dtype)))
         return by_distance(means, w[m:], self.log_scale.exp()) + self.gain * a[m:] @ codes
-
-    def adapt(self, support: Examples, /) -> LabelledFeatures:
-        return self.labelled(self.encoder(support.x), support)
-
-    def predict(self, state: LabelledFeatures, x: Tensor, /) -> Float[Tensor, "n way"]:
-        return self.answer(state, self.encoder(x))
-
-    def meta_loss(self, task: Task) -> tuple[Tensor, Tensor]:
-        """Returns the query loss; support and query are embedded as one batch, with one set of statistics."""
-        z = self.encoder(torch.cat([task.support.x, task.query.x]))
-        m = len(task.support.x)
-        prediction = self.answer(self.labelled(z[:m], task.support), z[m:])
-        return task.query.mean(self.loss_fn(prediction, task.query.y)), prediction
 
 
 def caml(
