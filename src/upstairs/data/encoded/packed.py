@@ -41,8 +41,8 @@ def _features(parts: list[Source], format: EncodedFormat, progress: Progress | N
         )
     used = np.zeros(len(inputs), bool)
     for part in parts:
-        for rows, turn in zip(part.rows, part.turns or (0,) * len(part), strict=True):
-            used[rows] |= turn == 0
+        for own in part.rows:
+            used[own] = True
     places = np.flatnonzero(used)
     with FeatureStore(format.reading, format.size) as store:
         contents = [content_of_value(inputs[place]) for place in places]
@@ -51,8 +51,8 @@ def _features(parts: list[Source], format: EncodedFormat, progress: Progress | N
             found = store.rows(contents, lambda place: format.prepare(inputs[places[place]], name=name), format.rows_of,
                               progress)  # fmt: skip
             nothing = np.zeros(format.size, np.float32)
-            for own in used:
-                yield next(found) if own else nothing
+            for wanted in used:
+                yield next(found) if wanted else nothing
 
         key = hashlib.sha256(b"".join([format.reading.encode(), used.tobytes(), *contents])).hexdigest()
         return memory_mapped(key, rows, (len(inputs), format.size), dtype=np.float32)
