@@ -40,7 +40,7 @@ def familiar_inputs(source: Source) -> dict[str, Any] | None:
         return None
     else:
         some = torch.cat([part.gather(torch.tensor(_some(part), dtype=torch.long)) for part in parts])
-        described = describe(some)
+        described = _describe(some)
         deviation = described.std(0).clamp(min=1e-3 * float(described.std()) + 1e-12)
         found = {"mean": described.mean(0).tolist(), "deviation": deviation.tolist()}
     if len(some) < GROUP:
@@ -74,7 +74,7 @@ def _deviations(known: Mapping[str, Any], inputs: Any) -> np.ndarray:
         surprise = np.array(known["surprise"]) / 100
         return np.array([[surprise[_runs(text)].mean()] for text in inputs])
     mean, deviation = torch.tensor(known["mean"]), torch.tensor(known["deviation"])
-    return ((describe(inputs) - mean) / deviation).numpy()
+    return ((_describe(inputs) - mean) / deviation).numpy()
 
 
 def _distances(deviations: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ def _runs(text: str) -> np.ndarray:
     return np.array([crc32(letters[i : i + LETTERS].encode("utf-8", "surrogatepass")) % BINS for i in starts])
 
 
-def describe(rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n k"]:
+def _describe(rows: Float[Tensor, "n *feature"]) -> Float[Tensor, "n k"]:
     """Returns statistics of rows: of pictures and spectrograms the mean of each ninth, contrast and edges."""
     rows = rows.float()
     if rows.ndim != 4:

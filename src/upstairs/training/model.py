@@ -207,6 +207,8 @@ class Model:
         """Returns for each input the labels that may be right, the likeliest first: of new inputs of the classes, a
         share `coverage` has the true label in its set (conformal prediction: Vovk et al. 2005).
 
+        A set is empty where no label is likely enough. A model that is right more often than `coverage` has such sets.
+
         Raises:
             UpstairsError: a coverage that is no share, or examples of which none can be left out (see `check`).
         """
