@@ -18,7 +18,7 @@ import upstairs
 from helpers.encoders import save_onnx, some_sound
 from helpers.runs import Call
 from upstairs.data.encoded import EncodedFormat, encoded_format
-from upstairs.data.open import open_splits, read_format
+from upstairs.data.open import open_splits, read_format, split_own
 from upstairs.encoders.base import Encoder
 from upstairs.encoders.open import _opened
 from upstairs.errors import UpstairsError
@@ -45,6 +45,10 @@ def means(weight: float = 1.0, modality: Any = "image", digest: str = "") -> Enc
 
     size = 18 if modality == "image" else 2
     return Encoder("mine", modality, size, "own", digest or f"{modality} {weight}", prepare, embed, 8000, 4)
+
+
+class Pairs(list):  # type: ignore[type-arg]
+    """A `Dataset` of (picture, label)."""
 
 
 @pytest.fixture
@@ -238,6 +242,45 @@ def test_arrays_and_sheets_are_read_as_pictures(door: str, tmp_path: Path) -> No
     np.savez(tmp_path / "flat.npz", x=rng.normal(size=(60, 5)), y=np.repeat(np.arange(10), 6))
     with pytest.raises(UpstairsError, match=r"`encoder` reads pictures and flat has inputs of shape \[5\]"):
         opened(tmp_path / "flat.npz", door)
+
+
+def test_data_of_ones_own_is_read_by_the_encoder(door: str, tmp_path: Path) -> None:
+    """Pictures of a `Dataset` keep their size until the encoder reads them; arrays of a `Source` are pictures too."""
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (200, 300, 3), np.uint8).astype(np.uint8)) for _ in range(30)]
+    options = {"steps": 2, "way": 2, "query": 2, "quiet": True, "encoder": door}
+    pairs = Pairs([(picture, i % 10) for i, picture in enumerate(pictures)])
+    run = upstairs.train("protonet", data=pairs, out=tmp_path / "one", **options)
+    assert run.inputs.shape == (18,) and run.inputs.format.kind == "encoded_image"
+    first = split_own(pairs, DataOptions(encoder=door)).train
+    np.testing.assert_allclose(first.inputs[7], np.asarray(pictures[7].resize((3, 2)), np.float32).reshape(-1))
+    source = upstairs.Source.from_arrays(rng.integers(0, 256, (30, 3, 8, 8)).astype(np.uint8), np.arange(30) % 10)
+    run = upstairs.train("protonet", data=source, out=tmp_path / "two", **options)
+    assert run.inputs.shape == (18,)
+    episodes = upstairs.Episodes(source, way=2, shot=1, query=2)
+    assert split_own(episodes, DataOptions(encoder=door)).train.feature_shape == (18,)
+    with pytest.raises(UpstairsError, match=r"`encoder` reads pictures and arrays has inputs of shape \[4\]"):
+        split_own(upstairs.Source.from_arrays(rng.normal(size=(30, 4)), np.arange(30) % 10), DataOptions(encoder=door))
+
+
+def test_an_interrupted_run_keeps_what_it_has_computed(
+    door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = save_photos(tmp_path / "photos", 10, 16)
+    whole = means()
+
+    def stopped(prepared: Any) -> np.ndarray:
+        if sum(SEEN) >= 128:
+            raise KeyboardInterrupt
+        return whole.embed(prepared)
+
+    monkeypatch.setattr("own_module.make", lambda: replace(whole, embed=stopped))
+    with pytest.raises(KeyboardInterrupt):
+        opened(photos, door)
+    monkeypatch.setattr("own_module.make", lambda: whole)
+    _opened.cache_clear()
+    opened(photos, door)
+    assert SEEN == [64, 64, 32]
 
 
 def test_omniglot_without_its_turned_classes(door: str, data_dir: Path) -> None:

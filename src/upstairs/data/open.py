@@ -25,6 +25,7 @@ from upstairs.data.encoded.format import (
     EncodedTextFormat,
     encoded_format,
 )
+from upstairs.data.encoded.packed import encoded_splits
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
 from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
@@ -325,21 +326,35 @@ def split_own(data: Any, options: DataOptions) -> Splits:
     Classes are split at random, by group where there are groups; those of episodes are for training only.
     """
     if isinstance(data, Splits):
-        return limited(data, options)
-    source = data.source if isinstance(data, Episodes) else data if isinstance(data, Source) else read_dataset(data)
+        return limited(_encoded(data, options), options)
+    if isinstance(data, Episodes | Source):
+        source = data.source if isinstance(data, Episodes) else data
+    else:
+        source = read_dataset(data, encoded_format(options.encoder, "image") if options.encoder else None)
     if source.functions:  # none is ever drawn twice
         return Splits(source, source, source)
     if isinstance(data, Episodes):
-        return Splits(source, source.subset([]), source.subset([]))
+        return _encoded(Splits(source, source.subset([]), source.subset([])), options)
     if options.split not in (None, "group", "ratio"):
         raise UpstairsError(f"`split` is '{options.split}' and {source.name} is data of your own: give ratio or group")
-    return limited(split_by_class(source, **_split(options)), options)
+    return limited(_encoded(split_by_class(source, **_split(options)), options), options)
 
 
-def read_dataset(dataset: Any) -> Source:
+def _encoded(splits: Splits, options: DataOptions) -> Splits:
+    """Returns the splits with the features of the encoder that the options name, if their inputs are no texts."""
+    form = splits.train.format
+    if not options.encoder or isinstance(form, EncodedFormat) or (form is not None and form.is_text):
+        return splits
+    return encoded_splits(splits, encoded_format(options.encoder, "image"))
+
+
+def read_dataset(dataset: Any, encoded: EncodedFormat | None = None) -> Source:
     """Reads every item of a torch `Dataset`, a pair (input, label), into memory; random transforms are drawn once.
 
     Inputs are arrays or tensors of one shape, or PIL pictures. `dataset.classes`, if any, names the labels.
+
+    Args:
+        encoded: the format of an encoder, which reads PIL pictures at their own size; None decides by the pictures.
 
     Raises:
         UpstairsError: no `Dataset` with a length, items that are no such pairs, or inputs of several shapes.
@@ -368,8 +383,8 @@ def read_dataset(dataset: Any) -> Source:
     inputs, format = [x for x, _ in items], None
     labels = [y.item() if hasattr(y, "item") else y for _, y in items]
     if items and all(isinstance(x, Image.Image) for x in inputs):
-        format = format_for([read_picture(x) for x in inputs[:: max(1, len(inputs) // 32)]])
-        inputs = [format.read(x) for x in inputs]
+        format = encoded or format_for([read_picture(x) for x in inputs[:: max(1, len(inputs) // 32)]])
+        inputs = list(format.read_many(inputs))
     for place, x in enumerate(inputs):
         refuse_masked(x, f"input {place} of {name} has")
     rows = [np.asarray(x) for x in inputs]

@@ -1,7 +1,7 @@
 """Pretrained text transformers: three feature vectors of a text, and the model's own pooling as an `Encoder`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from upstairs.encoders.base import Encoder, check_pooling
+from upstairs.encoders.base import Encoder, check_pooling, digest_of
 from upstairs.encoders.hub import cannot_load, folder_of, quietly
 from upstairs.errors import UpstairsError
 
@@ -94,7 +94,7 @@ def mean_over(hidden: Float[Tensor, "n length size"], which: Bool[Tensor, "n len
     return (hidden * mask).sum(1) / mask.sum(1)
 
 
-def text_encoder(model: str, digest: str, *, pooling: str | None = None) -> Encoder:
+def text_encoder(model: str, files: Iterable[Path], *, pooling: str | None = None) -> Encoder:
     """Returns the model's own pooling of a text, of norm 1, as an encoder."""
     found = load_encoder(model)
     own = "class token" if found.by_first else "mean"
@@ -103,4 +103,5 @@ def text_encoder(model: str, digest: str, *, pooling: str | None = None) -> Enco
     def embed(prepared: Sequence[np.ndarray]) -> Float32[np.ndarray, "n size"]:
         return encode_layers(model, [str(text) for text in prepared])[:, 0]
 
-    return Encoder(found.path, "text", int(found.network.config.hidden_size), own, digest, np.array, embed)
+    size, digest = int(found.network.config.hidden_size), digest_of(files, own, found.most)
+    return Encoder(found.path, "text", size, own, digest, np.array, embed, network=found.network)

@@ -39,7 +39,7 @@ def transformer_encoder(name: str, folder: Path, *, pooling: str | None = None) 
         raise cannot_load(name, error) from error
     modality, files = modality_of(config), files_of(folder)
     if modality == "text":
-        return text_encoder(name, digest_of(files), pooling=pooling)
+        return text_encoder(name, files, pooling=pooling)
     try:
         with quietly():
             network, lacking = _network(folder)
