@@ -120,16 +120,16 @@ def test_the_choice() -> None:
 def test_a_difference_within_chance_leaves_the_default() -> None:
     """Seven equally good heads, with noise of their own: another is taken in 5% of tasks.
 
-    Of 500 tasks at most 40: three standard errors, a false alarm in one of 700 runs, and the seed is fixed.
+    Of 100 tasks at most 12: three standard errors, a false alarm in one of 700 runs, and the seed is fixed.
     """
     g = torch.Generator().manual_seed(0)
     taken = 0
-    for _ in range(500):
+    for _ in range(100):
         y = torch.arange(25) % 5
         centre = F.one_hot(y, 5) * 2.0
         logits = {name: centre + torch.randn(25, 5, generator=g) for name in HEADS}
         taken += choose_by(logits, y)[0] != DEFAULT
-    assert 0 < taken <= 40
+    assert 0 < taken <= 12
 
 
 def test_temperature_is_the_minimum() -> None:

@@ -155,20 +155,23 @@ def temperature(logits: Float[Tensor, "n way"], y: Tensor, *, prior: float = 1.0
     if not len(y):
         return 1.0
 
-    def loss(u: float) -> tuple[float, float]:
-        """The objective and its derivative by u = log T."""
-        sharp, own = exp(-u) * logits, exp(-u) * right
-        value = (sharp.logsumexp(-1) - own).sum()
-        slope = (own - (sharp.softmax(-1) * sharp).sum(-1)).sum()
-        return float(value) + prior / 2 * u**2, float(slope) + prior * u
-
     grid = [log(20) * step / 8 for step in range(-8, 9)]
-    best = min(range(17), key=lambda i: loss(grid[i])[0])  # there may be two minima
+    best = min(range(17), key=lambda i: _objective(grid[i], logits, right, prior)[0])  # there may be two minima
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, 16)]
     for _ in range(48):  # bisection of the slope, to 14 digits
         middle = (low + high) / 2
-        low, high = (middle, high) if loss(middle)[1] < 0 else (low, middle)
+        low, high = (middle, high) if _objective(middle, logits, right, prior)[1] < 0 else (low, middle)
     return exp((low + high) / 2)
+
+
+def _objective(
+    u: float, logits: Float[Tensor, "n way"], right: Float[Tensor, " n"], prior: float
+) -> tuple[float, float]:
+    """Returns what `temperature` minimises, at u = log T, and its derivative."""
+    sharp, own = exp(-u) * logits, exp(-u) * right
+    value = (sharp.logsumexp(-1) - own).sum()
+    slope = (own - (sharp.softmax(-1) * sharp).sum(-1)).sum()
+    return float(value) + prior / 2 * u**2, float(slope) + prior * u
 
 
 def conformal_bar(probabilities: Float[Tensor, "n way"], y: Tensor, *, coverage: float = 0.9) -> float:
