@@ -16,13 +16,13 @@ from upstairs.data.source import Source
 from upstairs.errors import UnfamiliarWarning
 from upstairs.learners.familiar import familiar_inputs, is_unlike
 
-ENGLISH = "the quick brown fox jumps over a lazy dog while many people walk along this old road and talk about rain".split()
-CZECH = "příliš žluťoučký kůň úpěl ďábelské ódy proto vesele běží dnešní ráno zase domů kde čeká teplá večeře".split()
+ENGLISH = "the quick brown fox jumps over a lazy dog while many people walk along this old road and talk about rain"
+CZECH = "příliš žluťoučký kůň úpěl ďábelské ódy proto vesele běží dnešní ráno zase domů kde čeká teplá večeře"
 
 
-def sentences(words: list[str], count: int, seed: int) -> tuple[str, ...]:
+def sentences(words: str, count: int, seed: int) -> tuple[str, ...]:
     rng = np.random.default_rng(seed)
-    return tuple(" ".join(rng.choice(words, 6)) for _ in range(count))
+    return tuple(" ".join(rng.choice(words.split(), 6)) for _ in range(count))
 
 
 def test_texts_in_another_language_are_unlike() -> None:
