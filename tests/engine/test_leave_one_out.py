@@ -120,16 +120,16 @@ def test_the_choice() -> None:
 def test_a_difference_within_chance_leaves_the_default() -> None:
     """Seven equally good heads, with noise of their own: another is taken in 5% of tasks.
 
-    Of 100 tasks at most 12: three standard errors, a false alarm in one of 700 runs, and the seed is fixed.
+    Of 60 tasks at most 9: three and a half standard errors, a false alarm in one of 300 runs, and the seed is fixed.
     """
     g = torch.Generator().manual_seed(0)
     taken = 0
-    for _ in range(100):
+    for _ in range(60):
         y = torch.arange(25) % 5
         centre = F.one_hot(y, 5) * 2.0
         logits = {name: centre + torch.randn(25, 5, generator=g) for name in HEADS}
         taken += choose_by(logits, y)[0] != DEFAULT
-    assert 0 < taken <= 12
+    assert 0 < taken <= 9
 
 
 def test_temperature_is_the_minimum() -> None:
@@ -173,18 +173,18 @@ def test_calibration_error_against_a_loop() -> None:
 
 @pytest.mark.parametrize("count", [9, 10, 25, 200])
 def test_conformal_coverage_is_exact(count: int) -> None:
-    """With scores uniform on [0, 1] the bar is the coverage: its mean over 4,000 draws is 90%.
+    """With scores uniform on [0, 1] the bar is the coverage: its mean over 1,000 draws is 90%.
 
-    The standard error is at most 0.0015: five of them are a false alarm in two of a million
+    The standard error is at most 0.003: five of them are a false alarm in two of a million
     runs, and the seed is fixed.
     """
     g = torch.Generator().manual_seed(count)
     y = torch.zeros(count, dtype=torch.long)
     bars = []
-    for _ in range(4000):
+    for _ in range(1000):
         p = torch.rand(count, 1, generator=g, dtype=torch.float64)
         bars.append(conformal_bar(torch.cat([p, 1 - p], 1), y))
-    assert abs(np.mean(bars) - 0.9) < 0.0075
+    assert abs(np.mean(bars) - 0.9) < 0.015
 
 
 def test_too_few_examples_put_every_class_in_every_set() -> None:
