@@ -45,7 +45,7 @@ MODEL_BASED_LEARNERS: dict[str, Entry] = {
     "caml": Entry(
         "upstairs.learners.model_based.caml:build",
         "CAML: a transformer on frozen features reads support and query, labels by angles (Fifty 2024)",
-        classification=METRIC | {"way": 20, "tasks": 2},
+        ViewOptions, METRIC | {"way": 20, "tasks": 2},
     ),
     # meta recurrent networks
     "lstm": Entry(
