@@ -54,6 +54,7 @@ def test_what_does_not_go_together(call, home: Path, tmp_path: Path) -> None:
         Image.fromarray(noise).save(single / f"c{k}" / "only.png")
     status, said, err = call("adapt", "--encoder", home / "net.onnx", "--support", single, "--out", model)
     assert status == 0 and "its accuracy cannot be told from one example of each class" in said
+    (texts := tmp_path / "texts.tsv").write_text("text\tlabel\nhello there\ta\ngood bye\tb\n", encoding="utf-8")
     for words, needed in (
         (("adapt", *support, "--out", out), "name a run or a model, or an --encoder such as mobilenet_v2"),
         (("adapt", model, "--encoder", home / "net.onnx", *support, "--out", out), "leave one out"),
@@ -63,6 +64,10 @@ def test_what_does_not_go_together(call, home: Path, tmp_path: Path) -> None:
             "choose auto, nearest_mean",
         ),
         (("adapt", "--encoder", tmp_path / "no.onnx", *support, "--out", out), "no.onnx"),
+        (
+            ("adapt", "--encoder", home / "net.onnx", "--support", texts, "--out", out),
+            "reads pictures and the data is texts",
+        ),
         (("check", model), "every class has one example"),
         (("predict", model, home / "new", "--coverage", "0.9"), "every class has one example"),
     ):

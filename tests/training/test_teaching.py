@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestCentroid
 
-from upstairs.errors import UpstairsError
+from upstairs.errors import InputWarning, UpstairsError
 from upstairs.learners.metric.heads import HEADS
 from upstairs.training.adapt import adapt
 from upstairs.training.model import Model, load_adapted
@@ -194,3 +194,11 @@ def test_support_examples_among_labelled_ones_are_named() -> None:
     model = adapt((X, Y))
     score = model.evaluate((np.concatenate([QUERIES, X[:2]]), [*TRUTH, *Y[:2]]))
     assert len(score["repeated"]) == 2
+
+
+def test_labels_that_differ_in_case_alone_are_pointed_out() -> None:
+    labels = ["Cat", "cat", "big  dog", "big dog", "B", "a"]
+    with pytest.warns(InputWarning) as found:
+        assert len(adapt((X[:6], labels), head="cosine").labels) == 6
+    said = [str(one.message) for one in found]
+    assert len(said) == 2 and said[0].startswith("'Cat' and 'cat' of the support set are two classes")

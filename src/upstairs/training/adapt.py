@@ -8,7 +8,9 @@ import torch
 from upstairs.console import counting
 from upstairs.core import Examples, evaluating
 from upstairs.data.encoded import encoded_format
+from upstairs.data.open import reader_for
 from upstairs.encoders import Encoder
+from upstairs.encoders.base import Modality
 from upstairs.engine.leave_one_out import choose_head
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners import threshold
@@ -20,6 +22,7 @@ from upstairs.training.knowledge import Fit
 from upstairs.training.model import Model
 
 AUTO = "auto"
+MODALITIES: dict[str, Modality] = {"pictures": "image", "sounds": "audio", "texts": "text"}  # of readers
 
 
 @torch.inference_mode(False)
@@ -73,7 +76,10 @@ def inputs_of(support: Support, encoder: str | Path | Encoder | None) -> Inputs:
     """Returns what reads inputs as features."""
     if encoder is not None:
         check_type("encoder", encoder, (str, Path, Encoder), "a name, a path, or an Encoder")
-        format = encoded_format(encoder if isinstance(encoder, Encoder) else str(encoder))
+        modality = None
+        if isinstance(support, str | Path) and Path(support).exists():
+            modality = MODALITIES.get(reader_for(str(support)).name)
+        format = encoded_format(encoder if isinstance(encoder, Encoder) else str(encoder), modality)
         return Inputs(format.shape, format)
     if isinstance(support, str | Path):
         raise UpstairsError(

@@ -317,6 +317,14 @@ def read_support(
     for label, items in groups.items():
         if len(items) == 0:
             raise UpstairsError(f"class '{label}' of {what} has no examples: give one or more, or leave it out")
+    alike: dict[str, str] = {}
+    for label in groups:
+        if (other := alike.setdefault(" ".join(label.casefold().split()), label)) != label:
+            warn_user(
+                f"'{other}' and '{label}' of {what} are two classes and differ in case or spaces alone: give both one "
+                "name if they are the same",
+                InputWarning,
+            )
     inputs_of_all = [item for items in groups.values() for item in items]
     classes = [k for k, items in enumerate(groups.values()) for _ in items]
     return [*groups], inputs_of_all, classes
