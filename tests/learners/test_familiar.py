@@ -27,7 +27,9 @@ def sentences(words: str, count: int, seed: int) -> tuple[str, ...]:
 
 def test_texts_in_another_language_are_unlike() -> None:
     texts = sentences(ENGLISH, 200, 0)
-    source = Source("talk", np.zeros((200, 1), np.float32), ("a",), (np.arange(200),), texts=texts)
+    source = Source(
+        "talk", np.zeros((200, 1), np.float32), ("a", "b"), tuple(np.arange(200).reshape(2, 100)), texts=texts
+    )
     known = familiar_inputs(source)
     assert is_unlike(known, sentences(CZECH, 8, 1))
     assert not any(is_unlike(known, sentences(ENGLISH, 8, seed)) for seed in range(2, 102))

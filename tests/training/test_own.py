@@ -163,6 +163,7 @@ def test_what_an_object_cannot_do_is_said(tmp_path: Path, call: Call) -> None:
     assert not (tmp_path / "fresh").exists()
 
 
+@pytest.mark.filterwarnings("ignore::upstairs.errors.UnfamiliarWarning")  # other pictures than those of the run
 @pytest.mark.parametrize("kind", ["array", "tensor", "picture"])
 def test_a_torch_dataset_is_data(kind: str, tmp_path: Path) -> None:
     source = read_dataset(Vectors(kind))

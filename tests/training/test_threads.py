@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def test_a_classifier_from_threads(name: str) -> None:
     queries = one.query.x[0].numpy()
     models = [run.adapt(own) for own in sets]
     tasks = episodes_of_blobs(WAY)
-    bad = replace(models[0], inputs=Inputs((2, 16, 16), None))  # its network raises within the call
+    bad = copy(models[0])
+    bad.inputs = Inputs((2, 16, 16), None)  # its network raises within the call
     work: list[Callable[[], Any]] = [
         lambda: models[0].logits(queries),
         lambda: models[1].logits(queries),

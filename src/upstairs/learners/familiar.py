@@ -16,40 +16,55 @@ from upstairs.data.source import Source
 SAMPLED = 1200  # training examples
 LETTERS, BINS = 4, 8192  # texts are described by their runs of four letters, hashed
 GROUP = 5  # examples: fewer are not judged
-GROUPS = 500  # of training examples, of which none is farther than the limit
+GROUPS = 300  # of training examples of each half, of which none is farther than the limit
 MARGIN, MARGIN_OF_TEXTS = 1.25, 1.03  # times the farthest of these groups
 
 
 def familiar_inputs(source: Source) -> dict[str, Any] | None:
     """Returns what `is_unlike` compares inputs with; None for functions and for inputs without such statistics.
 
-    Texts are described by their runs of letters, other inputs by means, contrast and edges. Groups of training examples
-    tell how far a support set may be from the training data: see `_distances`.
+    Texts are described by their runs of letters, other inputs by means, contrast and edges. How far a support set of
+    other classes may be from the training data is measured on groups from half of the training classes, by the
+    statistics of the other half: see `_distances`.
     """
     parts = source.parts or (source,)
     if source.functions or source.random or len({part.feature_shape for part in parts}) > 1:
         return None
-    found: dict[str, Any]
-    if all(part.texts for part in parts):
-        some: Any = [part.texts[row] for part in parts for row in _some(part)]
-        counts, some = np.ones(BINS), some[1::2]  # groups of other texts than those that are counted
-        for text in [part.texts[row] for part in parts for row in _some(part)][::2]:
-            np.add.at(counts, _runs(text), 1)
-        found = {"surprise": (-100 * np.log(counts / counts.sum())).round().astype(int).tolist()}
-    elif source.format is not None and source.format.is_tokens:
+    texts = all(part.texts for part in parts)
+    if not texts and source.format is not None and source.format.is_tokens:
         return None
-    else:
-        some = torch.cat([part.gather(torch.tensor(_some(part), dtype=torch.long)) for part in parts])
-        described = _describe(some)
-        deviation = described.std(0).clamp(min=1e-3 * float(described.std()) + 1e-12)
-        found = {"mean": described.mean(0).tolist(), "deviation": deviation.tolist()}
-    if len(some) < GROUP:
+    halves = [[_gathered(part, half, texts=texts) for part in parts] for half in (0, 1)]
+    one, two = ([example for own in half for example in own] for half in halves)
+    if min(len(one), len(two)) < GROUP:
         return None
-    every = _deviations(found, some)
     rng = np.random.default_rng(0)
-    groups = [_distances(every[rng.choice(len(every), GROUP, replace=False)]) for _ in range(GROUPS)]
-    margin = MARGIN_OF_TEXTS if "surprise" in found else MARGIN
-    return found | {"limits": (margin * np.max(groups, axis=0)).tolist()}
+    groups = []
+    for known, others in ((one, two), (two, one)):
+        every = _deviations(_statistics(known), others if texts else torch.stack(others))
+        groups += [_distances(every[rng.choice(len(every), GROUP, replace=False)]) for _ in range(GROUPS)]
+    margin = MARGIN_OF_TEXTS if texts else MARGIN
+    return _statistics(one + two) | {"limits": (margin * np.max(groups, axis=0)).tolist()}
+
+
+def _gathered(source: Source, half: int, *, texts: bool) -> list[Any]:
+    """Returns examples of every other class of a source."""
+    rows = [own for own in source.rows[half::2] if len(own)]
+    if not rows:
+        return []
+    every = np.concatenate(rows)
+    chosen = every[:: max(1, 2 * len(every) // SAMPLED)].tolist()
+    return [source.texts[row] for row in chosen] if texts else [*source.gather(torch.tensor(chosen))]
+
+
+def _statistics(examples: Sequence[Any]) -> dict[str, Any]:
+    if isinstance(examples[0], str):
+        counts = np.ones(BINS)
+        for text in examples:
+            np.add.at(counts, _runs(text), 1)
+        return {"surprise": (-100 * np.log(counts / counts.sum())).round().astype(int).tolist()}
+    described = _describe(torch.stack([*examples]))
+    deviation = described.std(0).clamp(min=1e-3 * float(described.std()) + 1e-12)
+    return {"mean": described.mean(0).tolist(), "deviation": deviation.tolist()}
 
 
 def is_unlike(known: Mapping[str, Any] | None, inputs: Float[Tensor, "n *feature"] | Sequence[str]) -> bool:
@@ -61,11 +76,6 @@ def is_unlike(known: Mapping[str, Any] | None, inputs: Float[Tensor, "n *feature
     if not known or len(inputs) < GROUP or isinstance(inputs, Tensor) == ("surprise" in known):
         return False
     return bool((_distances(_deviations(known, inputs)) > np.array(known["limits"])).any())
-
-
-def _some(source: Source) -> list[int]:
-    every = np.concatenate([rows for rows in source.rows if len(rows)])
-    return every[:: max(1, len(every) // SAMPLED)].tolist()
 
 
 def _deviations(known: Mapping[str, Any], inputs: Any) -> np.ndarray:
