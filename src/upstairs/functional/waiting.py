@@ -42,7 +42,7 @@ def wait_considerately(holder: object) -> None:
 def cores_used_by_others() -> Callable[[], float] | None:
     """Returns a function that measures: cores of this process that others have used since its last call. None: unknown.
 
-    Time that a virtual machine's host took counts as well.
+    Time that a virtual machine's host takes away is no other process's: sleeping would not help against it.
     """
     try:
         own = os.sched_getaffinity(0)
@@ -67,8 +67,8 @@ def _busy_ticks(cores: set[int]) -> int:
     for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
         name, *fields = line.split()
         if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in cores:
-            user, nice, system, _, _, irq, softirq, steal = map(int, fields[:8])
-            total += user + nice + system + irq + softirq + steal
+            user, nice, system, _, _, irq, softirq = map(int, fields[:7])
+            total += user + nice + system + irq + softirq
     return total
 
 
