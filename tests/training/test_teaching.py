@@ -1,7 +1,9 @@
 """A model from a few examples without meta-training, which goes on learning: heads on features, and runs."""
 
+import pickle
 import threading
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +204,11 @@ def test_labels_that_differ_in_case_alone_are_pointed_out() -> None:
         assert len(adapt((X[:6], labels), head="cosine").labels) == 6
     said = [str(one.message) for one in found]
     assert len(said) == 2 and said[0].startswith("'Cat' and 'cat' of the support set are two classes")
+
+
+def test_a_copy_learns_by_itself() -> None:
+    model = adapt((X[:-SHOT], Y[:-SHOT]), head="ridge")
+    for other in (pickle.loads(pickle.dumps(model)), deepcopy(model)):
+        assert torch.equal(other.logits(QUERIES), model.logits(QUERIES))
+        other.add(X[-SHOT:], 5)
+        assert len(other.labels) == WAY and len(model.labels) == WAY - 1

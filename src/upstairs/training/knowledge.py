@@ -71,6 +71,13 @@ class Knowledge:
         self._examples: dict[int, Example] | None = None  # by a number that grows; None: not needed so far
         self._places: dict[bytes, list[int]] = {}  # the numbers of the examples, by a digest of their rows
 
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": RLock()}
+
     @property
     def fit(self) -> Fit:
         """The learner adapted to the examples there are now."""
