@@ -2,8 +2,8 @@
 
 A thread of GNU OpenMP that waits for another spins for some milliseconds before it sleeps. That makes a step fast on
 idle cores, and takes the core from the very thread that is waited for where another process needs it: a 60-way step
-took 4 to 9 times as long while one other process computed. The variables that change this (OMP_WAIT_POLICY, GOMP_SPINCOUNT) are
-read once, when torch is imported, and sleeping costs a quarter of the speed on idle cores.
+took 4 to 9 times as long while one other process computed. The variables that change this (OMP_WAIT_POLICY,
+GOMP_SPINCOUNT) are read once, when torch is imported, and sleeping costs a quarter of the speed on idle cores.
 
 But OpenMP hardly spins at all while a process has more OpenMP threads than cores, and it looks anew at each wait. So
 while others compute, a thread here holds a team of OpenMP threads that have nothing to do. Neither the number of
