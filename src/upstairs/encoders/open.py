@@ -11,6 +11,7 @@ from upstairs.encoders.onnx_file import onnx_encoder
 from upstairs.encoders.own import own_encoder, timm_encoder
 from upstairs.encoders.transformer import transformer_encoder
 from upstairs.errors import check_type
+from upstairs.functional.waiting import wait_considerately
 
 _LOCK = Lock()
 Stamps = tuple[tuple[str, int, int], ...]
@@ -44,6 +45,7 @@ def open_encoder(name: str, *, pooling: str | None = None, modality: Modality | 
     with _LOCK:  # many threads may ask at once, and one opens it
         found = _opened(kept, pooling, stamps)
     check_modality(found, modality)
+    wait_considerately(found)
     return found
 
 

@@ -17,6 +17,7 @@ from upstairs.data.encoded.format import EncodedSoundFormat
 from upstairs.engine.leave_one_out import conformal_bar, prediction_sets
 from upstairs.engine.metrics import ModelScore, NumberScore, score_answers, score_numbers
 from upstairs.errors import UpstairsError, check_type
+from upstairs.functional.waiting import wait_considerately
 from upstairs.learners import max_logit, read_settings, seeded_learner
 from upstairs.learners.metric.heads import HEADS
 from upstairs.settings import Settings
@@ -97,6 +98,7 @@ class Model:
     ) -> None:
         self.inputs, self.settings, self.head, self.unknown = inputs, settings, head, unknown
         self.knowledge = Knowledge(fit, unknown=unknown, calibrated=head is not None)
+        wait_considerately(self)
 
     @property
     def learner(self) -> Learner:
