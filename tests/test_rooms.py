@@ -18,6 +18,7 @@ ROOMS = {
     "statistics": "means, intervals and paired differences",
     "console": "progress bars and tables on the terminal",
     "tree": "pytrees of tensors",
+    "ranks": "the processes that work on one run, and what they tell each other",
     "functional": "code written for one task, run on all; the inner loop",
     "encoders": "pretrained networks: a name to a function from pictures, sounds or texts to features",
     "core": "`Examples`, `Task`, `Learner` and losses",

@@ -117,6 +117,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("upstairs")
+    if name == "distributed":
+        return import_module("upstairs.engine.distributed")
     if name not in _HOME:
         raise AttributeError(f"module 'upstairs' has no attribute '{name}'")
     return getattr(import_module(f"upstairs.{_HOME[name]}"), name)

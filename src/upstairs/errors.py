@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container
+from functools import partial
 from types import UnionType
 from typing import Any
 
@@ -9,8 +10,12 @@ from typing import Any
 class UpstairsError(Exception):
     """Input that cannot be used. The command line prints its message and exits with status 2.
 
-    A message has names of options and arguments in backticks, such as `inner_lr`.
+    A message has names of options and arguments in backticks, such as `inner_lr`. Where several processes work on one
+    run, `by_all` says that each of them raises it, and `lost` that others ended or cannot be reached.
     """
+
+    by_all = False
+    lost = False
 
     def for_command(self, options: Container[str]) -> str:
         """Returns the message with names among `options` written as flags: --inner-lr."""
@@ -56,3 +61,6 @@ class NonFiniteError(UpstairsError):
     def __init__(self, message: str, *, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+    def __reduce__(self) -> Any:  # keywords are no part of an exception's `args`
+        return partial(NonFiniteError, index=self.index), self.args

@@ -210,6 +210,14 @@ class TrainingOptions:
     compile: Literal["off", "on", "auto"] = option(
         "off", "Compile the meta-step: on, or auto where it pays (small networks)."
     )
+    shards: int = option(
+        1,
+        "Parts of a meta-step with equal numbers of tasks, which several processes divide among them: see --processes.",
+        least=1,
+    )
+    threads: int | None = option(
+        None, "Threads of a process, which are part of the result. Left out: torch's; with --shards 1.", least=1
+    )
 
 
 GROUPS = (DataOptions, TrainingTaskOptions, NetworkOptions, TrainingOptions)

@@ -26,6 +26,7 @@ from upstairs.cli.commands import (
     results,
     search_command,
 )  # fmt: skip
+from upstairs.cli.launch import AGAIN, launch, watch_parent
 from upstairs.cli.options import (
     Columns,
     InnerSteps,
@@ -99,6 +100,14 @@ class TrainCommand:
         bool,
         arg(help="Continue the run in --out (or named instead of NAME); the result is the same as without a stop."),
     ] = False
+    processes: Annotated[
+        int,
+        arg(
+            help="Processes on this machine that divide the tasks of a step, one thread each (see --threads). The "
+            "result depends on --shards, which is their number unless given, and not on the number of processes. For "
+            "several machines: torchrun."
+        ),
+    ] = 1
     quiet: Quiet = False
 
 
@@ -108,18 +117,30 @@ def train_command(words: Sequence[str]) -> None:
     named = Named.find(name) if name and stored is None else None
     command, values = parse_run(TrainCommand, words, prog="upstairs train NAME", named=named)
     out = command.out or stored or Path("runs") / (name or "")
-    resume = command.resume and (out / CHECKPOINT).is_file()
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # torchrun starts all processes anew
+    resume = (command.resume or again) and (out / CHECKPOINT).is_file()
     if command.resume and command.out and named is None and not resume:
         raise UpstairsError(f"{out} holds no run to resume: check the path, or name a learner to start one")
     if named is None and not resume:
         raise UpstairsError("no learner was named: write `upstairs train protonet`; `upstairs list` names them all")
+    _launch(command.processes, again="--resume")
+    from upstairs.ranks import process_group
     from upstairs.training.defaults import request_run
     from upstairs.training.train import resume_run, resumed_settings, start_run
 
-    if resume:
-        resume_run(out, resumed_settings(out, name if stored is None else None, **values), quiet=command.quiet)
-    else:
-        start_run(request_run(str(name), **values), out, quiet=command.quiet)
+    with process_group(values.get("device", "auto")):
+        if resume:
+            resume_run(out, resumed_settings(out, name if stored is None else None, **values), quiet=command.quiet)
+        else:
+            start_run(request_run(str(name), **values), out, quiet=command.quiet)
+
+
+def _launch(processes: int, *, again: str = "") -> None:
+    """Ends this process with the result of several ones, where several are asked for and this is none of them."""
+    if processes < 1:
+        raise UpstairsError(f"`processes` is {processes}: give 1 or more")
+    if processes > 1 and "RANK" not in os.environ:
+        launch(sys.argv[1:], processes, again=again)
 
 
 def evaluate_command(
@@ -134,6 +155,7 @@ def evaluate_command(
     out: Annotated[
         Path | None, arg(help="For a MODEL: a page or a picture of its confusion matrix: score.html, score.png.")
     ] = None,
+    processes: Annotated[int, arg(help="Processes on this machine that divide the tasks; the result is the same.")] = 1,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -153,7 +175,13 @@ def evaluate_command(
         return
     if out is not None:
         raise UpstairsError(f"`out` draws the answers of an adapted model and {run} is a run: use `upstairs report`")
-    result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json)
+    _launch(processes)
+    from upstairs.ranks import is_first, process_group
+
+    with process_group():
+        result = evaluate_run(run, **vars(on), inner_steps=inner_steps, quiet=quiet or json or not is_first())
+    if not is_first():
+        return
     if json:
         print_json(result)
     else:
@@ -444,16 +472,20 @@ def main() -> None:
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     keep_freed_memory()
+    watch_parent()
+    first = os.environ.get("RANK", "0") == "0"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputWarning)
             warnings.showwarning = _show
             run_command(sys.argv[1:])
     except UpstairsError as error:
-        print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
-        sys.exit(2)
+        if first or not error.by_all:
+            print(f"upstairs: {error.for_command(option_names())}", file=sys.stderr)
+        sys.exit(AGAIN if error.lost else 2)
     except KeyboardInterrupt as stop:
-        print(f"\nupstairs: stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        if first:
+            print(f"\nupstairs: stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `upstairs list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

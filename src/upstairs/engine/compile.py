@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.core import Learner, Task
 from upstairs.engine.plan import estimate, known_of, silent_tracing
-from upstairs.engine.rewrite import rewrite_products
 from upstairs.functional.batching.norms import tracks_statistics
 from upstairs.functional.purity import put_back, snapshot
+from upstairs.functional.rewrite import rewrite_products
 
 MOST = 8  # shapes of one learner that are compiled; others run eagerly
 PATIENCE = 20  # steps of one shape before `auto` compiles

@@ -20,6 +20,7 @@ from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError, check_type
 from upstairs.functional.waiting import wait_considerately
 from upstairs.learners.baselines import plain_baselines
+from upstairs.ranks import assigned, joined_parts
 from upstairs.statistics import interval
 from upstairs.tree import to_device_of
 
@@ -43,7 +44,7 @@ def score_tasks(
     chunk: int | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, " task"]:
-    """Returns the score of each task, on its queries; no graph is built.
+    """Returns the score of each task, on its queries; no graph is built. Several processes divide the chunks.
 
     Args:
         inductive: predict each query without the others, which a transductive learner otherwise sees.
@@ -70,11 +71,12 @@ def score_tasks(
         learner, episodes = embedded(learner, before, total, lambda share: tell(share * total / 2))
         half = total // 2 * (episodes is not before)  # embedding counts as half of the work
         chunk = chunk or chunk_size(episodes)
-        for start in range(0, total, chunk):
+        starts = range(0, total, chunk)
+        for start in (starts[k] for k in assigned(len(starts))):  # all of them, unless several processes divide them
             tasks = to_device_of(learner, episodes.batch(seeds[start : start + chunk]))
             scores.append(kind.of(learner.solve_inductive(tasks) if inductive else learner.solve(tasks), tasks).cpu())
             tell(half + (total - half) * min(start + chunk, total) / total)
-    return torch.cat(scores).double().numpy()
+    return torch.cat(joined_parts(scores)).double().numpy()
 
 
 def chunk_size(episodes: Episodes) -> int:

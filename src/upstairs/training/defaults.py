@@ -78,6 +78,8 @@ def request_run(learner: str, *, regression: bool | None = None, **values: Any) 
     extra: dict[str, Any] = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
     if values.get("start_from"):  # replaces pretraining
         extra["pretrain"] = 0.0
+    if values.get("shards", 1) > 1:
+        extra["threads"] = 1  # the same on every machine and for any number of processes
     settings = make_settings(learner, task_kind=next(iter(kinds), "classification"), **{**extra, **values})
     return RunRequest(settings, frozenset(values))
 

@@ -12,6 +12,7 @@ from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import defaults_for, entry
 from upstairs.nets import begin_at_idf, begin_centred
+from upstairs.ranks import shared
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
 from upstairs.training.checkpoint import checkpoint_in
@@ -27,7 +28,7 @@ def prepare(run: Trainer, splits: Splits, *, quiet: bool) -> None:
     s = run.settings
     begin(run)
     if s.pretrain:
-        copy_weights(run.learner, pretrain(run, splits, quiet=quiet))
+        copy_weights(run.learner, shared(lambda: pretrain(run, splits, quiet=quiet)))
     elif s.start_from:
         copy_weights(run.learner, Path(s.start_from))
 
@@ -73,6 +74,7 @@ def pretraining(settings: Settings, most_way: int) -> Settings:
         interpolate="none",
         patience=None,
         pretrain=0.0,
+        shards=1,
         steps=settings.steps and max(1, round(settings.pretrain * settings.steps)),
         minutes=settings.minutes and settings.pretrain * settings.minutes,
     )

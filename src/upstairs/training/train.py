@@ -1,10 +1,14 @@
 """Starts and resumes runs, with progress on the terminal."""
 
 import json
+import secrets
+import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from upstairs.console import tell_user, write_value
@@ -17,8 +21,10 @@ from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError, check_type
 from upstairs.learners.registry import ObjectOptions, changed, read_settings
+from upstairs.ranks import all_told, check_alike, first_then_others, is_first, on_all, process_group, shared, world
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors, write_atomically
+from upstairs.training.compatibility import check_same_data
 from upstairs.training.defaults import (
     RunRequest,
     expand_preset,
@@ -42,8 +48,15 @@ def start_run(
     """
     if (out / "last.safetensors").exists():
         raise UpstairsError(f"{out} holds a run already: go on with it by `resume`, or choose another `out`")
+    quiet = quiet or not is_first()
+    if "shards" not in request.given and world() > 1:
+        request = replace(
+            request, settings=replace(request.settings, shards=world(), threads=request.settings.threads or 1)
+        )
     trainer, splits = open_run(request, out, quiet=quiet, splits=splits, learner=learner)
-    write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
+    if is_first():
+        write_atomically(out / "settings.json", json.dumps(trainer.settings.to_json(), indent=1).encode())
+    _check_together(trainer)
     prepare(trainer, splits, quiet=quiet)
     return _train(trainer, quiet=quiet, splits=splits)
 
@@ -57,7 +70,7 @@ def open_run(
         UpstairsError: settings or data that cannot be used.
     """
     if splits is None:
-        splits = open_splits(request.settings, quiet=quiet)
+        splits = first_then_others(lambda: open_splits(request.settings, quiet=quiet))
         if quiet and ";" in splits.train.summary:  # what was left out is said in any case
             tell_user(splits.train.summary)
     settings = fit_settings(request, splits.train)
@@ -102,17 +115,18 @@ def train(
         settings = {"way": way and way[0], "shot": shots, "query": made.query, "speakers": made.speakers, **settings}
     source = made.train if isinstance(made, Splits) else made.source if isinstance(made, Episodes) else made
     settings["data"] = str(data) if made is None else source.name if isinstance(source, Source) else type(data).__name__
-    if (out / "last.safetensors").exists():
-        stored = resumed_settings(out, learner, **settings)
-        splits = None if made is None else split_own(made, stored)
-        return resume_run(out, stored, quiet=quiet, splits=splits, learner=own)
-    if isinstance(learner, Learner):
-        request = request_object(learner, **settings)
-    else:
-        regression = None if made is None else isinstance(source, Source) and source.functions is not None
-        request = request_run(learner, regression=regression, **settings)
-    splits = None if made is None else split_own(made, request.settings)
-    return start_run(request, out, quiet=quiet, splits=splits, learner=own)
+    with process_group(settings.get("device", "auto")):
+        if (out / "last.safetensors").exists():
+            stored = resumed_settings(out, learner, **settings)
+            splits = None if made is None else split_own(made, stored)
+            return resume_run(out, stored, quiet=quiet, splits=splits, learner=own)
+        if isinstance(learner, Learner):
+            request = request_object(learner, **settings)
+        else:
+            regression = None if made is None else isinstance(source, Source) and source.functions is not None
+            request = request_run(learner, regression=regression, **settings)
+        splits = None if made is None else split_own(made, request.settings)
+        return start_run(request, out, quiet=quiet, splits=splits, learner=own)
 
 
 def resumed_settings(out: Path, learner: str | Learner | None = None, **values: Any) -> Settings:
@@ -154,15 +168,49 @@ def resume_run(
     out: Path, settings: Settings, *, quiet: bool, splits: Splits | None = None, learner: Learner | None = None
 ) -> Run:
     """Resumes the run in `out` from its last checkpoint, with settings from `resumed_settings`."""
-    trainer = Trainer(settings, splits or open_splits(settings, quiet=quiet), out, learner=learner)
+    quiet = quiet or not is_first()
+    opened = splits or first_then_others(lambda: open_splits(settings, quiet=quiet))
+    trainer = Trainer(settings, opened, out, learner=learner)
     restore(trainer)
+    _check_together(trainer)
     return _train(trainer, quiet=quiet, splits=splits)
+
+
+def _check_together(trainer: Trainer) -> None:
+    """Raises UpstairsError, on all processes of a run, where they differ or do not share the folder of the run."""
+    here = {"upstairs": version("upstairs"), "torch": torch.__version__, "step": trainer.progress.step}
+    check_alike(**here, settings=trainer.settings.to_json())
+    theirs = all_told(trainer.fingerprint)[0]
+    on_all(lambda: check_same_data(trainer.fingerprint, theirs, trainer.out))
+    if world() > 1:
+        token = trainer.out / ".processes"
+        word = shared(lambda: _write_word(token))
+        on_all(lambda: _read_word(token, word))
+        if is_first():
+            token.unlink(missing_ok=True)
+
+
+def _write_word(token: Path) -> str:
+    write_atomically(token, (word := secrets.token_hex(8)).encode())
+    return word
+
+
+def _read_word(token: Path, word: str) -> None:
+    until = time.monotonic() + 10  # a network's file system may show a file late
+    while not (token.is_file() and token.read_text(encoding="ascii") == word):
+        if time.monotonic() > until:
+            raise UpstairsError(
+                f"a process does not see what process 0 writes into {token.parent}: give an `out` in a folder that all "
+                "machines share"
+            )
+        time.sleep(0.1)
 
 
 def _train(trainer: Trainer, *, quiet: bool, splits: Splits | None) -> Run:
     by_object = isinstance(trainer.settings.own, ObjectOptions)
     go_on = f"go on with: upstairs train --out {trainer.out} --resume" if not by_object else "the same call goes on"
     with_bar(trainer, f"training {trainer.settings.learner}", go_on, quiet=quiet)
+    all_told(None, long=True)  # the first process has written the last checkpoint
     run = replace(load(trainer.out, learner=trainer.learner if by_object else None), splits=splits)
     if not quiet:
         kind, value = score_kind(trainer.episodes), trainer.progress.best

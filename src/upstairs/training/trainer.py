@@ -1,15 +1,17 @@
 """The outer loop: tasks, meta-steps, validation, checkpoints. A resumed run is bit-identical."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from upstairs.console import Status
-from upstairs.core import Learner
+from upstairs.core import Learner, Task
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
@@ -19,15 +21,16 @@ from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.data.task_augmentation import remedied, with_places
 from upstairs.engine.calibrate import calibrate
+from upstairs.engine.distributed import check_shards, sharded_backward
 from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
 from upstairs.engine.evolution import es_step
-from upstairs.engine.meta_backward import meta_backward
+from upstairs.engine.meta_backward import MetaStep, meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
 from upstairs.errors import NonFiniteError, UpstairsError
-from upstairs.functional.exclusive import alone
 from upstairs.learners import recent_means, seeded_learner, whose_turn
 from upstairs.learners.familiar import familiar_inputs
 from upstairs.learners.options import ViewOptions
+from upstairs.ranks import is_first
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
 from upstairs.stops import stop_requests
@@ -71,6 +74,7 @@ class Trainer:
     def __init__(self, settings: Settings, splits: Splits, out: Path, *, learner: Learner | None = None) -> None:
         self.source = jittered(splits.train) if settings.jitter else splits.train
         self.settings, self.out = settings, out
+        check_shards(settings.shards, settings.tasks)
         device = choose_device(settings.device)
         once = settings.own
         if isinstance(once, ViewOptions):  # validations use one view: ten crops cost ten times as much
@@ -140,7 +144,7 @@ def restore(run: Trainer) -> None:
 
 
 def save(run: Trainer, name: str) -> None:
-    """Writes a checkpoint atomically; weights that are not finite are never saved."""
+    """Writes a checkpoint atomically, by the first process; weights that are not finite are never saved."""
     weights = {f"learner.{k}": v for k, v in run.learner.state_dict().items()}
     if not all(bool(v.isfinite().all()) for v in weights.values()):
         raise UpstairsError(
@@ -157,7 +161,8 @@ def save(run: Trainer, name: str) -> None:
         **Inputs(run.source.feature_shape, run.source.format).to_json(),
         "versions": versions(),
     }
-    save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
+    if is_first():
+        save_tensors(run.out / name, {**weights, **optimizer}, meta, kind="run")
     if name == "last.safetensors":
         run.saved = run.progress.step
 
@@ -177,17 +182,18 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
     started = saved - progress.seconds
     for player in run.players:
         progress.recent.setdefault(player.name, [])
-    with stop_requests() as stopping:
+    with threads_of(run.settings), stop_requests() as stopping:
         while run.done < 1 and not run.stale:
             stage = run.stage
-            name, *seen = take_step(run)
-            progress.recent[name] = [*progress.recent[name], seen][-WINDOW:]
-            progress.seconds = time.monotonic() - started
+            taken = take_step(run, (float(stopping()), time.monotonic() - started))
+            progress.recent[taken.player] = [*progress.recent[taken.player], [taken.loss, taken.score]][-WINDOW:]
+            alone = len(taken.flags) == 1
+            progress.seconds = time.monotonic() - started if alone else taken.flags[0][1]  # alike on all processes
             losses, score = recent_means(progress.recent)
             due = run.done >= 1 or (run.stage > stage and affordable(run))
             if due:
                 validate(run, losses, score)
-            stop = stopping()
+            stop = stopping() if alone else any(asked for asked, _ in taken.flags)
             if due or stop or time.monotonic() - saved > SAVE_EVERY:
                 save(run, "last.safetensors")
                 saved = time.monotonic()
@@ -199,8 +205,23 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
                 if not stopping():
                     save(run, "last.safetensors")
                 raise
+            if stop and not stopping():
+                raise KeyboardInterrupt
             if stop:
                 break
+
+
+@contextmanager
+def threads_of(settings: Settings) -> Iterator[None]:
+    """A context with the settings' number of threads, which is part of the result."""
+    before = torch.get_num_threads()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    try:
+        yield
+    finally:
+        if settings.threads is not None:
+            torch.set_num_threads(before)
 
 
 def affordable(run: Trainer) -> bool:
@@ -209,30 +230,61 @@ def affordable(run: Trainer) -> bool:
     return s.minutes is None or times * validation_steps(s, s.validation_tasks) <= VALIDATION_SHARE * run.progress.step
 
 
-def take_step(run: Trainer) -> tuple[str, float, float]:
-    """Takes one meta-step, a pure function of the checkpoint; returns the player's name, mean loss and score."""
+class Taken(NamedTuple):
+    """A meta-step that was taken."""
+
+    player: str
+    loss: float  # mean over the tasks
+    score: float  # nan for other players than the first
+    flags: list[tuple[float, ...]]  # what each process gave
+
+
+def take_step(run: Trainer, flags: tuple[float, ...] = ()) -> Taken:
+    """Takes one meta-step, a pure function of the checkpoint, together with the other processes of the run."""
     s, number = run.settings, run.progress.step
     player, turn = whose_turn(run.players, number)
     seeds = stream_seeds(s.seed, number, s.tasks)
     among = hard_classes(run)
-    own, draw = run.episodes.global_labels, run.episodes.batch
-    tasks = to_device_of(run.learner, remedied(draw(seeds, among), seeds, s, global_labels=own, draw=draw))
+    own, draw, first = run.episodes.global_labels, run.episodes.batch, player is run.players[0]
+
+    def seeds_of(shard: int) -> list[int]:
+        size = s.tasks // s.shards
+        return seeds[shard * size : (shard + 1) * size]
+
+    def tasks_of(shard: int) -> Task:
+        mine = seeds_of(shard)
+        return to_device_of(run.learner, remedied(draw(mine, among), mine, s, global_labels=own, draw=draw))
+
+    def backward(learner: Learner, tasks: Task) -> MetaStep:
+        if s.estimator == "es":
+            return es_step(learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
+        return meta_backward(learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+
+    def note(step: MetaStep, tasks: Task) -> Tensor:
+        """Returns the score of each task (other players may predict something else than labels) and its worst label."""
+        if not first:
+            return step.losses.new_full((len(step.losses), 2), float("nan"))
+        tasks = tasks if s.task_kind == "regression" else with_places(tasks)
+        scores = score_kind(run.episodes).of(step.predictions, tasks)
+        worst = hardest_classes(step.predictions, tasks) if s.hard else [-1] * len(scores)
+        return torch.stack([scores, scores.new_tensor(worst)], 1)
+
     run.learner.at(run.done)
     for group, one in zip(run.optimizer.param_groups, run.players, strict=True):
         group["lr"] = one.side.lr * s.lr * lr_factor(s.schedule, done=run.done, step=turn)
     run.optimizer.zero_grad()
     try:
-        with alone(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash_seed(task_seed(s.seed, number)))
-            if s.estimator == "es":
-                step = es_step(player.learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
-            else:
-                step = meta_backward(player.learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+        step = sharded_backward(
+            player.learner, tasks_of, shards=s.shards, seed=hash_seed(task_seed(s.seed, number)), backward=backward,
+            note=note, flags=flags,
+        )  # fmt: skip
     except NonFiniteError as error:
-        raise UpstairsError(
+        sentence = UpstairsError(
             f"at step {number} {error}: that is the task with seed {seeds[error.index]} of {run.source.name}; the last "
             f"good checkpoint is kept in {run.out}: lower `lr` or `inner_lr`, or look at the task's inputs"
-        ) from error
+        )
+        sentence.by_all = error.by_all
+        raise sentence from error
     except (NotImplementedError, TypeError) as error:
         if s.device != "mps":
             raise
@@ -244,13 +296,11 @@ def take_step(run: Trainer) -> tuple[str, float, float]:
         p.grad = None  # the other players and their optimiser states stay unchanged
     run.optimizer.step()
     run.progress.step += 1
-    tasks = tasks if s.task_kind == "regression" else with_places(tasks)
-    first = player is run.players[0]  # other players may predict something else than labels
+    scores, worst = step.notes.unbind(1)
     if s.hard and first:
-        worst = zip(seeds, hardest_classes(step.predictions, tasks), strict=True)
-        run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in worst]
-    score = float(score_kind(run.episodes).of(step.predictions, tasks).mean()) if first else float("nan")
-    return player.name, float(step.losses.mean()), score
+        labels = zip(seeds, worst.long().tolist(), strict=True)
+        run.progress.hard += [label if own else run.episodes.classes(seed, among)[label] for seed, label in labels]
+    return Taken(player.name, float(step.losses.mean()), float(scores.mean()), step.flags)
 
 
 def hard_classes(run: Trainer) -> list[int] | None:

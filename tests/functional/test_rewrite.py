@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from upstairs.engine.rewrite import BADDBMM, BMM, rewrite_products
+from upstairs.functional.rewrite import BADDBMM, BMM, rewrite_products
 
 TASKS, N, K, M = 6, 5, 4, 3
 
