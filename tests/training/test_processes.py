@@ -74,6 +74,7 @@ def test_two_processes_train_the_same_runs_as_one(alone: Path, tmp_path: Path) -
 
 def test_a_loss_that_is_not_finite_on_one_process_ends_all_with_its_seed(tmp_path: Path) -> None:
     ended = [process.communicate(timeout=120)[1].splitlines()[-1] for process in start(2, str(tmp_path), "nan")]
+    ended = [line.removeprefix(f"[rank{place}]: ") for place, line in enumerate(ended)]  # by torch
     assert ended[0] == ended[1]
     assert re.search(r"at step 0 the loss of task 2 of the batch is nan: that is the task with seed \d+", ended[0])
 
@@ -202,3 +203,11 @@ def test_a_process_without_its_parent_ends() -> None:
         assert process.stdout is not None and process.stdin is not None and process.stdout.readline()
         process.stdin.close()
         assert process.wait(timeout=60) == launch.AGAIN
+
+
+def test_the_block_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "processes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    found: dict[str, object] = {}
+    exec(block, found)
+    assert isinstance(found["losses"], torch.Tensor) and found["losses"].shape == (8,)
