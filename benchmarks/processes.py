@@ -94,9 +94,8 @@ def speed(home: Path, rounds: int, steps: int) -> dict[str, Any]:
         print(f"{name}: ms a step, and speed relative to 1 process of 1 thread with 1 shard")
         for way, values in by_way.items():
             ratios = sorted(a / b for a, b in zip(by_way["1 process, 1 shard"], values, strict=True))
-            print(
-                f"  {way:32} {statistics.median(values):8.1f}   {statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-            )
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+            print(f"  {way:32} {statistics.median(values):8.1f}   {spread}")
     return found
 
 
