@@ -34,7 +34,8 @@ from upstairs.data.images.folders import files_by_class, format_for
 from upstairs.data.images.format import ImageFormat, read_picture
 from upstairs.data.layouts.classes import JOINED
 from upstairs.data.mixture import SIGN, mixed_splits
-from upstairs.data.regression import FUNCTIONS, RowFormat, function_splits, is_task_table, task_source, task_splits
+from upstairs.data.regression.functions import FUNCTIONS, function_splits
+from upstairs.data.regression.rows import RowFormat, is_task_table, task_source, task_splits
 from upstairs.data.source import InputFormat, Source, refuse_masked
 from upstairs.data.splits import Splits, split_by_class
 from upstairs.data.tables import is_table, read_table
