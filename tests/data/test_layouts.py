@@ -25,7 +25,8 @@ from upstairs.data.images.folders import files_by_class, folder_source
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
 from upstairs.data.layouts.resolve import find_layout
-from upstairs.data.open import open_splits, reader_for
+from upstairs.data.open import open_splits
+from upstairs.data.readers import reader_for
 from upstairs.data.source import Source
 from upstairs.data.splits import divided
 from upstairs.errors import UpstairsError

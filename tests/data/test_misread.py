@@ -10,7 +10,8 @@ from scipy.sparse import csr_matrix
 from tests.data.test_layouts import picture
 
 from upstairs.data.audio.format import AudioFormat
-from upstairs.data.open import open_splits, read_dataset, reader_for
+from upstairs.data.open import open_splits, read_dataset
+from upstairs.data.readers import reader_for
 from upstairs.data.source import Source
 from upstairs.data.tables import decode, read_table
 from upstairs.data.text.tables import from_dataset
