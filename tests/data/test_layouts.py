@@ -335,6 +335,8 @@ def test_a_table_of_labels(name: str, head: str, row: str, tmp_path: Path) -> No
             reader_for(str(tmp_path / name)).name == "pictures" and open_source(tmp_path / name).labels == source.labels
         )
         assert list(files_by_class(tmp_path / name)) == list(source.labels)
+        with pytest.raises(UpstairsError, match="holds the labels itself: leave it out"):
+            open_source(tmp_path / name, pattern="{label}_{n}")
 
 
 def test_names_in_a_table_are_compared_composed(tmp_path: Path) -> None:
