@@ -48,7 +48,7 @@ def means(weight: float = 1.0, modality: Any = "image", digest: str = "") -> Enc
     return Encoder("mine", modality, size, "own", digest or f"{modality} {weight}", prepare, embed, 8000, 4)
 
 
-class Pairs(list):  # type: ignore[type-arg]
+class Pairs(list):
     """A `Dataset` of (picture, label)."""
 
 

@@ -51,7 +51,7 @@ def classes(root: Path, count: int, examples: int = 3, start: int = 0) -> Path:
 
 def layout_of(path: Path, **options: str) -> Layout:
     with open_tree(path) as tree:
-        return find_layout(tree, **options)  # pyrefly: ignore
+        return find_layout(tree, **options)
 
 
 def zipped(folder: Path, path: Path) -> Path:
@@ -229,7 +229,7 @@ def test_all_bad_files_are_named_together_and_can_be_left_out(call: Call, tmp_pa
 
 
 def test_silent_sounds_are_named_together(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     for k in range(4):
         (tmp_path / f"w{k}").mkdir()
         for e in range(3):
@@ -248,7 +248,7 @@ def test_silent_sounds_are_named_together(tmp_path: Path) -> None:
 
 
 def test_sounds_of_the_same_words_in_train_and_test_do_not_leak(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     for part in ("train", "validation", "test"):
         for k in range(6):
             (tmp_path / part / f"w{k}").mkdir(parents=True)
@@ -303,7 +303,7 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
 
 
 def test_a_wav_without_a_length_is_read_to_its_end() -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     from upstairs.data.audio.format import read_sound
 
     whole = bytes_of(tone(440.0, seconds=0.5), "WAV")
@@ -399,7 +399,7 @@ def test_a_pattern_is_proposed_beside_files_that_it_does_not_fit(tmp_path: Path)
 
 
 def test_spoken_digits_are_known_by_their_names(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     for digit in range(5):
         for speaker in ("ada", "bob", "cy"):
             for n in range(2):
@@ -469,7 +469,7 @@ def test_packed_arrays(kind: str, tmp_path: Path) -> None:
     value = {"image_data": x, "class_dict": rows} if "class_dict" in kind else {"x": x, "y": np.array(y)}
     path = tmp_path / f"data.{kind}"
     if kind.endswith("npz"):
-        np.savez(path, **value)  # pyrefly: ignore
+        np.savez(path, **value)
     else:
         path.write_bytes(pickle.dumps(value))
     assert reader_for(str(path)).name == "arrays"

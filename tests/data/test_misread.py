@@ -114,7 +114,7 @@ def test_tables_that_are_not_what_they_seem(tmp_path: Path) -> None:
             summary(file)
     file.write_text("text,label\n" + "".join(f'"He said \\"{text}\\"",{label}\n' for text, label in PAIRS))
     assert read_table(file).rows[0]["text"] == f'He said "{PAIRS[0][0]}"'
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl (extra [tables]) is not installed")
     book = openpyxl.Workbook()
     for row in (("text", "label"), *PAIRS):
         book.active.append(row)

@@ -327,9 +327,8 @@ def test_labels_in_python() -> None:
         with pytest.raises(UpstairsError, match="label 1 is missing"):
             Source.from_arrays(np.zeros((2, 3)), y)
 
-    class Data(list):
-        features = {"label": type("Names", (), {"int2str": lambda self, k: ("no", "yes")[k]})()}  # noqa: RUF012
-
+    names = type("Names", (), {"int2str": lambda self, k: ("no", "yes")[k]})()
+    Data = type("Data", (list,), {"features": {"label": names}})
     with pytest.raises(UpstairsError, match="row 3 has no label"):
         from_dataset(Data({"text": f"text {i}", "label": k} for i, k in enumerate((0, 1, -1, 0))))
 

@@ -57,7 +57,7 @@ def test_all_of_it_is_resumed_and_never_measured_twice(
     def stopping(*args: object, **options: object) -> object:
         if part.exists():  # what it has is on a page before all is there
             raise KeyboardInterrupt
-        return score_tasks(*args, **options)  # type: ignore[arg-type]
+        return score_tasks(*args, **options)
 
     monkeypatch.setattr(cache, "score_tasks", stopping)
     assert call(*words, "--out", part)[0] == 130
