@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import upstairs
-from helpers.runs import SMALL, Call, draw_folder
+from helpers.runs import SMALL, Call, count_time, draw_folder
 from upstairs.data.class_augmentation import turned
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.datasets import open_data
@@ -41,6 +41,11 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for name in ("protonet", "maml"):
         upstairs.train(name, data=data, out=home / name, steps=6, **small)
     return [home / "protonet", home / "maml"]
+
+
+@pytest.fixture(autouse=True)
+def counted_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    count_time(monkeypatch, 0.01)
 
 
 def scores_of(page: Path) -> list[str]:
