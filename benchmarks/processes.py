@@ -22,7 +22,8 @@ from record import RESULTS
 import upstairs
 from upstairs.core import Learner, evaluating
 from upstairs.data.episodes import Episodes
-from upstairs.data.regression import GaussianProcess, function_source
+from upstairs.data.regression.functions import GaussianProcess
+from upstairs.data.source import function_source
 from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
 from upstairs.engine.metrics import LIKELIHOOD, SQUARED_ERROR
 from upstairs.learners import GaussianPosterior
