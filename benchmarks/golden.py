@@ -35,7 +35,7 @@ from upstairs import bilevel
 from upstairs.core import Learner, Task, evaluating
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.mixture import episodes_of
-from upstairs.data.regression import FUNCTIONS, function_splits
+from upstairs.data.regression.functions import FUNCTIONS, function_splits
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.data.text.embeddings import FrozenFormat

@@ -1,122 +1,95 @@
 # ruff: noqa: T201
-"""Several processes on one run: kills at random moments, and speed side by side.
+"""Compare neural processes with the exact posterior of the Gaussian process that their tasks are drawn from.
 
-    python benchmarks/processes.py kills --times 20       # `kill -9` of a random process at a random moment
-    python benchmarks/processes.py speed --rounds 3       # steps per second of Conv4-32 and of a sinusoid's MAML
+    for name in cnp lnp anp; do upstairs train $name --data gp --minutes 6 --out runs/$name; done
+    python benchmarks/processes.py runs/cnp runs/lnp runs/anp
 
-`kills` compares the last checkpoint with that of one process that nobody disturbed, and prints the seconds from the
-kill to the next checkpoint. `speed` prints the time of a step of the same run in several ways, and ratios.
+It measures the mean log-likelihood of a query for 1 to 20 support examples, on 1,000 tasks each, and draws two
+tasks with the prediction of each learner. The results are written to benchmarks/results/processes.json and .png;
+results of other runs in these files are kept.
 """
 
 import argparse
-import hashlib
 import json
-import os
-import random
-import signal
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-UPSTAIRS = [sys.executable, "-m", "upstairs"]
-SINUSOID = ["train", "maml", "--data", "sinusoid", "--tasks", "8", "--shot", "5", "--query", "5"]
-CONV = ["train", "protonet", "--width", "32", "--tasks", "8", "--way", "5", "--query", "5"]
-CONV += ["--validations", "1", "--validation-tasks", "20"]
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from record import RESULTS
 
+import upstairs
+from upstairs.core import Learner, evaluating
+from upstairs.data.episodes import Episodes
+from upstairs.data.regression.functions import GaussianProcess
+from upstairs.data.source import function_source
+from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
+from upstairs.engine.metrics import LIKELIHOOD, SQUARED_ERROR
+from upstairs.learners import GaussianPosterior
+from upstairs.tree import index
 
-def digest(run: Path) -> str:
-    from upstairs.storage import load_tensors
-
-    tensors, _ = load_tensors(run / "last.safetensors", kind="run")
-    return hashlib.sha256(b"".join(tensors[name].numpy().tobytes() for name in sorted(tensors))).hexdigest()[:16]
-
-
-def workers(parent: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True).stdout.split()
-    return [int(pid) for pid in found]
-
-
-def kills(home: Path, times: int, steps: int) -> dict[str, Any]:
-    common = [*UPSTAIRS, *SINUSOID, "--shards", "2", "--steps", str(steps), "--validations", "5", "--out"]
-    subprocess.run([*common, str(home / "alone"), "--quiet"], check=True)
-    right, wrong, back = digest(home / "alone"), 0, []
-    dice = random.Random(0)
-    for number in range(times):
-        out = home / str(number)
-        with subprocess.Popen([*common, str(out), "--processes", "2"], stderr=subprocess.PIPE, text=True) as process:
-            while not (out / "last.safetensors").exists():
-                time.sleep(0.05)
-            time.sleep(dice.uniform(0, 6))
-            children = workers(process.pid)
-            if children:
-                os.kill(dice.choice(children), signal.SIGKILL)
-            killed, seen = time.monotonic(), (out / "last.safetensors").stat().st_mtime_ns
-            while process.poll() is None and (out / "last.safetensors").stat().st_mtime_ns == seen:
-                time.sleep(0.05)
-            back.append(time.monotonic() - killed)
-            process.communicate()
-        same = process.returncode == 0 and digest(out) == right
-        wrong += not same
-        print(
-            f"{number}: {'the same' if same else f'DIFFERENT (status {process.returncode})'}, {back[-1]:.1f} s",
-            flush=True,
-        )
-    return {
-        "kills": times,
-        "wrong": wrong,
-        "seconds_to_next_checkpoint": [min(back), statistics.median(back), max(back)],
-    }
-
-
-def speed(home: Path, rounds: int, steps: int) -> dict[str, Any]:
-    ways = {
-        "1 process, 1 shard": "--shards 1 --threads 1",
-        "1 process, 1 shard, 2 threads": "--shards 1 --threads 2",
-        "1 process": "--shards 4 --threads 1",
-        "1 process, 2 threads": "--shards 4 --threads 2",
-        "2 processes": "--shards 4 --threads 1 --processes 2",
-    }
-    found: dict[str, dict[str, list[float]]] = {}
-    for number in range(rounds):
-        for name, run in (("conv4-32", CONV), ("sinusoid", SINUSOID)):
-            for way, words in ways.items():
-                out = home / f"{name} {way} {number}"
-                count = steps if name == "conv4-32" else 10 * steps
-                command = [*UPSTAIRS, *run, *words.split(), "--steps", str(count), "--out", str(out), "--quiet"]
-                subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": words.split()[3]})
-                progress = _progress(out)
-                found.setdefault(name, {}).setdefault(way, []).append(1e3 * progress["seconds"] / count)
-    for name, by_way in found.items():
-        print(f"{name}: ms a step, and speed relative to 1 process of 1 thread with 1 shard")
-        for way, values in by_way.items():
-            ratios = sorted(a / b for a, b in zip(by_way["1 process, 1 shard"], values, strict=True))
-            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-            print(f"  {way:32} {statistics.median(values):8.1f}   {spread}")
-    return found
-
-
-def _progress(run: Path) -> dict[str, Any]:
-    from upstairs.storage import load_tensors
-
-    return load_tensors(run / "last.safetensors", kind="run")[1]["progress"]
+SHOTS, TASKS, QUERY = (1, 2, 5, 10, 20), 1000, 15
+GRID = np.linspace(-2, 2, 100, dtype=np.float32)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("kills", "speed"))
-    parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=0, help="steps of a run: by default 600 for kills, 60 for speed")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        if asked.what == "kills":
-            print(json.dumps(kills(Path(home), asked.times, asked.steps or 600)))
-        else:
-            speed(Path(home), asked.rounds, asked.steps or 60)
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("runs", nargs="+", type=Path)
+    process = GaussianProcess()
+    runs = [upstairs.load(path) for path in words.parse_args().runs]
+    learners: dict[str, Learner] = {run.settings.learner: run.learner for run in runs}
+    learners["exact posterior"] = GaussianPosterior(process)
+    source, file = function_source(process), RESULTS / "processes.json"
+    result = json.loads(file.read_text()) if file.exists() else {}
+    result |= {"tasks": TASKS, "query": QUERY}
+    for name, learner in learners.items():
+        result.setdefault("scores", {})[name] = {}
+        for shot in SHOTS:
+            episodes, seeds = Episodes(source, shot=shot, query=QUERY), frozen_seeds(0, TASKS)
+            found = describe_score(score_tasks(learner, episodes, seeds, kind=LIKELIHOOD), LIKELIHOOD)
+            found |= {"mse": describe_score(score_tasks(learner, episodes, seeds), SQUARED_ERROR)}
+            result["scores"][name][str(shot)] = found
+            print(f"{shot} examples, {name}: {found['likelihood']:.3f} ± {found['ci95']:.3f} nats,", end=" ")
+            print(f"mse {found['mse']['mse']:.3f} ± {found['mse']['ci95']:.3f}", flush=True)
+        result.setdefault("shown", {})[name] = shown(learner, Episodes(source, shot=5, query=QUERY))
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result)
+
+
+def shown(learner: Learner, episodes: Episodes) -> list[dict[str, Any]]:
+    """Return the support sets of two tasks and the learner's predictions on a grid."""
+    found = []
+    for seed in frozen_seeds(0, 2):
+        support = index(episodes.batch([seed]), 0).support
+        with evaluating(learner):
+            mean, log_scale = learner.predict(learner.adapt(support), torch.tensor(GRID)[:, None]).T
+        numbers = {"x": support.x, "y": support.y, "mean": mean, "scale": log_scale.exp()}
+        found.append({key: [round(v, 4) for v in value.flatten().tolist()] for key, value in numbers.items()})
+    return found
+
+
+def draw(result: dict[str, Any]) -> None:
+    shown = result["shown"]
+    figure = plt.figure(figsize=(3 * max(3, len(shown)), 8), layout="constrained")
+    grid = figure.add_gridspec(3, len(shown))
+    axes = figure.add_subplot(grid[0, :])
+    for name, row in result["scores"].items():
+        means, halves = ([row[str(s)][key] for s in SHOTS] for key in ("likelihood", "ci95"))
+        axes.errorbar(SHOTS, means, halves, marker="o", capsize=3, label=name)
+    axes.set(xlabel="support examples", ylabel="log-likelihood of a query, nats", xscale="log", xticks=SHOTS)
+    axes.set_xticks(SHOTS, [str(s) for s in SHOTS])
+    axes.legend(frameon=False)
+    for column, (name, tasks) in enumerate(shown.items()):
+        for line, task in enumerate(tasks):
+            mean, scale = np.array(task["mean"]), np.array(task["scale"])
+            axes = figure.add_subplot(grid[1 + line, column])
+            axes.plot(GRID, mean)
+            axes.fill_between(GRID, mean - 2 * scale, mean + 2 * scale, alpha=0.2)
+            axes.plot(task["x"], task["y"], "k.")
+            axes.set(title=name, ylim=(-3.5, 3.5))
+    figure.savefig(RESULTS / "processes.png", dpi=100)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

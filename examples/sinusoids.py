@@ -3,7 +3,7 @@
 import torch
 
 from upstairs.core import Learner, Task
-from upstairs.data.regression import Sinusoids, draw_functions
+from upstairs.data.regression.functions import Sinusoids, draw_functions
 from upstairs.engine.meta_backward import meta_backward
 
 

@@ -37,9 +37,10 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Repeatable sums, and no fight for cores between xdist workers."""
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeatable sums, here and in the processes that a test starts, and no fight for cores between xdist workers."""
     torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

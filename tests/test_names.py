@@ -3,8 +3,12 @@
 import ast
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import upstairs
+from upstairs import learners
 
 HOME = Path(upstairs.__file__).parent
 
@@ -33,3 +37,14 @@ def test_a_double_is_found() -> None:
     one = "class Step: ...\ndef _own(): ...\nclass Other:\n    def run(self): ..."
     two = "def run(): ...\ndef _own(): ...\nasync def Step(): ..."
     assert doubles({"a.py": one, "b.py": two}) == {"Step": ["a.py", "b.py"]}
+
+
+@pytest.mark.parametrize("package", [upstairs, learners])
+def test_type_checkers_see_the_names_that_are_imported_late(package: ModuleType) -> None:
+    """One list is for them and one for Python: reading the first at each import would cost time and need the source."""
+    blocks = [
+        n for n in ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8")).body if isinstance(n, ast.If)
+    ]
+    imports = [n for block in blocks for n in block.body if isinstance(n, ast.ImportFrom)]
+    seen = {alias.name: n.module for n in imports for alias in n.names}
+    assert seen == {name: f"upstairs.{module}" for name, module in package._HOME.items()}

@@ -124,4 +124,4 @@ def test_importing_the_package_is_instant() -> None:
 
 
 if __name__ == "__main__":
-    print(house())  # noqa: T201
+    sys.stdout.write(house())

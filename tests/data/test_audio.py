@@ -19,7 +19,7 @@ from upstairs.data.audio.format import LOWEST, RANGE, RATE, AudioFormat, mel_ban
 from upstairs.data.audio.splice import spliced
 from upstairs.data.audio.synthetic_words import made_up_words
 from upstairs.data.class_augmentation import training_classes
-from upstairs.data.open import reader_for
+from upstairs.data.readers import reader_for
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.settings import DataOptions

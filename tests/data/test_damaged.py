@@ -68,7 +68,7 @@ def test_a_header_that_is_no_json(checkpoints: dict[str, bytes], tmp_path: Path)
 
 
 def test_sounds_of_impossible_rates_and_loudness(tmp_path: Path) -> None:
-    soundfile = pytest.importorskip("soundfile")
+    soundfile = pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     path = tmp_path / "a.wav"
     soundfile.write(path, np.sin(np.arange(4000)), 2_139_040_529)
     refused(read_sound, path, match="2139040529 Hz: give .* at 1000 to 400000 Hz")
@@ -122,7 +122,7 @@ def test_damaged_files_are_read_or_refused(
     name: str, fuzz: ModuleType, checkpoints: dict[str, bytes], tmp_path: Path
 ) -> None:
     if name == "sounds":
-        pytest.importorskip("soundfile")
+        pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     make, read = fuzz.READERS[name]
     whole, dice = checkpoints if name == "checkpoints" else make(), random.Random(1)
     refusals = 0

@@ -18,7 +18,8 @@ import upstairs
 from helpers.encoders import save_onnx, some_sound
 from helpers.runs import Call
 from upstairs.data.encoded import EncodedFormat, encoded_format
-from upstairs.data.open import open_splits, read_format, split_own
+from upstairs.data.open import open_splits, split_own
+from upstairs.data.readers import read_format
 from upstairs.encoders.base import Encoder
 from upstairs.encoders.open import _opened
 from upstairs.errors import UpstairsError
@@ -47,7 +48,7 @@ def means(weight: float = 1.0, modality: Any = "image", digest: str = "") -> Enc
     return Encoder("mine", modality, size, "own", digest or f"{modality} {weight}", prepare, embed, 8000, 4)
 
 
-class Pairs(list):  # type: ignore[type-arg]
+class Pairs(list):
     """A `Dataset` of (picture, label)."""
 
 

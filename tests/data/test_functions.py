@@ -7,8 +7,9 @@ from scipy import stats
 
 from upstairs.core import Task
 from upstairs.data.episodes import Episodes
-from upstairs.data.open import reader_for
-from upstairs.data.regression import FUNCTIONS, GaussianProcess, Sinusoids, function_source
+from upstairs.data.readers import reader_for
+from upstairs.data.regression.functions import FUNCTIONS, GaussianProcess, Sinusoids
+from upstairs.data.source import function_source
 from upstairs.engine.evaluate import frozen_seeds, score_tasks
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError

@@ -25,7 +25,8 @@ from upstairs.data.images.folders import files_by_class, folder_source
 from upstairs.data.images.format import ImageFormat
 from upstairs.data.layouts.classes import Layout, own_parts, part_of
 from upstairs.data.layouts.resolve import find_layout
-from upstairs.data.open import open_splits, reader_for
+from upstairs.data.open import open_splits
+from upstairs.data.readers import reader_for
 from upstairs.data.source import Source
 from upstairs.data.splits import divided
 from upstairs.errors import UpstairsError
@@ -50,7 +51,7 @@ def classes(root: Path, count: int, examples: int = 3, start: int = 0) -> Path:
 
 def layout_of(path: Path, **options: str) -> Layout:
     with open_tree(path) as tree:
-        return find_layout(tree, **options)  # pyrefly: ignore
+        return find_layout(tree, **options)
 
 
 def zipped(folder: Path, path: Path) -> Path:
@@ -228,7 +229,7 @@ def test_all_bad_files_are_named_together_and_can_be_left_out(call: Call, tmp_pa
 
 
 def test_silent_sounds_are_named_together(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     for k in range(4):
         (tmp_path / f"w{k}").mkdir()
         for e in range(3):
@@ -247,7 +248,7 @@ def test_silent_sounds_are_named_together(tmp_path: Path) -> None:
 
 
 def test_sounds_of_the_same_words_in_train_and_test_do_not_leak(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     for part in ("train", "validation", "test"):
         for k in range(6):
             (tmp_path / part / f"w{k}").mkdir(parents=True)
@@ -302,7 +303,7 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path) -> None:
 
 
 def test_a_wav_without_a_length_is_read_to_its_end() -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     from upstairs.data.audio.format import read_sound
 
     whole = bytes_of(tone(440.0, seconds=0.5), "WAV")
@@ -334,6 +335,8 @@ def test_a_table_of_labels(name: str, head: str, row: str, tmp_path: Path) -> No
             reader_for(str(tmp_path / name)).name == "pictures" and open_source(tmp_path / name).labels == source.labels
         )
         assert list(files_by_class(tmp_path / name)) == list(source.labels)
+        with pytest.raises(UpstairsError, match="holds the labels itself: leave it out"):
+            open_source(tmp_path / name, pattern="{label}_{n}")
 
 
 def test_names_in_a_table_are_compared_composed(tmp_path: Path) -> None:
@@ -396,7 +399,7 @@ def test_a_pattern_is_proposed_beside_files_that_it_does_not_fit(tmp_path: Path)
 
 
 def test_spoken_digits_are_known_by_their_names(tmp_path: Path) -> None:
-    pytest.importorskip("soundfile")
+    pytest.importorskip("soundfile", reason="soundfile (extra [audio]) is not installed")
     for digit in range(5):
         for speaker in ("ada", "bob", "cy"):
             for n in range(2):
@@ -466,7 +469,7 @@ def test_packed_arrays(kind: str, tmp_path: Path) -> None:
     value = {"image_data": x, "class_dict": rows} if "class_dict" in kind else {"x": x, "y": np.array(y)}
     path = tmp_path / f"data.{kind}"
     if kind.endswith("npz"):
-        np.savez(path, **value)  # pyrefly: ignore
+        np.savez(path, **value)
     else:
         path.write_bytes(pickle.dumps(value))
     assert reader_for(str(path)).name == "arrays"

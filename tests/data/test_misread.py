@@ -10,7 +10,8 @@ from scipy.sparse import csr_matrix
 from tests.data.test_layouts import picture
 
 from upstairs.data.audio.format import AudioFormat
-from upstairs.data.open import open_splits, read_dataset, reader_for
+from upstairs.data.open import open_splits, read_dataset
+from upstairs.data.readers import reader_for
 from upstairs.data.source import Source
 from upstairs.data.tables import decode, read_table
 from upstairs.data.text.tables import from_dataset
@@ -113,7 +114,7 @@ def test_tables_that_are_not_what_they_seem(tmp_path: Path) -> None:
             summary(file)
     file.write_text("text,label\n" + "".join(f'"He said \\"{text}\\"",{label}\n' for text, label in PAIRS))
     assert read_table(file).rows[0]["text"] == f'He said "{PAIRS[0][0]}"'
-    openpyxl = pytest.importorskip("openpyxl")
+    openpyxl = pytest.importorskip("openpyxl", reason="openpyxl (extra [tables]) is not installed")
     book = openpyxl.Workbook()
     for row in (("text", "label"), *PAIRS):
         book.active.append(row)

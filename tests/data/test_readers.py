@@ -11,8 +11,9 @@ from helpers.sounds import folder as sound_folder
 from upstairs.data import BUILT_IN, KINDS
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.images.format import ImageFormat
-from upstairs.data.open import FORMATS, READERS, absolute, read_format, reader_for, reader_of
-from upstairs.data.regression import FUNCTIONS
+from upstairs.data.open import absolute
+from upstairs.data.readers import FORMATS, READERS, read_format, reader_for, reader_of
+from upstairs.data.regression.functions import FUNCTIONS
 from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tokens import PieceFormat

@@ -16,8 +16,8 @@ from upstairs.data.audio.format import AudioFormat
 from upstairs.data.class_augmentation import some_classes, training_classes, turned
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.format import ImageFormat
-from upstairs.data.regression import Sinusoids, function_source
-from upstairs.data.source import Source
+from upstairs.data.regression.functions import Sinusoids
+from upstairs.data.source import Source, function_source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.data.task_augmentation import PARTNERS, mix_queries, remedied, shares, smoothed, with_places
 from upstairs.engine.calibrate import calibrate

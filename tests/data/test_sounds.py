@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.runs import SMALL, Call
+from helpers.runs import SMALL, Call, count_time
 from helpers.sounds import folder
 from upstairs.data.audio.espeak import WORDS, Engine, find_engine
 from upstairs.data.audio.format import AudioFormat
@@ -47,6 +47,7 @@ def test_a_demo_of_synthesised_speech(call: Call, tmp_path: Path, monkeypatch: p
     if (engine := find_engine()) is None:
         pytest.skip("eSpeak NG is not installed")
     monkeypatch.setattr("upstairs.data.audio.espeak.WORDS", WORDS[:24])
+    count_time(monkeypatch, 0.125)
     words = ("demo", "--kind", "audio", "--minutes", 0.05, "--tasks", 20, "--out", tmp_path)
     status, out, err = call(*words)
     assert status == 0, err

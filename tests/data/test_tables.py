@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from upstairs.data.open import open_splits
 from upstairs.data.source import Source
 from upstairs.data.tables import DELIMITERS, check_rows, decode, join_names, plain_labels, read_table, split_names
 from upstairs.data.text.hashed import TextFormat, text_source
 from upstairs.data.text.tables import from_dataset, is_text, open_texts, read_texts, text_splits, texts_of
 from upstairs.errors import UpstairsError
+from upstairs.settings import DataOptions
 from upstairs.training.inputs import Inputs, read_support
 
 ROWS = [(f"please help me, {word} {i}", word) for word in ("late", "refund", "close") for i in range(4)]
@@ -325,9 +327,8 @@ def test_labels_in_python() -> None:
         with pytest.raises(UpstairsError, match="label 1 is missing"):
             Source.from_arrays(np.zeros((2, 3)), y)
 
-    class Data(list):
-        features = {"label": type("Names", (), {"int2str": lambda self, k: ("no", "yes")[k]})()}  # noqa: RUF012
-
+    names = type("Names", (), {"int2str": lambda self, k: ("no", "yes")[k]})()
+    Data = type("Data", (list,), {"features": {"label": names}})
     with pytest.raises(UpstairsError, match="row 3 has no label"):
         from_dataset(Data({"text": f"text {i}", "label": k} for i, k in enumerate((0, 1, -1, 0))))
 
@@ -453,6 +454,47 @@ def test_a_split_inside_a_json_file(form: Callable[..., object], tmp_path: Path)
     assert "train and test hold the same classes" in open_texts(file).summary
     file.write_text(json.dumps({"train": ["a train", "the train is late"], "test": ["a test", "no test today"]}))
     assert read_texts(file).labels == ["train", "train", "test", "test"]  # names of labels, not of parts
+
+
+@pytest.mark.parametrize(
+    ("column", "words"), [("split", ("train", "validation", "test")), ("Subset", ("TRAIN", "dev", "test set"))]
+)
+def test_a_column_splits_the_classes_of_a_table(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    def written(part_of: Callable[[int, int], str], header: tuple[str, ...] = ("text", "label", column)) -> Path:
+        rows = [(f"words {i} of {k}", f"kind {k}", part_of(k, i)) for k in range(10) for i in range(4)]
+        return table(tmp_path / "a.csv", rows, header=header)
+
+    def own(k: int, _: int) -> str:
+        return words[(k >= 6) + (k >= 8)]
+
+    file = written(own)
+    assert parts(file) == [{f"kind {k}" for k in kinds} for kinds in (range(6), range(6, 8), range(8, 10))]
+    assert parts(file, split="ratio") != parts(file)
+    with pytest.raises(UpstairsError, match="is divided into train and test: give the part"):
+        read_support(file, Inputs((4, 4), TextFormat(4)))
+    assert "1 class of no part of the split left out: kind 3" in (
+        text_splits(written(lambda k, i: own(k, i) if k != 3 else "")).test.summary
+    )
+    source = open_texts(written(lambda k, i: words[2 * (i > 2)]))
+    assert "train and test hold the same classes" in source.summary and len(source) == 10
+    with pytest.raises(UpstairsError, match=r"`columns` says,kind$"):
+        open_texts(written(own, ("says", "kind", column)))
+
+
+def test_the_name_of_a_table_outranks_its_column_of_parts(tmp_path: Path) -> None:
+    for part, kinds in (("train", range(7)), ("test", range(7, 10))):
+        lines = [f"words {i} of {k},kind {k},{'test' if k == 1 else 'train'}" for k in kinds for i in range(4)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(["text,label,split", *lines]))
+    assert parts(tmp_path)[2] == {"kind 7", "kind 8", "kind 9"}
+
+
+def test_a_pattern_of_names_is_refused_beside_labels_in_a_file(tmp_path: Path) -> None:
+    file = table(tmp_path / "a.csv")
+    for open_it in (lambda: open_texts(file, pattern="{label}_{n}"), lambda: read_texts(file, pattern="{label}"),
+                    lambda: open_texts("languages", pattern="{label}"),
+                    lambda: open_splits(DataOptions(data=str(file), pattern="{label}"), quiet=True)):  # fmt: skip
+        with pytest.raises(UpstairsError, match=r"`pattern` is '\{label\}.* holds the labels itself: leave it out"):
+            open_it()
 
 
 def test_tables_of_the_same_classes_are_joined(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import upstairs
 from helpers.runs import Call
 from upstairs.core import Examples
 from upstairs.data.episodes import Episodes
-from upstairs.data.open import open_splits, reader_for
-from upstairs.data.regression import RowFormat, function_source, is_task_table, read_points, task_splits
-from upstairs.data.source import Source
+from upstairs.data.open import open_splits
+from upstairs.data.readers import reader_for
+from upstairs.data.regression.rows import RowFormat, is_task_table, read_points, task_splits
+from upstairs.data.source import Source, function_source
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind
 from upstairs.errors import UpstairsError

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import upstairs
-from helpers.runs import Call
+from helpers.runs import Call, count_time
 from upstairs.data.episodes import Episodes
 from upstairs.data.open import open_splits
 from upstairs.data.text.tables import open_texts
 from upstairs.engine.precompute import embedded
 from upstairs.errors import UpstairsError
 from upstairs.experiments.evaluate import evaluate_run
+from upstairs.training.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +196,15 @@ def test_an_encoder_that_is_not_there(tmp_path: Path, table: Path) -> None:
         upstairs.train("protonet", data=table, encoder=str(tmp_path), out=tmp_path / "run", steps=1, quiet=True)
 
 
-def test_a_demo_of_texts(call: Call, tmp_path: Path) -> None:
-    pytest.importorskip("babel", reason="Babel (extra [text]) is not installed")
+def test_a_demo_of_texts(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {f"language {k:02}": {f"{chr(97 + k % 26) * 3}{n:02} {k:02}" for n in range(60)} for k in range(40)}
+    monkeypatch.setattr("upstairs.data.text.languages.names_by_language", lambda: names)  # Babel's are many
+    monkeypatch.setitem(PRESETS["demo_texts"].settings, "width", 8)
+    count_time(monkeypatch, 0.125)
     words = ("demo", "--kind", "text", "--minutes", 0.05, "--tasks", 20, "--out", tmp_path / "demo", "--quiet")
     status, _, err = call(*words)
     assert status == 0, err
+    assert upstairs.load(tmp_path / "demo" / "protonet").meta["progress"]["step"] == 13  # of 0.25 seconds each
     results = json.loads((tmp_path / "demo" / "results.json").read_text())
     assert {(r["way"], r["shot"]) for r in results} == {(5, 1), (5, 5)} and "tf_idf" in results[0]["baselines"]
     assert '<span class="words">' in (tmp_path / "demo" / "report.html").read_text()

@@ -73,7 +73,7 @@ def test_a_learner_for_fewer_classes_is_calibrated_on_tasks_of_more() -> None:
 
 def test_nothing_is_drawn_for_a_learner_without_such_statistics() -> None:
     learner = ProtoNet(mlp((256,)), way=4)
-    calibrate(learner, iter([None]))  # type: ignore[arg-type]  # it would fail if it were read
+    calibrate(learner, iter([None]))  # it would fail if it were read
     assert evaluate(learner, episodes(1), tasks=2)["accuracy"] <= 1
 
 

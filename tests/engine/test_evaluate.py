@@ -9,8 +9,8 @@ from scipy import stats
 from torch import nn
 
 from upstairs.data.episodes import Episodes
-from upstairs.data.regression import GaussianProcess, function_source
-from upstairs.data.source import Source
+from upstairs.data.regression.functions import GaussianProcess
+from upstairs.data.source import Source, function_source
 from upstairs.engine.evaluate import evaluate, frozen_seeds, score_tasks
 from upstairs.errors import UpstairsError
 from upstairs.learners import ProtoNet, SupportMean, maml, nearest_centroid
@@ -164,7 +164,7 @@ from upstairs.learners import maml
 from upstairs.nets import conv4
 from upstairs.engine.allocator import keep_freed_memory
 from upstairs.data.episodes import Episodes
-from upstairs.data.source import Source
+from upstairs.data.source import Source, function_source
 keep_freed_memory()
 x = np.random.default_rng(0).normal(size=(120, 1, 16, 16))
 e = Episodes(Source.from_arrays(x, np.arange(10).repeat(12)), way=5, shot=1, query=5)

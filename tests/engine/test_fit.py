@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from inspect import unwrap
+from itertools import product
 from typing import Any
 
 import pytest
@@ -49,12 +50,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", RUN)
-@pytest.mark.parametrize("make", ["maml", "r2d2"])
+# without its loss, a closed form takes class numbers that have no output
+UNNOTICED = {("r2d2", "solve", case) for case in ("classes from 1", "negative")}
+
+
+@pytest.mark.parametrize(("make", "name", "case"), sorted({*product(("maml", "r2d2"), RUN, CASES)} - UNNOTICED))
 def test_what_does_not_fit_is_named(make: str, name: str, case: str) -> None:
-    if name == "solve" and case in ("classes from 1", "negative") and make == "r2d2":
-        pytest.skip("a closed form that only reads the classes of the support set")
     learner = getattr(up, make)(nn.Linear(8, WAY), way=WAY)
     change, sentence = CASES[case]
     with pytest.raises(UpstairsError, match=sentence):

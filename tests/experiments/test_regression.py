@@ -11,7 +11,7 @@ import torch
 import upstairs
 from helpers.runs import SMALL, Call, draw_folder
 from upstairs.data.episodes import Episodes
-from upstairs.data.regression import function_splits
+from upstairs.data.regression.functions import function_splits
 from upstairs.engine.evaluate import frozen_seeds
 
 BUDGET = ("--quiet", "--validations", 2, "--validation-tasks", 20)

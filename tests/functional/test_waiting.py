@@ -55,7 +55,7 @@ print(alone, held, seconds(), torch.get_num_threads())
 def test_idle_teams_keep_waiting_threads_from_spinning_until_they_are_released() -> None:
     """It is CPU time that is compared, which does not depend on what else the machine does; GNU OpenMP only."""
     if "libgomp" not in fresh("import torch; print(open('/proc/self/maps').read())").stdout:
-        pytest.skip("torch uses another OpenMP")
+        pytest.skip("torch uses another OpenMP than GNU's")
     alone, held, after, threads = map(float, fresh(SPINS).stdout.split())
     assert held < 0.5 * alone and held < 0.5 * after
     assert threads == 2

@@ -1,16 +1,20 @@
 """Small folders of pictures and short runs, for tests of the trainer and the command line."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from upstairs.data.source import InputFormat
 from upstairs.learners import seeded_learner
 from upstairs.learners.registry import entry
 from upstairs.settings import COMMON, Settings, options_in
+from upstairs.training import trainer
 from upstairs.training.inputs import Inputs
 from upstairs.training.run import Run
 
@@ -61,6 +65,12 @@ def settings_of(learner: str, **values: object) -> Settings:
     common = {name: value for name, value in values.items() if name in COMMON}
     task_kind = kinds.get(values.get("way", 5), "classification")
     return Settings(learner=learner, own=kind(**own), task_kind=task_kind, **common)
+
+
+def count_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Each of the two looks that a step takes at the clock lasts this long, so that minutes are a number of steps."""
+    looks = count(1)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: seconds * next(looks)))
 
 
 def untrained(shape: tuple[int, ...] = (4,), format: InputFormat | None = None, **values: Any) -> Run:

@@ -38,7 +38,7 @@ def test_four_files_make_a_learner_with_an_option_of_its_own(tmp_path: Path) -> 
     touched = {name for name in after if after[name] != before.get(name)}
     assert len(touched) == 4, touched
 
-    env = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "src"), "COLUMNS": "100"}
 
     def call(*words: str) -> str:
         done = subprocess.run([sys.executable, *words], env=env, cwd=tmp_path, capture_output=True, text=True)

@@ -73,7 +73,7 @@ def test_a_class_without_examples_is_never_named(name: str) -> None:
 @pytest.mark.parametrize("name", ["ridge", "logistic_regression", "proker"])
 @pytest.mark.parametrize("d", [6, 40])
 def test_solvers_against_scikit_learn(name: str, d: int) -> None:
-    pytest.importorskip("sklearn")
+    pytest.importorskip("sklearn", reason="scikit-learn (extra [sklearn]) is not installed")
     from sklearn.kernel_ridge import KernelRidge
     from sklearn.linear_model import LogisticRegression, Ridge
 

@@ -82,7 +82,7 @@ def call(site: Path, *words: object) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         [sys.executable, "-m", "upstairs", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
     )  # fmt: skip
 
 

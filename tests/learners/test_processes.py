@@ -13,7 +13,8 @@ from helpers.runs import settings_of
 from helpers.tasks import double
 from upstairs.core import Task, gaussian_nll
 from upstairs.data.episodes import Episodes
-from upstairs.data.regression import GaussianProcess, function_source
+from upstairs.data.regression.functions import GaussianProcess
+from upstairs.data.source import function_source
 from upstairs.engine.evaluate import evaluate
 from upstairs.engine.metrics import LIKELIHOOD
 from upstairs.learners import ANP, CNP, LNP, GaussianPosterior, make_learner

@@ -14,7 +14,7 @@ import upstairs as up
 from helpers.runs import Call, draw_folder
 from upstairs.core import Examples, cross_entropy
 from upstairs.data.open import read_dataset, split_own
-from upstairs.data.regression import TaskTable
+from upstairs.data.regression.rows import TaskTable
 from upstairs.data.source import Source, function_source
 from upstairs.data.splits import Splits
 from upstairs.errors import UpstairsError

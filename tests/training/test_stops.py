@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -232,9 +232,14 @@ def test_pretraining_stops_and_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_handlers_are_restored_and_another_thread_has_none(tmp_path: Path) -> None:
     splits, seen = splits_of("sinusoid"), []
-    own: Callable[..., None] = lambda *_: None  # noqa: E731
+
+    def own(*_: object) -> None:
+        pass
+
+    def look(_: object) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
     signal.signal(signal.SIGTERM, own)
-    look = lambda status: seen.append(signal.getsignal(signal.SIGTERM))  # noqa: E731
     train_run(make("maml on sinusoid", splits, tmp_path / "main"), look)
     assert signal.getsignal(signal.SIGTERM) is own and own not in seen and len(seen) == 12
     other = threading.Thread(target=lambda: train_run(make("maml on sinusoid", splits, tmp_path / "other"), look))

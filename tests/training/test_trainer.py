@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.runs import SMALL, draw_folder, settings_of
+from helpers.runs import SMALL, count_time, draw_folder, settings_of
 from upstairs.data.open import open_splits
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits, split_by_ratio
 from upstairs.errors import UpstairsError
 from upstairs.settings import Settings
 from upstairs.storage import load_tensors
-from upstairs.training import trainer
 from upstairs.training.defaults import fit_settings, request_run
 from upstairs.training.run import load
 from upstairs.training.trainer import Trainer, restore, save, train_run
@@ -165,12 +164,15 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
     folder = draw_folder(tmp_path / "pictures")
     words = ["train", "protonet", "--data", str(folder), "--quiet", *SMALL, "--steps", "12", "--validations", "4"]
     out = tmp_path / "killed"
-    for moment in ("step 5", "write 4", "never 0"):  # writes: those of two checkpoints at each validation
-        code = ["-m", "upstairs"] if moment == "never 0" else ["-c", KILLED, moment]
-        done = subprocess.run([sys.executable, *code, *words, "--out", str(out), "--resume"])
-        assert done.returncode == (0 if moment == "never 0" else -signal.SIGKILL)
-        load(out)
-    train_run(Trainer(load(out).settings, open_splits(load(out).settings, quiet=True), tmp_path / "whole"))
+    for moment in ("step 5", "write 4"):  # writes: those of two checkpoints at each validation
+        done = subprocess.run([sys.executable, "-c", KILLED, moment, *words, "--out", str(out), "--resume"])
+        assert done.returncode == -signal.SIGKILL
+    options, splits = load(out).settings, open_splits(load(out).settings, quiet=True)
+    again = Trainer(options, splits, out)
+    restore(again)
+    assert 0 < again.progress.step < 12
+    train_run(again)
+    train_run(Trainer(options, splits, tmp_path / "whole"))
     whole, resumed = weights(tmp_path / "whole" / "last.safetensors"), weights(out / "last.safetensors")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
@@ -194,8 +196,7 @@ def test_validations_take_at_most_a_fifth_of_the_work(options: dict, validations
 
 
 def test_a_budget_in_minutes_leaves_out_validations_that_cost_too_much(tmp_path: Path, monkeypatch) -> None:
-    clock = iter(range(1000))
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(clock)))  # each look at it takes a second
+    count_time(monkeypatch, 1.0)
     run = Trainer(settings("protonet", steps=None, minutes=1.0, tasks=1, validation_tasks=10), patterns(), tmp_path)
     train_run(run)
     own, each = 4 * 5 * 3, 4 * 16 * 10 + 8 * 4 * 5  # examples of a meta-step, with gradients, and of a validation

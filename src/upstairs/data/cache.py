@@ -138,7 +138,7 @@ def _build(
                 _write(stream, partial, rows(), shape, kind, progress)
             partial.chmod(0o644)  # temporary files are private, and a cache may be shared
             try:
-                os.replace(partial, path)  # noqa: PTH105 (documented as atomic)
+                partial.replace(path)
             except PermissionError:  # Windows: another process has mapped the file, which is then valid
                 if _load(path, shape, kind) is None:
                     raise

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from upstairs.core import Examples, Task
 from upstairs.data.files import listed
-from upstairs.data.regression import draw_functions
+from upstairs.data.regression.functions import draw_functions
 from upstairs.data.seeds import dice, stream_seeds
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError, check_type

@@ -204,7 +204,10 @@ def open_tree(path: str | Path, files: Files = PICTURES) -> Generator[Tree]:
                 return
             with open_tree(path / zips[0], files) as inner:
                 own = set(tree.others) - set(zips)
-                beside = lambda name: path / name if name in own else inner.item(name)  # noqa: E731
+
+                def beside(name: str) -> Path | bytes:
+                    return path / name if name in own else inner.item(name)
+
                 yield replace(inner, item=beside, others=(*inner.others, *sorted(own)))
             return
         if not path.is_file():
@@ -335,7 +338,7 @@ def _folder_tree(path: Path, files: Files) -> Tree:
                     if start + entry.name in found.folders:
                         walk(Path(entry.path), f"{start}{entry.name}/", (*above, real))
                     elif entry.name == NOISE:
-                        found.noise += sum(name in files for name in os.listdir(entry.path))  # noqa: PTH208
+                        found.noise += sum(one.name in files for one in Path(entry.path).iterdir())
                 else:
                     try:
                         stat = entry.stat()

@@ -27,6 +27,22 @@ class Splits(NamedTuple):
 RATIO = (0.64, 0.16, 0.2)  # of the classes for train, val and test
 
 
+def parse_ratio(text: str | None) -> tuple[float, float, float] | None:
+    """Parses the shares of train, val and test, such as "0.6,0.2,0.2"; they need not sum to 1."""
+    if text is None:
+        return None
+    try:
+        train, val, test = (float(share) for share in text.split(","))
+        total = train + val + test
+        if min(train, val, test) < 0 or not 0 < total < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise UpstairsError(
+            f"`ratio` is '{text}': give three shares, of train, val and test, such as 0.6,0.2,0.2"
+        ) from None
+    return train / total, val / total, test / total
+
+
 def split_by_ratio(source: Source, ratio: tuple[float, float, float] = RATIO, *, seed: int = 0) -> Splits:
     """Splits classes at random; the same seed gives the same split."""
     if min(ratio) < 0 or abs(sum(ratio) - 1) > 1e-6:

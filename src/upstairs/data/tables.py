@@ -23,6 +23,7 @@ NAMES = {  # usual names of columns, the likeliest first
     "text": ("text", "sentence", "utterance", "query", "question", "message", "content", "review", "document", "title"),
     "label": ("label", "intent", "class", "category", "target", "topic", "language", "sentiment"),
     "group": ("group", "domain"),
+    "split": ("split", "official_split", "subset", "set", "partition"),
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BOMS = {
@@ -394,6 +395,14 @@ def _excel(path: Path, data: bytes) -> tuple[list[tuple[Any, ...]], list[str]]:
         raise UpstairsError(
             f"{path} is no Excel workbook that can be read ({reason(error)}): save it as CSV"
         ) from error
+
+
+def refuse_pattern(name: str, pattern: str | None) -> None:
+    """Raises UpstairsError if a pattern of files' names is given for data whose labels are in a file."""
+    if pattern:
+        raise UpstairsError(
+            f"`pattern` is '{pattern}', for labels in names of files, and {name} holds the labels itself: leave it out"
+        )
 
 
 def check_rows(name: str, bad: dict[int, str], *, skip: bool | None) -> str:

@@ -18,13 +18,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from upstairs.core import Examples, Learner, Task, explained
+from upstairs.core import Examples, Learner, Task
 from upstairs.errors import UpstairsError
 from upstairs.functional.batching.tensor import FOLDS
 from upstairs.functional.batching.vectorize import chosen, forget, untracked
 from upstairs.functional.derivatives import check_differentiable
 from upstairs.functional.differentiate import NOW, Differentiation, Exact, FirstOrder, Implicit, executing
 from upstairs.functional.exclusive import exclusive
+from upstairs.functional.explained import explained
 from upstairs.functional.purity import put_back, snapshot
 from upstairs.nets.norm import BatchNorm
 from upstairs.settings import parse_bytes

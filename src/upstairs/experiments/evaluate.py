@@ -16,8 +16,9 @@ from upstairs.console import counting, one_line, tell_user
 from upstairs.data import BUILT_IN
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import SIGN, episodes_of
-from upstairs.data.open import absolute, open_splits, reader_for, reader_of
-from upstairs.data.regression import left_out, sizes_that_fit
+from upstairs.data.open import absolute, open_splits
+from upstairs.data.readers import reader_for, reader_of
+from upstairs.data.regression.rows import left_out, sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.evaluate import evaluate

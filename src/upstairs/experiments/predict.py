@@ -14,7 +14,7 @@ from typing import Any
 from upstairs.console import one_line, tell_user
 from upstairs.data.files import ARRAYS, NOTES, PICTURES, SOUNDS, TARS, ignored, natural, open_tree
 from upstairs.data.open import open_splits
-from upstairs.data.regression import read_points
+from upstairs.data.regression.rows import read_points
 from upstairs.data.text.hashed import as_text
 from upstairs.data.text.tables import texts_of
 from upstairs.errors import UpstairsError

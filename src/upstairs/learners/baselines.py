@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.core import Examples, Learner, LossFn, gaussian_nll, squared_error
-from upstairs.data.regression import GaussianProcess, Sinusoids
+from upstairs.data.regression.functions import GaussianProcess, Sinusoids
 from upstairs.data.source import Source
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tokens import PieceFormat

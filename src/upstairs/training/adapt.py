@@ -8,7 +8,7 @@ import torch
 from upstairs.console import counting
 from upstairs.core import Examples, evaluating
 from upstairs.data.encoded import encoded_format
-from upstairs.data.open import reader_for
+from upstairs.data.readers import reader_for
 from upstairs.encoders import Encoder
 from upstairs.encoders.base import Modality
 from upstairs.engine.leave_one_out import choose_head

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from upstairs.core import Learner
 from upstairs.data.images.format import ImageFormat
-from upstairs.data.regression import TaskTable
+from upstairs.data.regression.rows import TaskTable
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.learners.options import ViewOptions

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from upstairs.data.open import is_regression, with_paths
-from upstairs.data.regression import sizes_that_fit
+from upstairs.data.regression.rows import sizes_that_fit
 from upstairs.data.source import Source
 from upstairs.errors import UpstairsError
 from upstairs.learners.registry import (

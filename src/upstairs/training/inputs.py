@@ -21,8 +21,8 @@ from torch import Tensor
 
 from upstairs.core import Examples
 from upstairs.data.cache import Progress
-from upstairs.data.open import read_format, reader_of
-from upstairs.data.regression import RowFormat, read_points
+from upstairs.data.readers import read_format, reader_of
+from upstairs.data.regression.rows import RowFormat, read_points
 from upstairs.data.source import InputFormat, as_floats, refuse_masked
 from upstairs.data.text.hashed import as_text
 from upstairs.errors import InputWarning, TruncationWarning, UpstairsError, reason

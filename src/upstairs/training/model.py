@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from upstairs.console import counting, one_line
 from upstairs.core import Examples, Learner, check_measured, evaluating
-from upstairs.data.audio.format import FAINTEST, RATE, AudioFormat, read_sound
+from upstairs.data.audio.format import RATE, AudioFormat
+from upstairs.data.audio.windows import SoundWindow, join_windows, read_windows
 from upstairs.data.encoded.format import EncodedSoundFormat
 from upstairs.engine.leave_one_out import conformal_bar, prediction_sets
 from upstairs.engine.metrics import ModelScore, NumberScore, score_answers, score_numbers
@@ -37,16 +38,6 @@ from upstairs.training.inputs import (
 from upstairs.training.knowledge import Fit, Knowledge
 
 NONE = "none of these"
-LONGEST_STREAM = 4 * 3600.0  # seconds of a recording that is read in windows
-
-
-class SoundWindow(NamedTuple):
-    """The answer for a part of a recording; times in seconds."""
-
-    start: float
-    end: float
-    label: str
-    probability: float
 
 
 class LikelyMistake(NamedTuple):
@@ -369,29 +360,12 @@ class Model:
             raise UpstairsError(
                 f"windows are parts of recordings and this model reads inputs of kind {self.inputs.kind}"
             )
-        for name, value in (("seconds", seconds), ("hop", hop)):
-            check_type(name, value, (int, float, NoneType), "a number of seconds, such as 1.0")
-            if value is not None and not 0.01 <= value <= 600:
-                raise UpstairsError(f"`{name}` is {value}: give a number of seconds from 0.01 to 600")
-        seconds = (self.inputs.format.seconds or 1.0) if seconds is None else seconds
-        hop = seconds / 2 if hop is None else hop
+        usual = self.inputs.format.seconds or 1.0
         sound, where = plain_input(recording, 0, self.inputs)
-        samples = read_sound(sound, name=where, longest=LONGEST_STREAM)
-        size, step = round(seconds * RATE), round(hop * RATE)
-        starts = [start for start in range(0, max(len(samples) - size, 0) + step, step) if start < len(samples)]
-        heard = [start for start in starts if np.abs(samples[start : start + size]).max() >= FAINTEST]
-        logits = self.logits((samples[start : start + size], RATE) for start in heard)
-        found: list[SoundWindow] = []
-        for start, label, p in zip(
-            heard, self.name(logits), self.probabilities_of(logits).max(-1).tolist(), strict=True
-        ):
-            own = SoundWindow(start / RATE, min(start + size, len(samples)) / RATE, label, p)
-            last = found[-1] if found else None
-            if last and last.label == label and own.start <= last.end + 1e-9:
-                found[-1] = SoundWindow(last.start, own.end, label, max(last.probability, p))
-            else:
-                found.append(own)
-        return found
+        samples, places = read_windows(sound, seconds=usual if seconds is None else seconds, hop=hop, name=where)
+        logits = self.logits((samples[place], RATE) for place in places)
+        answers = zip(places, self.name(logits), self.probabilities_of(logits).max(-1).tolist(), strict=True)
+        return join_windows(SoundWindow(at.start / RATE, at.stop / RATE, label, p) for at, label, p in answers)
 
     def save(self, path: str | Path, *, support: bool = True) -> Path:
         """Writes one safetensors file that predicts without the run.

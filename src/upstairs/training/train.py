@@ -15,7 +15,7 @@ from upstairs.console import tell_user, write_value
 from upstairs.core import Learner
 from upstairs.data.episodes import Episodes
 from upstairs.data.open import open_splits, split_own, with_paths
-from upstairs.data.regression import left_out
+from upstairs.data.regression.rows import left_out
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits
 from upstairs.engine.metrics import score_kind

@@ -15,7 +15,7 @@ from upstairs.core import Learner, Task
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.augment import jittered
 from upstairs.data.mixture import episodes_of
-from upstairs.data.regression import sizes_that_fit
+from upstairs.data.regression.rows import sizes_that_fit
 from upstairs.data.seeds import hash_seed, stream_seeds, task_seed
 from upstairs.data.source import Source
 from upstairs.data.splits import Splits

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import upstairs
-from helpers.runs import SMALL, Call, draw_folder
+from helpers.runs import SMALL, Call, count_time, draw_folder
 from upstairs.data.class_augmentation import turned
 from upstairs.data.episodes import Episodes
 from upstairs.data.images.datasets import open_data
@@ -43,6 +43,11 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [home / "protonet", home / "maml"]
 
 
+@pytest.fixture(autouse=True)
+def counted_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    count_time(monkeypatch, 0.01)
+
+
 def scores_of(page: Path) -> list[str]:
     return re.findall(r"<td>[^<]*\u00a0±[^<]*</td>", page.read_text(encoding="utf-8"))
 
@@ -57,7 +62,7 @@ def test_all_of_it_is_resumed_and_never_measured_twice(
     def stopping(*args: object, **options: object) -> object:
         if part.exists():  # what it has is on a page before all is there
             raise KeyboardInterrupt
-        return score_tasks(*args, **options)  # type: ignore[arg-type]
+        return score_tasks(*args, **options)
 
     monkeypatch.setattr(cache, "score_tasks", stopping)
     assert call(*words, "--out", part)[0] == 130

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -230,7 +230,7 @@ def _content(path: Path) -> dict[str, Any]:
 class _Plain(pickle.Unpickler):
     """Reads pickles of numpy arrays, dicts, lists and texts, and calls nothing else that a pickle may name."""
 
-    ALLOWED = {  # noqa: RUF012
+    ALLOWED: ClassVar[dict[str, Any]] = {
         "_reconstruct": lambda *_: np.empty(0), "ndarray": np.ndarray.__name__, "dtype": np.dtype,
         "scalar": np.float64(0).__reduce__()[0], "OrderedDict": OrderedDict,
         "encode": lambda text, _: text.encode("latin1"),

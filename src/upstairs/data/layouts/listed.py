@@ -7,7 +7,7 @@ from typing import Any
 
 from upstairs.data.files import LABEL_TABLES, SOUNDS, Tree, plain
 from upstairs.data.layouts.classes import FileClass, Layout, own_parts, part_of
-from upstairs.data.tables import DataTable, check_rows, plain_labels, read_table, split_names
+from upstairs.data.tables import NAMES, DataTable, check_rows, plain_labels, read_table, split_names
 from upstairs.errors import UpstairsError
 
 COLUMNS = {  # usual names of columns, the likeliest first
@@ -17,7 +17,7 @@ COLUMNS = {  # usual names of columns, the likeliest first
               "breed", "genre", "emotion", "command", "name", "intent", "target", "class_id", "label_id"),
     "group": ("group", "superclass", "domain", "family"),
     "speaker": ("speaker", "speaker_id", "voice", "client_id", "person", "subject"),
-    "split": ("split", "official_split", "subset", "set", "partition"),
+    "split": NAMES["split"],
 }  # fmt: skip
 FIRST = ("index", "labels", "metadata")  # names of tables that are looked at first
 SAMPLE = 200  # rows that decide which column holds paths

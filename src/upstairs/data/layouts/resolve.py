@@ -5,6 +5,7 @@ from dataclasses import replace
 from upstairs.data.files import Tree, count_of, listed
 from upstairs.data.layouts.classes import PATTERNS, Layout, are_digits, by_folders, by_pattern, refusal, with_lists
 from upstairs.data.layouts.listed import by_tables
+from upstairs.data.tables import refuse_pattern
 from upstairs.errors import UpstairsError
 
 
@@ -24,8 +25,10 @@ def find_layout(
             option.
 
     Raises:
-        UpstairsError: no files of the kind, or files without a class.
+        UpstairsError: no files of the kind, files without a class, or a pattern beside a table that was given as data.
     """
+    if tree.table:
+        refuse_pattern(f"{tree.name}/{tree.table}", pattern)
     layout = by_pattern(tree, pattern) if pattern else by_tables(tree, columns) if tree.stamps else None
     layout = layout or with_lists(tree, by_folders(tree))
     if layout.hint and not layout.used and are_digits(tree):

@@ -189,4 +189,7 @@ def split_layout(
     if not val:
         own = divided(splits.train, (0.8, 0.2, 0), seed=seed)
         splits = splits._replace(train=own.train, val=own.val)
-    return splits._replace(train=replace(splits.train, summary=source.summary))
+    splits = splits._replace(train=replace(splits.train, summary=source.summary))
+    if without := [label for label in source.labels if label not in parts]:
+        return splits.noting(f"{count_of(len(without), 'class')} of no part of the split left out: {listed(without)}")
+    return splits

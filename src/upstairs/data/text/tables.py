@@ -39,6 +39,7 @@ from upstairs.data.tables import (
     name_key,
     plain_labels,
     read_table,
+    refuse_pattern,
     split_names,
     table_kind,
     table_stem,
@@ -149,6 +150,7 @@ def _open(
     if str(data) == "languages":
         if adapted and format is None:
             raise UpstairsError("languages are names, no sentences of one language: leave out `net` pretrained")
+        refuse_pattern("languages", pattern)
         return language_source(format, progress), {}
     found = read_texts(path, columns, pattern=pattern, encoding=encoding, skip_bad=skip_bad)
     _check_labels(path, found.labels)
@@ -195,9 +197,11 @@ def read_texts(
     """Reads the texts and labels of a file or folder; a text that repeats one of its class is left out.
 
     Args:
-        columns, pattern, encoding, skip_bad: see `text_splits`. With an empty encoding and None as `skip_bad` errors do
+        columns, pattern, encoding, skip_bad: see `open_texts`. With an empty encoding and None as `skip_bad` errors do
             not name these options.
     """
+    if path.name == CLINC or (path / CLINC).is_file() or is_table(path):
+        refuse_pattern(str(path), pattern)
     if path.name == CLINC or (path / CLINC).is_file():
         return _clinc(path if path.is_dir() else path.parent)
     if is_table(path):
@@ -253,7 +257,10 @@ def _table_rows(path: Path, columns: str | None, encoding: str | None, before: s
     if not table.rows:
         raise UpstairsError(f"{path} has no rows: give a table with a column of texts and one of labels")
     table, names, label = _columns(table, columns)
-    group = next((n for n in table.columns if name_key(n) in NAMES["group"] and n not in (*names, label)), None)
+    group, split = (
+        next((n for n in table.columns if name_key(n) in NAMES[what] and n not in (*names, label)), None)
+        for what in ("group", "split")
+    )
     texts, labels = [_joined(row, names) for row in table.rows], [row.get(label) for row in table.rows]
     bad = [before + table.bad[i] if i in table.bad else "" for i in range(1, len(texts) + 1)]
     for i, (text, plain) in enumerate(zip(texts, plain_labels(labels), strict=True)):
@@ -263,7 +270,8 @@ def _table_rows(path: Path, columns: str | None, encoding: str | None, before: s
         elif not bad[i] and is_blank(text):
             bad[i] = f"{before}row {i + 1}, {'+'.join(names)}, is empty or no text"
     groups = [str(row.get(group) or "") if group else "" for row in table.rows]
-    names, parts = [f"{before}row {i}" for i in range(1, len(texts) + 1)], [*table.parts] or [part] * len(texts)
+    parts = [*table.parts] or [part or part_of(str(row.get(split)))[0] if split else part for row in table.rows]
+    names = [f"{before}row {i}" for i in range(1, len(texts) + 1)]
     return _Raw(texts, labels, groups, names, bad, table.notes, parts)
 
 
@@ -375,7 +383,7 @@ def _find(table: DataTable, what: str) -> str:
 def _guess(table: DataTable) -> str:
     """Returns the two columns that are likely to be text and label, as `columns` takes them."""
     kinds = {name: {_joined(row, [name]) for row in table.rows} for name in reversed(table.columns)}
-    kinds = {name: own for name, own in kinds.items() if own - {""}}
+    kinds = {name: own for name, own in kinds.items() if own - {""} and name_key(name) not in NAMES["split"]}
     if len(kinds) < 2:
         return "TEXT,LABEL"
     label = min(kinds, key=lambda name: (len(kinds[name]) < 2, len(kinds[name]), sum(map(len, kinds[name]))))

@@ -64,7 +64,7 @@ class BatchedTensor(Tensor):
         return self._raw.dtype
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return self._raw.device
 
     @property
