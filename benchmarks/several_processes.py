@@ -2,7 +2,7 @@
 """Several processes on one run: kills at random moments, and speed side by side.
 
     python benchmarks/several_processes.py kills --times 20       # `kill -9` of a random process at a random moment
-    python benchmarks/several_processes.py speed --rounds 3       # steps per second of Conv4-32 and of a sinusoid's MAML
+    python benchmarks/several_processes.py speed --rounds 3   # of a prototypical network, and of MAML on a sinusoid
 
 `kills` compares the last checkpoint with that of one process that nobody disturbed, and prints the seconds from the
 kill to the next checkpoint. `speed` prints the time of a step of the same run in several ways, and ratios.
