@@ -71,6 +71,15 @@ def test_one_example_of_each_class_is_left_out_at_a_time() -> None:
     assert parts_of(many, None).bincount().tolist() == [9] * 10
 
 
+@pytest.mark.parametrize(("count", "parts"), [(40, 10), (1000, 10), (2000, 5), (8000, 3)])
+def test_many_examples_are_left_out_in_fewer_parts(count: int, parts: int) -> None:
+    """Ten fits of logistic regression on 4,500 examples each took 36 s."""
+    y = torch.arange(count) % 2
+    part = parts_of(Examples(torch.randn(count, 3), y), None)
+    assert part.unique().tolist() == list(range(parts))
+    assert part.bincount().max() - part.bincount().min() <= 2
+
+
 def test_what_cannot_be_told_is_nan() -> None:
     """Padding, and the only example of a class, which is never left out of the other fits."""
     x, y, _ = index(blobs(shot=3), 0).support

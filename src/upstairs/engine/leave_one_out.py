@@ -12,7 +12,8 @@ from torch import Tensor
 from upstairs.core import Examples, Learner, Task, evaluating
 from upstairs.learners.metric.heads import HEADS
 
-FOLDS = 10  # parts at most
+FOLDS, FEWEST = 10, 3  # parts at most, and with many examples
+EXAMPLES = 10_000  # that all fits together learn from, about: more parts would take minutes and say little more
 VALUES = 2**24  # numbers in memory at a time
 DEFAULT, ONE_SHOT = "proker", "logistic_regression"  # best on average, from two examples per class on and with one
 MARGIN = 3.0  # standard errors
@@ -29,8 +30,9 @@ def leave_one_out(learner: Learner, support: Examples, *, folds: int | None = No
 
     Args:
         support: of one task, or of a batch of tasks; labels from 0 to `learner.way` - 1.
-        folds: leave out this many parts; None: as many as the largest class has examples, and at most 10. What is left
-            out with what depends on the content of the examples, not on their order.
+        folds: leave out this many parts; None: as many as the largest class has examples, and at most 10 (above 1,000
+            examples fewer, at least 3). What is left out with what depends on the content of the examples, not on their
+            order.
     """
     if support.y.ndim == 1:
         return leave_one_out(learner, Examples(*(leaf[None] for leaf in support)), folds=folds)[0]
@@ -73,7 +75,8 @@ def parts_of(support: Examples, folds: int | None) -> Int[Tensor, " n"]:
     label = y[order]
     rank = torch.arange(len(label), device=y.device) - torch.searchsorted(label, label)  # within the class
     part = torch.zeros_like(y)
-    part[order] = (rank + label) % (folds or min(FOLDS, int(rank.max()) + 1))
+    most = max(FEWEST, min(FOLDS, EXAMPLES // max(len(label), 1)))
+    part[order] = (rank + label) % (folds or min(most, int(rank.max()) + 1))
     return part
 
 
