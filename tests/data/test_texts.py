@@ -151,7 +151,7 @@ def test_a_transformer_that_is_adapted(
     form = piece_format(str(tiny), texts)
     assert form.shape == (32,)
     ids = torch.from_numpy(form.read_many(texts)).float()
-    net = PretrainedTransformer(str(tiny), trained=1)
+    net = PretrainedTransformer(str(tiny), last=1)
     monkeypatch.setattr("upstairs.nets.pretrained.PART", 3)  # texts go through it in parts, by their lengths
     with torch.no_grad():
         np.testing.assert_allclose(net.eval()(ids) / 4, encode_layers(str(tiny), texts)[:, 0], atol=1e-5)

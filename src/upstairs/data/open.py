@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -19,13 +20,14 @@ from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import training_classes
 from upstairs.data.encoded.format import (
-    EncodedFormat,
     EncodedImageFormat,
     EncodedSoundFormat,
     EncodedTextFormat,
+    EncoderFormat,
     encoded_format,
 )
 from upstairs.data.encoded.packed import encoded_splits
+from upstairs.data.encoded.prepared import PixelFormat, PreparedImageFormat, PreparedSoundFormat, prepared_format
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, count_of, extension_of, listed, open_tree
 from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
@@ -42,6 +44,7 @@ from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, tables_in, text_splits
 from upstairs.data.text.tokens import PieceFormat
+from upstairs.encoders.base import Modality
 from upstairs.errors import UpstairsError, reason
 from upstairs.settings import DataOptions
 
@@ -151,14 +154,14 @@ def _files_reader(
     source: Callable[..., Source], formats: tuple[type[InputFormat] | type[None], ...], *own: str,
 ) -> DataReader:  # fmt: skip
     """Returns the reader of one kind of files; `own` are the options that it alone has."""
-    modality = "audio" if files is SOUNDS else "image"
+    modality: Modality = "audio" if files is SOUNDS else "image"
 
     def given(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
         values = {option: getattr(options, option) for option in ("columns", "pattern", "skip_bad", *own)}
         if format is None and options.encoder:
-            _check_encoder(options, name)
-            format = encoded_format(options.encoder, modality, seconds=options.seconds)
-        fits = isinstance(format, formats[0]) or (isinstance(format, EncodedFormat) and format.modality == modality)
+            _check_encoder(options)
+            return values | {"format": _format_of(options, modality), "progress": progress}
+        fits = isinstance(format, formats[0]) or (isinstance(format, EncoderFormat) and format.modality == modality)
         return values | {"format": format if fits else None, "progress": progress}
 
     return DataReader(
@@ -169,12 +172,18 @@ def _files_reader(
     )  # fmt: skip
 
 
-def _check_encoder(options: DataOptions, name: str) -> None:
-    """Raises UpstairsError for an option that has no effect on the features of a frozen encoder."""
-    if options.net == "pretrained":
-        raise UpstairsError(
-            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out"
-        )
+def _format_of(options: DataOptions, modality: Modality) -> Any:
+    """Returns the format of the options' encoder; of sounds to train it with, a function of the seconds."""
+    encoder = str(options.encoder)
+    if options.net != "pretrained":
+        return encoded_format(encoder, modality, seconds=options.seconds)
+    if modality == "audio":
+        return partial(prepared_format, encoder, modality)
+    return prepared_format(encoder, modality)
+
+
+def _check_encoder(options: DataOptions) -> None:
+    """Raises UpstairsError for an option that has no effect on what an encoder reads."""
     for option in ("size", "channels", "rotate_classes", "mirror_classes", "splice", "spoken"):
         if getattr(options, option):
             raise UpstairsError(
@@ -207,7 +216,7 @@ READERS = (
     ),
     _files_reader(
         "sounds", ("sounds",), _holds(SOUNDS), SOUNDS, sound_splits, open_sounds,
-        (AudioFormat, EncodedSoundFormat), "seconds",
+        (AudioFormat, EncodedSoundFormat, PreparedSoundFormat), "seconds",
     ),
     _files_reader(
         "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), ARRAYS, array_splits,
@@ -215,7 +224,8 @@ READERS = (
     ),
     _files_reader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, PICTURES,
-        open_data, open_source, (ImageFormat, EncodedImageFormat, NoneType), "size", "channels",
+        open_data, open_source, (ImageFormat, EncodedImageFormat, PixelFormat, PreparedImageFormat, NoneType),
+        "size", "channels",
     ),
 )  # fmt: skip
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}
@@ -280,7 +290,7 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = _usable(reader.splits(options, format, progress))
     form = splits.train.format
-    if format is None and isinstance(form, EncodedFormat) and (note := form.opened().note):
+    if format is None and isinstance(form, EncoderFormat) and (note := form.opened().note):
         splits = splits.noting(note)
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
@@ -330,7 +340,7 @@ def split_own(data: Any, options: DataOptions) -> Splits:
     if isinstance(data, Episodes | Source):
         source = data.source if isinstance(data, Episodes) else data
     else:
-        source = read_dataset(data, encoded_format(options.encoder, "image") if options.encoder else None)
+        source = read_dataset(data, _format_of(options, "image") if options.encoder else None)
     if source.functions:  # none is ever drawn twice
         return Splits(source, source, source)
     if isinstance(data, Episodes):
@@ -341,14 +351,14 @@ def split_own(data: Any, options: DataOptions) -> Splits:
 
 
 def _encoded(splits: Splits, options: DataOptions) -> Splits:
-    """Returns the splits with the features of the encoder that the options name, if their inputs are no texts."""
+    """Returns the splits as the encoder that the options name reads them, if their inputs are no texts."""
     form = splits.train.format
-    if not options.encoder or isinstance(form, EncodedFormat) or (form is not None and form.is_text):
+    if not options.encoder or isinstance(form, EncoderFormat) or (form is not None and form.is_text):
         return splits
-    return encoded_splits(splits, encoded_format(options.encoder, "image"))
+    return encoded_splits(splits, _format_of(options, "image"))
 
 
-def read_dataset(dataset: Any, encoded: EncodedFormat | None = None) -> Source:
+def read_dataset(dataset: Any, encoded: EncoderFormat | None = None) -> Source:
     """Reads every item of a torch `Dataset`, a pair (input, label), into memory; random transforms are drawn once.
 
     Inputs are arrays or tensors of one shape, or PIL pictures. `dataset.classes`, if any, names the labels.

@@ -31,7 +31,7 @@ FEW = 6  # speakers of a training task, if they are known
 # the projection to the training classes, and scores fall below those of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
     "projection": {"lr": 1e-4, "scale": 0.3},
-    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # 120 texts in a step
+    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # of texts, 120 in a step
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"lr": 1e-2, "scale": 8.0} for name in READINGS},
 }
@@ -127,6 +127,8 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
     if settings.hard and source.parts:
         raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
+    if "tune" in given and settings.net != "pretrained":
+        raise UpstairsError(f"`tune` is about `net` pretrained and the network is {settings.net}: leave it out")
     if settings.net == ("pretrained" if "net" in given else "conv4"):
         net: Net = settings.net if "net" in given else net_for(source)
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
