@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _WeightNorm
 
 from upstairs.encoders.base import Encoder, forward_of
 from upstairs.encoders.mobile import fuse_frozen
@@ -84,12 +85,14 @@ class PretrainedNetwork(nn.Module):
         UpstairsError: the network cannot be trained, or has no layers of this kind.
     """
 
+    network: Any
     factor: Tensor
     shift: Tensor
 
     def __init__(self, encoder: Encoder, shape: tuple[int, ...], *, tuned: Tune | None = "last") -> None:
         super().__init__()
-        self.network, self.size, self.compute = copy.deepcopy(encoder.network), encoder.size, forward_of(encoder)
+        self.compute, self.size = forward_of(encoder), encoder.size
+        self.network = copy.deepcopy(encoder.network)
         factor, shift = encoder.pixels[1:] if encoder.pixels else ((), ())
         self.register_buffer("factor", torch.tensor(factor).view(-1, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
@@ -112,13 +115,28 @@ class PretrainedNetwork(nn.Module):
         return F.normalize(self.compute(self.network, x), dim=-1) * self.size**0.5
 
 
+class WeightNorm(nn.Module):
+    """Weight normalisation, g v / |v|: torch's own has wrong second derivatives."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        axes = [axis for axis in range(v.ndim) if axis != self.dim]
+        return v * (g / v.square().sum(axes, keepdim=True).sqrt())
+
+
 def _differentiable_twice(network: nn.Module) -> None:
-    """Makes transformers compute attention by operations that have second derivatives."""
+    """Makes a network compute attention and weight normalisation by operations that have second derivatives."""
     if callable(choose := getattr(network, "set_attn_implementation", None)):
         choose("eager")
     for module in network.modules():
-        if hasattr(module, "fused_attn"):  # as timm calls it
-            module.fused_attn = False
+        if "fused_attn" in vars(module):  # as timm calls it
+            vars(module).update(fused_attn=False)
+        for name, child in module.named_children():
+            if isinstance(child, _WeightNorm):
+                setattr(module, name, WeightNorm(child.dim))
 
 
 def pretrained_body(

@@ -1,6 +1,7 @@
-"""What is trained of a pretrained network: its last layers, its normalisation layers, low-rank adapters, or all of it."""
+"""What is trained of a pretrained network: its last layers, normalisation layers, low-rank adapters, or all of it."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -79,11 +80,11 @@ def layers_of(network: nn.Module, used: set[int] | None = None) -> list[nn.Modul
         return [m for m in module.children() if any(used is None or id(p) in used for p in m.parameters())]
 
     def stacks(module: nn.Module) -> Iterator[list[nn.Module]]:
-        for child in module.children():
-            own = parts(child)
-            if isinstance(child, nn.ModuleList | nn.Sequential) and len(own) > 1 and len({type(m) for m in own}) == 1:
-                yield own
-            else:
+        own = parts(module)
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(own) > 1 and len({type(m) for m in own}) == 1:
+            yield own
+        else:
+            for child in module.children():
                 yield from stacks(child)
 
     own = parts(network) if isinstance(network, nn.Sequential) else []
@@ -91,8 +92,8 @@ def layers_of(network: nn.Module, used: set[int] | None = None) -> list[nn.Modul
         return own
     if not (found := [*stacks(network)] or [own] * (len(own) > 1)):
         raise UpstairsError(
-            f"{type(network).__name__} has no stack of layers, of which the last could be trained: set `tune` to norms, "
-            "lora or all"
+            f"{type(network).__name__} has no stack of layers, of which the last could be trained: set `tune` to "
+            "norms, lora or all"
         )
     layers = found[-1]
     inside = [*stacks(layers[-1])] if len(layers) < FEW else []
@@ -106,12 +107,13 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _adapters(network: nn.Module, used: set[int]) -> Iterator[nn.Parameter]:
     """Puts an adapter beside each layer that can have one, and yields its weights."""
-    for kind, make in ((nn.Linear, LowRankLinear), (nn.Conv2d, LowRankConvolution)):
+    kinds: tuple[tuple[type[nn.Module], Any], ...] = (nn.Linear, LowRankLinear), (nn.Conv2d, LowRankConvolution)
+    for kind, make in kinds:
         found = [
             (owner, name, layer) for owner in network.modules() for name, layer in owner.named_children()
             if type(layer) is kind and id(layer.weight) in used and _is_plain(layer)
         ]  # fmt: skip
-        made: dict[int, nn.Module] = {}
+        made: dict[int, Any] = {}
         for owner, name, layer in found:  # a layer that occurs twice has one adapter
             if id(layer) not in made:
                 made[id(layer)] = make(layer)

@@ -31,10 +31,12 @@ FEW = 6  # speakers of a training task, if they are known
 # the projection to the training classes, and scores fall below those of the bare features.
 SUITED: dict[str, dict[str, Any]] = {
     "projection": {"lr": 1e-4, "scale": 0.3},
-    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # of texts, 120 in a step
+    "pretrained": {"lr": 3e-5, "scale": 0.3, "way": 20},  # 120 texts in a step
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"lr": 1e-2, "scale": 8.0} for name in READINGS},
 }
+FEW_PICTURES = {"way": 5}  # of pictures and sounds, each of which costs as much as many texts: 30 in a step
+RATES = {"last": 3e-5, "norms": 1e-4, "lora": 1e-4, "all": 1e-5}  # learning rates by what is trained of an encoder
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,15 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
     if settings.hard and source.parts:
         raise UpstairsError("`hard` draws classes of all data sets together: leave it out with several of them")
     settings = replace(settings, classes=len(source))
-    if "tune" in given and settings.net != "pretrained":
-        raise UpstairsError(f"`tune` is about `net` pretrained and the network is {settings.net}: leave it out")
     if settings.net == ("pretrained" if "net" in given else "conv4"):
         net: Net = settings.net if "net" in given else net_for(source)
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
         if not isinstance(settings.own, ObjectOptions):
             names = set(options_of(settings.learner)) - given
-            settings = changed(settings, {name: value for name, value in SUITED.get(net, {}).items() if name in names})
+            suited = SUITED.get(net, {}) | (_suited_to_tune(settings, source) if net == "pretrained" else {})
+            settings = changed(settings, {name: value for name, value in suited.items() if name in names})
+    if "tune" in given and settings.net != "pretrained":
+        raise UpstairsError(f"`tune` is about `net` pretrained and the network is {settings.net}: leave it out")
     if settings.speakers is None and all(part.speakers for part in source.parts or (source,)):
         settings = replace(settings, speakers=FEW)
     smallest = min((len(rows) for rows in source.rows), default=0)
@@ -147,6 +150,11 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
     return fit_validations(settings, given)
+
+
+def _suited_to_tune(settings: Settings, source: Source) -> dict[str, Any]:
+    texts = source.format is not None and source.format.is_text
+    return {"lr": RATES[settings.tune]} | ({} if texts else FEW_PICTURES)
 
 
 def validation_steps(settings: Settings, tasks: int) -> float:

@@ -35,8 +35,8 @@ class PreparedFormat(EncoderFormat):
         """Returns the row; raises UpstairsError if it has another shape than the others."""
         if row.shape != self.size:
             raise UpstairsError(
-                f"{name or 'the input'} becomes {list(row.shape)} by the preprocessing of `encoder` {self.encoder}, and "
-                f"others {list(self.size)}: training its network needs inputs of one shape"
+                f"{name or 'the input'} becomes {list(row.shape)} by the preprocessing of `encoder` {self.encoder} and "
+                f"others {list(self.size)}: training its network needs inputs of one shape, so leave it out"
             )
         return np.ascontiguousarray(row, self.dtype)
 
@@ -116,7 +116,7 @@ def prepared_format(name: str, modality: Modality, seconds: float = 1.0) -> Prep
 
 
 class PreparedRows:
-    """Rows of small pictures in memory, which are prepared when they are read: at the encoder's size they would not fit.
+    """Rows of small pictures in memory, prepared when they are read: at the encoder's size they would not fit.
 
     Args:
         inputs: the pictures [rows, channels, height, width].

@@ -162,13 +162,6 @@ def layer_norm(x: Any, normalized_shape: Any, weight: Any = None, bias: Any = No
     return out if bias is None else out + bias
 
 
-@batching_rule(torch._weight_norm)
-def weight_norm(v: Any, g: Any, dim: int = 0) -> Any:
-    """Computes g v / |v|, the norm over all axes but `dim`."""
-    axes = [axis for axis in range(v.ndim) if axis != dim]
-    return v * (g / v.square().sum(axes, keepdim=True).sqrt())
-
-
 @batching_rule(F.instance_norm)
 def instance_norm(
     x: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
