@@ -174,6 +174,12 @@ def test_a_transformer_that_is_adapted(
         torch.testing.assert_close(head.solve(once.batch([0, 1])), learner.solve(each.batch([0, 1])))
         assert embedded(learner, each, tasks=1) == (learner, each)
     upstairs.train("maml", out=tmp_path / "maml", steps=2, tasks=2, **words)
+    for tune in ("norms", "lora", "all"):
+        run = upstairs.train("maml", out=tmp_path / tune, steps=2, tune=tune, lr=1e-2, **words)
+        own = run.learner.state_dict()
+        moved = {n for n, v in before.items() if not torch.equal(own[f"net.pretrained.{n}"], v)}
+        assert bool(moved) == (tune != "lora") and all("LayerNorm" in n for n in moved) == (tune != "all")
+        assert not any("pooler" in n for n in moved), "which is not used"
     with pytest.raises(UpstairsError, match="`net` pretrained needs `encoder`"):
         upstairs.train("protonet", data=table, net="pretrained", out=tmp_path / "no", steps=1, quiet=True)
 

@@ -92,13 +92,14 @@ class PretrainedNetwork(nn.Module):
     def __init__(self, encoder: Encoder, shape: tuple[int, ...], *, tuned: Tune | None = "last") -> None:
         super().__init__()
         self.compute, self.size = forward_of(encoder), encoder.size
-        self.network = copy.deepcopy(encoder.network)
+        network: Any = copy.deepcopy(encoder.network)
+        self.network = network
         factor, shift = encoder.pixels[1:] if encoder.pixels else ((), ())
         self.register_buffer("factor", torch.tensor(factor).view(-1, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(-1, 1, 1), persistent=False)
-        _differentiable_twice(self.network)
-        tune(self.network, tuned, lambda: self.read(torch.zeros(1, *shape)))
-        self.network = fuse_frozen(self.network)
+        _differentiable_twice(network)
+        tune(network, tuned, lambda: self.read(torch.zeros(1, *shape)))
+        fuse_frozen(network)
 
     def train(self, mode: bool = True) -> "PretrainedNetwork":
         super().train(mode)

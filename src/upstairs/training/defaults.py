@@ -35,8 +35,9 @@ SUITED: dict[str, dict[str, Any]] = {
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"lr": 1e-2, "scale": 8.0} for name in READINGS},
 }
-FEW_PICTURES = {"way": 5}  # of pictures and sounds, each of which costs as much as many texts: 30 in a step
-RATES = {"last": 3e-5, "norms": 1e-4, "lora": 1e-4, "all": 1e-5}  # learning rates by what is trained of an encoder
+# Learning rates by what is trained of an encoder, of texts and of others; of these, 30 are in a step.
+RATES_OF_TEXTS = {"last": 3e-5, "norms": 1e-4, "lora": 1e-4, "all": 1e-5}
+RATES = {"last": 3e-4, "norms": 1e-3, "lora": 1e-3, "all": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,9 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
 
 
 def _suited_to_tune(settings: Settings, source: Source) -> dict[str, Any]:
-    texts = source.format is not None and source.format.is_text
-    return {"lr": RATES[settings.tune]} | ({} if texts else FEW_PICTURES)
+    if source.format is not None and source.format.is_text:
+        return {"lr": RATES_OF_TEXTS[settings.tune]}
+    return {"lr": RATES[settings.tune], "way": 5}
 
 
 def validation_steps(settings: Settings, tasks: int) -> float:
