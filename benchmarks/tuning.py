@@ -41,7 +41,12 @@ def main() -> None:
     words.add_argument("--part", default="test", choices=["val", "test"])
     words.add_argument("--out", help="name of the file in benchmarks/results")
     chosen = words.parse_args()
-    found: dict[str, Any] = {**vars(chosen), "folder": Path(chosen.folder).name, "surroundings": surroundings(), "rows": []}
+    found: dict[str, Any] = {
+        **vars(chosen),
+        "folder": Path(chosen.folder).name,
+        "surroundings": surroundings(),
+        "rows": [],
+    }
     plain: dict[int, Float[np.ndarray, " task"]] = {}
     for place, named in enumerate(chosen.tune):
         how, _, lr = named.partition(":")
