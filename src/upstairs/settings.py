@@ -12,6 +12,7 @@ from upstairs.schedule import lr_factor
 
 Net = Literal["conv4", "resnet12", "sound", "mlp", "bag", "cnn", "transformer", "projection", "pretrained"]
 CONVOLUTIONAL: tuple[Net, ...] = ("conv4", "resnet12", "sound")
+Tune = Literal["last", "norms", "lora", "all"]
 Norm = Literal["batch", "population", "per_step", "group", "none"]
 Interpolation = Literal["none", "mlti", "metamix"]
 TaskKind = Literal["classification", "regression", "generation"]
@@ -91,13 +92,14 @@ class DataOptions:
     encoder: str | None = option(
         None,
         "A pretrained network, whose features are the inputs: a folder or a name that transformers knows, timm:NAME, "
-        "FILE.onnx, package.module:function, mobilenet_v2 or efficientnet_lite0. Texts: --net pretrained trains it. "
+        "FILE.onnx, package.module:function, mobilenet_v2 or efficientnet_lite0. --net pretrained trains it further. "
         "Left out: none.",
     )
     net: Net = option(
         "conv4",
         "The network: conv4 and resnet12 are for pictures, sound for recordings, bag, cnn and transformer for texts, "
-        "projection for the features of --encoder, pretrained for the encoder itself, whose last layers are trained.",
+        "projection for the features of --encoder, pretrained for the encoder itself, a part of which is trained: see "
+        "--tune.",
     )
     train_classes: int | None = option(
         None, "Use only this number of the training classes, at random. Left out: all.", least=2
@@ -149,6 +151,11 @@ class NetworkOptions:
     """The network."""
 
     width: int = option(64, "Width of the network, in channels or units.", least=1)
+    tune: Tune = option(
+        "last",
+        "What --net pretrained trains: last (its last two layers), norms (scales and shifts of its normalisation "
+        "layers), lora (low-rank adapters beside its linear layers) or all.",
+    )
     norm: Norm = option("population", "Normalisation: batch (transductive), population, per_step, group or none.")
     dropout: float = option(
         0.0, "Share of the channels (or units) that are dropped in training; not for texts.", least=0, below=1

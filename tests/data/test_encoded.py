@@ -132,7 +132,7 @@ def test_from_the_command_line(door: str, call: Call, tmp_path: Path) -> None:
     for more, message in {
         ("--size", 32): "--size changes what is read and --encoder reads its inputs in its own way",
         ("--rotate-classes",): "--rotate-classes changes what is read",
-        ("--net", "pretrained"): "--net pretrained trains an encoder of texts",
+        ("--net", "pretrained"): "own_module:make has no network that could be trained",
         ("--jitter",): "--jitter is for pictures",
         ("--encoder", "sub/no/where"): "--encoder sub/no/where is a path that does not exist",
     }.items():

@@ -152,7 +152,7 @@ def test_a_transformer_that_is_adapted(
     form = piece_format(str(tiny), texts)
     assert form.shape == (32,)
     ids = torch.from_numpy(form.read_many(texts)).float()
-    net = PretrainedTransformer(str(tiny), trained=1)
+    net = PretrainedTransformer(str(tiny), last=1)
     monkeypatch.setattr("upstairs.nets.pretrained.PART", 3)  # texts go through it in parts, by their lengths
     with torch.no_grad():
         np.testing.assert_allclose(net.eval()(ids) / 4, encode_layers(str(tiny), texts)[:, 0], atol=1e-5)
@@ -175,6 +175,12 @@ def test_a_transformer_that_is_adapted(
         torch.testing.assert_close(head.solve(once.batch([0, 1])), learner.solve(each.batch([0, 1])))
         assert embedded(learner, each, tasks=1) == (learner, each)
     upstairs.train("maml", out=tmp_path / "maml", steps=2, tasks=2, **words)
+    for tune in ("norms", "lora", "all"):
+        run = upstairs.train("maml", out=tmp_path / tune, steps=2, tune=tune, lr=1e-2, **words)
+        own = run.learner.state_dict()
+        moved = {n for n, v in before.items() if not torch.equal(own[f"net.pretrained.{n}"], v)}
+        assert bool(moved) == (tune != "lora") and all("LayerNorm" in n for n in moved) == (tune != "all")
+        assert not any("pooler" in n for n in moved), "which is not used"
     with pytest.raises(UpstairsError, match="`net` pretrained needs `encoder`"):
         upstairs.train("protonet", data=table, net="pretrained", out=tmp_path / "no", steps=1, quiet=True)
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -232,6 +233,7 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "    return upstairs.encoders.Encoder(*own)\n"
         "def fails(): raise ValueError('the weights are gone')\n"
         "def needs(): import no_such_package\n"
+        "def other(): return upstairs.encoder('mine_of_test:module')\n"
         "class Wrong(Mean):\n"
         "    def forward(self, x): return x.reshape(2, -1) @ x\n",
         encoding="utf-8",
@@ -243,6 +245,11 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (encoder.size, encoder.name) == (3, "mine_of_test:module")
     whole = upstairs.encoder("mine_of_test:whole")
     assert isinstance(whole, Encoder) and whole([np.ones(5, np.float32)]).tolist() == [[1, 1]]
+    found: list[Encoder] = []
+    opening = Thread(target=lambda: found.append(upstairs.encoder("mine_of_test:other")), daemon=True)
+    opening.start()
+    opening.join(60)  # it would wait for itself
+    assert found[0].digest == encoder.digest and found[0].name == "mine_of_test:other"
     for name, message in {
         "fails": r"failed \(the weights are gone\): correct the function",
         "needs": r"failed \(No module named 'no_such_package'\): install what it needs",

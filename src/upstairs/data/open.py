@@ -12,14 +12,14 @@ from PIL import Image
 from upstairs.console import counting, tell_user
 from upstairs.data import BUILT_IN
 from upstairs.data.class_augmentation import training_classes
-from upstairs.data.encoded.format import EncodedFormat, encoded_format
+from upstairs.data.encoded.format import EncoderFormat
 from upstairs.data.encoded.packed import encoded_splits
 from upstairs.data.episodes import Episodes
 from upstairs.data.files import count_of, listed
 from upstairs.data.images.folders import format_for
 from upstairs.data.images.format import read_picture
 from upstairs.data.mixture import SIGN, mixed_splits
-from upstairs.data.readers import reader_for
+from upstairs.data.readers import format_by_encoder, reader_for
 from upstairs.data.source import InputFormat, Source, refuse_masked
 from upstairs.data.splits import Splits, parse_ratio, split_by_class
 from upstairs.data.tables import is_table
@@ -59,7 +59,7 @@ def open_splits(options: DataOptions, *, quiet: bool, format: InputFormat | None
     with counting(f"reading {reader.name}", quiet=quiet) as progress:
         splits = _usable(reader.splits(options, format, progress))
     form = splits.train.format
-    if format is None and isinstance(form, EncodedFormat) and (note := form.opened().note):
+    if format is None and isinstance(form, EncoderFormat) and (note := form.opened().note):
         splits = splits.noting(note)
     if splits.train.summary and not quiet:
         tell_user(splits.train.summary)
@@ -109,7 +109,7 @@ def split_own(data: Any, options: DataOptions) -> Splits:
     if isinstance(data, Episodes | Source):
         source = data.source if isinstance(data, Episodes) else data
     else:
-        source = read_dataset(data, encoded_format(options.encoder, "image") if options.encoder else None)
+        source = read_dataset(data, format_by_encoder(options, "image") if options.encoder else None)
     if source.functions:  # none is ever drawn twice
         return Splits(source, source, source)
     if isinstance(data, Episodes):
@@ -121,14 +121,14 @@ def split_own(data: Any, options: DataOptions) -> Splits:
 
 
 def _encoded(splits: Splits, options: DataOptions) -> Splits:
-    """Returns the splits with the features of the encoder that the options name, if their inputs are no texts."""
+    """Returns the splits as the encoder that the options name reads them, if their inputs are no texts."""
     form = splits.train.format
-    if not options.encoder or isinstance(form, EncodedFormat) or (form is not None and form.is_text):
+    if not options.encoder or isinstance(form, EncoderFormat) or (form is not None and form.is_text):
         return splits
-    return encoded_splits(splits, encoded_format(options.encoder, "image"))
+    return encoded_splits(splits, format_by_encoder(options, "image"))
 
 
-def read_dataset(dataset: Any, encoded: EncodedFormat | None = None) -> Source:
+def read_dataset(dataset: Any, encoded: EncoderFormat | None = None) -> Source:
     """Reads every item of a torch `Dataset`, a pair (input, label), into memory; random transforms are drawn once.
 
     Inputs are arrays or tensors of one shape, or PIL pictures. `dataset.classes`, if any, names the labels.

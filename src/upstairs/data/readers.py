@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -13,12 +14,13 @@ from upstairs.data.audio.folders import open_sounds, sound_splits
 from upstairs.data.audio.format import AudioFormat
 from upstairs.data.cache import Progress
 from upstairs.data.encoded.format import (
-    EncodedFormat,
     EncodedImageFormat,
     EncodedSoundFormat,
     EncodedTextFormat,
+    EncoderFormat,
     encoded_format,
 )
+from upstairs.data.encoded.prepared import PixelFormat, PreparedImageFormat, PreparedSoundFormat, prepared_format
 from upstairs.data.files import ARRAYS, LABEL_TABLES, PICTURES, SOUNDS, Files, extension_of, open_tree
 from upstairs.data.images.arrays import ArrayFormat, array_splits, is_packed, read_arrays
 from upstairs.data.images.datasets import open_data, open_source, published_kind
@@ -42,17 +44,18 @@ from upstairs.settings import DataOptions
 @dataclass(frozen=True)
 class DataReader:
     """Reads one kind of data.
+    from upstairs.encoders.base import Modality
 
-    Attributes:
-        name: the kind of inputs, for messages.
-        kinds: the names that `upstairs list` shows for it.
-        matches: name or path -> can this reader open it? The first match in `READERS` is used.
-        splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
-            run that will receive the data, or None.
-        source: (options, format, progress) -> all data as one source.
-        support: (path of a support set, columns, pattern) -> {label: inputs}, or inputs and labels.
-        formats: the formats of its sources, by which a checkpoint finds its reader.
-        has_splits: False for functions, which are never drawn twice and need no split.
+        Attributes:
+            name: the kind of inputs, for messages.
+            kinds: the names that `upstairs list` shows for it.
+            matches: name or path -> can this reader open it? The first match in `READERS` is used.
+            splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
+                run that will receive the data, or None.
+            source: (options, format, progress) -> all data as one source.
+            support: (path of a support set, columns, pattern) -> {label: inputs}, or inputs and labels.
+            formats: the formats of its sources, by which a checkpoint finds its reader.
+            has_splits: False for functions, which are never drawn twice and need no split.
     """
 
     name: str
@@ -144,14 +147,14 @@ def _files_reader(
     source: Callable[..., Source], formats: tuple[type[InputFormat] | type[None], ...], *own: str,
 ) -> DataReader:  # fmt: skip
     """Returns the reader of one kind of files; `own` are the options that it alone has."""
-    modality = "audio" if files is SOUNDS else "image"
+    modality: Modality = "audio" if files is SOUNDS else "image"
 
     def given(options: DataOptions, format: InputFormat | None, progress: Progress | None) -> dict[str, Any]:
         values = {option: getattr(options, option) for option in ("columns", "pattern", "skip_bad", *own)}
         if format is None and options.encoder:
-            _check_encoder(options, name)
-            format = encoded_format(options.encoder, modality, seconds=options.seconds)
-        fits = isinstance(format, formats[0]) or (isinstance(format, EncodedFormat) and format.modality == modality)
+            _check_encoder(options)
+            return values | {"format": format_by_encoder(options, modality), "progress": progress}
+        fits = isinstance(format, formats[0]) or (isinstance(format, EncoderFormat) and format.modality == modality)
         return values | {"format": format if fits else None, "progress": progress}
 
     return DataReader(
@@ -162,12 +165,18 @@ def _files_reader(
     )  # fmt: skip
 
 
-def _check_encoder(options: DataOptions, name: str) -> None:
-    """Raises UpstairsError for an option that has no effect on the features of a frozen encoder."""
-    if options.net == "pretrained":
-        raise UpstairsError(
-            f"`net` pretrained trains an encoder of texts and {options.data} is {name}: leave `net` out"
-        )
+def format_by_encoder(options: DataOptions, modality: Modality) -> Any:
+    """Returns the format of the options' encoder; of sounds to train it with, a function of the seconds."""
+    encoder = str(options.encoder)
+    if options.net != "pretrained":
+        return encoded_format(encoder, modality, seconds=options.seconds)
+    if modality == "audio":
+        return partial(prepared_format, encoder, modality)
+    return prepared_format(encoder, modality)
+
+
+def _check_encoder(options: DataOptions) -> None:
+    """Raises UpstairsError for an option that has no effect on what an encoder reads."""
     for option in ("size", "channels", "rotate_classes", "mirror_classes", "splice", "spoken"):
         if getattr(options, option):
             raise UpstairsError(
@@ -200,7 +209,7 @@ READERS = (
     ),
     _files_reader(
         "sounds", ("sounds",), _holds(SOUNDS), SOUNDS, sound_splits, open_sounds,
-        (AudioFormat, EncodedSoundFormat), "seconds",
+        (AudioFormat, EncodedSoundFormat, PreparedSoundFormat), "seconds",
     ),
     _files_reader(
         "arrays", ("npy",), lambda data: is_packed(data) or _holds(ARRAYS)(data), ARRAYS, array_splits,
@@ -208,7 +217,8 @@ READERS = (
     ),
     _files_reader(
         "pictures", ("glyphs", "folder", "zip", "omniglot", "cifar", "arrays"), lambda data: True, PICTURES,
-        open_data, open_source, (ImageFormat, EncodedImageFormat, NoneType), "size", "channels",
+        open_data, open_source, (ImageFormat, EncodedImageFormat, PixelFormat, PreparedImageFormat, NoneType),
+        "size", "channels",
     ),
 )  # fmt: skip
 FORMATS = {kind.kind: kind for reader in READERS for kind in reader.formats if issubclass(kind, InputFormat)}

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 from upstairs.errors import UpstairsError
@@ -18,6 +19,19 @@ from upstairs.errors import UpstairsError
 Modality = Literal["image", "audio", "text"]
 INPUTS: dict[Modality, str] = {"image": "pictures", "audio": "sounds", "text": "texts"}
 POOLINGS = ("class token", "mean", "both")
+
+
+class Pixels(NamedTuple):
+    """The preprocessing of pictures in two parts: prepare(picture) = factor * read(picture) / 255 + shift.
+
+    Attributes:
+        read: a PIL picture in RGB -> bytes at the network's size, which take a quarter of the room of numbers.
+        factor, shift: of each channel.
+    """
+
+    read: Callable[[Image.Image], UInt8[np.ndarray, "3 h w"]]
+    factor: tuple[float, ...]
+    shift: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,9 @@ class Encoder:
         side: pictures: a side that is at least this long loses nothing by `prepare`.
         note: what was assumed about the preprocessing; empty where the encoder itself says all of it.
         network: the torch module inside, for those who train it further; None where there is none.
+        forward: (a copy of `network`, prepared inputs of one shape [n, ...]) -> features [n, size], with gradients;
+            None where it cannot be trained.
+        pixels: `prepare` in two parts; None where it has none.
     """
 
     name: str
@@ -49,6 +66,8 @@ class Encoder:
     side: int = 224
     note: str = ""
     network: nn.Module | None = field(default=None, compare=False, repr=False)
+    forward: Callable[[Any, Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
+    pixels: Pixels | None = field(default=None, compare=False, repr=False)
 
     def __call__(self, items: Sequence[Any]) -> Float32[np.ndarray, "n size"]:
         """Returns the features of PIL pictures in RGB, samples or texts: [n, size]."""
@@ -126,6 +145,16 @@ def check_pooling(pooling: str | None, has: Iterable[str], name: str) -> None:
     if pooling is not None and pooling not in has:
         choice = f"choose {', '.join(has)}, or leave it out" if has else "leave it out"
         raise UpstairsError(f"`pooling` is '{pooling}', which `encoder` {name} does not have: {choice}")
+
+
+def forward_of(encoder: Encoder) -> Callable[[Any, Tensor], Tensor]:
+    """Returns `forward` of an encoder; raises UpstairsError for one whose network cannot be trained."""
+    if encoder.network is None or encoder.forward is None:
+        raise UpstairsError(
+            f"`encoder` {encoder.name} has no network that could be trained (an ONNX file has none, and an Encoder of "
+            "your own needs `network` and `forward`): leave out `net` pretrained to learn from its features"
+        )
+    return encoder.forward
 
 
 def check_modality(encoder: Encoder, modality: Modality | None) -> None:

@@ -1,5 +1,6 @@
 """Encoders by a short name, whose weights are found where their package is installed; the package is not imported."""
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import torch
 
 from upstairs.encoders.base import Encoder, digest_of
-from upstairs.encoders.mobile import EFFICIENTNET_LITE0, MOBILENET_V2, MobilePlan, mobile_network
+from upstairs.encoders.mobile import EFFICIENTNET_LITE0, MOBILENET_V2, MobilePlan, fuse_frozen, mobile_network
 from upstairs.encoders.onnx_file import onnx_encoder
 from upstairs.encoders.own import module_encoder
 from upstairs.encoders.pictures import RESAMPLING, Preprocessing
@@ -78,4 +79,5 @@ def built_in_encoder(name: str, *, pooling: str | None = None) -> Encoder:
             f"{file} cannot be loaded ({reason(error)}): pip install --force-reinstall --no-deps {own.distribution}"
         ) from error
     digest = digest_of([file], own.preprocessing.to_json())
-    return module_encoder(name, network, own.preprocessing, pooling=pooling, digest=digest)
+    fast = fuse_frozen(deepcopy(network.requires_grad_(False)))
+    return replace(module_encoder(name, fast, own.preprocessing, pooling=pooling, digest=digest), network=network)

@@ -103,8 +103,12 @@ def mobile_network(plan: MobilePlan, weights: Mapping[str, Tensor]) -> nn.Sequen
     if len(needed) != len(weights):
         raise UpstairsError(f"{len(weights)} tensors were given and the network has {len(needed)}: give its own")
     whole.load_state_dict(dict(zip(needed, weights.values(), strict=True)))
-    network = nn.Sequential(*layers).eval()
+    return convert_conv2d_weight_memory_format(nn.Sequential(*layers).eval(), torch.channels_last)
+
+
+def fuse_frozen(network: nn.Module) -> nn.Module:
+    """Joins convolutions that are not trained with their normalisation: a third faster, equal to six digits."""
     for layer in network.modules():
-        if isinstance(layer, MobileConvolution):  # a third faster, equal to six digits
+        if isinstance(layer, MobileConvolution) and not any(p.requires_grad for p in layer.parameters()):
             layer.conv, layer.norm = fuse_conv_bn_eval(layer.conv, layer.norm), nn.Identity()
-    return convert_conv2d_weight_memory_format(network, torch.channels_last)
+    return network

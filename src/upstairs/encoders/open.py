@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 from upstairs.encoders.base import Encoder, Modality, check_modality
 from upstairs.encoders.built_in import BUILT_IN, built_in_encoder, weights_of
@@ -13,7 +13,7 @@ from upstairs.encoders.transformer import transformer_encoder
 from upstairs.errors import check_type
 from upstairs.functional.waiting import wait_considerately
 
-_LOCK = Lock()
+_LOCK = RLock()  # a function of one's own may open another encoder
 Stamps = tuple[tuple[str, int, int], ...]
 
 

@@ -2,12 +2,13 @@
 
 import importlib
 import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from upstairs.encoders.base import Encoder, by_shape, check_pooling, digest_of_module, over_positions
@@ -82,8 +83,8 @@ def module_encoder(
     """
     check_pooling(pooling, ("mean",), name)
     network.eval().requires_grad_(False)
-    compute: Callable[[Tensor], Tensor] = network
-    embed = by_shape(lambda x: over_positions(compute(x), name))
+    forward = partial(_features, name)
+    embed = by_shape(partial(forward, network))
     try:
         size = embed([np.zeros((3, *preprocessing.size), np.float32)]).shape[1]
     except UpstairsError:
@@ -94,7 +95,12 @@ def module_encoder(
             f"({reason(error)}): correct the module or its size"
         ) from error
     digest = digest or digest_of_module(network, preprocessing.to_json())
-    return Encoder(name, "image", size, "own", digest, preprocessing, embed, 0, 2 * preprocessing.side, network=network)
+    return Encoder(name, "image", size, "own", digest, preprocessing, embed, 0, 2 * preprocessing.side,
+                   network=network, forward=forward, pixels=preprocessing.pixels)  # fmt: skip
+
+
+def _features(name: str, network: nn.Module, x: Tensor) -> Float[Tensor, "n size"]:
+    return over_positions(network(x), name)
 
 
 def timm_encoder(name: str, *, pooling: str | None = None) -> Encoder:

@@ -1,12 +1,14 @@
 """The usual preprocessing of pictures: resize, crop, scale, normalise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image
+
+from upstairs.encoders.base import Pixels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # pillow's numbers
@@ -34,6 +36,11 @@ class Preprocessing:
     last: bool = False
 
     def __call__(self, picture: Image.Image) -> Float32[np.ndarray, "*shape"]:
+        x = np.asarray(self.resized(picture), np.float32) * np.float32(self.scale)
+        x = (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(x if self.last else x.transpose(2, 0, 1))
+
+    def resized(self, picture: Image.Image) -> Image.Image:
         height, width = self.size
         if self.shorter is not None:
             side = min(picture.size)
@@ -41,12 +48,16 @@ class Preprocessing:
                           for length, wanted in zip(picture.size, (width, height), strict=True))  # fmt: skip
             left, top = (wide - width) / 2 * picture.width / wide, (tall - height) / 2 * picture.height / tall
             box = (left, top, picture.width - left, picture.height - top)  # resizes only what the crop keeps
-            picture = picture.resize((width, height), self.resample, box=box)
-        else:
-            picture = picture.resize((width, height), self.resample)
-        x = np.asarray(picture, np.float32) * np.float32(self.scale)
-        x = (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(x if self.last else x.transpose(2, 0, 1))
+            return picture.resize((width, height), self.resample, box=box)
+        return picture.resize((width, height), self.resample)
+
+    def bytes_of(self, picture: Image.Image) -> UInt8[np.ndarray, "3 h w"]:
+        return np.ascontiguousarray(np.asarray(self.resized(picture)).transpose(2, 0, 1))
+
+    @property
+    def pixels(self) -> Pixels:
+        """The same in two parts."""
+        return Pixels(self.bytes_of, *normalisation(self.scale, self.mean, self.std))
 
     @property
     def side(self) -> int:
@@ -55,6 +66,13 @@ class Preprocessing:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def normalisation(
+    scale: float, mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns `factor` and `shift` of `Pixels`, for bytes that are scaled and normalised."""
+    return tuple(255 * scale / s for s in std), tuple(-m / s for m, s in zip(mean, std, strict=True))
 
 
 def from_config(config: Mapping[str, Any], size: tuple[int, int] | None = None) -> Preprocessing:

@@ -1,19 +1,30 @@
 """Encoders of pictures and sounds that `transformers` knows."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from upstairs.encoders.base import POOLINGS, Encoder, Modality, by_shape, check_pooling, digest_of, over_positions
+from upstairs.encoders.base import (
+    POOLINGS,
+    Encoder,
+    Modality,
+    Pixels,
+    by_shape,
+    check_pooling,
+    digest_of,
+    over_positions,
+)
 from upstairs.encoders.hub import cannot_load, files_of, quietly
-from upstairs.encoders.pictures import within_ratio
+from upstairs.encoders.pictures import normalisation, within_ratio
 from upstairs.encoders.texts import text_encoder
 from upstairs.errors import UpstairsError, reason
 
@@ -56,18 +67,19 @@ def transformer_encoder(name: str, folder: Path, *, pooling: str | None = None) 
     try:
         if modality == "image":
             tower, prepare, rate = _picture_tower(network), _prepare_picture(processor), 0
-            example = prepare(Image.new("RGB", (64, 48)))
+            example, pixels = prepare(Image.new("RGB", (64, 48))), _pixels(processor, prepare)
         else:
-            tower, rate = _sound_tower(network), int(processor.sampling_rate)
+            tower, rate, pixels = _sound_tower(network), int(processor.sampling_rate), None
             prepare = _prepare_sound(processor, padded=network.config.is_encoder_decoder)
             example = prepare(np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32))
         with torch.inference_mode():
-            found = tower(torch.from_numpy(example[None]))
+            found = tower(network, torch.from_numpy(example[None]))
         special = _special_tokens(network) if found.last_hidden_state.ndim == 3 else 0
         check_pooling(pooling, POOLINGS if special else ("mean",), name)
         pooled = getattr(found, "pooler_output", None) is not None and not lacking
         chosen = pooling or ("own" if pooled else "class token" if special else "mean")
-        embed = by_shape(lambda x: _pooled(tower(x), chosen, special, name))
+        forward = partial(_features, tower, chosen, special, name)
+        embed = by_shape(partial(forward, network))
         size = embed([example]).shape[1]
     except UpstairsError:
         raise
@@ -79,7 +91,8 @@ def transformer_encoder(name: str, folder: Path, *, pooling: str | None = None) 
     # every rule of resizing has enough in a picture of twice the network's size
     digest = digest_of(files, chosen)
     side = 2 * max(example.shape[-2:], default=0)
-    return Encoder(name, modality, size, chosen, digest, prepare, embed, rate, side, network=network)
+    return Encoder(name, modality, size, chosen, digest, prepare, embed, rate, side, network=network, forward=forward,
+                   pixels=pixels)  # fmt: skip
 
 
 def modality_of(config: Any) -> Modality:
@@ -129,27 +142,63 @@ def _prepare_sound(processor: Any, *, padded: bool) -> Callable[[np.ndarray], Fl
     return prepare
 
 
-def _picture_tower(network: Any) -> Callable[[Tensor], Any]:
-    """Returns the network; for one of pictures and texts, its half for pictures."""
-    if getattr(network.config, "vision_config", None) is not None and hasattr(network, "get_image_features"):
-        return lambda x: network.get_image_features(pixel_values=x)
-    return lambda x: network(pixel_values=x)
+def _pixels(processor: Any, prepare: Callable[[Image.Image], np.ndarray]) -> Pixels | None:
+    """Returns the preprocessing in two parts; None where it is not a normalisation of bytes."""
+
+    def read(picture: Image.Image) -> UInt8[np.ndarray, "3 h w"]:
+        found = processor(images=within_ratio(picture), return_tensors="np", do_rescale=False, do_normalize=False)
+        return np.asarray(found["pixel_values"][0]).astype(np.uint8)
+
+    scale = float(getattr(processor, "rescale_factor", 1 / 255)) if getattr(processor, "do_rescale", True) else 1.0
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    with suppress(Exception):  # a processor of its own kind: its numbers are kept as they are
+        if getattr(processor, "do_normalize", True):
+            mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+        factor, shift = normalisation(scale, mean, std)
+        noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8).astype(np.uint8)
+        picture = Image.fromarray(noise)
+        made = np.array(factor)[:, None, None] * read(picture) / 255 + np.array(shift)[:, None, None]
+        if np.allclose(made, prepare(picture), atol=1e-4):
+            return Pixels(read, factor, shift)
+    return None
 
 
-def _sound_tower(network: Any) -> Callable[[Tensor], Any]:
-    """Returns the network; for one that writes texts, its encoder."""
-    if not network.config.is_encoder_decoder:
-        return lambda x: network(**{network.main_input_name: x})
-    encoder = network.get_encoder()
+Tower = Callable[[Any, Tensor], Any]  # (network, inputs) -> its output
 
-    def tower(x: Float[Tensor, "n rows frames"]) -> Any:
-        found = encoder(x[:, :-1])
-        hidden = found.last_hidden_state
-        real = F.interpolate(x[:, -1:], hidden.shape[1], mode="nearest").transpose(1, 2)  # what follows is padding
-        found.last_hidden_state = (hidden * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
-        return found
 
-    return tower
+def _picture_tower(network: Any) -> Tower:
+    """Returns what calls the network; for one of pictures and texts, its half for pictures."""
+    both = getattr(network.config, "vision_config", None) is not None and hasattr(network, "get_image_features")
+    return _image_half if both else _pictures
+
+
+def _sound_tower(network: Any) -> Tower:
+    """Returns what calls the network; for one that writes texts, its encoder."""
+    return _encoder_half if network.config.is_encoder_decoder else _sounds
+
+
+def _pictures(network: Any, x: Tensor) -> Any:
+    return network(pixel_values=x)
+
+
+def _sounds(network: Any, x: Tensor) -> Any:
+    return network(**{network.main_input_name: x})
+
+
+def _image_half(network: Any, x: Tensor) -> Any:
+    return network.get_image_features(pixel_values=x)
+
+
+def _encoder_half(network: Any, x: Float[Tensor, "n rows frames"]) -> Any:
+    found = network.get_encoder()(x[:, :-1])
+    hidden = found.last_hidden_state
+    real = F.interpolate(x[:, -1:], hidden.shape[1], mode="nearest").transpose(1, 2)  # what follows is padding
+    found.last_hidden_state = (hidden * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+    return found
+
+
+def _features(tower: Tower, pooling: str, special: int, name: str, network: Any, x: Tensor) -> Float[Tensor, "n size"]:
+    return _pooled(tower(network, x), pooling, special, name)
 
 
 def _special_tokens(network: nn.Module) -> int:

@@ -16,7 +16,7 @@ from upstairs.learners.building import make_net
 from upstairs.learners.gradient.maml import scratch
 from upstairs.learners.metric.closed_form import ridge
 from upstairs.learners.metric.protonet import Cosine, ProtoNet, nearest_centroid
-from upstairs.nets import PretrainedTransformer, TfIdf
+from upstairs.nets import TfIdf, pretrained_body
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, Settings
 
@@ -123,12 +123,13 @@ def baselines_for(settings: Settings, source: Source, way: int | None) -> dict[s
 
     The network has the architecture of the run (in regression an MLP of width 40), 32 channels, and norm `batch`; it
     depends on the architecture alone, so that runs with the same one have the same baselines. For a pretrained
-    transformer the only baseline is the nearest centroid of its frozen features. Generation has none.
+    network the only baseline is the nearest centroid of its frozen features. Generation has none.
     """
     if settings.task_kind == "generation":
         return {}
     if settings.net == "pretrained" and way is not None:
-        return {"nearest_centroid": ProtoNet(PretrainedTransformer(settings.encoder or "", trained=0), way=way)}
+        frozen = pretrained_body(settings.encoder, source.feature_shape, tuned=None)
+        return {"nearest_centroid": ProtoNet(frozen, way=way)}
     plain = plain_baselines(source, way)
     if settings.task_kind == "regression":
         usual = Settings(learner="maml", task_kind="regression", way=None, net="mlp", width=40, norm="none")

@@ -11,7 +11,7 @@ from upstairs.functional.exclusive import alone
 from upstairs.learners.entries import Build, Shape
 from upstairs.learners.options import GradientOptions, InnerLoopOptions, ScaleOptions, ViewOptions
 from upstairs.learners.registry import entry_of
-from upstairs.nets import conv4, embedding_size, mlp, pretrained_transformer, projection, resnet12, sound_conv, text_net
+from upstairs.nets import conv4, embedding_size, mlp, pretrained_net, projection, resnet12, sound_conv, text_net
 from upstairs.nets.text import READINGS
 from upstairs.settings import CONVOLUTIONAL, LearnerOptions, Settings
 
@@ -58,7 +58,7 @@ def make_net(settings: Settings, shape: Shape, out: int | None) -> Any:
             )
         return text_net(settings.net, settings.width, words=shape[0], out=out)
     if settings.net == "pretrained":
-        return pretrained_transformer(settings.encoder, out=out)
+        return pretrained_net(settings.encoder, shape, tuned=settings.tune, out=out)
     if settings.net == "projection":
         return projection(shape, out=out)
     widths = (settings.width * (1 if settings.task_kind == "regression" else 4), settings.width)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from upstairs.data.encoded.prepared import PreparedFormat
 from upstairs.data.source import Source
 
-SAMPLED = 1200  # training examples
+SAMPLED, MOST = 1200, 2**26  # training examples, and numbers in all of them
 LETTERS, BINS = 4, 8192  # texts are described by their runs of four letters, hashed
 GROUP = 5  # examples: fewer are not judged
 GROUPS = 300  # of training examples of each half, of which none is farther than the limit
@@ -31,8 +32,13 @@ def familiar_inputs(source: Source) -> dict[str, Any] | None:
     if source.functions or source.random or len({part.feature_shape for part in parts}) > 1:
         return None
     texts = all(part.texts for part in parts)
-    if not texts and source.format is not None and source.format.is_tokens:
-        return None
+    form = source.format
+    if (
+        not texts
+        and form is not None
+        and (form.is_tokens or (isinstance(form, PreparedFormat) and form.modality != "image"))
+    ):
+        return None  # token ids, and samples, whose places mean nothing
     halves = [[_gathered(part, half, texts=texts) for part in parts] for half in (0, 1)]
     one, two = ([example for own in half for example in own] for half in halves)
     if min(len(one), len(two)) < GROUP:
@@ -52,7 +58,8 @@ def _gathered(source: Source, half: int, *, texts: bool) -> list[Any]:
     if not rows:
         return []
     every = np.concatenate(rows)
-    chosen = every[:: max(1, 2 * len(every) // SAMPLED)].tolist()
+    most = SAMPLED if texts else min(SAMPLED, MOST // max(1, math.prod(source.feature_shape)))
+    chosen = every[:: max(1, -(-2 * len(every) // most) if most < SAMPLED else 2 * len(every) // most)].tolist()
     return [source.texts[row] for row in chosen] if texts else [*source.gather(torch.tensor(chosen))]
 
 

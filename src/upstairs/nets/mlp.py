@@ -56,9 +56,9 @@ class Projection(nn.Module):
         nn.init.eye_(self.linear.weight), nn.init.zeros_(self.linear.bias)
 
     def read(self, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n size"]:
-        """Returns the features as one vector."""
+        """Returns the features as one vector of length 1."""
         if x.ndim == 2:
-            return x
+            return F.normalize(x, dim=-1)  # centred afterwards, features of photos gain 2 points, and lost 3 without
         return F.normalize(torch.cat([x[:, 1], EARLIER * x[:, 2]], -1), dim=-1)
 
     def forward(self, x: Float[Tensor, "n *feature"]) -> Float[Tensor, "n size"]:

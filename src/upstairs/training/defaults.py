@@ -35,6 +35,9 @@ SUITED: dict[str, dict[str, Any]] = {
     "sound": {"way": 24, "query": 3},  # more steps of fewer recordings
     **{name: {"lr": 1e-2, "scale": 8.0} for name in READINGS},
 }
+# Learning rates by what is trained of an encoder, of texts and of others; of these, 30 are in a step.
+RATES_OF_TEXTS = {"last": 3e-5, "norms": 1e-4, "lora": 1e-4, "all": 1e-5}
+RATES = {"last": 3e-4, "norms": 1e-3, "lora": 1e-3, "all": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,10 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
         settings = replace(settings, net=net, norm=settings.norm if net in CONVOLUTIONAL else "none")
         if not isinstance(settings.own, ObjectOptions):
             names = set(options_of(settings.learner)) - given
-            settings = changed(settings, {name: value for name, value in SUITED.get(net, {}).items() if name in names})
+            suited = SUITED.get(net, {}) | (_suited_to_tune(settings, source) if net == "pretrained" else {})
+            settings = changed(settings, {name: value for name, value in suited.items() if name in names})
+    if "tune" in given and settings.net != "pretrained":
+        raise UpstairsError(f"`tune` is about `net` pretrained and the network is {settings.net}: leave it out")
     if settings.speakers is None and all(part.speakers for part in source.parts or (source,)):
         settings = replace(settings, speakers=FEW)
     smallest = min((len(rows) for rows in source.rows), default=0)
@@ -147,6 +153,12 @@ def fit_settings(request: RunRequest, source: Source) -> Settings:
         high = max(low, min(settings.shots[1], smallest - settings.query))
         settings = replace(settings, shot=str(low) if low == high else f"{low}-{high}")
     return fit_validations(settings, given)
+
+
+def _suited_to_tune(settings: Settings, source: Source) -> dict[str, Any]:
+    if source.format is not None and source.format.is_text:
+        return {"lr": RATES_OF_TEXTS[settings.tune]}
+    return {"lr": RATES[settings.tune], "way": 5}
 
 
 def validation_steps(settings: Settings, tasks: int) -> float:

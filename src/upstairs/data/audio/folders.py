@@ -1,6 +1,6 @@
 """Sources of recordings in folders and archives, or listed in a table of labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,11 @@ import torch
 
 from upstairs.data.audio.augment import Hearing
 from upstairs.data.audio.format import RATE, AudioFormat, read_sound, usual_length
-from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.format import EncoderFormat
 from upstairs.data.files import SOUNDS, Tree
 from upstairs.data.layouts.classes import Layout
 from upstairs.data.layouts.rows import read_files, sampled, split_layout
-from upstairs.data.source import Source
+from upstairs.data.source import InputFormat, Source
 from upstairs.data.splits import PUBLISHED, Splits, published_splits
 from upstairs.errors import UpstairsError
 
@@ -67,7 +67,7 @@ def sound_splits(
                 for place, part in enumerate(parts)
             )
         )
-    if isinstance(source.format, EncodedFormat):
+    if isinstance(source.format, EncoderFormat):
         return parts
     return parts._replace(train=replace(parts.train, augment=Hearing()))
 
@@ -84,24 +84,26 @@ def open_sounds(data: str | Path, **options: Any) -> Source:
 
 
 def read_recordings(
-    data: str | Path, *, format: AudioFormat | EncodedFormat | None = None, seconds: float | None = None, **options: Any
-) -> tuple[Source, Layout]:
+    data: str | Path, *, format: AudioFormat | EncoderFormat | Callable[[float], InputFormat] | None = None,
+    seconds: float | None = None, **options: Any,
+) -> tuple[Source, Layout]:  # fmt: skip
     """Returns a source of the recordings in a folder or an archive, and its layout: see `read_files`.
 
     Args:
-        format: None is 64 bands and `seconds`; one of an encoder has its own.
+        format: None is 64 bands and `seconds`; one of an encoder has its own; a function makes it of the seconds.
         seconds: the length that is heard; None is that of `usual_length`.
     """
-    format = format or (None if seconds is None else AudioFormat(seconds))
-    return read_files(data, SOUNDS, _suited, format=format, **options)
+    make = AudioFormat if format is None or isinstance(format, InputFormat) else format
+    form = format if isinstance(format, InputFormat) else None if seconds is None else make(seconds)
+    return read_files(data, SOUNDS, lambda tree, names: make(_suited(tree, names)), format=form, **options)
 
 
-def _suited(tree: Tree, names: Sequence[str]) -> AudioFormat:
+def _suited(tree: Tree, names: Sequence[str]) -> float:
     seconds = []
     for name in sampled(names):
         with suppress(UpstairsError):  # reading all recordings will report the bad ones
             seconds.append(len(read_sound(tree.item(name), name=f"{tree.name}/{name}")) / RATE)
-    return AudioFormat(usual_length(seconds or [1.0]))
+    return usual_length(seconds or [1.0])
 
 
 def _at_random(speakers: list[str], seed: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Formats whose rows are the features of a frozen pretrained encoder."""
+"""Formats whose rows are the features of a frozen pretrained encoder, and what all formats of encoders share."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
+from PIL import Image
 
 from upstairs.data.audio.format import heard, read_sound
 from upstairs.data.cache import Progress
@@ -24,29 +25,22 @@ LONGEST = 30.0  # seconds of a recording that are heard, where `seconds` says no
 
 
 @dataclass(frozen=True)
-class EncodedFormat(InputFormat):
-    """Reads an input as the features of a frozen encoder: float32 [size].
+class EncoderFormat(InputFormat):
+    """Reads an input as an encoder does.
 
     Attributes:
         encoder: what `upstairs.encoder` opens.
-        size: the number of features.
         pooling: see `Encoder`.
         digest: that of the encoder when the format was made; another one is refused.
         given: the encoder itself where it was given as an object; it is not saved.
     """
 
-    net = "projection"
     dtype = np.float32
 
     encoder: str
-    size: int
     pooling: str
     digest: str
     given: Encoder | None = field(default=None, compare=False, repr=False, kw_only=True)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.size,)
 
     def opened(self) -> Encoder:
         """Returns the encoder.
@@ -60,9 +54,30 @@ class EncodedFormat(InputFormat):
         if found.digest == self.digest:
             return found
         raise UpstairsError(
-            f"`encoder` {self.encoder} has other weights or another preprocessing than when these features were made "
-            "(its digest differs): give back the earlier files, or train anew"
+            f"`encoder` {self.encoder} has other weights or another preprocessing than when the data was read (its "
+            "digest differs): give back the earlier files, or train anew"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "given"}
+        return {"kind": self.kind, **own}
+
+
+@dataclass(frozen=True)
+class EncodedFormat(EncoderFormat):
+    """Reads an input as the features of a frozen encoder: float32 [size].
+
+    Attributes:
+        size: the number of features.
+    """
+
+    net = "projection"
+
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.size,)
 
     @abstractmethod
     def prepare(self, item: Any, *, name: str | None = None) -> np.ndarray:
@@ -81,10 +96,6 @@ class EncodedFormat(InputFormat):
             contents = [store.content(item) for item in items]
             return np.stack([*store.rows(contents, lambda place: self.prepare(items[place]), self.rows_of, progress)])
 
-    def to_json(self) -> dict[str, Any]:
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "given"}
-        return {"kind": self.kind, **own}
-
     @property
     def reading(self) -> str:
         """What the rows of an input depend on."""
@@ -100,7 +111,7 @@ class EncodedImageFormat(EncodedFormat):
 
     def prepare(self, item: Any, *, name: str | None = None) -> np.ndarray:
         encoder = self.opened()
-        return encoder.prepare(read_picture(item, name=name, least=encoder.side).convert("RGB"))
+        return encoder.prepare(picture_for(encoder, item, name))
 
 
 @dataclass(frozen=True)
@@ -118,10 +129,7 @@ class EncodedSoundFormat(EncodedFormat):
 
     def prepare(self, item: Any, *, name: str | None = None) -> np.ndarray:
         encoder = self.opened()
-        samples = read_sound(item, name=name, rate=encoder.rate)
-        if self.seconds is not None or len(samples) > LONGEST * encoder.rate:
-            samples = heard(samples, round((self.seconds or LONGEST) * encoder.rate))
-        return encoder.prepare(samples)
+        return encoder.prepare(samples_for(encoder, item, name, self.seconds))
 
     @property
     def reading(self) -> str:
@@ -138,6 +146,19 @@ class EncodedTextFormat(EncodedFormat):
 
     def prepare(self, item: Any, *, name: str | None = None) -> np.ndarray:
         return self.opened().prepare(as_text(item, name))
+
+
+def picture_for(encoder: Encoder, item: Any, name: str | None) -> Image.Image:
+    """Returns a picture as an encoder takes it."""
+    return read_picture(item, name=name, least=encoder.side).convert("RGB")
+
+
+def samples_for(encoder: Encoder, item: Any, name: str | None, seconds: float | None) -> Float32[np.ndarray, " n"]:
+    """Returns the samples of a recording as an encoder takes them; see `EncodedSoundFormat`."""
+    samples = read_sound(item, name=name, rate=encoder.rate)
+    if seconds is None and len(samples) <= LONGEST * encoder.rate:
+        return samples
+    return heard(samples, round((seconds or LONGEST) * encoder.rate))
 
 
 _KINDS: dict[Modality, type[EncodedFormat]] = {
@@ -165,7 +186,7 @@ def encoded_format(
         found, given = encoder, encoder
     else:
         found, given = open_encoder(encoder, pooling=pooling, modality=modality), None
-    own = (found.name, found.size, found.pooling, found.digest)
+    own = (found.name, found.pooling, found.digest, found.size)
     if found.modality == "audio":
         return EncodedSoundFormat(*own, seconds, given=given)
     return _KINDS[found.modality](*own, given=given)

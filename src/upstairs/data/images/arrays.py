@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float32
 
-from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.format import EncoderFormat
 from upstairs.data.encoded.packed import encoded_source
 from upstairs.data.files import ARRAYS, Tree, extension_of, name_of
 from upstairs.data.images.format import ImageFormat
@@ -110,7 +110,7 @@ def array_splits(
 
 
 def read_arrays(
-    data: str | Path, *, format: ArrayFormat | EncodedFormat | None = None, **options: Any
+    data: str | Path, *, format: ArrayFormat | EncoderFormat | None = None, **options: Any
 ) -> tuple[Source, Layout]:
     """Returns a source of arrays, and its layout.
 
@@ -124,7 +124,7 @@ def read_arrays(
         UpstairsError: arrays of several shapes, or a file without inputs and labels.
     """
     path = Path(data)
-    if isinstance(format, EncodedFormat):
+    if isinstance(format, EncoderFormat):
         progress = options.pop("progress", None)
         source, layout = read_arrays(data, **options)
         return encoded_source(source, format, progress), layout

@@ -5,7 +5,7 @@ from typing import Any
 
 from upstairs.data.cache import Progress
 from upstairs.data.class_augmentation import joined
-from upstairs.data.encoded.format import EncodedFormat
+from upstairs.data.encoded.format import EncoderFormat
 from upstairs.data.encoded.packed import encoded_source, encoded_splits
 from upstairs.data.images.cifar import CIFAR, _cifar, cifar_splits
 from upstairs.data.images.folders import read_folder
@@ -46,7 +46,7 @@ def open_data(
     """
     kind = _kind(data, split)
     progress = options.get("progress")
-    if isinstance(form := options.get("format"), EncodedFormat) and kind != "folder":
+    if isinstance(form := options.get("format"), EncoderFormat) and kind != "folder":
         plain = open_data(data, split=split, seed=seed, ratio=ratio, **options | {"format": None, "progress": None})
         return encoded_splits(plain, form, progress)
     if kind == "glyphs":
@@ -73,7 +73,7 @@ def _open(data: str | Path, kind: str, options: dict[str, Any]) -> tuple[Source,
     progress = options.get("progress")
     if kind == "folder":
         return read_folder(data, **options)
-    if isinstance(form := options.get("format"), EncodedFormat):
+    if isinstance(form := options.get("format"), EncoderFormat):
         source, layout = _open(data, kind, options | {"format": None, "progress": None})
         return encoded_source(source, form, progress), layout
     if kind == "glyphs":

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from upstairs.errors import UpstairsError
 from upstairs.functional.rules import SGD
 from upstairs.learners.gradient.maml import GradientLearner, Options
 
@@ -60,4 +61,8 @@ def cavia(
     """
     if not any(name.split(".")[-1] == "context" for name, _ in net.named_parameters()):
         net = modulated(net, size=100)
+        if not any(isinstance(m, Film) for m in net.modules()):
+            raise UpstairsError(
+                "CAVIA modulates what goes into a ReLU and this network has none: use `net` conv4 or mlp"
+            )
     return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: name.split(".")[-1] == "context", **options)

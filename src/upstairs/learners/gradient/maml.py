@@ -151,6 +151,12 @@ def adapting(net: nn.Module, fast: Fast | None = None) -> Params:
     return able or {name: p for name, p in params.items() if p.is_floating_point()}
 
 
+def trained_names(net: nn.Module) -> set[str]:
+    """Returns the names of the parameters that are not frozen, or of all where all are."""
+    params = named_parameters_of(net)
+    return {name for name, p in params.items() if p.requires_grad} or {*params}
+
+
 def head_of(net: nn.Module) -> str:
     """Returns the name prefix of the last layer's parameters: `head`, or else the name of the last module."""
     names = [name for name, _ in net.named_parameters()]
@@ -215,17 +221,18 @@ def boil(
     net: nn.Module, *, way: int | None = None, inner_lr: float = 0.4, head: str | None = None,
     **options: Unpack[Options],
 ) -> GradientLearner:  # fmt: skip
-    """BOIL, body only in the inner loop: parameters whose names start with `head` do not adapt (Oh et al. 2021).
+    """BOIL, body only in the inner loop: all parameters that are not frozen adapt but those of `head` (Oh et al. 2021).
 
     Args:
         head: None is the last layer: see `head_of`.
     """
-    start = head or head_of(net)
+    start, able = head or head_of(net), trained_names(net)
     if not adapting(net, lambda name: name.startswith(start)):
         raise UpstairsError(
             f"BOIL keeps the head as it is and no parameter's name starts with '{start}': give its name"
         )
-    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.startswith(start), **options)
+    body = {name for name in able if not name.startswith(start)}
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=body.__contains__, **options)
 
 
 def meta_sgd(

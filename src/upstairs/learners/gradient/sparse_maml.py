@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from upstairs.errors import UpstairsError
 from upstairs.functional.call import functional_call
 from upstairs.functional.rules import SGD, Params
-from upstairs.learners.gradient.maml import GradientLearner, Options, adapting
+from upstairs.learners.gradient.maml import GradientLearner, Options, adapting, trained_names
 
 
 class _Threshold(torch.autograd.Function):
@@ -78,6 +78,10 @@ class Transformed(nn.Module):
         self.layer: nn.Linear | nn.Conv1d | nn.Conv2d = layer
         self.transform = nn.Parameter(torch.eye(len(weight), dtype=weight.dtype, device=weight.device))
 
+    @property
+    def weight(self) -> Tensor:
+        return self.layer.weight  # transformers ask for its type
+
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.layer.weight, self.layer.bias
         params = {"weight": (self.transform @ weight.flatten(1)).reshape(weight.shape)}
@@ -87,15 +91,16 @@ class Transformed(nn.Module):
 
 
 def transformed(net: nn.Module) -> nn.Module:
-    """Returns a copy of `net` whose linear layers and convolutions are each `Transformed`.
+    """Returns a copy of `net` whose linear layers and convolutions are each `Transformed`, but for frozen ones.
 
     Raises:
         UpstairsError: `net` has none.
     """
-    other = copy.deepcopy(net)
+    other, frozen = copy.deepcopy(net), any(p.requires_grad for p in net.parameters())
     for parent in list(other.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(child, "groups", 1) == 1:
+            plain = isinstance(child, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(child, "groups", 1) == 1
+            if plain and (child.weight.requires_grad or not frozen):
                 setattr(parent, name, Transformed(child))
     if not any(isinstance(m, Transformed) for m in other.modules()):
         raise UpstairsError(f"{type(net).__name__} has no linear layer or convolution inside to transform: use maml")
@@ -115,4 +120,5 @@ def t_net(
         net: other nets than those of `transformed` are transformed; parameters named `transform` do not adapt.
     """
     net = net if any(isinstance(m, Transformed) for m in net.modules()) else transformed(net)
-    return GradientLearner(net, SGD(inner_lr), way=way, fast=lambda name: not name.endswith("transform"), **options)
+    able = {name for name in trained_names(net) if not name.endswith("transform")}
+    return GradientLearner(net, SGD(inner_lr), way=way, fast=able.__contains__, **options)
