@@ -17,6 +17,7 @@ ROOMS = {
     "settings": "the options of a run",
     "statistics": "means, intervals and paired differences",
     "console": "progress bars and tables on the terminal",
+    "claims": "jobs that workers on any machines share: one has a job, and what a dead one left is taken over",
     "tree": "pytrees of tensors",
     "functional": "code written for one task, run on all; the inner loop",
     "encoders": "pretrained networks: a name to a function from pictures, sounds or texts to features",
