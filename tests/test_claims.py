@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import upstairs.claims as room
-from upstairs.claims import Watch, claim, each_once, in_words, is_gone, worker
+from upstairs.claims import Watch, claim, each_once, is_gone, name_worker, worker
 from upstairs.errors import UpstairsError
 
 STRANGER = "elsewhere@7@another boot@0"
@@ -29,7 +29,7 @@ def test_one_worker_has_a_job_and_others_learn_who(tmp_path: Path) -> None:
     with claim(tmp_path / "job.lock") as mine:
         assert mine.mine
         with claim(tmp_path / "job.lock") as other:
-            assert not other.mine and in_words(other.owner).startswith(f"process {os.getpid()} on ")
+            assert not other.mine and name_worker(other.owner).startswith(f"process {os.getpid()} on ")
     with claim(tmp_path / "job.lock") as again:
         assert again.mine and not again.owner
     assert list(tmp_path.iterdir()) == []

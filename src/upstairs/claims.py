@@ -40,7 +40,7 @@ def worker() -> str:
     return f"{platform.node().replace('/', '_')[:64]}@{os.getpid()}@{boot}@{uuid.uuid4().hex[:8]}"
 
 
-def in_words(name: str) -> str:
+def name_worker(name: str) -> str:
     """Returns a worker's name for people."""
     host, process, *_ = [*name.split("@"), "", ""]
     return f"process {process} on {host}" if process else "another process"
@@ -192,10 +192,10 @@ def each_once(jobs: Mapping[Path, Callable[[], T]], *, silence: float = SILENCE)
             with claim(lock, silence=silence) as one:
                 if one.mine:
                     if one.owner:
-                        tell_user(f"{lock.stem}: goes on where {in_words(one.owner)} was stopped")
+                        tell_user(f"{lock.stem}: goes on where {name_worker(one.owner)} was stopped")
                     found[lock] = jobs[lock]()
                 else:
-                    busy.append(f"{lock.stem} ({in_words(one.owner)})")
+                    busy.append(f"{lock.stem} ({name_worker(one.owner)})")
             if one.mine and lock not in found:
                 tell_user(f"{lock.stem}: given up, {unheard(silence)}")
         waits = waits + 1 if busy and len(found) == before else 0

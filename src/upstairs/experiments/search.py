@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from upstairs.claims import SILENCE, Lost, Watch, in_words, is_gone, signs_of_life, unheard, wait_a_little, worker
+from upstairs.claims import SILENCE, Lost, Watch, is_gone, name_worker, signs_of_life, unheard, wait_a_little, worker
 from upstairs.console import tell_user
 from upstairs.data.seeds import hash_seed, task_seed
 from upstairs.engine.metrics import score_kind
@@ -163,8 +163,9 @@ def _place(optuna: Any, storage: str | Path | None) -> Any:
                 line = file.readline(10**6)
             if line.startswith(b"SQLite format 3"):
                 return f"sqlite:///{path}"
-            if line and "op_code" not in json.loads(line):
-                raise ValueError("it is something else")
+            written = json.loads(line) if line else {"op_code": None}
+            if not isinstance(written, dict) or "op_code" not in written:
+                raise ValueError("it holds something else")
         lock = journal.JournalFileOpenLock(str(path))
         return optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -225,7 +226,7 @@ def _share(
         if ended >= trials:
             return
         if ended + len(running := _in(study, state.RUNNING)) >= trials:
-            others = [f"trial {t.number} ({in_words(t.user_attrs.get('worker', ''))})" for t in running]
+            others = [f"trial {t.number} ({name_worker(t.user_attrs.get('worker', ''))})" for t in running]
             if said != (said := f"waiting for {', '.join(others)}"):
                 tell_user(said)
             wait_a_little(waits := waits + 1, silence)
@@ -249,7 +250,7 @@ def _fail_if_silent(study: Any, trial: Any, watch: Watch) -> None:
     if is_gone(sign) or watch.silent(trial.number, sign):
         with suppress(UpdateFinishedTrialError):  # by another worker, or it has ended just now
             study.tell(trial.number, state=type(trial.state).FAIL, skip_if_finished=True)
-            tell_user(f"trial {trial.number} failed, since {in_words(sign)} is dead: another takes its place")
+            tell_user(f"trial {trial.number} failed, since {name_worker(sign)} is dead: another takes its place")
 
 
 def _distribution(optuna: Any, of: Range | Sequence[Any]) -> Any:
