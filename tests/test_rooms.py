@@ -17,6 +17,7 @@ ROOMS = {
     "settings": "the options of a run",
     "statistics": "means, intervals and paired differences",
     "console": "progress bars and tables on the terminal",
+    "claims": "jobs that workers on any machines share: one has a job, and what a dead one left is taken over",
     "tree": "pytrees of tensors",
     "ranks": "the processes that work on one run, and what they tell each other",
     "functional": "code written for one task, run on all; the inner loop",

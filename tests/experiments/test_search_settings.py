@@ -52,13 +52,13 @@ def test_the_command_searches_and_goes_on(call, tmp_path: Path) -> None:
     for wrong, message in (
         (["--out", tmp_path / "one", "--vary", "lr=0.1,0.2"], "another --out"),
         (["--out", tmp_path / "x", "--storage", tmp_path / "nowhere" / "s.db"], "cannot be opened"),
-        (["--out", tmp_path / "x", "--storage", "nosuch://x"], "cannot be opened"),
+        (["--out", tmp_path / "x", "--storage", "nosuch://me:secret@x"], "nosuch://me:***@x cannot be reached"),
         (["--out", tmp_path / "x", "--vary", "net=conv4,foo"], "--net is 'foo': choose conv4"),
         (["--out", tmp_path / "y", "--train-on-validation"], "a search needs the score of validation tasks"),
     ):
         status, _, error = call(*words, *([] if "--vary" in wrong else vary), "--trials", 5, *wrong)
         assert status == 2 and message in error and "Traceback" not in error, error
-    assert (tmp_path / "search.db").is_file()
+    assert (tmp_path / "search.journal").is_file()
 
 
 def test_without_optuna_the_command_is_one_line(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from upstairs.cli.options import Json, Named, Page, Quiet, first_name, parse_run
+from upstairs.cli.options import Json, Named, Page, Quiet, first_name, optional, parse_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchCommand:
     """Search a learner's settings: upstairs search protonet --vary lr=1e-4..1e-1:log --trials 20 --steps 500
 
-    Trials are scored on validation tasks; evaluate the best run on test tasks. The search needs Optuna: pip install
-    'upstairs[search]'.
+    Trials are scored on validation tasks; evaluate the best run on test tasks. The same command, started several times
+    on any machines that share --out, shares the trials. The search needs Optuna: pip install 'upstairs[search]'.
     """
 
     name: Annotated[Positional[str], arg(metavar="NAME", help="A learner or a preset.")]
@@ -27,10 +27,17 @@ class SearchCommand:
         arg(metavar="SETTING...", help="Settings to vary: lr=1e-4..1e-1:log inner_steps=1..5 norm=batch,group"),
     ]
     trials: Annotated[
-        int, arg(help="Number of trials in all; the same command continues a search, with more trials if asked.")
+        int, arg(help="Number of trials of all workers; the same command continues a search, with more if asked.")
     ] = 20
     out: Annotated[Path | None, arg(help="The folder for the trials: runs/search-NAME.")] = None
-    storage: Annotated[str | None, arg(help="A file, or a storage URL of Optuna: search.db in --out.")] = None
+    storage: Annotated[
+        str | None,
+        optional(
+            "A file that all workers see, or the URL of a database server: postgresql://USER@HOST/NAME.",
+            "search.journal beside --out",
+            metavar="FILE|URL",
+        ),
+    ] = None
     earlier: Annotated[
         tuple[str, ...],
         arg(metavar="NAME...", help="Searches in that storage to start from, by the names of their folders."),
@@ -100,7 +107,7 @@ def reproduce_command(
     """Reproduce a published result: upstairs reproduce omniglot-5w1s-protonet --data OMNIGLOT --budget 30
 
     The command follows the published protocol, evaluates on fixed test tasks and writes a result card. Run again, it
-    continues where it stopped.
+    continues where it stopped. Started several times on any machines that share --out, it shares the seeds.
     """
     from upstairs.errors import UpstairsError
     from upstairs.experiments.cards import card_markdown

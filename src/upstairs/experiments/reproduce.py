@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from upstairs.claims import SILENCE, each_once
 from upstairs.console import counting
 from upstairs.data.episodes import Episodes
 from upstairs.data.mixture import episodes_of
@@ -39,8 +41,12 @@ def reproduce(
     device: str = "auto",
     note: str = "",
     quiet: bool = False,
+    silence: float = SILENCE,
 ) -> Card:
     """Trains and scores an experiment and writes OUT/NAME/card.json and card.md; a stopped one is resumed.
+
+    Any number of processes that share `out` share the seeds: each seed is claimed by one of them, and taken over from
+    one that is dead. All wait for the last seed and write the same card.
 
     Args:
         name: the name of an experiment (`upstairs reproduce --list`).
@@ -50,6 +56,7 @@ def reproduce(
         tasks: the number of test tasks, 1,000 or more, the same for every seed.
         out: the folder for trainings and cards; experiments with the same training share it.
         note: a sentence for the card, such as the other load of the machine.
+        silence: seconds without a sign of life after which another process counts as dead.
 
     Raises:
         UpstairsError: no such experiment; no data; too few tasks or seeds; a run in `out` of other settings.
@@ -63,8 +70,13 @@ def reproduce(
     request = request_of(experiment, data, None if budget is None else budget / seeds, device)
     splits = open_splits(request.settings, quiet=quiet)
     folder = out / (experiment.training + ("" if budget is None else "-short"))
-    runs = [train_or_resume(request.changed(seed=k), folder / f"seed-{k}", splits, quiet=quiet) for k in range(seeds)]
-    judged = [judge(experiment, run, splits, tasks=tasks, baselines=not k, quiet=quiet) for k, run in enumerate(runs)]
+
+    def train_and_judge(seed: int) -> tuple[Run, dict[str, Any]]:
+        run = train_or_resume(request.changed(seed=seed), folder / f"seed-{seed}", splits, quiet=quiet)
+        return run, judge(experiment, run, splits, tasks=tasks, baselines=not seed, quiet=quiet)
+
+    jobs = {folder / f"seed-{seed}.lock": partial(train_and_judge, seed) for seed in range(seeds)}
+    runs, judged = zip(*each_once(jobs, silence=silence), strict=True)
     card = make_card(experiment, runs, judged, tasks=tasks, budget=budget, note=note)
     write_json(out / name / "card.json", card)
     write_atomically(out / name / "card.md", card_markdown(card).encode())
