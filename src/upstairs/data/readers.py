@@ -37,6 +37,7 @@ from upstairs.data.text.embeddings import FrozenFormat
 from upstairs.data.text.hashed import TextFormat
 from upstairs.data.text.tables import is_text, open_texts, read_texts, tables_in, text_splits
 from upstairs.data.text.tokens import PieceFormat
+from upstairs.encoders.base import Modality
 from upstairs.errors import UpstairsError
 from upstairs.settings import DataOptions
 
@@ -44,18 +45,17 @@ from upstairs.settings import DataOptions
 @dataclass(frozen=True)
 class DataReader:
     """Reads one kind of data.
-    from upstairs.encoders.base import Modality
 
-        Attributes:
-            name: the kind of inputs, for messages.
-            kinds: the names that `upstairs list` shows for it.
-            matches: name or path -> can this reader open it? The first match in `READERS` is used.
-            splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
-                run that will receive the data, or None.
-            source: (options, format, progress) -> all data as one source.
-            support: (path of a support set, columns, pattern) -> {label: inputs}, or inputs and labels.
-            formats: the formats of its sources, by which a checkpoint finds its reader.
-            has_splits: False for functions, which are never drawn twice and need no split.
+    Attributes:
+        name: the kind of inputs, for messages.
+        kinds: the names that `upstairs list` shows for it.
+        matches: name or path -> can this reader open it? The first match in `READERS` is used.
+        splits: (options, format, progress) -> training, validation and test classes. `format` is that of the trained
+            run that will receive the data, or None.
+        source: (options, format, progress) -> all data as one source.
+        support: (path of a support set, columns, pattern) -> {label: inputs}, or inputs and labels.
+        formats: the formats of its sources, by which a checkpoint finds its reader.
+        has_splits: False for functions, which are never drawn twice and need no split.
     """
 
     name: str
