@@ -48,6 +48,16 @@ def means(weight: float = 1.0, modality: Any = "image", digest: str = "") -> Enc
     return Encoder("mine", modality, size, "own", digest or f"{modality} {weight}", prepare, embed, 8000, 4)
 
 
+def directions() -> Encoder:
+    """As `means`; the first colour is always 128, so that brightness is a direction: the length is ignored."""
+    own = means()
+
+    def prepare(item: Any) -> np.ndarray:
+        return np.append(np.float32(128), own.prepare(item)[1:])
+
+    return replace(own, prepare=prepare)
+
+
 class Pairs(list):
     """A `Dataset` of (picture, label)."""
 
@@ -104,6 +114,7 @@ def test_features_are_computed_once_for_each_content(door: str, tmp_path: Path) 
 def test_changed_weights_are_computed_again_and_refused_in_a_checkpoint(
     door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sys.modules["own_module"].__dict__["make"] = directions
     photos = save_photos(tmp_path / "photos")
     options = {"steps": 3, "way": 3, "query": 2, "quiet": True}
     run = upstairs.train("protonet", data=photos, encoder=door, out=tmp_path / "run", **options)
@@ -123,6 +134,7 @@ def test_changed_weights_are_computed_again_and_refused_in_a_checkpoint(
 
 
 def test_from_the_command_line(door: str, call: Call, tmp_path: Path) -> None:
+    sys.modules["own_module"].__dict__["make"] = directions
     photos, out = save_photos(tmp_path / "photos"), tmp_path / "run"
     options = ("--way", 3, "--query", 2, "--steps", 3, "--out", out, "--quiet")
     status, _, err = call("train", "protonet", "--data", photos, "--encoder", door, *options)

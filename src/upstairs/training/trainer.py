@@ -30,7 +30,7 @@ from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners import recent_means, seeded_learner, whose_turn
 from upstairs.learners.familiar import familiar_inputs
 from upstairs.learners.options import ViewOptions
-from upstairs.ranks import is_first
+from upstairs.ranks import is_first, world
 from upstairs.schedule import lr_factor
 from upstairs.settings import Settings
 from upstairs.stops import stop_requests
@@ -185,15 +185,15 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
     with threads_of(run.settings), stop_requests() as stopping:
         while run.done < 1 and not run.stale:
             stage = run.stage
-            taken = take_step(run, (float(stopping()), time.monotonic() - started))
+            taken = take_step(run, (float(stopping()), time.monotonic() - started) if world() > 1 else ())
             progress.recent[taken.player] = [*progress.recent[taken.player], [taken.loss, taken.score]][-WINDOW:]
-            alone = len(taken.flags) == 1
-            progress.seconds = time.monotonic() - started if alone else taken.flags[0][1]  # alike on all processes
+            together = taken.flags[0]  # the first process decides, alike for all
+            progress.seconds = together[1] if together else time.monotonic() - started
             losses, score = recent_means(progress.recent)
             due = run.done >= 1 or (run.stage > stage and affordable(run))
             if due:
                 validate(run, losses, score)
-            stop = stopping() if alone else any(asked for asked, _ in taken.flags)
+            stop = any(asked for asked, _ in taken.flags) if together else stopping()
             if due or stop or time.monotonic() - saved > SAVE_EVERY:
                 save(run, "last.safetensors")
                 saved = time.monotonic()
