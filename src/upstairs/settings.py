@@ -223,7 +223,7 @@ class TrainingOptions:
         least=1,
     )
     threads: int | None = option(
-        None, "Threads of a process, which are part of the result. Left out: torch's; with --shards 1.", least=1
+        None, "Threads of a process, on which the result depends. Left out: torch's own number, 1 with shards.", least=1
     )
 
 

@@ -100,7 +100,8 @@ def request_object(learner: Any, **values: Any) -> RunRequest:
     values = with_paths({name: value for name, value in values.items() if value is not None})
     check_for_object(values)
     budget = {} if {"steps", "minutes"} & set(values) else {"minutes": 10.0}
-    asked: dict[str, Any] = {"way": learner.way, "norm": "none", **budget, **values}
+    threads = {"threads": 1} if values.get("shards", 1) > 1 else {}
+    asked: dict[str, Any] = {"way": learner.way, "norm": "none", **budget, **threads, **values}
     settings = Settings(learner=type(learner).__name__, own=ObjectOptions(), task_kind=learner.task_kind, **asked)
     return RunRequest(settings, frozenset(values) | {"way"})
 

@@ -26,6 +26,7 @@ from upstairs.engine.evaluate import describe_score, frozen_seeds, score_tasks
 from upstairs.engine.evolution import es_step
 from upstairs.engine.meta_backward import MetaStep, meta_backward
 from upstairs.engine.metrics import hardest_classes, score_kind
+from upstairs.engine.plan import memory_of
 from upstairs.errors import NonFiniteError, UpstairsError
 from upstairs.learners import recent_means, seeded_learner, whose_turn
 from upstairs.learners.familiar import familiar_inputs
@@ -258,7 +259,12 @@ def take_step(run: Trainer, flags: tuple[float, ...] = ()) -> Taken:
     def backward(learner: Learner, tasks: Task) -> MetaStep:
         if s.estimator == "es":
             return es_step(learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
-        return meta_backward(learner, tasks, chunk=s.chunk, memory=s.memory, compile=s.compile)
+        memory: int | str | None = s.memory
+        if memory is None and s.shards > 1 and tasks.query.x.device.type == "cpu":
+            memory = memory_of(tasks.query.x.device) // (
+                2 * s.shards
+            )  # not by processes, since sums depend on the plan
+        return meta_backward(learner, tasks, chunk=s.chunk, memory=memory, compile=s.compile)
 
     def note(step: MetaStep, tasks: Task) -> Tensor:
         """Returns the score of each task (other players may predict something else than labels) and its worst label."""
