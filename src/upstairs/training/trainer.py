@@ -261,9 +261,7 @@ def take_step(run: Trainer, flags: tuple[float, ...] = ()) -> Taken:
             return es_step(learner, tasks, pairs=s.pairs, sigma=s.sigma, chunk=s.chunk)
         memory: int | str | None = s.memory
         if memory is None and s.shards > 1 and tasks.query.x.device.type == "cpu":
-            memory = memory_of(tasks.query.x.device) // (
-                2 * s.shards
-            )  # not by processes, since sums depend on the plan
+            memory = memory_of(tasks.query.x.device) // (2 * s.shards)  # not by processes: sums depend on it
         return meta_backward(learner, tasks, chunk=s.chunk, memory=memory, compile=s.compile)
 
     def note(step: MetaStep, tasks: Task) -> Tensor:
