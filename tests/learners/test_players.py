@@ -82,8 +82,9 @@ def test_two_players_are_two_optimisers_written_by_hand(tmp_path: Path) -> None:
             (1.0 if mine else 0.5) * 0.05 * lr_factor("cosine", done=step / 9, step=step // 3)
         )
         optimizer.step()
-        name, value, _ = take_step(run)
-        assert name == ("seek" if mine else "hide") and value == pytest.approx(loss.item(), rel=1e-4, abs=1e-5)
+        taken = take_step(run)
+        assert taken.player == ("seek" if mine else "hide")
+        assert taken.loss == pytest.approx(loss.item(), rel=1e-4, abs=1e-5)
     for a, b in zip(run.learner.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

@@ -100,6 +100,7 @@ class Trainer:
         self.progress = Progress()
         self.fingerprint, self.familiar = data_fingerprint(self.source), familiar_inputs(self.source)
         self.saved = 0  # the step of the last checkpoint
+        self.tells: tuple[float, ...] = ()  # what this process tells the others in the next step
 
     @property
     def done(self) -> float:
@@ -186,7 +187,8 @@ def train_run(run: Trainer, tell: Callable[[Status], None] = lambda status: None
     with threads_of(run.settings), stop_requests() as stopping:
         while run.done < 1 and not run.stale:
             stage = run.stage
-            taken = take_step(run, (float(stopping()), time.monotonic() - started) if world() > 1 else ())
+            run.tells = (float(stopping()), time.monotonic() - started) if world() > 1 else ()
+            taken = take_step(run)
             progress.recent[taken.player] = [*progress.recent[taken.player], [taken.loss, taken.score]][-WINDOW:]
             together = taken.flags[0]  # the first process decides, alike for all
             progress.seconds = together[1] if together else time.monotonic() - started
@@ -240,7 +242,7 @@ class Taken(NamedTuple):
     flags: list[tuple[float, ...]]  # what each process gave
 
 
-def take_step(run: Trainer, flags: tuple[float, ...] = ()) -> Taken:
+def take_step(run: Trainer) -> Taken:
     """Takes one meta-step, a pure function of the checkpoint, together with the other processes of the run."""
     s, number = run.settings, run.progress.step
     player, turn = whose_turn(run.players, number)
@@ -280,7 +282,7 @@ def take_step(run: Trainer, flags: tuple[float, ...] = ()) -> Taken:
     try:
         step = sharded_backward(
             player.learner, tasks_of, shards=s.shards, seed=hash_seed(task_seed(s.seed, number)), backward=backward,
-            note=note, flags=flags,
+            note=note, flags=run.tells,
         )  # fmt: skip
     except NonFiniteError as error:
         sentence = UpstairsError(
