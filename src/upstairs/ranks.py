@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 PATIENCE = timedelta(seconds=60)  # a process that waits longer in a step leaves: another one is dead or cut off
 LONG = timedelta(days=1)  # for what one process does while the others wait, such as reading data
 _ALONE: list[bool] = []
-_QUICK: list[Any] = []  # groups of the CPU, for values: with PATIENCE
+_QUICK: list[Any] = []  # groups of the CPU, for values, if `process_group` made any: with PATIENCE
 _SLOW: list[Any] = []  # and with LONG
 
 
@@ -44,12 +44,7 @@ def world() -> int:
 
 def is_first() -> bool:
     """Returns whether this is the process that writes files and talks to the user."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def local_world() -> int:
-    """Returns the number of processes on this machine, which share its memory and cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _together() else 1
+    return not is_started() or int(os.environ["RANK"]) == 0
 
 
 def _together() -> bool:
@@ -182,7 +177,7 @@ def shared(value: Callable[[], Value]) -> Value:
         except UpstairsError as error:
             found[1] = str(error)
     with told():
-        dist.broadcast_object_list(found, src=0, group=_SLOW[0])
+        dist.broadcast_object_list(found, src=0, group=next(iter(_SLOW), None))
     if found[1] is not None:
         raise _for_all(found[1])
     return found[0]
@@ -229,7 +224,7 @@ def all_told(value: Value, *, long: bool = False) -> list[Value]:
         return [value]
     found: list[Any] = [None] * world()
     with told():
-        dist.all_gather_object(found, value, group=(_SLOW if long else _QUICK)[0])
+        dist.all_gather_object(found, value, group=next(iter(_SLOW if long else _QUICK), None))
     return found
 
 

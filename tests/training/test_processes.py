@@ -152,6 +152,15 @@ def test_mistakes_are_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError(said)
 
 
+def test_a_rank_without_a_world_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clusters set such variables: a run of one process must not leave its files to another one."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert ranks.is_first() and not launch.is_one_of_several()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not ranks.is_first() and launch.is_one_of_several()
+
+
 class Mean(Learner[torch.Tensor]):
     """Predicts w times the mean of the support targets; `unused` never has a gradient."""
 

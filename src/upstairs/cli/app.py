@@ -26,7 +26,7 @@ from upstairs.cli.commands import (
     results,
     search_command,
 )  # fmt: skip
-from upstairs.cli.launch import AGAIN, launch, watch_parent
+from upstairs.cli.launch import AGAIN, is_one_of_several, launch, watch_parent
 from upstairs.cli.options import (
     Columns,
     InnerSteps,
@@ -139,7 +139,7 @@ def _launch(processes: int, *, again: str = "") -> None:
     """Ends this process with the result of several ones, where several are asked for and this is none of them."""
     if processes < 1:
         raise UpstairsError(f"`processes` is {processes}: give 1 or more")
-    if processes > 1 and "RANK" not in os.environ:
+    if processes > 1 and not is_one_of_several():
         launch(sys.argv[1:], processes, again=again)
 
 
@@ -167,6 +167,8 @@ def evaluate_command(
     from upstairs.experiments.evaluate import evaluate_model, evaluate_run
 
     if run.is_file():
+        if processes != 1:
+            raise UpstairsError(f"`processes` divides the tasks of a run and {run} is an adapted model: leave it out")
         asked = {**vars(on), "inner_steps": inner_steps, "data": None, "columns": None, "pattern": None}
         for name in sorted(name for name, value in asked.items() if value != getattr(TaskOptions(), name, None)):
             raise UpstairsError(f"`{name}` is about the tasks of a run and {run} is an adapted model: leave it out")
@@ -473,7 +475,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     keep_freed_memory()
     watch_parent()
-    first = os.environ.get("RANK", "0") == "0"
+    first = not is_one_of_several() or os.environ["RANK"] == "0"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", InputWarning)

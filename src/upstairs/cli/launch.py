@@ -17,6 +17,11 @@ TOGETHER = 5.0  # seconds from the end of one process to that of the others
 WATCHED = "UPSTAIRS_WATCHED"  # set in a process whose standard input ends with the one that started it
 
 
+def is_one_of_several() -> bool:
+    """Returns whether torchrun, or `launch`, started this process."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+
+
 def launch(words: Sequence[str], processes: int, *, again: str = "") -> None:
     """Runs `upstairs WORDS` as this number of processes, and ends this one with the status of the whole.
 

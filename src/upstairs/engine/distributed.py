@@ -5,7 +5,7 @@ tasks and its own random numbers. The gradients of the shards are added in the o
 network, so that a run may go on with more or fewer processes.
 
     import upstairs as up
-    with up.distributed.process_group():                         # in a program that torchrun started, or alone
+    with up.distributed.process_group():              # in a program that torchrun started, or alone
         for step in range(1000):
             optimizer.zero_grad()
             batch = episodes.batch(seeds(step))           # the same on every process
