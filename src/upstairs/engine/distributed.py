@@ -125,7 +125,8 @@ def sharded_backward(
         slices = (total / shards).split([p.numel() for p in parameters])
         for k, (p, grad) in enumerate(zip(parameters, slices, strict=True)):
             p.grad = grad.view_as(p).to(p.dtype) if any(part.has[k] for part in parts) else None
-    _write(running, [torch.stack([part.running[k] for part in parts]).float().mean(0) for k in range(len(running))])
+    columns = [torch.stack(column) for column in zip(*(part.running for part in parts), strict=True)]
+    _write(running, [column.mean(0) if column.is_floating_point() else column[0] for column in columns])
     losses, notes = torch.cat([part.losses for part in parts]), torch.cat([part.notes for part in parts])
     return ShardedStep(losses, notes, [own for *_, own in every])
 
